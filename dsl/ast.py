@@ -1,0 +1,256 @@
+"""The surface tree: what a spec says, word for word, before any name has a meaning.
+
+Nodes are frozen; ``span`` takes no part in equality, so two equal texts at different places
+are equal trees. Numbers keep their spelling. Parentheses leave no node: the printer puts them
+back where the operator table asks for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from optforge.dsl.source import NOWHERE, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Anything that stands in a spec."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier(Node):
+    """A name together with the place where it is written."""
+
+    name: str
+
+
+# Expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Node):
+    """A literal as spelled: ``1e-8``, ``3`` or ``inf``."""
+
+    spelling: str
+
+    @property
+    def value(self) -> float:
+        return float(self.spelling)
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean(Node):
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    """A string; ``value`` is what stands between the quotes, as written (the language has no escapes)."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Node):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Node):
+    """``-x``, ``not x`` or ``x'``; ``operator`` is ``"-"``, ``"not"`` or ``"'"``."""
+
+    operator: str
+    operand: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Node):
+    """``operator`` is one of ``+ - * / @ ^ and or``."""
+
+    operator: str
+    left: Expression
+    right: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Node):
+    """A chain ``first op expr op expr ...`` with operators among ``< <= > >= == !=``."""
+
+    first: Expression
+    rest: tuple[tuple[str, Expression], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Node):
+    """``item in (a, b, c)``."""
+
+    item: Expression
+    choices: Tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Node):
+    """``then if condition else otherwise``."""
+
+    condition: Expression
+    then: Expression
+    otherwise: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Tuple(Node):
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    """``function(a, b, key=c)``; keywords come after the positional arguments."""
+
+    function: Identifier
+    arguments: tuple[Expression, ...]
+    keywords: tuple[tuple[Identifier, Expression], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe(Node):
+    """``value |> f(a)`` or ``value |> f``; a bare name is a ``Call`` with ``bare=True``."""
+
+    value: Expression
+    call: Call
+    bare: bool = False
+
+
+Expression: TypeAlias = (
+    Number | Boolean | Text | Name | Unary | Binary | Comparison | Member | Select | Tuple | Call | Pipe
+)
+
+
+# Statements
+
+
+@dataclass(frozen=True, slots=True)
+class Binding(Node):
+    """``target = value``."""
+
+    target: Identifier
+    value: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Node):
+    """``target <- value``."""
+
+    target: Identifier
+    value: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Node):
+    promise: Expression
+
+
+Statement: TypeAlias = Binding | Update | Claim
+
+
+# Declarations. ``doc`` is the text between the quotes, unindented as written; None without one.
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter(Node):
+    name: Identifier
+    default: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Function(Node):
+    """``def name(parameters) = result``, or a block of bindings that ends in ``return result``."""
+
+    name: Identifier
+    parameters: tuple[Parameter, ...]
+    body: tuple[Binding | Update, ...]
+    result: Expression
+    doc: Text | None = None
+    is_block: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper(Node):
+    name: Identifier
+    default: Expression | None = None
+    condition: Expression | None = None
+    doc: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Node):
+    """``for roles:`` with its equations and claims, in source order."""
+
+    roles: tuple[Identifier, ...]
+    statements: tuple[Statement, ...]
+    doc: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate(Node):
+    """``for roles: use optimizer(key=value)``."""
+
+    roles: tuple[Identifier, ...]
+    optimizer: Identifier
+    arguments: tuple[Expression, ...] = ()
+    keywords: tuple[tuple[Identifier, Expression], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Node):
+    name: Identifier
+    parameters: tuple[Parameter, ...]
+    statements: tuple[Statement, ...]
+    doc: Text | None = None
+
+
+OptimizerMember: TypeAlias = Hyper | Rule | Delegate | Event
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer(Node):
+    name: Identifier
+    base: Identifier | None
+    members: tuple[OptimizerMember, ...]
+    doc: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Node):
+    name: Identifier
+    members: tuple[Hyper | Statement, ...]
+    doc: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Penalty(Node):
+    name: Identifier
+    members: tuple[Hyper | Rule | Delegate, ...]
+    doc: Text | None = None
+
+
+Item: TypeAlias = Function | Optimizer | Schedule | Penalty
+
+
+@dataclass(frozen=True, slots=True)
+class Comment(Node):
+    """``text`` from its ``#`` to the end of the line; ``own_line`` when nothing stands before it."""
+
+    text: str
+    own_line: bool
+
+
+@dataclass(frozen=True, slots=True)
+class File(Node):
+    """A whole spec file. Comments take no part in equality."""
+
+    doc: Text | None
+    items: tuple[Item, ...]
+    comments: tuple[Comment, ...] = field(default=(), compare=False, repr=False)

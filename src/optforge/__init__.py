@@ -1,0 +1,1 @@
+"""Optforge: optimizers as short specs, compiled to PyTorch."""
