@@ -1,0 +1,1 @@
+"""Surface tree in, Python text out: resolve, check, rewrite, lower, render."""

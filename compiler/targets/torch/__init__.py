@@ -1,0 +1,1 @@
+"""The PyTorch target: typed IR in, the text of a readable module out."""
