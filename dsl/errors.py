@@ -78,14 +78,14 @@ def unreadable(path: str, reason: str, span: Span) -> Diagnostic:
 
 
 @entry("E002", "a character the language does not have")
-def unexpected_character(char: str, span: Span) -> Diagnostic:
+def unexpected_character(char: str, span: Span, help: str | None = None) -> Diagnostic:
     shown = char if char.isprintable() else f"U+{ord(char):04X}"
-    return wrong(f"unexpected character `{shown}`", span)
+    return wrong(f"unexpected character `{shown}`", span, help=help)
 
 
 @entry("E003", "a string that does not end")
-def unclosed_string(span: Span) -> Diagnostic:
-    return wrong("this string is never closed", span)
+def unclosed_string(span: Span, help: str | None = None) -> Diagnostic:
+    return wrong("this string is never closed", span, help=help)
 
 
 @entry("E004", "the grammar expects something else")
@@ -94,8 +94,10 @@ def unexpected_token(found: str, expected: str, span: Span, help: str | None = N
 
 
 @entry("E005", "indentation that fits no block")
-def bad_indentation(span: Span) -> Diagnostic:
-    return wrong("this indentation matches no open block", span)
+def bad_indentation(
+    span: Span, problem: str = "this indentation matches no open block", help: str | None = None
+) -> Diagnostic:
+    return wrong(problem, span, help=help)
 
 
 @entry("E006", "a bracket without its partner")
@@ -112,6 +114,11 @@ def too_large(what: str, limit: int, span: Span) -> Diagnostic:
 @entry("E008", "a file without a spec")
 def empty_file(span: Span) -> Diagnostic:
     return wrong("nothing is defined here", span, help="start with `optforge new NAME`")
+
+
+@entry("E009", "arguments in the wrong order")
+def misplaced_argument(what: str, span: Span) -> Diagnostic:
+    return wrong(f"{what} follows one that has a name and a value", span, help="put it before the first `name=value`")
 
 
 # Names
@@ -187,7 +194,11 @@ def duplicate_update(target: str, span: Span, first: Span) -> Diagnostic:
 
 @entry("E023", "`<-` on something that is not the result")
 def wrong_update(name: str, target: str, span: Span) -> Diagnostic:
-    return wrong(f"only `{target}` can stand left of `<-` here, not `{name}`", span, help=f"write `{name} = ...` to define a value")
+    return wrong(
+        f"only `{target}` can stand left of `<-` here, not `{name}`",
+        span,
+        help=f"write `{name} = ...` to define a value",
+    )
 
 
 @entry("E024", "`super` with nothing to refer to")
@@ -197,12 +208,21 @@ def no_super(reason: str, span: Span) -> Diagnostic:
 
 @entry("E025", "`prev` of something without a name")
 def prev_needs_name(span: Span) -> Diagnostic:
-    return wrong("`prev` remembers a name, not an expression", span, help="give the expression a name first: `x = ...`, then `prev(x)`")
+    return wrong(
+        "`prev` remembers a name, not an expression",
+        span,
+        help="give the expression a name first: `x = ...`, then `prev(x)`",
+    )
 
 
 @entry("E026", "two initial values for one memory")
 def conflicting_initial(name: str, span: Span, first: Span) -> Diagnostic:
-    return wrong(f"`prev({name}, ...)` has two different initial values", span, "one initial value", [Label(first, "another one")])
+    return wrong(
+        f"`prev({name}, ...)` has two different initial values",
+        span,
+        "one initial value",
+        [Label(first, "another one")],
+    )
 
 
 @entry("E027", "the optimizer used here has no rule for these parameters")
