@@ -52,27 +52,34 @@ class Automaton:
 
     def accepts(self, kind: str) -> bool:
         """Whether a lexeme of this kind would be taken, found out on the states alone."""
-        states, rows = list(self.states), self.tables.states
-        while (action := rows[states[-1]].get(kind)) is not None:
-            if action >= 0:
-                return True
-            production = self.tables.productions[-1 - action]
+        rows, productions = self.tables.states, self.tables.productions
+        action = rows[self.states[-1]].get(kind)
+        if action is None or action >= 0:
+            return action is not None
+        states = list(self.states)
+        while (action := rows[states[-1]].get(kind)) is not None and action < 0:
+            production = productions[-1 - action]
             del states[len(states) - production.size :]
             states.append(rows[states[-1]][production.origin])
             if kind == END and states[-1] in self.tables.ends.values():
                 return True
-        return False
+        return action is not None
 
     def expected(self) -> frozenset[str]:
-        """The kinds of lexemes that would be taken."""
-        return frozenset(kind for kind in self.tables.states[self.states[-1]] if self.accepts(kind))
+        """The kinds of lexemes that would be taken (the lower-case symbols of a state are no lexemes)."""
+        row = self.tables.states[self.states[-1]]
+        return frozenset(kind for kind in row if kind.isupper() and self.accepts(kind))
 
     def feed(self, lexeme: Lexeme) -> None:
         """Take a lexeme that is known to be accepted."""
-        rows, states = self.tables.states, self.states
-        while (action := rows[states[-1]][lexeme.kind]) < 0:
-            self._reduce(self.tables.productions[-1 - action])
-            if lexeme.kind == END and states[-1] in self.tables.ends.values():
+        rows, productions, states, kind = self.tables.states, self.tables.productions, self.states, lexeme.kind
+        while (action := rows[states[-1]][kind]) < 0:
+            production = productions[-1 - action]
+            if production.unit:
+                states[-1] = rows[states[-2]][production.origin]
+            else:
+                self._reduce(production)
+            if kind == END and states[-1] in self.tables.ends.values():
                 return
         states.append(action)
         self.values.append(Value(lexeme, lexeme.start, lexeme.end, 0))

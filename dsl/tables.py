@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -26,20 +26,23 @@ STARTS = ("start", "expression")
 
 @dataclass(frozen=True, slots=True)
 class Production:
-    """What a reduction does with the ``len(shape)`` symbols (not counting ``n``) it takes off the stack.
+    """What a reduction does with the ``size`` symbols it takes off the stack.
 
     Each letter of ``shape`` says what becomes of one of them: ``k`` is kept, ``d`` dropped, ``s`` is a list
-    whose items are spliced in, ``n`` stands for an optional part that is absent. ``make`` names the
-    function that gets the outcome; ``"list"`` makes a list, ``"pass"`` hands on the only child.
+    whose items are spliced in; ``n`` stands for an optional part that is absent. ``make`` names the
+    function that gets the outcome; ``"list"`` makes a list, ``"pass"`` hands on the only child. A ``unit``
+    just gives its only symbol another name, as most reductions of an expression do.
     """
 
     origin: str
     make: str
     shape: str
+    size: int = field(init=False)
+    unit: bool = field(init=False)
 
-    @property
-    def size(self) -> int:
-        return len(self.shape) - self.shape.count("n")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", len(self.shape) - self.shape.count("n"))
+        object.__setattr__(self, "unit", (self.make, self.shape) == ("pass", "k"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,22 @@ MAX_DEPTH = 100
 Arguments: TypeAlias = tuple[tuple[ast.Expression, ...], tuple[tuple[ast.Identifier, ast.Expression], ...]]
 
 EXPRESSIONS = frozenset(
-    ("select", "pipe_call", "pipe_name", "binary", "unary", "compare", "member")
-    + ("transpose", "number", "boolean", "string", "name", "sequence", "call")
+    {
+        "select",
+        "pipe_call",
+        "pipe_name",
+        "binary",
+        "unary",
+        "compare",
+        "member",
+        "transpose",
+        "number",
+        "boolean",
+        "string",
+        "name",
+        "sequence",
+        "call",
+    }
 )
 
 
