@@ -1,9 +1,9 @@
 """The text as bytes, its split, and the batches.
 
-In: nothing (the source of Python's own standard library), one file, or a folder. Out: a ``Corpus`` of two byte tensors, and
-batches that are a pure function of (corpus, seed, step), so that every optimizer sees the same ones and a run can continue
-anywhere. A folder is split by file, through a hash of each relative path; one file is split by position. Text that cannot be
-used ends in a ``TextError`` that names it.
+In: nothing (the source of Python's own standard library), one file, or a folder. Out: a ``Corpus`` of two byte
+tensors, and batches that are a pure function of (corpus, seed, step), so that every optimizer sees the same ones and
+a run can continue anywhere. A folder is split by file, through a hash of each relative path; one file is split by
+position. Text that cannot be used ends in a ``TextError`` that names it.
 """
 
 from __future__ import annotations
@@ -151,4 +151,3 @@ def _read_bytes(path: Path) -> bytes:
 
 def _as_tensor(content: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(bytearray(content), dtype=np.uint8))
-

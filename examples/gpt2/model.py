@@ -1,9 +1,9 @@
 """The GPT-2 network.
 
-In: byte (or token) numbers of shape (batch, time). Out: logits of shape (batch, time, vocabulary). Pre-norm blocks, learned
-positions, GELU, an output head tied to the token embedding, and the initialization of the GPT-2 paper. Every matrix is a
-``torch.nn.Linear`` (rows = outputs), so an optimizer can tell hidden matrices, embeddings and head apart by module type.
-No training, no data, no device choice here.
+In: byte (or token) numbers of shape (batch, time). Out: logits of shape (batch, time, vocabulary). Pre-norm blocks,
+learned positions, GELU, an output head tied to the token embedding, and the initialization of the GPT-2 paper. Every
+matrix is a ``torch.nn.Linear`` (rows = outputs), so an optimizer can tell hidden matrices, embeddings and head apart
+by module type. No training, no data, no device choice here.
 """
 
 from __future__ import annotations
