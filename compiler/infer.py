@@ -1,0 +1,218 @@
+"""The type of one expression, given the types of the equations and inputs it reads.
+
+:class:`Inference` is used twice: silently while the shapes of recursive equations are being found,
+and once more with a report, when what does not fit becomes a diagnostic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from optforge.compiler import ir
+from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.ops import OPERATORS, SETTINGS, Operator, Parameter, ShapeProblem, Want
+from optforge.compiler.types import (
+    FULL,
+    GRAMS,
+    SCALAR,
+    Kind,
+    Phase,
+    Shape,
+    Type,
+    Universe,
+    broadcast,
+    describe,
+)
+from optforge.dsl import errors
+from optforge.dsl.diagnostics import Diagnostic
+from optforge.dsl.source import Span
+
+Reporter = Callable[[Diagnostic], None]
+BOTTOM = Type(Kind.NUMBER, None, Phase.CONSTANT)
+
+
+def silent(diagnostic: Diagnostic) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """``known`` has the types of ``owner:name`` equations, ``kinds`` those of hypers and arguments."""
+
+    owner: str
+    universe: Universe
+    words: str
+    known: Mapping[str, Type]
+    kinds: Mapping[str, Kind]
+    report: Reporter = silent
+    in_claim: bool = False
+
+    def typed(self, expr: ir.Expr) -> ir.Expr:
+        """The same expression with a type on every node."""
+        match expr:
+            case ir.Literal():
+                return expr
+            case ir.Input():
+                return replace(expr, type=self._input_type(expr))
+            case ir.Ref(name=name):
+                return replace(expr, type=self.known.get(f"{self.owner}:{name}", BOTTOM))
+            case ir.Prev():
+                return self._prev(expr)
+            case ir.Apply():
+                arguments = tuple(self.typed(argument) for argument in expr.arguments)
+                return self._apply(replace(expr, arguments=arguments))
+            case ir.Select():
+                return self._select(expr)
+            case _:
+                assert_never(expr)
+
+    def _input_type(self, node: ir.Input) -> Type:
+        match node.source:
+            case ir.Source.STREAM:
+                return Type(Kind.NUMBER, FULL, Phase.STREAM)
+            case ir.Source.MEMORY:
+                return replace(self.known.get(node.name, BOTTOM), phase=Phase.STREAM)
+            case ir.Source.STEP:
+                return Type(Kind.NUMBER, SCALAR, Phase.STEP)
+            case ir.Source.DIMENSION:
+                if self.universe is Universe.TENSOR and not self.in_claim:
+                    self.report(errors.not_elementwise(node.name, self.words, node.span))
+                return Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
+            case ir.Source.HYPER | ir.Source.ARGUMENT:
+                return Type(self.kinds.get(node.name, Kind.NUMBER), SCALAR, Phase.CONSTANT)
+            case ir.Source.TOTAL:
+                return Type(Kind.NUMBER, SCALAR, Phase.STREAM)
+            case _:
+                assert_never(node.source)
+
+    def _prev(self, node: ir.Prev) -> ir.Expr:
+        stream = self.typed(node.stream)
+        assert isinstance(stream, ir.Ref | ir.Input)
+        initial = self.typed(node.initial)
+        self._require_kind("a memory", Kind.NUMBER, stream.type, node.stream.span)
+        self._require_kind("an initial value", Kind.NUMBER, initial.type, initial.span)
+        try:
+            shape = broadcast(stream.type.shape, initial.type.shape)
+        except ValueError:
+            shape = stream.type.shape
+            self._shapes_differ("prev", (stream, initial), 0, 1, node.span)
+        if stream.type.shape is not None and shape != stream.type.shape:
+            self._wrong_shape("the initial value", stream.type.shape, initial.type.shape, initial.span)
+        return replace(node, stream=stream, initial=initial, type=Type(Kind.NUMBER, shape, Phase.STREAM))
+
+    def _select(self, node: ir.Select) -> ir.Expr:
+        condition, then, otherwise = (self.typed(part) for part in (node.condition, node.then, node.otherwise))
+        self._require_kind("a condition", Kind.BOOLEAN, condition.type, condition.span)
+        if then.type.kind is not otherwise.type.kind:
+            self.report(
+                errors.wrong_kind("the other branch", then.type.kind.value, otherwise.type.kind.value, otherwise.span)
+            )
+        parts = (then, otherwise) if condition.type.is_scalar_phase else (condition, then, otherwise)
+        shape: Shape | None = None
+        for position, part in enumerate(parts):
+            try:
+                shape = broadcast(shape, part.type.shape)
+            except ValueError:
+                self._shapes_differ("if", parts, position - 1, position, node.span)
+        phase = max(condition.type.phase, then.type.phase, otherwise.type.phase)
+        result = Type(then.type.kind, shape, phase)
+        return replace(node, condition=condition, then=then, otherwise=otherwise, type=result)
+
+    def _apply(self, node: ir.Apply) -> ir.Expr:
+        operator = OPERATORS[node.operator]
+        self._require_universe(operator, node)
+        for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
+            self._require_argument(operator, parameter, argument)
+        values = node.arguments[: operator.values]
+        axis = self._axis(operator, node)
+        try:
+            shape = operator.shape(tuple(value.type.shape for value in values), axis)
+        except ShapeProblem as problem:
+            shape = None
+            self._shapes_differ(operator.symbol or operator.name, values, problem.left, problem.right, node.span)
+        phase = max((value.type.phase for value in values), default=Phase.CONSTANT)
+        if operator.name == "total":
+            phase = Phase.STREAM
+        kind = Kind.BOOLEAN if operator.boolean else Kind.NUMBER
+        typed = replace(node, type=Type(kind, shape, phase))
+        self._require_value(typed)
+        return typed
+
+    def _axis(self, operator: Operator, node: ir.Apply) -> str:
+        for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
+            if parameter.want is Want.AXIS and isinstance(argument, ir.Literal):
+                if argument.value != "all" and self.universe is Universe.TENSOR and not self.in_claim:
+                    self.report(errors.not_elementwise(f"per={argument.value}", self.words, argument.span))
+                return str(argument.value)
+        return "all"
+
+    # Requirements
+
+    def _require_universe(self, operator: Operator, node: ir.Apply) -> None:
+        if operator.needs_matrix and self.universe is Universe.TENSOR:
+            self.report(errors.not_elementwise(operator.symbol or operator.name, self.words, node.span))
+
+    def _require_kind(self, where: str, wanted: Kind, found: Type, span: Span) -> None:
+        if found.kind is not wanted:
+            self.report(errors.wrong_kind(where, wanted.value, found.kind.value, span))
+
+    def _require_argument(self, operator: Operator, parameter: Parameter, argument: ir.Expr) -> None:
+        where = f"`{operator.symbol or operator.name}`"
+        found, want = argument.type, parameter.want
+        if want in SETTINGS:
+            self._require_setting(where, parameter, argument)
+        elif want is Want.BOOLEAN:
+            self._require_kind(where, Kind.BOOLEAN, found, argument.span)
+        elif want is not Want.ANY:
+            self._require_kind(where, Kind.NUMBER, found, argument.span)
+        if want in (Want.MATRIX, Want.GRAM) and found.is_scalar_phase and found.shape is not None:
+            self.report(errors.wrong_shape(where, want.value, "a scalar", argument.span))
+        elif want is Want.GRAM and found.shape is not None and found.shape not in GRAMS:
+            self._wrong_shape(where, None, found.shape, argument.span, want.value)
+        elif want is Want.SCALAR and found.shape not in (SCALAR, None):
+            self._wrong_shape(where, SCALAR, found.shape, argument.span)
+
+    def _require_setting(self, where: str, parameter: Parameter, argument: ir.Expr) -> None:
+        kind = {
+            Want.AXIS: Kind.AXIS,
+            Want.NUMBER: Kind.NUMBER,
+            Want.TEXT: Kind.TEXT,
+            Want.TRIPLES: Kind.TRIPLES,
+        }[parameter.want]
+        place = f"`{parameter.name}` of {where}"
+        self._require_kind(place, kind, argument.type, argument.span)
+        if argument.type.phase is not Phase.CONSTANT:
+            self.report(errors.not_constant(place, argument.span))
+        if parameter.choices and isinstance(argument, ir.Literal) and argument.value not in parameter.choices:
+            self.report(errors.unknown_choice(place, str(argument.value), parameter.choices, argument.span))
+
+    def _require_value(self, node: ir.Apply) -> None:
+        """Arithmetic on literals must have a result."""
+        if node.type.phase is Phase.CONSTANT:
+            try:
+                evaluate_constant(node, {})
+            except ArithmeticProblem as problem:
+                self.report(errors.bad_arithmetic(problem.expr.span.text, problem.reason, problem.expr.span))
+
+    # Shapes in words
+
+    def _shapes_differ(self, operator: str, arguments: tuple[ir.Expr, ...], left: int, right: int, span: Span) -> None:
+        first, second = arguments[left], arguments[right]
+        self.report(
+            errors.shape_mismatch(
+                operator,
+                describe(Kind.NUMBER, first.type.shape, self.universe),
+                first.span,
+                describe(Kind.NUMBER, second.type.shape, self.universe),
+                second.span,
+                span,
+            )
+        )
+
+    def _wrong_shape(
+        self, where: str, wanted: Shape | None, found: Shape | None, span: Span, words: str | None = None
+    ) -> None:
+        wanted_words = words or describe(Kind.NUMBER, wanted, self.universe)
+        self.report(errors.wrong_shape(where, wanted_words, describe(Kind.NUMBER, found, self.universe), span))

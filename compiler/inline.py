@@ -1,0 +1,331 @@
+"""Expressions: surface tree in, untyped IR out, with every function call written out.
+
+Each inlined call leaves named equations behind (its arguments and local bindings), so nothing is
+computed twice and each ``prev`` finds the equation it remembers. Equation names are paths such as
+``m.s``: the binding the call stands in, then the local name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from optforge.compiler import ir
+from optforge.compiler.library import Report, Scope, prelude
+from optforge.compiler.ops import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
+from optforge.compiler.types import SCALAR, Kind, Phase, Type
+from optforge.dsl import ast, errors
+from optforge.dsl.source import Span
+
+EQUATION_LIMIT = 5000
+SIZE_LIMIT = 200_000
+CLAIM_FORMS = {"scale_free": 1, "cost": 1, "state": 1, "orthogonal": 1, "equivariant": 1}
+
+
+def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Literal:
+    return ir.Literal(value, spelling, type=Type(kind, SCALAR, Phase.CONSTANT), span=span)
+
+
+def number(spelling: str, span: Span) -> ir.Literal:
+    return literal(float(spelling), spelling, Kind.NUMBER, span)
+
+
+@dataclass
+class Equations:
+    """The equations of one function while they are being collected."""
+
+    found: dict[str, ir.Equation] = field(default_factory=dict)
+
+    def fresh(self, name: str) -> str:
+        """The name itself, or with a number behind it where it is taken."""
+        unique, count = name, 1
+        while unique in self.found:
+            count += 1
+            unique = f"{name}.{count}"
+        self.found[unique] = ir.Equation(unique, ir.Literal(0.0, "0"))
+        return unique
+
+    def define(self, name: str, value: ir.Expr, span: Span) -> None:
+        self.found[name] = ir.Equation(name, value, span)
+
+
+Lookup = Callable[[ast.Name], ir.Expr]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an expression stands: which names it sees and where its calls leave equations."""
+
+    scope: Scope
+    lookup: Lookup
+    equations: Equations
+    report: Report
+    binding: str
+    path: str
+    inner: str = ""
+    calls: tuple[str, ...] = ()
+    memory: bool = True
+    totals: bool = True
+    what: str = "a rule"
+
+    def expression(self, node: ast.Expression) -> ir.Expr:
+        """The IR of a surface expression; problems are reported and give a harmless literal."""
+        match node:
+            case ast.Number():
+                return number(node.spelling, node.span)
+            case ast.Boolean():
+                return literal(node.value, str(node.value).lower(), Kind.BOOLEAN, node.span)
+            case ast.Text():
+                return literal(node.value, f'"{node.value}"', Kind.TEXT, node.span)
+            case ast.Name():
+                return replace(self.lookup(node), span=node.span)
+            case ast.Unary():
+                return self._apply(UNARY[node.operator], (node.operand,), node.span)
+            case ast.Binary():
+                return self._apply(BINARY[node.operator], (node.left, node.right), node.span)
+            case ast.Comparison():
+                return self._comparison(node)
+            case ast.Member():
+                return self._member(node)
+            case ast.Select():
+                parts = (node.condition, node.then, node.otherwise)
+                return ir.Select(*(self.expression(part) for part in parts), span=node.span)
+            case ast.Tuple():
+                return self._triples(node)
+            case ast.Pipe():
+                arguments = (node.value, *node.call.arguments)
+                return self._call(replace(node.call, arguments=arguments, span=node.span))
+            case ast.Call():
+                return self._call(node)
+            case _:
+                assert_never(node)
+
+    def _apply(self, operator: str, arguments: tuple[ast.Expression, ...], span: Span) -> ir.Expr:
+        return ir.Apply(operator, tuple(self.expression(argument) for argument in arguments), span=span)
+
+    def _comparison(self, node: ast.Comparison) -> ir.Expr:
+        operands = [self.expression(node.first), *(self.expression(operand) for _, operand in node.rest)]
+        pairs: list[ir.Expr] = [
+            ir.Apply(BINARY[symbol], (left, right), span=left.span.to(right.span))
+            for (symbol, _), left, right in zip(node.rest, operands, operands[1:], strict=False)
+        ]
+        return joined("and", pairs, node.span)
+
+    def _member(self, node: ast.Member) -> ir.Expr:
+        item = self.expression(node.item)
+        tests: list[ir.Expr] = [
+            ir.Apply("eq", (item, self.expression(choice)), span=node.span) for choice in node.choices.items
+        ]
+        return joined("or", tests, node.span)
+
+    def _triples(self, node: ast.Tuple) -> ir.Expr:
+        rows = node.items if all(isinstance(item, ast.Tuple) for item in node.items) else (node,)
+        triples = []
+        for row in rows:
+            values = tuple(constant_value(item) for item in row.items) if isinstance(row, ast.Tuple) else ()
+            if len(values) != 3 or None in values:
+                self.report(errors.wrong_kind("a tuple", "three numbers, or tuples of three numbers", "this", row.span))
+                return literal((), "()", Kind.TRIPLES, node.span)
+            triples.append(tuple(value for value in values if value is not None))
+        spelled = ", ".join("(" + ", ".join(repr(value) for value in triple) + ")" for triple in triples)
+        return literal(tuple(triples), f"({spelled},)", Kind.TRIPLES, node.span)
+
+    # Calls
+
+    def _call(self, node: ast.Call) -> ir.Expr:
+        name = node.function.name
+        if name == "prev":
+            return self._prev(node)
+        if name in CALLABLE:
+            return self._operator(node, CALLABLE[name])
+        found = self.scope.find_function(name)
+        if found is None:
+            known = [*self.scope.known_functions(), *CALLABLE, "prev"]
+            self.report(errors.unknown_function(name, node.function.span, known))
+            return number("0", node.span)
+        return self._inline(node, *found)
+
+    def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
+        if operator.name == "total" and not self.totals:
+            self.report(errors.not_available("total", self.what, node.function.span))
+        given = self._match_arguments(node, operator.parameters, operator.signature)
+        if given is None:
+            return number("0", node.span)
+        arguments = []
+        for parameter in operator.parameters:
+            value = given.get(parameter.name)
+            arguments.append(self.expression(value) if value else default_of(parameter, node.span))
+        return ir.Apply(operator.name, tuple(arguments), span=node.span)
+
+    def _match_arguments(
+        self, node: ast.Call, parameters: tuple[Parameter, ...], signature: str
+    ) -> dict[str, ast.Expression] | None:
+        """Arguments by parameter name, or None after reporting what does not fit."""
+        name = node.function.name
+        positional = [parameter.name for parameter in parameters if not parameter.keyword_only]
+        if len(node.arguments) > len(positional):
+            problem = f"takes at most {len(positional)} positional arguments, not {len(node.arguments)}"
+            self.report(errors.wrong_arity(name, signature, problem, node.span))
+            return None
+        given = dict(zip(positional, node.arguments, strict=False))
+        for keyword, value in node.keywords:
+            known = [parameter.name for parameter in parameters]
+            if keyword.name not in known:
+                self.report(errors.bad_keyword(name, keyword.name, "has no parameter", keyword.span, known))
+                return None
+            if keyword.name in given:
+                self.report(errors.bad_keyword(name, keyword.name, "is given twice the argument", keyword.span, ()))
+                return None
+            given[keyword.name] = value
+        missing = [p.name for p in parameters if p.default is None and p.name not in given]
+        if missing:
+            problem = "lacks its argument " + errors.listed(missing, "and")
+            self.report(errors.wrong_arity(name, signature, problem, node.span))
+            return None
+        return given
+
+    def _prev(self, node: ast.Call) -> ir.Expr:
+        if not self.memory:
+            self.report(errors.not_available("prev", self.what, node.function.span))
+            return number("0", node.span)
+        parameters = (Parameter("x", Want.VALUE), Parameter("init", Want.VALUE, "0"))
+        given = self._match_arguments(node, parameters, "prev(x, init=0)")
+        if given is None:
+            return number("0", node.span)
+        if not isinstance(given["x"], ast.Name):
+            self.report(errors.prev_needs_name(given["x"].span))
+            return number("0", node.span)
+        stream = self.expression(given["x"])
+        if isinstance(stream, ir.Literal | ir.Apply | ir.Select | ir.Prev):
+            name = self.equations.fresh(f"{self.path}.{given['x'].name}")
+            self.equations.define(name, stream, node.span)
+            stream = ir.Ref(name, span=stream.span)
+        initial = self.expression(given["init"]) if "init" in given else number("0", node.span)
+        if isinstance(stream, ir.Input) and stream.source is not ir.Source.STREAM:
+            self.report(errors.prev_needs_name(given["x"].span))
+        return ir.Prev(stream, initial, self.binding, given["x"].name if self.inner else "", span=node.span)
+
+    def _inline(self, node: ast.Call, function: ast.Function, scope: Scope) -> ir.Expr:
+        name = function.name.name
+        if name in self.calls:
+            self.report(errors.recursion([*self.calls[self.calls.index(name) :], name], node.function.span))
+            return number("0", node.span)
+        if len(self.equations.found) > EQUATION_LIMIT:
+            self.report(errors.too_large("this makes too many equations", EQUATION_LIMIT, node.span))
+            return number("0", node.span)
+        parameters = tuple(
+            Parameter(parameter.name.name, Want.ANY, "default" if parameter.default else None)
+            for parameter in function.parameters
+        )
+        given = self._match_arguments(node, parameters, shown_signature(function))
+        if given is None:
+            return number("0", node.span)
+        return self._body(function, scope, given, node.span)
+
+    def _body(self, function: ast.Function, scope: Scope, given: Mapping[str, ast.Expression], span: Span) -> ir.Expr:
+        names: dict[str, ir.Expr] = {}
+
+        def lookup(name: ast.Name) -> ir.Expr:
+            known = names.get(name.name) or universal(name)
+            if known is None:
+                self.report(errors.unknown_name(name.name, name.span, [*names, *UNIVERSAL]))
+                return number("0", name.span)
+            return known
+
+        calls = (*self.calls, function.name.name)
+        local = replace(self, scope=scope, lookup=lookup, calls=calls, inner=function.name.name)
+        for parameter in function.parameters:
+            name = parameter.name.name
+            asked = given.get(name)
+            value = self.expression(asked) if asked else local.expression(parameter.default or ast.Number("0"))
+            names[name] = self._named(value, f"{self.path}.{name}", span)
+        targets = {}
+        for statement in function.body:
+            name = statement.target.name
+            if isinstance(statement, ast.Update):
+                self.report(errors.wrong_update(name, "the result of a rule", statement.target.span))
+            elif name in targets or name in given or name in names:
+                self.report(errors.duplicate("value", name, statement.target.span, function.name.span))
+            else:
+                targets[name] = self.equations.fresh(f"{self.path}.{name}")
+                names[name] = ir.Ref(targets[name])
+        for statement in function.body:
+            name = statement.target.name
+            if name in targets:
+                value = replace(local, path=targets[name]).expression(statement.value)
+                self.equations.define(targets[name], value, statement.target.span)
+        return local.expression(function.result)
+
+    def _named(self, value: ir.Expr, name: str, span: Span) -> ir.Expr:
+        """The value itself where it is a name or a literal, else a new equation that holds it."""
+        if isinstance(value, ir.Literal | ir.Input | ir.Ref):
+            return value
+        unique = self.equations.fresh(name)
+        self.equations.define(unique, value, value.span)
+        return ir.Ref(unique, span=value.span)
+
+
+def joined(operator: str, tests: list[ir.Expr], span: Span) -> ir.Expr:
+    result = tests[0]
+    for test in tests[1:]:
+        result = ir.Apply(operator, (result, test), span=span)
+    return result
+
+
+def constant_value(node: ast.Expression) -> float | None:
+    """The value of a number, possibly negated."""
+    if isinstance(node, ast.Number):
+        return node.value
+    if isinstance(node, ast.Unary) and node.operator == "-":
+        value = constant_value(node.operand)
+        return None if value is None else -value
+    return None
+
+
+def default_of(parameter: Parameter, span: Span) -> ir.Expr:
+    spelling = parameter.default or "0"
+    match parameter.want:
+        case Want.AXIS:
+            return literal(spelling, spelling, Kind.AXIS, span)
+        case Want.TEXT:
+            return literal(spelling.strip('"'), spelling, Kind.TEXT, span)
+        case Want.TRIPLES:
+            return literal((), spelling, Kind.TRIPLES, span)
+        case _:
+            return number(spelling, span)
+
+
+def shown_signature(function: ast.Function) -> str:
+    shown = [
+        parameter.name.name + (f"={parameter.default.span.text}" if parameter.default else "")
+        for parameter in function.parameters
+    ]
+    return f"{function.name.name}({', '.join(shown)})"
+
+
+# Names that mean the same everywhere
+
+UNIVERSAL: dict[str, ir.Expr] = {
+    "grad": ir.Input("grad", ir.Source.STREAM),
+    "weight": ir.Input("weight", ir.Source.STREAM),
+    "t": ir.Input("t", ir.Source.STEP),
+    "rows": ir.Input("rows", ir.Source.DIMENSION),
+    "cols": ir.Input("cols", ir.Source.DIMENSION),
+    "pi": ir.Literal(3.141592653589793, "pi"),
+    "row": ir.Literal("row", "row"),
+    "col": ir.Literal("col", "col"),
+}
+RESERVED = (*UNIVERSAL, "inf", "super", "prev")
+
+
+def universal(name: ast.Name) -> ir.Expr | None:
+    found = UNIVERSAL.get(name.name)
+    if isinstance(found, ir.Literal):
+        kind = Kind.NUMBER if found.spelling == "pi" else Kind.AXIS
+        return literal(found.value, found.spelling, kind, name.span)
+    return found
+
+
+def overrides_prelude(function: ast.Function) -> bool:
+    return function.name.name in prelude().functions

@@ -1,0 +1,190 @@
+"""The oracle: what a program means, in NumPy float64, one parameter at a time.
+
+Shares no code with the torch target. Parameters are 2-D arrays; a tensor rule sees its parameter
+as one column. Values are computed on demand, so a branch that is not taken is not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optforge.compiler import ir
+from optforge.compiler.constants import compute
+from optforge.compiler.ops import OPERATORS, SETTINGS
+from optforge.compiler.types import Dim, Type, Universe
+
+Array = NDArray[np.float64]
+Values = Mapping[str, Any]
+
+
+class Evaluation:
+    """One evaluation of a function on given inputs; equations are computed once, when first read."""
+
+    def __init__(self, function: ir.Function, inputs: Values) -> None:
+        self.equations = {equation.name: equation.value for equation in function.equations}
+        self.inputs = dict(inputs)
+        self.known: dict[str, Any] = {}
+
+    def value(self, expr: ir.Expr) -> Any:
+        match expr:
+            case ir.Literal():
+                return expr.value
+            case ir.Input():
+                return self.inputs[expr.name]
+            case ir.Ref():
+                if expr.name not in self.known:
+                    self.known[expr.name] = self.value(self.equations[expr.name])
+                return self.known[expr.name]
+            case ir.Select():
+                return self._select(expr)
+            case ir.Apply(operator="fill", arguments=(inner,)):
+                return np.broadcast_to(self.value(inner), self._size(expr.type)).copy()
+            case ir.Apply():
+                return self._apply(expr)
+            case ir.Prev():
+                raise AssertionError("`prev` is gone after the stream check")
+            case _:
+                assert_never(expr)
+
+    def _select(self, node: ir.Select) -> Any:
+        condition = self.value(node.condition)
+        if node.condition.type.is_scalar_phase:
+            return self.value(node.then if condition else node.otherwise)
+        return np.where(condition, self.value(node.then), self.value(node.otherwise))
+
+    def _apply(self, node: ir.Apply) -> Any:
+        operator = OPERATORS[node.operator]
+        arguments = [self.value(argument) for argument in node.arguments]
+        if node.type.is_scalar_phase:
+            assert operator.scalar is not None
+            return compute(operator.scalar, arguments, node)
+        arrays = [
+            value if parameter.want in SETTINGS else np.asarray(value).reshape(self._reshaped(value))
+            for value, parameter in zip(arguments, operator.parameters, strict=True)
+        ]
+        with np.errstate(all="ignore"):
+            return operator.reference(*arrays)
+
+    @staticmethod
+    def _reshaped(value: Any) -> tuple[int, ...]:
+        return value.shape if isinstance(value, np.ndarray) and value.ndim == 2 else (1, 1)
+
+    def _size(self, wanted: Type) -> tuple[int, int]:
+        assert wanted.shape is not None
+        rows, cols = self.inputs["weight"].shape
+        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
+        return size[wanted.shape[0]], size[wanted.shape[1]]
+
+
+def evaluate_function(function: ir.Function, inputs: Values) -> dict[str, Any]:
+    """The outputs of a function by name; inputs by name, ``rows`` and ``cols`` from the weight."""
+    filled = dict(inputs)
+    if "weight" in filled:
+        filled["rows"], filled["cols"] = filled["weight"].shape
+    evaluation = Evaluation(function, filled)
+    return {output.name: evaluation.value(output.value) for output in function.outputs}
+
+
+class Parameter:
+    """A weight with its state, as the interpreter keeps it: ``weight`` (rows, cols), memories by name."""
+
+    def __init__(self, weight: Array, rule: ir.Rule) -> None:
+        self.shape = weight.shape
+        self.rule = rule
+        self.weight = as_matrix(weight, rule.universe)
+        self.memories: dict[str, Array] = {}
+        self.steps = 0
+        self.fired: dict[str, int] = {}
+
+    @property
+    def value(self) -> Array:
+        return self.weight.reshape(self.shape)
+
+    def size(self, wanted: Type) -> tuple[int, int]:
+        assert wanted.shape is not None
+        rows, cols = self.weight.shape
+        return tuple({Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}[dim] for dim in wanted.shape)  # type: ignore[return-value]
+
+    def start(self, grad: Array | None, hypers: Values) -> None:
+        """Give every memory its first value."""
+        if self.memories or not self.rule.memories:
+            return
+        self.memories = {memory.name: np.zeros(self.size(memory.type)) for memory in self.rule.memories}
+        if self.rule.initial is not None:
+            self.memories |= evaluate_function(self.rule.initial, self.inputs(grad, hypers))
+
+    def inputs(self, grad: Array | None, hypers: Values) -> dict[str, Any]:
+        return {**hypers, **self.memories, "weight": self.weight, "grad": grad}
+
+
+def as_matrix(array: Array, universe: Universe) -> Array:
+    """A parameter as its rule sees it: (out, everything else), or one column."""
+    array = np.asarray(array, dtype=np.float64)
+    return array.reshape(-1, 1) if universe is Universe.TENSOR else array.reshape(array.shape[0], -1)
+
+
+def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | None], hypers: Sequence[Values]) -> None:
+    """One step of all parameters that have a gradient; totals range over all of these."""
+    active = [
+        (parameter, as_matrix(grad, parameter.rule.universe), values)
+        for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
+        if grad is not None
+    ]
+    for parameter, grad, values in active:
+        parameter.start(grad, values)
+        parameter.steps += 1
+    totals = sum_totals(active)
+    for parameter, grad, values in active:
+        inputs = {**parameter.inputs(grad, values), **totals, "t": float(parameter.steps)}
+        apply_outputs(parameter, evaluate_function(parameter.rule.step, inputs))
+
+
+def sum_totals(active: Sequence[tuple[Parameter, Array, Values]]) -> dict[str, Array]:
+    """Each total in order, summed over every parameter."""
+    totals: dict[str, Array] = {}
+    functions = {total.outputs[0].name: total for parameter, _, _ in active for total in parameter.rule.totals}
+    for name, function in functions.items():
+        summands = []
+        for parameter, grad, values in active:
+            inputs = {**parameter.inputs(grad, values), **totals, "t": float(parameter.steps)}
+            if function.universe is Universe.TENSOR:
+                inputs |= {"weight": parameter.weight.reshape(-1, 1), "grad": grad.reshape(-1, 1)}
+            summands.append(evaluate_function(function, inputs)[name])
+        totals[name] = np.sum(summands, axis=0)
+    return totals
+
+
+def fire_event(
+    parameters: Sequence[Parameter],
+    name: str,
+    grads: Sequence[Array | None],
+    hypers: Sequence[Values],
+    arguments: Values,
+) -> None:
+    """The event for every parameter whose rule has it."""
+    for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
+        for event in parameter.rule.events:
+            if event.name == name:
+                matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
+                parameter.start(matrix, values)
+                parameter.fired[name] = parameter.fired.get(name, 0) + 1
+                inputs = {**parameter.inputs(matrix, values), **arguments, "t": float(parameter.fired[name])}
+                apply_outputs(parameter, evaluate_function(event.function, inputs))
+
+
+def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:
+    for name, value in outputs.items():
+        array = np.array(value, dtype=np.float64)
+        if name == "weight":
+            parameter.weight = array
+        else:
+            parameter.memories[name] = array
+
+
+def schedule_factor(schedule: ir.Schedule, t: float, hypers: Values) -> float:
+    """The factor on the base lr at step t (the first step has t = 1)."""
+    return float(evaluate_function(schedule.function, {**hypers, "t": t})["factor"])

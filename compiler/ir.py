@@ -1,0 +1,289 @@
+"""The intermediate representation: pure functions from tensors and scalars to tensors.
+
+Everything a spec says becomes a :class:`Function`: one step of a rule, its initial memory, an
+event, a schedule, a penalty. A function is a list of named equations and a list of outputs;
+memory is nothing but an input and an output of the same name. Expressions are trees of five node
+classes; ``span`` takes no part in equality.
+
+:func:`map_children` is the only place that lists the children of a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias, assert_never
+
+from optforge.compiler.types import UNTYPED, Kind, Type, Universe
+from optforge.dsl.source import NOWHERE, Span
+
+Value: TypeAlias = "float | bool | str | tuple[tuple[float, ...], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    type: Type = field(default=UNTYPED, kw_only=True)
+    span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal(Node):
+    """A constant with the spelling it had in the spec (``1e-8`` stays ``1e-8``)."""
+
+    value: Value
+    spelling: str
+
+
+class Source(Enum):
+    """Where the value of an input comes from."""
+
+    STREAM = "stream"  # grad and weight: tensors of this step
+    MEMORY = "memory"  # what an earlier step left behind
+    HYPER = "hyper"  # the parameter group
+    STEP = "step"  # t
+    DIMENSION = "dimension"  # rows and cols
+    ARGUMENT = "argument"  # of the event's call
+    TOTAL = "total"  # a sum over all parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Node):
+    name: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Ref(Node):
+    """The value of the equation of that name, in the same function."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prev(Node):
+    """``prev(stream, initial)`` as written; replaced by memory inputs once streams are checked."""
+
+    stream: Ref | Input
+    initial: Expr
+    binding: str  # the top-level binding this stands in
+    inner: str  # the local name inside the function that was inlined; "" when written directly
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Node):
+    """An operator of the table on all its arguments, defaults filled in."""
+
+    operator: str
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Node):
+    """Only the branch taken is computed when the condition is constant or step-phase."""
+
+    condition: Expr
+    then: Expr
+    otherwise: Expr
+
+
+Expr: TypeAlias = Literal | Input | Ref | Prev | Apply | Select
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """``name = value``.
+
+    ``when`` is the Python condition outside of which nothing needs the value; ``in_place`` says
+    that the value's outermost operator overwrites its first argument.
+    """
+
+    name: str
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    when: Expr | None = None
+    in_place: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """``name`` is ``weight``, a memory, ``factor``, ``loss`` or a total."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    name: str
+    universe: Universe
+    equations: tuple[Equation, ...]
+    outputs: tuple[Output, ...]
+
+
+# What a spec declares, around its functions
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """``default`` is None for a required hyperparameter."""
+
+    name: str
+    default: Literal | None
+    kind: Kind
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """``condition`` must hold for the hypers; ``value`` is shown with ``subject`` when it does not."""
+
+    subject: str
+    value: Expr
+    condition: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A tensor kept from step to step under ``name`` (the checkpoint format)."""
+
+    name: str
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    name: str
+    parameters: tuple[Hyper, ...]
+    function: Function
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``promise`` is a comparison, or the argument of one of the special forms (``form`` names it)."""
+
+    text: str
+    form: str
+    promise: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One step for the parameters of some roles; ``initial`` gives the memories that do not start at 0."""
+
+    name: str
+    roles: tuple[str, ...]
+    universe: Universe
+    memories: tuple[Memory, ...]
+    step: Function
+    initial: Function | None
+    totals: tuple[Function, ...]
+    events: tuple[Event, ...]
+    claims: tuple[Claim, ...]
+    equations_text: tuple[str, ...]  # the spec's own lines, for docstrings
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    name: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    name: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    function: Function
+    equations_text: tuple[str, ...]
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Penalty:
+    """``rules`` have a step whose only output is ``loss`` and no memory."""
+
+    name: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    rules: tuple[Rule, ...]
+
+
+Declaration: TypeAlias = Optimizer | Schedule | Penalty
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All declarations of one spec file, in source order."""
+
+    doc: str
+    declarations: tuple[Declaration, ...]
+
+
+def map_children(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
+    """The same node with every child replaced by ``change(child)``."""
+    match expr:
+        case Literal() | Input() | Ref():
+            return expr
+        case Prev():
+            return replace(expr, initial=change(expr.initial))
+        case Apply():
+            return replace(expr, arguments=tuple(change(argument) for argument in expr.arguments))
+        case Select():
+            return replace(
+                expr,
+                condition=change(expr.condition),
+                then=change(expr.then),
+                otherwise=change(expr.otherwise),
+            )
+        case _:
+            assert_never(expr)
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The direct children, left to right."""
+    found: list[Expr] = []
+
+    def note(child: Expr) -> Expr:
+        found.append(child)
+        return child
+
+    map_children(note, expr)
+    return tuple(found)
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The node and all below it, each once per occurrence."""
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(children(node)))
+
+
+def transform(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
+    """Rewrite bottom-up: children first, then the node itself."""
+    return change(map_children(lambda child: transform(change, child), expr))
+
+
+def references(expr: Expr) -> list[str]:
+    """Names of the equations an expression reads, once per occurrence."""
+    return [node.name for node in walk(expr) if isinstance(node, Ref)]
+
+
+def map_expressions(change: Callable[[Expr], Expr], function: Function) -> Function:
+    """The same function with every right-hand side and output replaced by ``change(it)``."""
+    return replace(
+        function,
+        equations=tuple(replace(equation, value=change(equation.value)) for equation in function.equations),
+        outputs=tuple(replace(output, value=change(output.value)) for output in function.outputs),
+    )

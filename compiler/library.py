@@ -1,0 +1,120 @@
+"""Where definitions are found: the file itself, the files beside it, the shipped specs, the prelude.
+
+Takes names, gives surface definitions together with the scope their own names are looked up in.
+Files are parsed when a name in them is first needed, and only once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from optforge.dsl import ast
+from optforge.dsl.diagnostics import Diagnostic, SpecError
+from optforge.dsl.parser import parse_source, read_source
+from optforge.dsl.source import Source
+
+PACKAGE = Path(__file__).parent.parent
+SPECS = PACKAGE / "specs"
+PRELUDE = PACKAGE / "dsl" / "prelude.opt"
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """The definitions of one file and the folder in which others may stand."""
+
+    folder: Path | None
+    functions: dict[str, ast.Function] = field(default_factory=dict)
+    optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
+
+    def find_function(self, name: str) -> tuple[ast.Function, Scope] | None:
+        for scope in (self, *self._others("def", name), prelude()):
+            if name in scope.functions:
+                return scope.functions[name], scope
+        return None
+
+    def find_optimizer(self, name: str) -> tuple[ast.Optimizer, Scope] | None:
+        for scope in (self, *self._others("optimizer", name)):
+            if name in scope.optimizers:
+                return scope.optimizers[name], scope
+        return None
+
+    def _others(self, keyword: str, name: str) -> list[Scope]:
+        """Scopes of the other files that seem to define ``keyword name``, nearest first."""
+        head = re.compile(rf"^{keyword}[ \t]+{re.escape(name)}\b", re.MULTILINE)
+        folders = [self.folder, SPECS] if self.folder and self.folder != SPECS else [SPECS]
+        return [load_scope(path) for folder in folders for path, text in folder_texts(folder) if head.search(text)]
+
+    def known_optimizers(self) -> list[str]:
+        return [*self.optimizers, *self._heads("optimizer")]
+
+    def known_functions(self) -> list[str]:
+        return [*self.functions, *self._heads("def"), *prelude().functions]
+
+    def _heads(self, keyword: str) -> list[str]:
+        head = re.compile(rf"^{keyword}[ \t]+(\w+)", re.MULTILINE)
+        folders = {folder for folder in (self.folder, SPECS) if folder}
+        return [name for folder in folders for _, text in folder_texts(folder) for name in head.findall(text)]
+
+
+def scope_of(file: ast.File, folder: Path | None) -> Scope:
+    """The scope of a parsed file; of two definitions of one name the first counts."""
+    scope = Scope(folder)
+    for item in file.items:
+        if isinstance(item, ast.Function):
+            scope.functions.setdefault(item.name.name, item)
+        elif isinstance(item, ast.Optimizer):
+            scope.optimizers.setdefault(item.name.name, item)
+    return scope
+
+
+def folder_texts(folder: Path) -> list[tuple[Path, str]]:
+    """The specs of a folder by name; files that are no text are nobody's neighbours."""
+    texts = []
+    for path in sorted(folder.glob("*.opt")):
+        try:
+            texts.append((path, path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return texts
+
+
+def load_scope(path: Path) -> Scope:
+    """The scope of another file; one that does not parse raises :class:`SpecError`."""
+    stat = path.stat()
+    return _load_scope(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=512)
+def _load_scope(path: Path, modified: int, size: int) -> Scope:
+    source, problems = read_source(path)
+    file, more = parse_source(source) if source else (None, ())
+    if file is None:
+        raise SpecError((*problems, *more))
+    return scope_of(file, path.parent)
+
+
+@lru_cache(maxsize=1)
+def prelude() -> Scope:
+    """The functions of ``prelude.opt``, written in the language itself."""
+    file, problems = parse_source(Source("prelude.opt", PRELUDE.read_text(encoding="utf-8")))
+    if file is None:
+        raise SpecError(problems)
+    return scope_of(file, None)
+
+
+class Report:
+    """Collects the diagnostics of a stage."""
+
+    def __init__(self) -> None:
+        self.diagnostics: list[Diagnostic] = []
+
+    def __call__(self, diagnostic: Diagnostic) -> None:
+        if diagnostic not in self.diagnostics:
+            self.diagnostics.append(diagnostic)
+
+    @property
+    def failed(self) -> bool:
+        return any(diagnostic.severity == "error" for diagnostic in self.diagnostics)

@@ -1,0 +1,453 @@
+"""The operator table: one row per operator, read by every stage.
+
+Adding an operator means adding a row here and a fixture. A row says how the operator is called,
+which shape it gives, how it is written in torch for Python scalars and for tensors (with any
+leading batch dimensions), and what it means: in NumPy float64 on 2-D arrays, and on Python floats.
+
+Torch patterns have holes ``{index:level}``: the argument's text, put in parentheses if it binds
+less tightly than ``level``. The key of a pattern spells the phases of the value arguments, ``S``
+for a Python scalar and ``T`` for a tensor; ``*`` stands for every combination without a row of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any
+
+from optforge.compiler.types import SCALAR, Dim, Shape, broadcast
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+class Level(IntEnum):
+    """How tightly Python text binds, loosest first."""
+
+    ANY = 0
+    OR = 1
+    AND = 2
+    NOT = 3
+    COMPARE = 4
+    BIT_OR = 5
+    BIT_AND = 6
+    SUM = 7
+    PRODUCT = 8
+    UNARY = 9
+    POWER = 10
+    POSTFIX = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    text: str
+    level: Level = Level.POSTFIX
+
+
+class Want(Enum):
+    """What an argument must be."""
+
+    VALUE = "a number"
+    BOOLEAN = "true or false"
+    ANY = "a number, true, false or a string"
+    MATRIX = "a matrix"
+    GRAM = "a (rows, rows) or (cols, cols) matrix"
+    SCALAR = "a scalar"
+    AXIS = "row or col"
+    NUMBER = "a constant number"
+    TEXT = "a string"
+    TRIPLES = "triples of coefficients"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """``default`` is the spelling of a literal; None for a required argument."""
+
+    name: str
+    want: Want
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+    keyword_only: bool = False
+
+
+class ShapeProblem(Exception):
+    """The arguments' shapes do not fit: ``left`` and ``right`` are argument positions."""
+
+    def __init__(self, left: int, right: int) -> None:
+        self.left, self.right = left, right
+        super().__init__(f"arguments {left} and {right}")
+
+
+Shapes = tuple["Shape | None", ...]
+ShapeRule = Callable[[Shapes, str], "Shape | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One row. ``reference`` works on 2-D float64 arrays, ``scalar`` on Python values."""
+
+    name: str
+    group: str
+    doc: str
+    parameters: tuple[Parameter, ...]
+    shape: ShapeRule
+    torch: Mapping[str, Pattern]
+    reference: Callable[..., Any]
+    scalar: Callable[..., Any] | None = None
+    in_place: Pattern | None = None
+    symbol: str = ""
+    commutative: bool = False
+    boolean: bool = False
+    elementwise: bool = False
+    needs_matrix: bool = False
+    internal: bool = False
+    domain: str = "any"
+    imports: tuple[str, ...] = field(default=())
+
+    @property
+    def values(self) -> int:
+        """How many leading arguments are tensors or scalars (the rest are settings)."""
+        return sum(parameter.want not in SETTINGS for parameter in self.parameters)
+
+    @property
+    def signature(self) -> str:
+        shown = [
+            parameter.name + (f"={parameter.default}" if parameter.default is not None else "")
+            for parameter in self.parameters
+        ]
+        return f"{self.name}({', '.join(shown)})"
+
+
+SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES)
+
+
+# Shape rules
+
+
+def elementwise_shape(shapes: Shapes, axis: str) -> Shape | None:
+    result: Shape | None = shapes[0]
+    for position, shape in enumerate(shapes[1:], start=1):
+        try:
+            result = broadcast(result, shape)
+        except ValueError:
+            raise ShapeProblem(0 if position == 1 else position - 1, position) from None
+    return result
+
+
+def reduced_shape(shapes: Shapes, axis: str) -> Shape | None:
+    whole = elementwise_shape(shapes, axis)
+    if whole is None:
+        return SCALAR if axis == "all" else None
+    rows, cols = whole
+    if axis == "row":
+        return rows, Dim.ONE
+    return (Dim.ONE, cols) if axis == "col" else SCALAR
+
+
+def product_shape(shapes: Shapes, axis: str) -> Shape | None:
+    left, right = shapes
+    if left is None or right is None:
+        return None
+    if left[1] is not right[0]:
+        raise ShapeProblem(0, 1)
+    return left[0], right[1]
+
+
+def swapped_shape(shapes: Shapes, axis: str) -> Shape | None:
+    shape = shapes[0]
+    return shape and (shape[1], shape[0])
+
+
+def same_shape(shapes: Shapes, axis: str) -> Shape | None:
+    return shapes[0]
+
+
+def scalar_shape(shapes: Shapes, axis: str) -> Shape | None:
+    return SCALAR
+
+
+# NumPy meanings. Imported late: checking a spec needs no arrays.
+
+
+def lazy_numpy() -> Any:
+    import numpy
+
+    return numpy
+
+
+def numpy_function(name: str) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        return getattr(lazy_numpy(), name)(*arguments)
+
+    return call
+
+
+def axis_of(axis: str) -> Any:
+    return {"all": (0, 1), "row": 1, "col": 0}[axis]
+
+
+def reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """A reduction of a product of arrays over an axis, dimensions kept."""
+
+    def call(*arguments: Any) -> Any:
+        *arrays, axis = arguments
+        whole = lazy_numpy().broadcast_arrays(*arrays)
+        return reduce(lazy_numpy(), *whole, axis=axis_of(axis))
+
+    return call
+
+
+def symmetric_part(x: Any) -> Any:
+    return (x + x.T) / 2
+
+
+def reference_inverse_root(s: Any, p: float, eps: float) -> Any:
+    np = lazy_numpy()
+    if not np.isfinite(s).all():
+        return np.full_like(s, np.nan)
+    values, vectors = np.linalg.eigh(symmetric_part(s))
+    return (vectors * (np.maximum(values, 0) + eps) ** (-1 / p)) @ vectors.T
+
+
+def reference_eigenbasis(s: Any) -> Any:
+    np = lazy_numpy()
+    if not np.isfinite(s).all():
+        return np.full_like(s, np.nan)
+    _, vectors = np.linalg.eigh(symmetric_part(s))
+    largest = np.abs(vectors).argmax(axis=0)
+    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
+
+
+def reference_qr(x: Any) -> Any:
+    np = lazy_numpy()
+    q, r = np.linalg.qr(x)
+    return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+
+
+KELLER_JORDAN = (3.4445, -4.7750, 2.0315)
+EXACT = (2.0, -1.5, 0.5)
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+
+
+def orthogonalization_coefficients(steps: int, method: str) -> list[tuple[float, float, float]]:
+    """The (a, b, c) of each step; polar express with its 1.01 safety on all steps but the last."""
+    if method == "newton_schulz":
+        return [KELLER_JORDAN] * steps
+    if method == "exact":
+        return [EXACT] * steps
+    raw = [POLAR_EXPRESS[min(step, 7)] for step in range(steps)]
+    safe = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in raw[:-1]]
+    return safe + raw[-1:]
+
+
+def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any) -> Any:
+    np = lazy_numpy()
+    if method == "svd" and not coefficients:
+        if not np.isfinite(x).all():
+            return np.full_like(x, np.nan)
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        return np.zeros_like(x) if s[0] == 0 else u @ vt
+    triples = coefficients or orthogonalization_coefficients(int(steps), method)
+    y = x / max(np.linalg.norm(x) * (1.01 if method == "polar_express" and not coefficients else 1.0), 1e-30)
+    for a, b, c in triples:
+        gram = y @ y.T
+        y = a * y + (b * gram + c * gram @ gram) @ y
+    return y
+
+
+# The table
+
+
+def one(text: str, level: Level = Level.POSTFIX) -> dict[str, Pattern]:
+    return {"*": Pattern(text, level)}
+
+
+VALUE = (Parameter("x", Want.VALUE),)
+TWO = (Parameter("x", Want.VALUE), Parameter("y", Want.VALUE))
+PER = Parameter("per", Want.AXIS, "all", keyword_only=True)
+METHODS = ("newton_schulz", "polar_express", "exact", "svd")
+
+
+def arithmetic(name: str, symbol: str, text: str, level: Level, doc: str, scalar: Any, **more: Any) -> Operator:
+    return Operator(
+        name, "elementwise", doc, TWO, elementwise_shape, one(text, level), scalar, scalar,
+        symbol=symbol, elementwise=True, **more,
+    )  # fmt: skip
+
+
+def unary(name: str, doc: str, numpy_name: str, scalar: Any, **more: Any) -> Operator:
+    return Operator(
+        name, "elementwise", doc, VALUE, elementwise_shape,
+        {"S": Pattern(f"math.{name}({{0}})"), "T": Pattern(f"{{0:postfix}}.{name}()")},
+        numpy_function(numpy_name), scalar, Pattern(f"{{0:postfix}}.{name}_()"), elementwise=True, **more,
+    )  # fmt: skip
+
+
+def comparison(name: str, symbol: str, numpy_name: str, scalar: Any) -> Operator:
+    want = Want.ANY if symbol in ("==", "!=") else Want.VALUE
+    return Operator(
+        name, "elementwise", f"{symbol} as true or false", (Parameter("x", want), Parameter("y", want)),
+        elementwise_shape, one(f"{{0:bit_or}} {symbol} {{1:bit_or}}", Level.COMPARE),
+        numpy_function(numpy_name), scalar, symbol=symbol, boolean=True, elementwise=True,
+    )  # fmt: skip
+
+
+def reduction(name: str, doc: str, numpy_reduce: Callable[..., Any], scalar_text: str, scalar: Any) -> Operator:
+    return Operator(
+        name, "reduction", doc, (*VALUE, PER), reduced_shape,
+        {"S": Pattern(scalar_text), "T": Pattern(f"{{0:postfix}}.{name}(dim={{1}}, keepdim=True)")},
+        reduced(numpy_reduce), scalar,
+    )  # fmt: skip
+
+
+def matrix(name: str, doc: str, parameters: tuple[Parameter, ...], shape: ShapeRule, reference: Any) -> Operator:
+    """A whole-matrix operator, written as a call of the runtime's function of the same name."""
+    holes = ", ".join(f"{{{index}}}" for index in range(len(parameters)))
+    return Operator(
+        name, "matrix", doc, parameters, shape, one(f"{name}({holes})"), reference,
+        needs_matrix=True, imports=(name,),
+    )  # fmt: skip
+
+
+def scalar_sign(x: float) -> float:
+    return float((x > 0) - (x < 0))
+
+
+def scalar_power(x: float, y: float) -> float:
+    result = x**y
+    if isinstance(result, complex):
+        raise ValueError("fractional power of a negative number")
+    return result
+
+
+GRAM = Parameter("s", Want.GRAM)
+
+ROWS = (
+    arithmetic("add", "+", "{0:sum} + {1:product}", Level.SUM, "sum", lambda x, y: x + y, commutative=True,
+               in_place=Pattern("{0:postfix}.add_({1})")),
+    arithmetic("sub", "-", "{0:sum} - {1:product}", Level.SUM, "difference", lambda x, y: x - y,
+               in_place=Pattern("{0:postfix}.sub_({1})")),
+    arithmetic("mul", "*", "{0:product} * {1:unary}", Level.PRODUCT, "product", lambda x, y: x * y, commutative=True,
+               in_place=Pattern("{0:postfix}.mul_({1})")),
+    arithmetic("div", "/", "{0:product} / {1:unary}", Level.PRODUCT, "quotient", lambda x, y: x / y,
+               in_place=Pattern("{0:postfix}.div_({1})"), domain="nonzero"),
+    Operator("pow", "elementwise", "power", TWO, elementwise_shape,
+             {"SS": Pattern("{0:postfix} ** {1:unary}", Level.POWER), "*": Pattern("power({0}, {1})")},
+             numpy_function("power"), scalar_power, symbol="^", elementwise=True, domain="positive",
+             imports=("power",)),
+    Operator("neg", "elementwise", "negation", VALUE, elementwise_shape, one("-{0:unary}", Level.UNARY),
+             lambda x: -x, lambda x: -x, Pattern("{0:postfix}.neg_()"), symbol="-", elementwise=True),
+    unary("sqrt", "square root", "sqrt", math.sqrt, domain="positive"),
+    unary("exp", "exponential", "exp", math.exp, domain="small"),
+    unary("log", "natural logarithm", "log", math.log, domain="positive"),
+    Operator("abs", "elementwise", "absolute value", VALUE, elementwise_shape,
+             {"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.abs()")}, numpy_function("abs"), abs,
+             Pattern("{0:postfix}.abs_()"), elementwise=True),
+    Operator("sign", "elementwise", "-1, 0 or 1", VALUE, elementwise_shape,
+             {"S": Pattern("({0:bit_or} > 0) - ({0:bit_or} < 0)", Level.SUM), "T": Pattern("{0:postfix}.sign()")},
+             numpy_function("sign"), scalar_sign, Pattern("{0:postfix}.sign_()"), elementwise=True),
+    unary("tanh", "hyperbolic tangent", "tanh", math.tanh),
+    unary("cos", "cosine", "cos", math.cos),
+    unary("sin", "sine", "sin", math.sin),
+    unary("floor", "largest integer not above", "floor", lambda x: float(math.floor(x)), domain="rounding"),
+    Operator("mod", "elementwise", "remainder with the sign of the divisor", TWO, elementwise_shape,
+             one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), lambda x, y: x % y,
+             elementwise=True, domain="rounding"),
+    Operator("min", "elementwise", "the smaller of two", TWO, elementwise_shape,
+             {"SS": Pattern("min({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(max={1})"),
+              "ST": Pattern("{1:postfix}.clamp(max={0})"), "TT": Pattern("torch.minimum({0}, {1})")},
+             numpy_function("minimum"), min, Pattern("{0:postfix}.clamp_(max={1})"), elementwise=True),
+    Operator("max", "elementwise", "the larger of two", TWO, elementwise_shape,
+             {"SS": Pattern("max({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(min={1})"),
+              "ST": Pattern("{1:postfix}.clamp(min={0})"), "TT": Pattern("torch.maximum({0}, {1})")},
+             numpy_function("maximum"), max, Pattern("{0:postfix}.clamp_(min={1})"), elementwise=True),
+    Operator("clamp", "elementwise", "x limited to lo .. hi (hi wins where lo > hi)",
+             (*VALUE, Parameter("lo", Want.VALUE), Parameter("hi", Want.VALUE)), elementwise_shape,
+             {"SSS": Pattern("min(max({0}, {1}), {2})"), "TSS": Pattern("{0:postfix}.clamp({1}, {2})"),
+              "TTT": Pattern("{0:postfix}.clamp({1}, {2})"),
+              "TST": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
+              "TTS": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
+              "SST": Pattern("{2:postfix}.clamp(max=max({0}, {1}))"),
+              "STS": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})"),
+              "STT": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})")},
+             lambda x, lo, hi: lazy_numpy().minimum(lazy_numpy().maximum(x, lo), hi),
+             lambda x, lo, hi: min(max(x, lo), hi), elementwise=True),
+    comparison("lt", "<", "less", lambda x, y: x < y),
+    comparison("le", "<=", "less_equal", lambda x, y: x <= y),
+    comparison("gt", ">", "greater", lambda x, y: x > y),
+    comparison("ge", ">=", "greater_equal", lambda x, y: x >= y),
+    comparison("eq", "==", "equal", lambda x, y: x == y),
+    comparison("ne", "!=", "not_equal", lambda x, y: x != y),
+    Operator("and", "elementwise", "both", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+             elementwise_shape, {"SS": Pattern("{0:and} and {1:not}", Level.AND),
+                                 "*": Pattern("{0:bit_and} & {1:sum}", Level.BIT_AND)},
+             numpy_function("logical_and"), lambda x, y: x and y, symbol="and", boolean=True, elementwise=True),
+    Operator("or", "elementwise", "either", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+             elementwise_shape, {"SS": Pattern("{0:or} or {1:and}", Level.OR),
+                                 "*": Pattern("{0:bit_or} | {1:bit_and}", Level.BIT_OR)},
+             numpy_function("logical_or"), lambda x, y: x or y, symbol="or", boolean=True, elementwise=True),
+    Operator("not", "elementwise", "the opposite", (Parameter("x", Want.BOOLEAN),), elementwise_shape,
+             {"S": Pattern("not {0:not}", Level.NOT), "T": Pattern("~{0:unary}", Level.UNARY)},
+             numpy_function("logical_not"), lambda x: not x, symbol="not", boolean=True, elementwise=True),
+    reduction("sum", "sum over the whole parameter, or per row or col", lambda np, x, axis: x.sum(axis, keepdims=True),
+              "{0}", lambda x, axis: x),
+    reduction("mean", "mean", lambda np, x, axis: x.mean(axis, keepdims=True), "{0}", lambda x, axis: x),
+    reduction("norm", "Euclidean (Frobenius) norm", lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True)),
+              "abs({0})", lambda x, axis: abs(x)),
+    Operator("dot", "reduction", "inner product", (*TWO, PER), reduced_shape,
+             {"SS": Pattern("{0:product} * {1:unary}", Level.PRODUCT),
+              "*": Pattern("({0:product} * {1:unary}).sum(dim={2}, keepdim=True)")},
+             reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
+             commutative=True),
+    reduction("amax", "largest element", lambda np, x, axis: x.max(axis, keepdims=True), "{0}", lambda x, axis: x),
+    Operator("matmul", "matrix", "matrix product", (Parameter("x", Want.MATRIX), Parameter("y", Want.MATRIX)),
+             product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
+             symbol="@", needs_matrix=True),
+    Operator("transpose", "matrix", "transpose", (Parameter("x", Want.MATRIX),), swapped_shape,
+             one("{0:postfix}.mT"), lambda x: x.T, symbol="'", needs_matrix=True),
+    matrix("trace", "sum of the diagonal", (GRAM,), scalar_shape, lambda s: s.trace().reshape(1, 1)),
+    matrix("det", "determinant", (GRAM,), scalar_shape, lambda s: lazy_numpy().linalg.det(s).reshape(1, 1)),
+    matrix("orthogonalize", "the nearest matrix with orthonormal rows or columns, as the method approximates it",
+           (Parameter("x", Want.MATRIX), Parameter("steps", Want.NUMBER, "5"),
+            Parameter("method", Want.TEXT, '"newton_schulz"', METHODS), Parameter("coefficients", Want.TRIPLES, "()")),
+           same_shape, reference_orthogonalize),
+    matrix("inverse_root", "(s + eps I)^(-1/p) of a symmetric positive semidefinite s",
+           (GRAM, Parameter("p", Want.NUMBER), Parameter("eps", Want.NUMBER, "1e-12")), same_shape,
+           reference_inverse_root),
+    matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), same_shape,
+           reference_eigenbasis),
+    matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), same_shape,
+           reference_qr),
+    Operator("total", "across parameters", "sum of a scalar over every parameter that has a gradient",
+             (Parameter("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
+    # Written by passes only
+    Operator("square", "elementwise", "x^2", VALUE, elementwise_shape,
+             {"S": Pattern("{0:postfix} ** 2", Level.POWER), "T": Pattern("{0:postfix}.square()")},
+             lambda x: x * x, lambda x: x**2, Pattern("{0:postfix}.square_()"), elementwise=True, internal=True),
+    Operator("lerp", "elementwise", "x + w * (y - x)", (*TWO, Parameter("w", Want.VALUE)), elementwise_shape,
+             one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
+             Pattern("{0:postfix}.lerp_({1}, {2})"), elementwise=True, internal=True),
+    Operator("fill", "elementwise", "x as a tensor of the shape that is asked for", VALUE, elementwise_shape,
+             {}, lambda x: x, elementwise=True, internal=True),
+)  # fmt: skip
+
+OPERATORS: Mapping[str, Operator] = {row.name: row for row in ROWS}
+
+# Operators a spec calls by name, and those it writes as symbols.
+CALLABLE: Mapping[str, Operator] = {row.name: row for row in ROWS if not row.symbol and not row.internal}
+BINARY: Mapping[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and len(row.parameters) == 2}
+UNARY: Mapping[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and len(row.parameters) == 1}

@@ -1,0 +1,1 @@
+"""Rewrites of functions: one pass, one file, one public function, one fixture."""

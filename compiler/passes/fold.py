@@ -1,0 +1,116 @@
+"""Constant folding: arithmetic on literals, and operations that change nothing.
+
+A literal zero times a hyperparameter or the weight is zero: both are finite, by their conditions
+and because a weight that is not finite is lost already. Decimal literals are combined in decimal,
+so that ``1 - 0.95`` is ``0.05``.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from optforge.compiler import ir
+from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.types import SCALAR, Kind, Phase, Type
+
+CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
+SCALAR_REDUCTIONS = {"sum", "mean", "amax"}
+
+
+def fold_constants(function: ir.Function) -> ir.Function:
+    """The function with every expression simplified, equations untouched otherwise."""
+    return ir.map_expressions(lambda expr: ir.transform(simplified, expr), function)
+
+
+def simplified(node: ir.Expr) -> ir.Expr:
+    """The node in simpler form; its children are simple already."""
+    match node:
+        case ir.Select(condition=ir.Literal(value=choice)):
+            return node.then if choice else node.otherwise
+        case ir.Apply() if node.type.phase is Phase.CONSTANT and all_literals(node):
+            return computed(node)
+        case ir.Apply(operator="and" | "or"):
+            return without_known(node)
+        case ir.Apply(operator="neg", arguments=(ir.Apply(operator="neg", arguments=(inner,)),)):
+            return inner
+        case ir.Apply(operator=name, arguments=(inner, *_)) if name in SCALAR_REDUCTIONS and inner.type.shape == SCALAR:
+            return inner
+        case ir.Apply(operator="add" | "sub" | "mul" | "div" | "pow"):
+            return without_neutral(node)
+        case ir.Apply(operator="fill", arguments=(inner,)):
+            return inner if inner.type == node.type else node
+        case _:
+            return node
+
+
+def all_literals(node: ir.Apply) -> bool:
+    return all(isinstance(argument, ir.Literal) for argument in node.arguments)
+
+
+def computed(node: ir.Apply) -> ir.Expr:
+    """The literal that the operator gives on literals; the node itself where there is none."""
+    try:
+        value = decimal_value(node)
+        if value is None:
+            value = evaluate_constant(node, {})
+    except ArithmeticProblem:
+        return node
+    if isinstance(value, bool):
+        return ir.Literal(value, str(value).lower(), type=node.type, span=node.span)
+    if not isinstance(value, float | int) or value != value:
+        return node
+    return ir.Literal(float(value), spelled(float(value)), type=node.type, span=node.span)
+
+
+def decimal_value(node: ir.Apply) -> float | None:
+    """Sum, difference or product of short decimal literals, exact in decimal."""
+    spellings = [argument.spelling for argument in node.arguments if isinstance(argument, ir.Literal)]
+    if node.operator not in ("add", "sub", "mul") or any(len(text) > 12 or "pi" in text for text in spellings):
+        return None
+    left, right = (Decimal(text) for text in spellings)
+    if not (left.is_finite() and right.is_finite()):
+        return None
+    exact = {"add": left + right, "sub": left - right, "mul": left * right}[node.operator]
+    return float(exact)
+
+
+def spelled(value: float) -> str:
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def is_literal(expr: ir.Expr, value: float) -> bool:
+    """Whether the expression is this number, possibly spread over a tensor."""
+    if isinstance(expr, ir.Apply) and expr.operator == "fill":
+        return is_literal(expr.arguments[0], value)
+    return isinstance(expr, ir.Literal) and not isinstance(expr.value, bool) and expr.value == value
+
+
+def is_finite(expr: ir.Expr) -> bool:
+    return expr.type.is_scalar_phase or (isinstance(expr, ir.Input) and expr.name == "weight")
+
+
+def without_neutral(node: ir.Apply) -> ir.Expr:
+    """``x + 0``, ``x * 1``, ``x / 1``, ``x ^ 1`` and ``0 * x`` in short."""
+    left, right = node.arguments
+    unchanged = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "pow": 1.0}[node.operator]
+    if is_literal(right, unchanged) and left.type.shape == node.type.shape:
+        return left
+    if node.operator in ("add", "mul") and is_literal(left, unchanged) and right.type.shape == node.type.shape:
+        return right
+    if node.operator == "mul" and (
+        (is_literal(left, 0) and is_finite(right)) or (is_literal(right, 0) and is_finite(left))
+    ):
+        zero = ir.Literal(0.0, "0", type=CONSTANT, span=node.span)
+        return zero if node.type.is_scalar_phase else ir.Apply("fill", (zero,), type=node.type, span=node.span)
+    return node
+
+
+def without_known(node: ir.Apply) -> ir.Expr:
+    left, right = node.arguments
+    deciding = node.operator == "or"
+    for known, other in ((left, right), (right, left)):
+        if isinstance(known, ir.Literal) and known.value is deciding:
+            return known
+        if isinstance(known, ir.Literal) and known.value is (not deciding):
+            return other
+    return node

@@ -1,0 +1,98 @@
+"""Memory planning: which equations may overwrite a tensor that nobody reads any more.
+
+A tensor may be overwritten where it was computed by the function itself, or where it is the weight
+or a memory that the function gives back; never the gradient. Views (a transpose, a spread value,
+the choice of a branch) share the storage of what they show, and keep it alive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optforge.compiler import ir
+from optforge.compiler.ops import OPERATORS
+
+VIEWS = {"transpose", "fill"}
+
+
+def plan_storage(function: ir.Function) -> ir.Function:
+    """The scheduled function with ``in_place`` set where it is safe."""
+    plan = Plan(function)
+    return replace(
+        function, equations=tuple(plan.planned(index, equation) for index, equation in enumerate(function.equations))
+    )
+
+
+class Plan:
+    """The storage that each name shares, and the last equation that reads each storage."""
+
+    def __init__(self, function: ir.Function) -> None:
+        self.storage: dict[str, frozenset[str]] = {}
+        self.given_back = {f"input:{output.name}" for output in function.outputs}
+        self.last_read: dict[str, int] = {}
+        for index, equation in enumerate(function.equations):
+            for node in (equation.value, *([equation.when] if equation.when else [])):
+                for read in self.reads(node):
+                    self.last_read[read] = index
+            self.storage[equation.name] = self.shown(equation.value) or frozenset({equation.name})
+        for output in function.outputs:
+            for read in self.reads(output.value):
+                self.last_read[read] = len(function.equations)
+
+    def reads(self, expr: ir.Expr) -> set[str]:
+        """Every storage that computing the expression reads."""
+        found: set[str] = set()
+        for node in ir.walk(expr):
+            found |= self.leaf(node)
+        return found
+
+    def leaf(self, node: ir.Expr) -> frozenset[str]:
+        if isinstance(node, ir.Input):
+            return frozenset({f"input:{node.name}"})
+        if isinstance(node, ir.Ref):
+            return self.storage[node.name]
+        return frozenset()
+
+    def shown(self, expr: ir.Expr) -> frozenset[str]:
+        """The storages that the value itself may lie in; empty for a tensor of its own."""
+        match expr:
+            case ir.Input() | ir.Ref():
+                return self.leaf(expr)
+            case ir.Apply(operator=name, arguments=(inner, *_)) if name in VIEWS:
+                return self.shown(inner)
+            case ir.Select() if expr.condition.type.is_scalar_phase:
+                return self.shown(expr.then) | self.shown(expr.otherwise)
+            case _:
+                return frozenset()
+
+    def planned(self, index: int, equation: ir.Equation) -> ir.Equation:
+        value = equation.value
+        if not isinstance(value, ir.Apply) or OPERATORS[value.operator].in_place is None:
+            return equation
+        if self.may_overwrite(index, value, value.arguments):
+            kept = self.leaf(value.arguments[0])
+        elif OPERATORS[value.operator].commutative and self.may_overwrite(index, value, value.arguments[::-1]):
+            value = replace(value, arguments=value.arguments[::-1])
+            kept = self.leaf(value.arguments[0])
+        else:
+            return equation
+        self.storage[equation.name] = kept
+        for read in kept:
+            self.last_read[read] = max(self.last_read[read], self.last_read.get(equation.name, index))
+        return replace(equation, value=value, in_place=True)
+
+    def may_overwrite(self, index: int, value: ir.Apply, arguments: tuple[ir.Expr, ...]) -> bool:
+        target, *others = arguments
+        if not isinstance(target, ir.Ref | ir.Input) or target.type != value.type:
+            return False
+        if isinstance(target, ir.Input) and target.source not in (ir.Source.MEMORY, ir.Source.STREAM):
+            return False
+        storages = self.leaf(target)
+        if any(self.shown(other) & storages for other in others):
+            return False
+        return all(self.is_free(storage, index) for storage in storages)
+
+    def is_free(self, storage: str, index: int) -> bool:
+        if storage.startswith("input:") and (storage not in self.given_back or storage == "input:grad"):
+            return False
+        return self.last_read[storage] <= index

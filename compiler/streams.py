@@ -1,0 +1,316 @@
+"""Causality and initialization: typed IR with ``prev`` in, pure functions over memories out.
+
+Every rule becomes a step function, an initial function for the memories that do not start at
+zero, a function for each ``total`` and one for each event. Instantaneous cycles, and initial
+values that need themselves, end here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from optforge.compiler import ir
+from optforge.compiler.causality import dependencies, inputs_of, instantaneous_cycles, ordered, sliced
+from optforge.compiler.library import Report
+from optforge.compiler.memories import Slot, collect_slots, name_slots, root_of
+from optforge.compiler.ops import OPERATORS
+from optforge.compiler.resolve import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
+from optforge.dsl import errors
+
+ZERO = ir.Literal(0.0, "0", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
+ONE = ir.Literal(1.0, "1", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
+WEIGHT = Type(Kind.NUMBER, FULL, Phase.STREAM)
+NUMBER_STREAM = Type(Kind.NUMBER, SCALAR, Phase.STREAM)
+
+
+def check_streams(program: RawProgram, report: Report) -> ir.Program:
+    """The whole program as pure functions; unused values and hypers give warnings."""
+    declarations = [check_declaration(declaration, report) for declaration in program.declarations]
+    return ir.Program(program.doc, tuple(declarations))
+
+
+def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
+    for rule in raw.rules:
+        for function in (rule.step, *(event.function for event in rule.events)):
+            for problem in instantaneous_cycles(function):
+                report(problem)
+    if report.failed:
+        return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
+    rules = tuple(RuleStreams(rule, len(raw.rules) > 1, report).rule(raw.kind) for rule in raw.rules)
+    warn_unused(raw, rules, report)
+    match raw.kind:
+        case "optimizer":
+            return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
+        case "penalty":
+            return ir.Penalty(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
+        case _:
+            (rule,) = rules
+            text = rule.equations_text
+            return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, rule.step, text, rule.claims)
+
+
+def fitted(value: ir.Expr, wanted: Type) -> ir.Expr:
+    """The value as a tensor of exactly the wanted shape."""
+    if value.type.phase is Phase.STREAM and value.type.shape == wanted.shape:
+        return value
+    return ir.Apply("fill", (value,), type=wanted, span=value.span)
+
+
+def even_branches(node: ir.Expr) -> ir.Expr:
+    """Branches of a choice made in Python get the shape of the whole, so that either can be used alike."""
+    if not isinstance(node, ir.Select) or node.type.phase is not Phase.STREAM or node.type.kind is not Kind.NUMBER:
+        return node
+    if not node.condition.type.is_scalar_phase:
+        return node
+    return replace(node, then=fitted(node.then, node.type), otherwise=fitted(node.otherwise, node.type))
+
+
+@dataclass
+class RuleStreams:
+    """Turns one rule's streams into memories."""
+
+    raw: RawRule
+    is_one_of_several: bool
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.machines = {"step": self.raw.step} | {event.name: event.function for event in self.raw.events}
+        self.slots: dict[tuple[str, str], Slot] = {}
+        for owner, function in self.machines.items():
+            for stream, slot in collect_slots(owner, function, self.report).items():
+                self.slots[owner, stream] = slot
+        for function in self.machines.values():
+            for node in inputs_of(function):
+                if node.source is ir.Source.MEMORY:
+                    self._add_foreign(node)
+        self.names = name_slots(list(self.slots.values()), self.report)
+
+    def _add_foreign(self, node: ir.Input) -> None:
+        """A memory for a stream that another machine reads, unless it has one already."""
+        owner, name = node.name.split(":")
+        stream = self._root(owner, ir.Ref(name, type=node.type, span=node.span))
+        if (owner, stream.name) not in self.slots:
+            self.slots[owner, stream.name] = Slot(owner, stream, ZERO, name, "", node.span)
+
+    def _root(self, owner: str, stream: ir.Ref | ir.Input) -> ir.Ref | ir.Input:
+        return root_of(stream, {equation.name: equation for equation in self.machines[owner].equations})
+
+    def _key(self, owner: str, node: ir.Prev | ir.Input) -> tuple[str, str]:
+        if isinstance(node, ir.Prev):
+            return owner, self._root(owner, node.stream).name
+        other, name = node.name.split(":")
+        return other, self._root(other, ir.Ref(name)).name
+
+    # Functions
+
+    def rule(self, kind: str) -> ir.Rule:
+        raw = self.raw
+        if kind != "optimizer":
+            return self._without_memory()
+        functions = {owner: self._stepping(owner, function) for owner, function in self.machines.items()}
+        step, totals = self._totals(functions["step"])
+        functions["step"] = step
+        live = self._live_memories(functions)
+        functions = {owner: self._pruned(function, live) for owner, function in functions.items()}
+        memories = tuple(
+            ir.Memory(self.names[key], slot.type) for key, slot in self.slots.items() if self.names[key] in live
+        )
+        events = tuple(ir.Event(event.name, event.parameters, functions[event.name], event.doc) for event in raw.events)
+        return ir.Rule(
+            raw.name,
+            raw.roles,
+            raw.universe,
+            memories,
+            functions["step"],
+            self._initial(live),
+            totals,
+            events,
+            raw.claims,
+            raw.text,
+        )
+
+    def _without_memory(self) -> ir.Rule:
+        raw = self.raw
+        step = ir.map_expressions(lambda expr: ir.transform(even_branches, expr), raw.step)
+        if self.raw.roles:
+            outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in step.outputs)
+            step = sliced(step, outputs)
+        else:
+            step = sliced(step, step.outputs)
+        return ir.Rule(raw.name, raw.roles, raw.universe, (), step, None, (), (), raw.claims, raw.text)
+
+    def _stepping(self, owner: str, function: ir.Function) -> ir.Function:
+        """``prev`` and foreign streams become memory inputs; every memory of the machine an output."""
+
+        def remember(node: ir.Expr) -> ir.Expr:
+            if isinstance(node, ir.Prev) or (isinstance(node, ir.Input) and node.source is ir.Source.MEMORY):
+                key = self._key(owner, node)
+                return ir.Input(self.names[key], ir.Source.MEMORY, type=self.slots[key].type, span=node.span)
+            return even_branches(node)
+
+        changed = ir.map_expressions(lambda expr: ir.transform(remember, expr), function)
+        outputs = [replace(output, value=fitted(output.value, WEIGHT)) for output in changed.outputs]
+        outputs += [
+            ir.Output(self.names[key], fitted(slot.stream, slot.type))
+            for key, slot in self.slots.items()
+            if slot.owner == owner
+        ]
+        return replace(changed, outputs=tuple(outputs))
+
+    def _live_memories(self, functions: dict[str, ir.Function]) -> set[str]:
+        """Memories that some weight depends on, now or later."""
+        live: set[str] = set()
+        while True:
+            before = len(live)
+            for function in functions.values():
+                outputs = tuple(o for o in function.outputs if o.name == "weight" or o.name in live)
+                read = inputs_of(sliced(function, outputs))
+                live |= {node.name for node in read if node.source is ir.Source.MEMORY}
+            if len(live) == before:
+                return live
+
+    def _pruned(self, function: ir.Function, live: set[str]) -> ir.Function:
+        return sliced(function, tuple(o for o in function.outputs if o.name == "weight" or o.name in live))
+
+    def _totals(self, step: ir.Function) -> tuple[ir.Function, tuple[ir.Function, ...]]:
+        """Each ``total(x)`` becomes an input, and a function that computes x for one parameter."""
+        order, _ = ordered(dependencies(step.equations), [equation.name for equation in step.equations])
+        by_name = {equation.name: equation for equation in step.equations}
+        done: list[ir.Equation] = []
+        totals: dict[ir.Expr, ir.Function] = {}
+
+        def name_total(node: ir.Expr) -> ir.Expr:
+            if not (isinstance(node, ir.Apply) and node.operator == "total"):
+                return node
+            (summand,) = node.arguments
+            if summand not in totals:
+                name = f"total_{len(totals) + 1}"
+                whole = ir.Function(name, step.universe, tuple(done), step.outputs)
+                totals[summand] = self._total_function(sliced(whole, (ir.Output(name, summand),)), node)
+            (output,) = totals[summand].outputs
+            return ir.Input(output.name, ir.Source.TOTAL, type=NUMBER_STREAM, span=node.span)
+
+        for name in order:
+            equation = by_name[name]
+            done.append(replace(equation, value=ir.transform(name_total, equation.value)))
+        outputs = tuple(replace(o, value=ir.transform(name_total, o.value)) for o in step.outputs)
+        return replace(step, equations=tuple(done), outputs=outputs), tuple(totals.values())
+
+    def _total_function(self, function: ir.Function, node: ir.Apply) -> ir.Function:
+        """A total ranges over every parameter, so beside other rules it may read only what all have."""
+        outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in function.outputs)
+        function = replace(function, outputs=outputs)
+        if not self.is_one_of_several:
+            return function
+        if any(n.source in (ir.Source.MEMORY, ir.Source.DIMENSION) for n in inputs_of(function)) or needs_matrix(
+            function
+        ):
+            help_text = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
+            self.report(
+                errors.not_available("a value of this rule", "the parameters of other rules", node.span, help_text)
+            )
+        return replace(function, universe=Universe.TENSOR)
+
+    # First values
+
+    def _initial(self, live: set[str]) -> ir.Function | None:
+        """The memories that do not start at zero, computed at the first step or event."""
+        wanted = [key for key, slot in self.slots.items() if self.names[key] in live and not is_zero(slot.initial)]
+        if not wanted:
+            return None
+        equations: list[ir.Equation] = []
+        for owner, function in self.machines.items():
+            for equation in function.equations:
+                value = self._at_start(owner, equation.value)
+                equations.append(replace(equation, name=f"{owner}:{equation.name}", value=value))
+        for key, slot in self.slots.items():
+            value = fitted(self._at_start(slot.owner, slot.initial), slot.type)
+            equations.append(ir.Equation(f"first:{self.names[key]}", value, slot.initial.span))
+        outputs = tuple(
+            ir.Output(self.names[key], ir.Ref(f"first:{self.names[key]}", type=self.slots[key].type)) for key in wanted
+        )
+        whole = ir.Function("init", self.raw.universe, tuple(equations), outputs)
+        roots = [f"first:{self.names[key]}" for key in wanted]
+        _, cycles = ordered(dependencies(equations), roots)
+        for cycle in cycles:
+            shown = [name.split(":")[1] for name in cycle]
+            span = next(e.span for e in equations if e.name == cycle[0])
+            self.report(errors.initial_cycle(shown, span))
+        return None if cycles else self._require_startable(sliced(whole, outputs))
+
+    def _at_start(self, owner: str, expr: ir.Expr) -> ir.Expr:
+        """The expression at the first step: memories have their first values, and t is 1."""
+
+        def start(node: ir.Expr) -> ir.Expr:
+            if isinstance(node, ir.Prev) or (isinstance(node, ir.Input) and node.source is ir.Source.MEMORY):
+                key = self._key(owner, node)
+                return ir.Ref(f"first:{self.names[key]}", type=self.slots[key].type, span=node.span)
+            if isinstance(node, ir.Ref):
+                return replace(node, name=f"{owner}:{node.name}")
+            if isinstance(node, ir.Input) and node.source is ir.Source.STEP:
+                return ONE
+            return even_branches(node)
+
+        def change(node: ir.Expr) -> ir.Expr:
+            return start(node) if isinstance(node, ir.Prev) else start(ir.map_children(change, node))
+
+        return change(expr)
+
+    def _require_startable(self, initial: ir.Function) -> ir.Function:
+        for value in (*(e.value for e in initial.equations), *(o.value for o in initial.outputs)):
+            for node in ir.walk(value):
+                if isinstance(node, ir.Input) and node.source is ir.Source.ARGUMENT:
+                    self.report(errors.not_available(node.name, "an initial value", node.span))
+                if isinstance(node, ir.Apply) and node.operator == "total":
+                    self.report(errors.not_available("total", "an initial value", node.span))
+        return initial
+
+
+def is_zero(expr: ir.Expr) -> bool:
+    return isinstance(expr, ir.Literal) and expr.value == 0
+
+
+def needs_matrix(function: ir.Function) -> bool:
+    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
+    return any(
+        (isinstance(node, ir.Apply) and OPERATORS[node.operator].needs_matrix)
+        or (isinstance(node, ir.Literal) and node.value in ("row", "col") and node.type.kind is Kind.AXIS)
+        for value in values
+        for node in ir.walk(value)
+    )
+
+
+# Warnings
+
+
+def warn_unused(raw: RawDeclaration, rules: tuple[ir.Rule, ...], report: Report) -> None:
+    """A binding that no result depends on, and a hyper that no rule reads."""
+    used_hypers: set[str] = set()
+    for raw_rule, rule in zip(raw.rules, rules, strict=True):
+        functions = [
+            rule.step,
+            *rule.totals,
+            *(e.function for e in rule.events),
+            *([rule.initial] if rule.initial else []),
+        ]
+        used = {equation.name.split(":")[-1] for function in functions for equation in function.equations}
+        for claim in raw_rule.claims:
+            used |= set(ordered(dependencies(raw_rule.step.equations), ir.references(claim.promise))[0])
+            used_hypers |= {n.name for n in ir.walk(claim.promise) if isinstance(n, ir.Input)}
+        for function in functions:
+            used_hypers |= {node.name for node in inputs_of(function)}
+        for equation in raw_rule.step.equations:
+            if (
+                "." not in equation.name
+                and equation.name not in used
+                and equation.span.source.path == raw.span.source.path
+            ):
+                report(errors.unused_binding(equation.name, equation.span))
+    for requirement in raw.requirements:
+        used_hypers |= {
+            n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input) and n.name != requirement.subject
+        }
+    for hyper in raw.hypers:
+        if hyper.name not in used_hypers and hyper.span.source.path == raw.span.source.path:
+            report(errors.unused_hyper(hyper.name, hyper.span))

@@ -1,0 +1,161 @@
+"""Types for all equations: untyped IR in, typed IR out.
+
+Equations may be recursive through ``prev``, so shapes are found by iteration from "unknown"
+upwards; only the last round, in which everything is settled, reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from optforge.compiler import ir
+from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.infer import BOTTOM, Inference, Reporter
+from optforge.compiler.library import Report
+from optforge.compiler.resolve import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe, broadcast, describe
+from optforge.dsl import errors
+
+
+def check_program(program: RawProgram, report: Report) -> RawProgram:
+    """The program with types; what does not fit goes to ``report``."""
+    checked = [check_declaration(declaration, report) for declaration in program.declarations]
+    return replace(program, declarations=tuple(checked))
+
+
+def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclaration:
+    kinds = {hyper.name: hyper.kind for hyper in declaration.hypers}
+    return replace(
+        declaration,
+        requirements=tuple(check_requirement(each, declaration, kinds, report) for each in declaration.requirements),
+        rules=tuple(check_rule(rule, kinds, report) for rule in declaration.rules),
+    )
+
+
+def check_requirement(
+    requirement: ir.Requirement, declaration: RawDeclaration, kinds: dict[str, Kind], report: Report
+) -> ir.Requirement:
+    """A condition must be true or false, constant, and true for the defaults."""
+    inference = Inference("", Universe.TENSOR, "", {}, kinds, report)
+    condition = inference.typed(requirement.condition)
+    if condition.type.kind is not Kind.BOOLEAN:
+        report(errors.wrong_kind("`where`", Kind.BOOLEAN.value, condition.type.kind.value, condition.span))
+        return requirement
+    checked = replace(requirement, condition=condition, value=inference.typed(requirement.value))
+    if not report.failed:
+        require_defaults(checked, declaration, report)
+    return checked
+
+
+def require_defaults(requirement: ir.Requirement, declaration: RawDeclaration, report: Report) -> None:
+    """Report a default, or a value bound in ``use``, that breaks its own condition."""
+    defaults = {hyper.name: hyper.default.value for hyper in declaration.hypers if hyper.default}
+    try:
+        holds = evaluate_constant(requirement.condition, defaults)
+        value = evaluate_constant(requirement.value, defaults)
+    except ArithmeticProblem as problem:
+        report(errors.bad_arithmetic(problem.expr.span.text, problem.reason, problem.expr.span))
+        return
+    if holds is False:
+        shown = next(
+            (h.default.spelling for h in declaration.hypers if h.name == requirement.subject and h.default), value
+        )
+        place = next((h.default.span for h in declaration.hypers if h.name == requirement.subject and h.default), None)
+        condition = requirement.condition.span
+        report(
+            errors.default_breaks_condition(
+                requirement.subject, str(shown), requirement.span.text, place or requirement.value.span, condition
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One function of a rule while its types are being found."""
+
+    owner: str
+    function: ir.Function
+    kinds: dict[str, Kind]
+
+
+def check_rule(rule: RawRule, kinds: dict[str, Kind], report: Report) -> RawRule:
+    parts = [Part("step", rule.step, kinds)]
+    for event in rule.events:
+        arguments = {parameter.name: parameter.kind for parameter in event.parameters}
+        parts.append(Part(event.name, event.function, kinds | arguments))
+    known = settle_types(rule, parts)
+    typed = [check_part(rule, part, known, report) for part in parts]
+    inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, report, in_claim=True)
+    return replace(
+        rule,
+        step=typed[0],
+        events=tuple(replace(event, function=function) for event, function in zip(rule.events, typed[1:], strict=True)),
+        claims=tuple(check_claim(claim, inference) for claim in rule.claims),
+    )
+
+
+def settle_types(rule: RawRule, parts: list[Part]) -> dict[str, Type]:
+    """The type of each ``owner:equation``: the least solution, unknown shapes being scalars in the end."""
+    known = {f"{part.owner}:{equation.name}": BOTTOM for part in parts for equation in part.function.equations}
+    iterate(rule, parts, known)
+    for name, found in known.items():
+        if found.shape is None:
+            known[name] = replace(found, shape=SCALAR)
+    iterate(rule, parts, known)
+    return known
+
+
+def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:
+    for _ in range(len(known) + 10):
+        changed = False
+        for part in parts:
+            inference = Inference(part.owner, rule.universe, "", known, part.kinds)
+            for equation in part.function.equations:
+                found = inference.typed(equation.value).type
+                name = f"{part.owner}:{equation.name}"
+                if found != known[name]:
+                    known[name], changed = found, True
+        if not changed:
+            return
+
+
+def check_part(rule: RawRule, part: Part, known: dict[str, Type], report: Report) -> ir.Function:
+    inference = Inference(part.owner, rule.universe, ", ".join(rule.words), known, part.kinds, report)
+    typed = ir.map_expressions(inference.typed, part.function)
+    for equation in typed.equations:
+        settled = known[f"{part.owner}:{equation.name}"]
+        if equation.value.type.shape != settled.shape and not report.failed:
+            wanted = describe(Kind.NUMBER, settled.shape, rule.universe)
+            found = describe(Kind.NUMBER, equation.value.type.shape, rule.universe)
+            report(errors.wrong_shape(f"the memory of `{equation.name}`", wanted, found, equation.span))
+    for output in typed.outputs:
+        require_output(output, rule, report)
+    return typed
+
+
+def require_output(output: ir.Output, rule: RawRule, report: Reporter) -> None:
+    """``weight`` takes anything that spreads over it, ``factor`` and ``loss`` a scalar."""
+    found = output.value.type
+    if found.kind is not Kind.NUMBER:
+        report(errors.wrong_kind(f"`{output.name} <-`", Kind.NUMBER.value, found.kind.value, output.value.span))
+        return
+    wanted = FULL if output.name == "weight" else SCALAR
+    try:
+        fits = broadcast(found.shape, wanted) == wanted
+    except ValueError:
+        fits = False
+    if not fits:
+        words = describe(Kind.NUMBER, wanted, rule.universe)
+        shown = describe(Kind.NUMBER, found.shape, rule.universe)
+        report(errors.wrong_shape(f"`{output.name} <-`", words, shown, output.value.span))
+
+
+def check_claim(claim: ir.Claim, inference: Inference) -> ir.Claim:
+    promise = inference.typed(claim.promise)
+    if claim.form == "scale_free" and not (isinstance(promise, ir.Input) and promise.name == "grad"):
+        inference.report(errors.bad_claim("`scale_free` takes `grad`", claim.span))
+    if claim.form in ("cost", "state") and promise.type.phase is not Phase.CONSTANT:
+        inference.report(errors.not_constant(f"`{claim.form}`", promise.span))
+    if claim.form == "orthogonal" and promise.type.is_scalar_phase:
+        inference.report(errors.wrong_shape("`orthogonal`", "a matrix", "a scalar", promise.span))
+    return replace(claim, promise=promise)

@@ -1,0 +1,96 @@
+"""Types: what kind of value an expression has, how it is shaped, and when it can change.
+
+A shape is a pair from {1, rows, cols} squared. ``None`` stands for "not known yet" while the
+shapes of recursive equations are being found; it never survives the type checker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TypeAlias
+
+
+class Dim(Enum):
+    ONE = "1"
+    ROWS = "rows"
+    COLS = "cols"
+
+
+Shape: TypeAlias = tuple[Dim, Dim]
+
+SCALAR: Shape = (Dim.ONE, Dim.ONE)
+FULL: Shape = (Dim.ROWS, Dim.COLS)
+PER_ROW: Shape = (Dim.ROWS, Dim.ONE)
+PER_COL: Shape = (Dim.ONE, Dim.COLS)
+GRAMS: tuple[Shape, ...] = ((Dim.ROWS, Dim.ROWS), (Dim.COLS, Dim.COLS))
+
+
+class Kind(Enum):
+    NUMBER = "a number"
+    BOOLEAN = "true or false"
+    TEXT = "a string"
+    AXIS = "row or col"
+    TRIPLES = "triples of coefficients"
+
+
+class Phase(IntEnum):
+    """When a value can change: never while a group's hypers stay, with the step count, or with the data."""
+
+    CONSTANT = 0
+    STEP = 1
+    STREAM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    kind: Kind
+    shape: Shape | None
+    phase: Phase
+
+    @property
+    def is_scalar_phase(self) -> bool:
+        """A plain Python value in generated code, not a tensor."""
+        return self.phase is not Phase.STREAM
+
+
+UNTYPED = Type(Kind.NUMBER, None, Phase.STREAM)
+CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
+TENSOR = Type(Kind.NUMBER, FULL, Phase.STREAM)
+
+
+class Universe(Enum):
+    """Which parameters a rule must work for: matrices only, or tensors of any shape."""
+
+    MATRIX = "matrix"
+    TENSOR = "tensor"
+
+
+def describe(kind: Kind, shape: Shape | None, universe: Universe = Universe.MATRIX) -> str:
+    """A type in words, for messages."""
+    if kind is not Kind.NUMBER or shape is None:
+        return kind.value
+    if shape == SCALAR:
+        return "a scalar"
+    if universe is Universe.TENSOR:
+        return "a tensor"
+    return f"({shape[0].value}, {shape[1].value})"
+
+
+def broadcast_dims(left: Dim, right: Dim) -> Dim | None:
+    """The common dimension, or None where there is none."""
+    if left is Dim.ONE:
+        return right
+    if right is Dim.ONE or left is right:
+        return left
+    return None
+
+
+def broadcast(left: Shape | None, right: Shape | None) -> Shape | None:
+    """The shape of an elementwise result; raises ValueError where the two do not fit."""
+    if left is None or right is None:
+        return right if left is None else left
+    rows, cols = broadcast_dims(left[0], right[0]), broadcast_dims(left[1], right[1])
+    if rows is None or cols is None:
+        raise ValueError
+    return rows, cols
