@@ -6,14 +6,16 @@ file come together. No name is looked up here; nothing is known of what a spec m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from optforge.dsl import ast, errors
-from optforge.dsl.automaton import END, Automaton
-from optforge.dsl.diagnostics import Diagnostic
+from optforge.dsl.automaton import Automaton
+from optforge.dsl.diagnostics import Diagnostic, by_position
+from optforge.dsl.habits import suggest
 from optforge.dsl.layout import Layout
 from optforge.dsl.lexer import Lexeme, scan
 from optforge.dsl.mistakes import Refusal, explain_refusal
@@ -62,7 +64,7 @@ def parse_expression(source: Source) -> tuple[ast.Expression | None, tuple[Diagn
 
 @dataclass(slots=True)
 class _Block:
-    """An open block: the automaton before its first line (None if the block is to be ignored), and whether any
+    """An open block: the automaton before its first line (None if its indentation is ignored), and whether any
     line in it was refused."""
 
     before: Automaton | None
@@ -70,44 +72,62 @@ class _Block:
 
 
 class _TooManyErrors(Exception):
-    pass
+    """There is no point in going on; what is known is reported."""
+
+
+# What stands in for the first line of a block when that line is refused, so that the block itself can be read.
+_HEADERS = {
+    "OPTIMIZER": "OPTIMIZER NAME COLON _NL",
+    "SCHEDULE": "SCHEDULE NAME COLON _NL",
+    "PENALTY": "PENALTY NAME COLON _NL",
+    "FOR": "FOR NAME COLON _NL",
+    "ON": "ON NAME LPAR RPAR COLON _NL",
+    "DEF": "DEF NAME LPAR RPAR COLON _NL",
+}
 
 
 class _Parse:
-    """One parse with recovery. ``line`` is the automaton at the start of the current line."""
+    """One parse with recovery.
+
+    ``line`` is the automaton as it was before the current line, ``first`` the line's first lexeme.
+    """
 
     def __init__(self, source: Source, start: str) -> None:
         self.source = source
+        self.start = start
         self.diagnostics: list[Diagnostic] = []
         self.layout = Layout(source, self.report)
+        self.lexemes = self.layout.arrange(scan(source.text))
         self.automaton = Automaton.begin(load_tables(), TreeBuilder(source, self.report), start)
         self.line = self.automaton.copy()
+        self.first = Lexeme("_NL", "", 0, 0)
         self.between_lines = True
+        self.refused_header: str | None = None
         self.blocks: list[_Block] = []
         self.previous: Lexeme | None = None
+        self.previous_first = False
 
     def run(self) -> tuple[Any, tuple[ast.Comment, ...], tuple[Diagnostic, ...]]:
         if len(self.source.text) > MAX_SIZE:
             whole = Span(self.source, 0, 0)
             return None, (), (errors.too_large("this file has too many characters", MAX_SIZE, whole),)
-        tree = None
-        try:
-            lexemes = self.layout.arrange(scan(self.source.text))
-            for lexeme in lexemes:
-                while not self.automaton.accepts(lexeme.kind):
-                    if not self.recover(lexeme, lexemes):
-                        break
-                else:
-                    self.take(lexeme)
-            if not self.diagnostics:
-                tree = self.automaton.values[-1].content
-        except _TooManyErrors:
-            pass
-        return tree, tuple(self.layout.comments), tuple(sorted(self.diagnostics, key=lambda d: d.span.start))
+        with suppress(_TooManyErrors):
+            self.read_all()
+        tree = None if self.diagnostics else self.automaton.values[-1].content
+        return tree, tuple(self.layout.comments), tuple(by_position(self.diagnostics))
+
+    def read_all(self) -> None:
+        for lexeme in self.lexemes:
+            if lexeme.kind == "_DEDENT" and self.blocks[-1].before is None:
+                self.blocks.pop()
+                continue
+            while not self.automaton.accepts(lexeme.kind):
+                if not self.recover(lexeme):
+                    break
+            else:
+                self.take(lexeme)
 
     def report(self, diagnostic: Diagnostic) -> None:
-        if diagnostic in self.diagnostics:
-            return
         self.diagnostics.append(diagnostic)
         if len(self.diagnostics) >= MAX_ERRORS:
             raise _TooManyErrors
@@ -119,29 +139,24 @@ class _Parse:
         elif lexeme.kind == "_DEDENT":
             self.blocks.pop()
         elif self.between_lines:
-            self.line = self.automaton.copy()
+            self.line, self.first = self.automaton.copy(), lexeme
         self.between_lines = lexeme.kind in ("_NL", "_INDENT", "_DEDENT")
+        self.refused_header = None
         self.automaton.feed(lexeme)
         if lexeme.text:
-            self.previous = lexeme
+            self.previous, self.previous_first = lexeme, self.layout.line_start
 
-    def recover(self, lexeme: Lexeme, lexemes: Iterator[Lexeme]) -> bool:
+    def recover(self, lexeme: Lexeme) -> bool:
         """Report a refused lexeme and get the automaton to where parsing can go on.
 
         True if the lexeme itself is still to be taken.
         """
-        if lexeme.kind == END:
-            if not self.diagnostics:
-                self.report(errors.empty_file(Span(self.source, lexeme.start, lexeme.end)))
+        expected = self.automaton.expected() - {"_ERROR"}
+        if lexeme.kind == "$END":
+            self.finish(lexeme, expected)
             return False
-        if lexeme.kind == "_DEDENT" and self.blocks[-1].before is None:
-            self.blocks.pop()
-            return False
-        expected = self.automaton.expected()
         if lexeme.kind == "_INDENT":
-            self.report_refusal(lexeme, expected)
-            self.blocks.append(_Block(None))
-            return False
+            return self.enter_unexpected_block(lexeme, expected)
         if expected == {"_INDENT"}:
             self.report_refusal(lexeme, expected)
             self.replace_from(self.line)
@@ -149,31 +164,62 @@ class _Parse:
         if lexeme.kind == "_DEDENT":
             self.leave_block(lexeme, expected)
             return False
-        self.report_refusal(lexeme, expected)
         if lexeme.kind == "_NL" and "COLON" in expected:
+            self.report_refusal(lexeme, expected)
             self.automaton.feed(Lexeme("COLON", "", lexeme.start, lexeme.end))
             return True
-        self.skip_line(lexeme, lexemes)
+        self.refuse_line(lexeme, expected)
         return False
 
-    def report_refusal(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
+    def report_refusal(self, lexeme: Lexeme, expected: frozenset[str]) -> Refusal:
         if self.blocks:
             self.blocks[-1].troubled = True
-        brackets = tuple(self.layout.brackets)
-        self.report(
-            explain_refusal(Refusal(self.source, lexeme, self.previous, expected, brackets, self.layout.line_start))
+        refusal = Refusal(
+            self.source,
+            lexeme,
+            self.previous,
+            expected,
+            tuple(self.layout.brackets),
+            self.layout.line_start and bool(lexeme.text),
+            self.previous_first,
         )
+        self.report(explain_refusal(refusal, suggest(refusal)))
+        return refusal
 
-    def replace_from(self, before: Automaton) -> None:
-        """Let an error mark stand for all that was taken since ``before``."""
-        self.automaton = before.copy()
-        if self.automaton.accepts("_ERROR"):
-            self.automaton.feed(Lexeme("_ERROR", "", self.source_end, self.source_end))
-        self.between_lines = True
+    def finish(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
+        if self.diagnostics:
+            return
+        if self.start == "start":
+            self.report(errors.empty_file(Span(self.source, lexeme.start, lexeme.end)))
+        else:
+            self.report_refusal(lexeme, expected)
 
-    @property
-    def source_end(self) -> int:
-        return self.previous.end if self.previous else 0
+    def enter_unexpected_block(self, lexeme: Lexeme, expected: frozenset[str]) -> bool:
+        """Read a block under the header it should have had, or leave out its indentation."""
+        header = _HEADERS.get(self.refused_header or "")
+        if header is not None and self.put_header(header.split(), lexeme.start):
+            return True
+        if self.refused_header is not None:
+            self.skip_block()
+            return False
+        self.report_refusal(lexeme, expected)
+        self.blocks.append(_Block(None))
+        return False
+
+    def put_header(self, kinds: list[str], position: int) -> bool:
+        automaton = self.line.copy()
+        for kind in kinds:
+            if not automaton.accepts(kind):
+                return False
+            automaton.feed(Lexeme(kind, "", position, position))
+        self.automaton = automaton
+        return True
+
+    def skip_block(self) -> None:
+        depth = 1
+        while depth:
+            kind = next(self.lexemes).kind
+            depth += (kind == "_INDENT") - (kind == "_DEDENT")
 
     def leave_block(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
         """A block that ends too early; no message if that is because a line of it was refused."""
@@ -186,8 +232,39 @@ class _Parse:
         assert block.before is not None
         self.replace_from(block.before)
 
-    def skip_line(self, lexeme: Lexeme, lexemes: Iterator[Lexeme]) -> None:
-        """Drop the rest of a refused line."""
-        while lexeme.kind not in ("_NL", END):
-            lexeme = next(lexemes)
-        self.replace_from(self.automaton if self.between_lines else self.line)
+    def refuse_line(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
+        """Report a line, drop the rest of it and go on behind it."""
+        refusal = self.report_refusal(lexeme, expected)
+        if self.between_lines:
+            self.line, self.first = self.automaton, lexeme
+        self.skip_line(lexeme, refusal)
+        self.replace_from(self.line)
+        self.refused_header = self.first.kind if self.first.kind in _HEADERS else _guess_header(self.first.text)
+
+    def skip_line(self, lexeme: Lexeme, refusal: Refusal) -> None:
+        end = self.previous.end if self.previous else 0
+        if refusal.starts_update and self.previous is not None:
+            self.layout.reopen(self.previous.start, self.previous, lexeme)
+        elif refusal.leaves_bracket and lexeme.kind != "_NL":
+            self.layout.reopen(end, lexeme)
+        elif lexeme.kind == "_UNCLOSED":
+            self.layout.brackets.clear()
+        while lexeme.kind != "_NL":
+            lexeme = next(self.lexemes)
+            if self.layout.begins_line(lexeme):
+                self.layout.reopen(end, lexeme)
+
+    def replace_from(self, before: Automaton) -> None:
+        """Let an error mark stand for all that was taken since ``before``."""
+        self.automaton = before.copy()
+        self.between_lines = True
+        if self.automaton.accepts("_ERROR"):
+            end = self.previous.end if self.previous else 0
+            self.automaton.feed(Lexeme("_ERROR", "", end, end))
+
+
+def _guess_header(word: str) -> str:
+    """The kind of block a misspelt first word was probably meant to open; the word itself if none."""
+    keywords = {word: kind for word, kind in load_tables().keywords.items() if kind in _HEADERS}
+    found = get_close_matches(word, keywords, n=1, cutoff=0.6)
+    return keywords[found[0]] if found else word
