@@ -83,7 +83,7 @@ def run(recipe: Recipe, plan: Plan, corpus: Corpus) -> RunResult:
 
 
 def rehearse(recipe: Recipe, plan: Plan, corpus: Corpus) -> None:
-    """Take one step with a model that is thrown away: imports and compilation that happen once stay out of the timing."""
+    """Take one step with a throwaway model, so that what happens only once (imports, compilation) is not timed."""
     model = build_model(plan.model, seed=plan.loop.seed)
     batch = draw_batch(corpus.train, seed=0, step=0, batch=plan.loop.batch, context=plan.model.context)
     take_step(model, build_optimizer(recipe, model), batch, step=0, started_s=0.0, clip=plan.loop.clip)

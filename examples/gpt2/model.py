@@ -123,6 +123,10 @@ class GPT(nn.Module):
                 nn.init.normal_(linear.weight, std=residual_std)
                 nn.init.zeros_(linear.bias)
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights of the linear layers inside the blocks: what matrix optimizers are made for."""
+        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) for the token after each position of ``tokens`` (batch, time)."""
         time = tokens.shape[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 import optforge
+from examples.gpt2.model import GPT
 
 
 class OptimizerError(Exception):
@@ -98,15 +99,31 @@ def find_class(name: str) -> type[Optimizer]:
     return found
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """The optimizer of ``recipe`` over ``model``; generated classes route the model's parameters by their role."""
-    optimizer_class = find_class(recipe.name)
-    target = model.parameters() if recipe.name.startswith("torch.optim.") else model
-    rate = {} if recipe.lr is None else {"lr": recipe.lr}
+def build_optimizer(recipe: Recipe, model: GPT) -> Optimizer:
+    """The optimizer of ``recipe`` over ``model``; generated classes route the model's parameters by their role.
+
+    ``rest_lr`` is understood for every generated class: one that has no such hyperparameter gets two parameter groups.
+    """
+    optimizer_class, options = find_class(recipe.name), dict(recipe.options)
+    target: Any = model
+    if recipe.name.startswith("torch.optim."):
+        target = model.parameters()
+    elif "rest_lr" in options and "rest_lr" not in inspect.signature(optimizer_class).parameters:
+        target = split_by_role(model, rest_lr=options.pop("rest_lr"))
+    if recipe.lr is not None:
+        options["lr"] = recipe.lr
     try:
-        return optimizer_class(target, **rate, **recipe.options)
+        return optimizer_class(target, **options)
     except (TypeError, ValueError) as error:
         raise OptimizerError(f"{recipe.name}: {error}") from error
+
+
+def split_by_role(model: GPT, *, rest_lr: float) -> list[dict[str, Any]]:
+    """Two parameter groups: the hidden matrices, and the rest with its own learning rate."""
+    matrices = model.hidden_matrices()
+    taken = set(map(id, matrices))
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    return [{"params": matrices, "rule": "matrix"}, {"params": rest, "rule": "rest", "lr": rest_lr}]
 
 
 def build_schedule(schedule: Schedule, optimizer: Optimizer, *, steps: int) -> LRScheduler:

@@ -19,8 +19,9 @@ SMOOTHING = 0.9
 """Weight of the past in the training loss that is shown; single batches are noisy."""
 
 
-def open_progress(name: str, settings: LoopSettings, *, context: int, stream: TextIO = sys.stderr) -> ProgressLines:
-    """The progress display that fits ``stream``; close it at the end of the run."""
+def open_progress(name: str, settings: LoopSettings, *, context: int, stream: TextIO | None = None) -> ProgressLines:
+    """The progress display that fits ``stream`` (default: stderr); close it at the end of the run."""
+    stream = stream or sys.stderr
     kind = ProgressBar if stream.isatty() else ProgressLines
     return kind(name, settings, context=context, stream=stream)
 

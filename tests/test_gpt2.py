@@ -1,0 +1,582 @@
+"""The GPT-2 training driver: its model, data, loop, reports and command line, all at toy size."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from examples.gpt2 import optimizers
+from examples.gpt2.__main__ import main
+from examples.gpt2.arguments import choose_recipes
+from examples.gpt2.data import (
+    Corpus,
+    TextError,
+    draw_batch,
+    is_held_out,
+    load_corpus,
+    read_folder,
+    spread_batches,
+)
+from examples.gpt2.loop import LoopSettings, RunResult, StepRecord, ValidationRecord, train
+from examples.gpt2.model import GPT, GPTConfig, build_model
+from examples.gpt2.optimizers import (
+    EveryRateLR,
+    OptimizerError,
+    Recipe,
+    Schedule,
+    build_optimizer,
+    build_schedule,
+    find_recipe,
+)
+from examples.gpt2.progress import ProgressBar, ProgressLines, open_progress
+from examples.gpt2.report import format_table
+
+ROOT = Path(__file__).parents[1]
+TINY = GPTConfig(context=32, layers=2, width=32, heads=2)
+LOOP = LoopSettings(steps=30, batch=8, seed=3, validate_every=10, validation_batches=4)
+ADAMW = Recipe("torch.optim.AdamW", lr=1e-2)
+TINY_ARGUMENTS = [
+    "--layers=1",
+    "--width=16",
+    "--heads=1",
+    "--context=16",
+    "--batch=2",
+    "--steps=6",
+    "--validate-every=3",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """The sources of this project's examples: real text, quick to read."""
+    return read_folder(ROOT / "examples")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog\n" * 50)
+    return path
+
+
+def run_tiny(corpus: Corpus, recipe: Recipe = ADAMW, settings: LoopSettings = LOOP) -> tuple[GPT, RunResult]:
+    model = build_model(TINY, seed=settings.seed)
+    optimizer = build_optimizer(recipe, model)
+    schedule = build_schedule(recipe.schedule, optimizer, steps=settings.steps)
+    return model, train(recipe.name, model, optimizer, schedule, corpus, settings)
+
+
+# model
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, GPTConfig(), GPTConfig(vocab_size=11, context=7, layers=3, width=12, heads=4)]
+)
+def test_the_formula_counts_the_parameters(config: GPTConfig) -> None:
+    assert config.count_parameters() == sum(parameter.numel() for parameter in GPT(config).parameters())
+
+
+def test_the_formula_gives_the_published_size_of_gpt2_small() -> None:
+    small = GPTConfig(vocab_size=50257, context=1024, layers=12, width=768, heads=12)
+    assert small.count_parameters() == 124_439_808
+
+
+def test_the_demo_model_is_of_the_promised_size() -> None:
+    assert 1e6 <= GPTConfig().count_parameters() <= 3e6
+
+
+def test_the_head_is_the_embedding() -> None:
+    model = GPT(TINY)
+    assert model.head.weight is model.tokens.weight
+    assert model.get_parameter("head.weight").data_ptr() == model.tokens.weight.data_ptr()
+
+
+def test_a_position_does_not_see_the_future() -> None:
+    model = build_model(TINY, seed=0)
+    tokens = torch.arange(2 * TINY.context).reshape(2, -1)
+    changed = tokens.clone()
+    changed[:, 20] = 255
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :20], after[:, :20])
+    assert not torch.allclose(before[:, 20:], after[:, 20:])
+
+
+def test_a_position_sees_the_past_and_its_place() -> None:
+    model = build_model(TINY, seed=0)
+    logits = model(torch.full((1, 8), 5))
+    assert not torch.allclose(logits[0, 3], logits[0, 4])
+    tokens = torch.tensor([[1, 2, 3, 4], [9, 2, 3, 4]])
+    first, second = model(tokens)
+    assert not torch.allclose(first[3], second[3])
+
+
+def test_initial_weights_have_the_deviations_of_gpt2() -> None:
+    model = build_model(GPTConfig(layers=2, width=128, heads=2), seed=0)
+    for block in model.blocks:
+        for weight, std in (
+            (block.attention.qkv.weight, 0.02),
+            (block.mlp.up.weight, 0.02),
+            (block.attention.proj.weight, 0.01),
+            (block.mlp.down.weight, 0.01),
+        ):
+            assert weight.std().item() == pytest.approx(std, rel=0.03)
+    assert model.tokens.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert model.blocks[0].mlp.up.bias.count_nonzero() == 0
+
+
+def test_the_untrained_model_guesses_uniformly() -> None:
+    inputs, targets = torch.randint(0, 256, (2, 4, TINY.context), generator=torch.Generator().manual_seed(0))
+    assert build_model(TINY, seed=0).loss(inputs, targets).item() == pytest.approx(math.log(256), abs=0.1)
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    first = build_model(TINY, seed=1)
+    torch.rand(7)
+    state = torch.get_rng_state()
+    again, other = build_model(TINY, seed=1), build_model(TINY, seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.tokens.weight, other.tokens.weight)
+
+
+def test_impossible_models_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"width \(32\) must be a multiple of heads \(3\)"):
+        GPTConfig(width=32, heads=3)
+    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
+        GPTConfig(layers=0)
+    with pytest.raises(ValueError, match="33 tokens do not fit the context of 32"):
+        GPT(TINY)(torch.zeros(1, 33, dtype=torch.long))
+
+
+# data
+
+
+def write_files(root: Path, count: int) -> list[str]:
+    """``count`` files below ``root`` whose content is their own path, repeated."""
+    names = [f"folder{i % 3}/file{i}.txt" for i in range(count)]
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n" * 10)
+    return names
+
+
+def test_a_folder_is_split_by_file(tmp_path: Path) -> None:
+    names = write_files(tmp_path, 100)
+    corpus = read_folder(tmp_path)
+    train_text, held_text = bytes(corpus.train.tolist()), bytes(corpus.validation.tolist())
+    for name in names:
+        line = f"{name}\n".encode()
+        counts = (train_text.count(line), held_text.count(line))
+        assert counts == ((0, 10) if is_held_out(name) else (10, 0))
+    assert 3 <= sum(map(is_held_out, names)) <= 25
+
+
+def test_the_split_depends_on_relative_paths_only(tmp_path: Path) -> None:
+    write_files(tmp_path / "here", 40)
+    write_files(tmp_path / "there", 40)
+    here, there = read_folder(tmp_path / "here"), read_folder(tmp_path / "there")
+    assert torch.equal(here.train, there.train) and torch.equal(here.validation, there.validation)
+
+
+def test_the_split_is_pinned() -> None:
+    """A different split would make logs of before and after incomparable."""
+    assert [i for i in range(40) if is_held_out(f"module{i}.py")] == [3, 4, 12, 13, 14, 32]
+
+
+def test_hidden_and_binary_files_are_left_out(tmp_path: Path) -> None:
+    write_files(tmp_path, 40)
+    expected = read_folder(tmp_path)
+    (tmp_path / ".git").mkdir()
+    for i in range(20):
+        (tmp_path / ".git" / f"object{i}").write_text("hidden")
+        (tmp_path / f"picture{i}").write_bytes(b"binary\0binary")
+    found = read_folder(tmp_path)
+    assert torch.equal(found.train, expected.train) and torch.equal(found.validation, expected.validation)
+
+
+def test_a_file_is_split_by_position(text: Path) -> None:
+    corpus, content = load_corpus(text, context=16), text.read_bytes()
+    assert bytes(corpus.train.tolist()) + bytes(corpus.validation.tolist()) == content
+    assert len(corpus.validation) == pytest.approx(len(content) / 10, abs=1)
+
+
+def test_the_standard_library_is_the_default_text() -> None:
+    corpus = load_corpus(None, context=128)
+    assert len(corpus.train) > 2_000_000
+    assert 0.03 < len(corpus.validation) / len(corpus.train) < 0.25
+    assert b"import os" in bytes(corpus.train.tolist())
+
+
+def test_targets_are_the_bytes_that_follow(corpus: Corpus) -> None:
+    inputs, targets = draw_batch(corpus.train, seed=0, step=1, batch=4, context=16)
+    assert inputs.shape == targets.shape == (4, 16)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    whole = bytes(corpus.train.tolist())
+    for row, following in zip(inputs, targets, strict=True):
+        assert bytes([*row.tolist(), following[-1].item()]) in whole
+
+
+def test_batches_depend_on_seed_and_step_only(corpus: Corpus) -> None:
+    def draw(seed: int, step: int) -> torch.Tensor:
+        return draw_batch(corpus.train, seed=seed, step=step, batch=4, context=16).inputs
+
+    first = draw(0, 1)
+    torch.manual_seed(5)
+    assert torch.equal(first, draw(0, 1))
+    assert not torch.equal(first, draw(0, 2))
+    assert not torch.equal(first, draw(1, 1))
+
+
+def test_every_window_can_be_drawn() -> None:
+    tokens = torch.arange(6, dtype=torch.uint8)
+    batch = draw_batch(tokens, seed=0, step=0, batch=200, context=4)
+    assert {tuple(row) for row in batch.inputs.tolist()} == {(0, 1, 2, 3), (1, 2, 3, 4)}
+    assert batch.targets.max() == 5
+
+
+def test_validation_batches_span_the_text() -> None:
+    tokens = torch.arange(100, dtype=torch.uint8)
+    batches = list(spread_batches(tokens, batches=3, batch=2, context=9))
+    assert [batch.inputs.shape for batch in batches] == [(2, 9)] * 3
+    assert batches[0].inputs[0, 0] == 0 and batches[-1].targets[-1, -1] == 99
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "expected a readable text file: No such file"),
+        (lambda path: path.write_text(""), "expected text, found an empty file"),
+        (lambda path: path.write_text("short"), "expected at least 17 bytes in the training part"),
+        (lambda path: path.write_text("a" * 100), r"expected at least 17 bytes in the validation part .* found 10"),
+        (lambda path: path.mkdir(), "expected a folder with text files, found none"),
+    ],
+)
+def test_unusable_text_is_named(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    path = tmp_path / "novel.txt"
+    make(path)
+    with pytest.raises(TextError, match=rf"novel\.txt: {message}"):
+        load_corpus(path, context=16)
+
+
+# optimizers
+
+
+def test_names_of_torch_optimizers_are_found() -> None:
+    recipe = find_recipe("torch.optim.SGD")
+    optimizer = build_optimizer(recipe, GPT(TINY))
+    assert type(optimizer) is torch.optim.SGD and recipe.lr is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torch.optim.AdamWW", r"torch\.optim has no Optimizer named AdamWW; did you mean AdamW\?"),
+        ("torch.optim.Optimizer", r"torch\.optim has no Optimizer named Optimizer"),
+        ("NAMOE", r"no Optimizer named NAMOE; did you mean NAMO\?"),
+        ("specs/absent.opt", r"specs/absent\.opt"),
+    ],
+)
+def test_unknown_names_are_refused(generated: SimpleNamespace, name: str, message: str) -> None:
+    with pytest.raises(OptimizerError, match=message):
+        find_recipe(name)
+
+
+class NAMO(torch.optim.SGD):
+    """Stands for a generated class: it takes a model, and groups carry a second learning rate."""
+
+    def __init__(self, model: torch.nn.Module, lr: float = 1e-2, rest_lr: float = 1e-3, mu1: float = 0.95) -> None:
+        super().__init__(model.parameters(), lr=lr, momentum=mu1)
+        for group in self.param_groups:
+            group["rest_lr"] = rest_lr
+
+
+class Shared(torch.optim.SGD):
+    """Stands for a generated class whose two parts share one learning rate unless a group says otherwise."""
+
+    def __init__(self, target: Any, lr: float = 1e-2) -> None:
+        parameters = target.parameters() if isinstance(target, torch.nn.Module) else target
+        super().__init__(parameters, lr=lr)
+
+
+class UBA(torch.optim.lr_scheduler.LambdaLR):
+    """Stands for a generated schedule."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, total: int, warmup: int) -> None:
+        super().__init__(optimizer, lambda step: 1.0)
+        self.total, self.warmup = total, warmup
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A package of generated classes and a compiler, as the driver sees them."""
+
+    def load(path: str) -> type[torch.optim.Optimizer]:
+        if path == "specs/absent.opt":
+            raise FileNotFoundError(2, "No such file", path)
+        return NAMO
+
+    module = SimpleNamespace(__name__="optforge.generated", NAMO=NAMO, Shared=Shared, UBA=UBA)
+    monkeypatch.setattr(optimizers, "_generated", lambda: module)
+    monkeypatch.setattr(optimizers.optforge, "load", load, raising=False)
+    return module
+
+
+def test_a_spec_file_gets_the_settings_tuned_for_its_class(generated: SimpleNamespace) -> None:
+    recipe = find_recipe("mine/namo.opt")
+    assert recipe.name == "mine/namo.opt"
+    assert (recipe.lr, recipe.options) == (find_recipe("NAMO").lr, find_recipe("NAMO").options)
+
+
+def test_settings_reach_the_optimizer(generated: SimpleNamespace) -> None:
+    (recipe,) = choose_recipes(["NAMO"], [("NAMO", "lr", 0.5), ("NAMO", "mu1", 0.25), ("NAMO", "schedule", "linear")])
+    group = build_optimizer(recipe, GPT(TINY)).param_groups[0]
+    assert (group["lr"], group["momentum"], recipe.schedule.shape) == (0.5, 0.25, "linear")
+
+
+def test_the_rest_can_have_its_own_rate_everywhere(generated: SimpleNamespace) -> None:
+    model = GPT(TINY)
+    own = build_optimizer(Recipe("NAMO", lr=0.5, options={"rest_lr": 0.25}), model)
+    assert [group["rest_lr"] for group in own.param_groups] == [0.25]
+    hidden, rest = build_optimizer(Recipe("Shared", lr=0.5, options={"rest_lr": 0.25}), model).param_groups
+    assert (hidden["rule"], hidden["lr"], rest["rule"], rest["lr"]) == ("matrix", 0.5, "rest", 0.25)
+    assert len(hidden["params"]) == 4 * TINY.layers and all(weight.ndim == 2 for weight in hidden["params"])
+    assert not any(weight is model.head.weight for weight in hidden["params"])
+    assert {id(weight) for weight in hidden["params"] + rest["params"]} == {id(weight) for weight in model.parameters()}
+
+
+def test_a_wrong_setting_is_an_error(generated: SimpleNamespace) -> None:
+    (recipe,) = choose_recipes(["NAMO"], [("NAMO", "mu9", 0.25)])
+    with pytest.raises(OptimizerError, match=r"NAMO: .*mu9"):
+        build_optimizer(recipe, GPT(TINY))
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
+def test_schedules_warm_up_and_decay(shape: str) -> None:
+    optimizer = build_optimizer(Recipe("torch.optim.SGD", lr=2.0), GPT(TINY))
+    schedule = build_schedule(Schedule(shape, warmup=0.2), optimizer, steps=20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    if shape == "constant":
+        assert rates[3:] == [2.0] * 17
+    else:
+        assert rates[4:] == sorted(rates[4:], reverse=True)
+        assert rates[12] == pytest.approx(1.0)
+        assert 0 < rates[-1] < 0.2 and optimizer.param_groups[0]["lr"] == pytest.approx(0)
+
+
+def test_schedules_move_every_rate_of_a_group(generated: SimpleNamespace) -> None:
+    optimizer = build_optimizer(Recipe("NAMO", lr=1.0, options={"rest_lr": 0.1}), GPT(TINY))
+    schedule = EveryRateLR(optimizer, lambda finished: 0.5**finished)
+    optimizer.step()
+    schedule.step()
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["rest_lr"], group["initial_lr"]) == (0.5, 0.05, 1.0)
+
+
+def test_generated_schedules_are_found_by_name(generated: SimpleNamespace) -> None:
+    optimizer = build_optimizer(ADAMW, GPT(TINY))
+    schedule = build_schedule(Schedule("UBA", warmup=0.1), optimizer, steps=50)
+    assert isinstance(schedule, UBA) and (schedule.total, schedule.warmup) == (50, 5)
+    with pytest.raises(OptimizerError, match="no LRScheduler named UBB; did you mean UBA"):
+        build_schedule(Schedule("UBB"), optimizer, steps=50)
+
+
+# loop
+
+
+def test_training_lowers_the_loss(corpus: Corpus) -> None:
+    _, result = run_tiny(corpus)
+    assert result.validations[0].loss == pytest.approx(math.log(256), abs=0.1)
+    assert result.final_loss < result.validations[0].loss - 1.5
+    assert not result.diverged
+
+
+def test_a_run_repeats_exactly(corpus: Corpus) -> None:
+    first, second = run_tiny(corpus), run_tiny(corpus)
+    assert [step.loss for step in first[1].steps] == [step.loss for step in second[1].steps]
+    assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), second[0].parameters(), strict=True))
+
+
+def test_optimizers_start_from_the_same_weights_and_batch(corpus: Corpus) -> None:
+    _, adamw = run_tiny(corpus)
+    _, sgd = run_tiny(corpus, Recipe("torch.optim.SGD", lr=0.1))
+    assert adamw.steps[0].loss == sgd.steps[0].loss and adamw.validations[0].loss == sgd.validations[0].loss
+    assert adamw.steps[-1].loss != sgd.steps[-1].loss
+
+
+def test_records_are_complete_and_times_add_up(corpus: Corpus) -> None:
+    model, result = run_tiny(corpus)
+    assert [record.step for record in result.steps] == list(range(1, 31))
+    assert [record.step for record in result.validations] == [0, 10, 20, 30]
+    total = sum(record.forward_backward_s + record.optimizer_s for record in result.steps)
+    assert result.steps[-1].elapsed_s == pytest.approx(total)
+    assert result.validations[-1].elapsed_s == result.steps[-1].elapsed_s
+    assert all(record.forward_backward_s > 0 and record.optimizer_s > 0 for record in result.steps)
+    assert 0 < result.optimizer_share < 1
+    assert result.tokens_per_s == pytest.approx(8 * 32 / result.step_s)
+    assert result.parameters == model.config.count_parameters()
+
+
+def test_a_slow_optimizer_has_the_larger_share(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = torch.optim.SGD.step
+
+    def slow_step(self: torch.optim.SGD) -> None:
+        step(self)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", slow_step)
+    _, result = run_tiny(corpus, Recipe("torch.optim.SGD", lr=0.1), LoopSettings(steps=3, validation_batches=1))
+    assert result.optimizer_share > 0.5 and result.step_s > 0.05
+
+
+def test_clipping_bounds_the_gradient(corpus: Corpus) -> None:
+    settings = LoopSettings(steps=1, batch=4, clip=1e-3, validation_batches=1)
+    model, result = run_tiny(corpus, Recipe("torch.optim.SGD", lr=0.0), settings)
+    norm = torch.stack([parameter.grad.norm() for parameter in model.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    assert result.steps[0].gradient_norm > 0.1
+
+
+def test_a_run_that_diverges_stops(corpus: Corpus) -> None:
+    _, result = run_tiny(corpus, Recipe("torch.optim.SGD", lr=1e30, schedule=Schedule("constant", warmup=0)))
+    assert result.diverged and math.isnan(result.final_loss) and len(result.steps) < 30
+
+
+# progress and report
+
+
+def test_progress_without_a_terminal_is_lines() -> None:
+    stream = io.StringIO()
+    progress = open_progress("NAMO", LoopSettings(steps=20, batch=4), context=10, stream=stream)
+    assert type(progress) is ProgressLines
+    for step in range(1, 21):
+        progress.on_step(StepRecord(step, 2.5, 0.1, 1.0, 0.3, 0.2, elapsed_s=0.5 * step))
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "NAMO: step 2/20, loss 2.500, 80 tokens/s, 9 s left"
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    progress = open_progress("NAMO", LoopSettings(steps=3, batch=4), context=10, stream=stream)
+    assert type(progress) is ProgressBar
+    progress.on_validation(ValidationRecord(0, 5.5, 0.0))
+    for step in range(1, 4):
+        progress.on_step(StepRecord(step, 2.5, 0.1, 1.0, 0.3, 0.2, elapsed_s=0.5 * step))
+    progress.close()
+    shown = stream.getvalue()
+    assert "100%" in shown and "loss=2.500" in shown and "validation=5.500" in shown and "tokens/s" in shown
+
+
+def make_result(name: str, losses: list[float]) -> RunResult:
+    steps = tuple(StepRecord(i, loss, 0.1, 1.0, 0.3, 0.1, 0.4 * i) for i, loss in enumerate(losses, start=1))
+    validations = tuple(ValidationRecord(record.step, record.loss, record.elapsed_s) for record in steps)
+    return RunResult(name, 10, 64, steps, validations, diverged=not math.isfinite(losses[-1]))
+
+
+def test_the_table_marks_the_best_run() -> None:
+    table = format_table([make_result("A", [3.0, 2.0]), make_result("Bee", [3.0, 1.0]), make_result("C", [math.nan])])
+    heading, _, a, b, c = table.splitlines()
+    assert heading.split("  ")[0] == "optimizer"
+    assert a.split() == ["A", "0.1", "2.0000", "2.885", "400", "25%", "160", "1"]
+    assert b.split() == ["Bee", "0.1", "*", "1.0000", "1.443", "400", "25%", "160", "1"]
+    assert "diverged at 1" in c and "nan" not in c
+
+
+# command line
+
+
+def test_a_comparison_leaves_logs_a_plot_and_a_table(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs" / "one"
+    arguments = ["--optimizers", "torch.optim.AdamW,torch.optim.SGD", "--text", str(text), "--out", str(out)]
+    assert main([*arguments, "--lr", "torch.optim.SGD=0.5", "--clip", "0", *TINY_ARGUMENTS]) == 0
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG\r\n")
+    lines = [json.loads(line) for line in (out / "torch.optim.SGD.jsonl").read_text().splitlines()]
+    kinds = [line["kind"] for line in lines]
+    assert kinds == ["run", "validation", *["step"] * 3, "validation", *["step"] * 3, "validation", "result"]
+    assert lines[0]["optimizer"]["lr"] == 0.5 and lines[0]["model"]["width"] == 16 and lines[0]["loop"]["clip"] is None
+    assert lines[-1]["final_validation_loss"] == lines[-2]["loss"]
+    other = [json.loads(line) for line in (out / "torch.optim.AdamW.jsonl").read_text().splitlines()]
+    assert other[1]["loss"] == lines[1]["loss"] and other[2]["loss"] == lines[2]["loss"]
+    shown = capsys.readouterr()
+    assert "torch.optim.SGD" in shown.out and "validation loss" in shown.out and "loss.png" in shown.out
+    assert "tokens/s" in shown.err and "left" in shown.err
+
+
+def test_a_diverged_run_is_logged_and_plotted(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--optimizers", "torch.optim.SGD", "--lr", "torch.optim.SGD=1e30", "--clip", "0"]
+    arguments += ["--text", str(text), "--out", str(tmp_path)]
+    assert main([*arguments, *TINY_ARGUMENTS]) == 0
+    last = json.loads((tmp_path / "torch.optim.SGD.jsonl").read_text().splitlines()[-1])
+    assert last["diverged"] and last["final_validation_loss"] is None
+    assert (tmp_path / "loss.png").exists() and "diverged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "argument --steps: expected a whole number of at least 1, got '0'"),
+        (["--seed", "-1"], "argument --seed: expected a whole number of at least 0"),
+        (["--clip", "x"], "argument --clip: expected a number of at least 0, got 'x'"),
+        (["--optimizers", "A,,B"], "expected different names separated by commas, got 'A,,B'"),
+        (["--optimizers", "A,A"], "expected different names separated by commas, got 'A,A'"),
+        (["--optimizers", "torch.optim.Adm"], "torch.optim has no Optimizer named Adm; did you mean"),
+        (["--lr", "NAMO"], "expected NAME=VALUE such as NAMO=0.02, got 'NAMO'"),
+        (["--lr", "torch.optim.SGD=-1"], "expected NAME=VALUE such as NAMO=0.02, got 'torch.optim.SGD=-1'"),
+        (["--set", "momentum=1"], "expected NAME.SETTING=VALUE such as Muon.rest_lr=3e-3, got 'momentum=1'"),
+        (["--set", "torch.optim.SGD.momentun=1"], "torch.optim.SGD: "),
+        (["--set", "torch.optim.SGD.momentum=-1"], "torch.optim.SGD: Invalid momentum value: -1"),
+        (["--lr", "Moun=1"], "Moun has a setting (lr) but is not among the optimizers: torch.optim.SGD"),
+        (["--width", "100", "--heads", "3"], "width (100) must be a multiple of heads (3)"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--optimizers", "torch.optim.SGD", *arguments])
+    shown = capsys.readouterr()
+    assert stop.value.code == 2
+    assert message in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_unreadable_text_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--optimizers", "torch.optim.SGD", "--text", str(tmp_path / "absent.txt"), "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    shown = capsys.readouterr()
+    assert "absent.txt: expected a readable text file" in shown.err and shown.err.count("\n") == 1
+
+
+def test_an_unusable_output_folder_is_one_sentence(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--optimizers", "torch.optim.SGD", "--text", str(text), "--out", str(text / "runs")]) == 1
+    shown = capsys.readouterr()
+    assert "text.txt" in shown.err and shown.err.count("\n") == 1
+
+
+def test_help_has_an_example() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.gpt2", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "python -m examples.gpt2 --optimizers" in done.stdout
