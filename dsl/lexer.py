@@ -39,10 +39,10 @@ def _scanner() -> tuple[re.Pattern[str], dict[str, str]]:
     return re.compile(pattern), tables.keywords
 
 
-def scan(text: str) -> Iterator[Lexeme]:
-    """Every lexeme of the text except spaces, in order."""
+def scan(text: str, start: int = 0) -> Iterator[Lexeme]:
+    """Every lexeme of the text from ``start`` on, except spaces, in order."""
     pattern, keywords = _scanner()
-    for match in pattern.finditer(text):
+    for match in pattern.finditer(text, start):
         kind = match.lastgroup
         assert kind is not None
         if kind == "NAME":

@@ -1,0 +1,136 @@
+"""Expressions as text: a tree in, on one line or broken over several out.
+
+Parentheses stand exactly where the grammar needs them, and around what is broken over lines. The
+text depends on the tree alone, so that printing what was printed changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from optforge.dsl import ast
+from optforge.dsl.precedence import COMPARED, INFIX, PREFIX, Level, level_of
+
+WIDTH = 100
+INDENT = "    "
+
+Piece = tuple[str, ast.Expression, Level]
+
+
+def print_expression(expression: ast.Expression) -> str:
+    """The expression on one line."""
+    return _flat(expression, Level.SELECT)
+
+
+def _flat(expression: ast.Expression, least: Level) -> str:
+    """The expression where the grammar wants at least this level."""
+    text = _bare(expression)
+    return text if level_of(expression) >= least else f"({text})"
+
+
+def _bare(expression: ast.Expression) -> str:
+    match expression:
+        case ast.Number(spelling=spelling):
+            return spelling
+        case ast.Boolean(value=value):
+            return "true" if value else "false"
+        case ast.Text():
+            return print_text(expression)
+        case ast.Name(name=name):
+            return name
+        case ast.Unary(operator="'", operand=operand):
+            return _flat(operand, Level.POSTFIX) + "'"
+        case ast.Unary(operator=operator, operand=operand):
+            level, sign = PREFIX[operator]
+            return sign + _flat(operand, level)
+        case ast.Binary(operator=operator, left=left, right=right):
+            infix = INFIX[operator]
+            return _flat(left, infix.left) + infix.text + _flat(right, infix.right)
+        case ast.Tuple(items=items):
+            return "(" + ", ".join(map(print_expression, items)) + ")"
+        case ast.Call(function=function):
+            return f"{function.name}({print_arguments(expression.arguments, expression.keywords)})"
+        case ast.Comparison() | ast.Member() | ast.Select() | ast.Pipe():
+            return " ".join(lead + _flat(part, least) for lead, part, least in _pieces(expression))
+        case _:
+            assert_never(expression)
+
+
+def print_text(text: ast.Text) -> str:
+    """A string; three quotes only where one is not enough."""
+    quote = '"""' if '"' in text.value or "\n" in text.value else '"'
+    return quote + text.value + quote
+
+
+def print_arguments(
+    positional: tuple[ast.Expression, ...], keywords: tuple[tuple[ast.Identifier, ast.Expression], ...]
+) -> str:
+    return ", ".join([lead + print_expression(value) for lead, value in list_arguments(positional, keywords)])
+
+
+def list_arguments(
+    positional: tuple[ast.Expression, ...], keywords: tuple[tuple[ast.Identifier, ast.Expression], ...]
+) -> list[tuple[str, ast.Expression]]:
+    """Every argument with what stands before its value."""
+    return [("", value) for value in positional] + [(f"{name.name}=", value) for name, value in keywords]
+
+
+def _pieces(expression: ast.Expression) -> list[Piece]:
+    """The parts of a chain of operators of one level, each with the operator (or word) before it."""
+    match expression:
+        case ast.Select(condition=condition, then=then, otherwise=otherwise):
+            rest = _pieces(otherwise) if isinstance(otherwise, ast.Select) else [("", otherwise, Level.SELECT)]
+            lead, first, least = rest[0]
+            chain = [("else " + lead, first, least), *rest[1:]]
+            return [("", then, Level.PIPE), ("if ", condition, Level.OR), *chain]
+        case ast.Pipe(value=value, call=call, bare=bare):
+            before = _pieces(value) if isinstance(value, ast.Pipe) else [("", value, Level.PIPE)]
+            target: ast.Expression = ast.Name(call.function.name) if bare else call
+            return [*before, ("|> ", target, Level.ATOM)]
+        case ast.Comparison(first=first, rest=pairs):
+            return [("", first, COMPARED), *((f"{operator} ", operand, COMPARED) for operator, operand in pairs)]
+        case ast.Member(item=item, choices=choices):
+            return [("", item, COMPARED), ("in ", choices, Level.ATOM)]
+        case ast.Binary(operator=operator, left=left, right=right) if operator != "^":
+            infix = INFIX[operator]
+            chained = isinstance(left, ast.Binary) and level_of(left) == infix.level
+            before = _pieces(left) if chained else [("", left, infix.left)]
+            return [*before, (infix.text.lstrip(), right, infix.right)]
+        case _:
+            return []
+
+
+def lay_out(lead: str, expression: ast.Expression, tail: str, depth: int, least: Level = Level.SELECT) -> list[str]:
+    """The lines of ``lead expression tail`` at an indentation; broken inside parentheses if one line is too long."""
+    pad = INDENT * depth
+    flat = pad + lead + _flat(expression, least) + tail
+    if len(flat) <= WIDTH:
+        return [flat]
+    match expression:
+        case ast.Call(function=function) if expression.arguments or expression.keywords:
+            arguments = list_arguments(expression.arguments, expression.keywords)
+            return [f"{pad}{lead}{function.name}(", *_lay_out_items(arguments, depth), f"{pad}){tail}"]
+        case ast.Tuple(items=items):
+            return [f"{pad}{lead}(", *_lay_out_items([("", item) for item in items], depth), f"{pad}){tail}"]
+        case ast.Unary(operator="'", operand=operand):
+            return lay_out(lead, operand, f"'{tail}", depth, Level.POSTFIX)
+        case ast.Unary(operator=operator, operand=operand) if level_of(expression) >= least:
+            level, sign = PREFIX[operator]
+            return lay_out(lead + sign, operand, tail, depth, level)
+        case ast.Binary(operator="^", left=left, right=right) if level_of(expression) >= least:
+            return lay_out(lead, left, f"^{_flat(right, Level.NEGATION)}{tail}", depth, Level.POSTFIX)
+    if level_of(expression) == Level.ATOM:
+        return [flat]
+    pieces = _pieces(expression) or [("", expression, Level.SELECT)]
+    lines = [line for start, part, level in pieces for line in lay_out(start, part, "", depth + 1, level)]
+    return [f"{pad}{lead}(", *lines, f"{pad}){tail}"]
+
+
+def _lay_out_items(items: list[tuple[str, ast.Expression]], depth: int) -> list[str]:
+    """One item to a line; commas between them only, for a call takes none at its end."""
+    commas = [","] * (len(items) - 1) + [""]
+    return [
+        line
+        for (lead, value), comma in zip(items, commas, strict=True)
+        for line in lay_out(lead, value, comma, depth + 1)
+    ]
