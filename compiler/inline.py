@@ -221,7 +221,18 @@ class Place:
         given = self._match_arguments(node, parameters, shown_signature(function))
         if given is None:
             return number("0", node.span)
-        return self._body(function, scope, given, node.span)
+        before = set(self.equations.found)
+        result = self._body(function, scope, given, node.span)
+        if scope is prelude() and self.scope is not scope:
+            self._relocate(before, node.span)
+            return relocated(result, node.span)
+        return result
+
+    def _relocate(self, before: set[str], span: Span) -> None:
+        """What a prelude function leaves behind stands, for messages, where it was called."""
+        for name, equation in self.equations.found.items():
+            if name not in before:
+                self.equations.found[name] = replace(equation, value=relocated(equation.value, span), span=span)
 
     def _body(self, function: ast.Function, scope: Scope, given: Mapping[str, ast.Expression], span: Span) -> ir.Expr:
         names: dict[str, ir.Expr] = {}
@@ -264,6 +275,15 @@ class Place:
         unique = self.equations.fresh(name)
         self.equations.define(unique, value, value.span)
         return ir.Ref(unique, span=value.span)
+
+
+def relocated(expr: ir.Expr, span: Span) -> ir.Expr:
+    """The expression with every part that stands in another file moved to the call."""
+
+    def move(node: ir.Expr) -> ir.Expr:
+        return node if node.span.source is span.source else replace(node, span=span)
+
+    return ir.transform(move, expr)
 
 
 def joined(operator: str, tests: list[ir.Expr], span: Span) -> ir.Expr:

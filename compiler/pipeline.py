@@ -13,7 +13,7 @@ from pathlib import Path
 from optforge.compiler import ir
 from optforge.compiler.library import Report
 from optforge.compiler.passes.dead import drop_dead
-from optforge.compiler.passes.fold import fold_constants
+from optforge.compiler.passes.fold import fold_constants, simplified
 from optforge.compiler.passes.guard import guard_branches
 from optforge.compiler.passes.idioms import recognize_idioms
 from optforge.compiler.passes.propagate import propagate_copies
@@ -79,6 +79,7 @@ def run_passes(
     program: ir.Program, until: str | None = None, verify: bool = False, in_place: bool = True
 ) -> ir.Program:
     """The program after all passes, or after the one named ``until``."""
+    program = fold_requirements(program)
     for name, rewrite in PASSES:
         if name != "storage" or in_place:
             program = map_functions(rewrite, program)
@@ -87,6 +88,17 @@ def run_passes(
         if name == until:
             break
     return program
+
+
+def fold_requirements(program: ir.Program) -> ir.Program:
+    """Conditions with what ``use`` binds put in; those that hold for sure are gone."""
+
+    def folded(old: ir.Declaration) -> ir.Declaration:
+        simple = [replace(r, condition=ir.transform(simplified, r.condition)) for r in old.requirements]
+        kept = tuple(r for r in simple if not isinstance(r.condition, ir.Literal))
+        return replace(old, requirements=kept)
+
+    return replace(program, declarations=tuple(folded(each) for each in program.declarations))
 
 
 def map_functions(change: Pass, program: ir.Program) -> ir.Program:

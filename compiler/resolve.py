@@ -190,6 +190,7 @@ def add_requirement(
     values: Mapping[str, ir.Expr],
     requirements: list[ir.Requirement],
     report: Report,
+    prefix: str = "",
 ) -> None:
     """The condition of a hyper, in terms of what its names stand for."""
     if node.condition is None:
@@ -199,7 +200,7 @@ def add_requirement(
     place = Place(scope, lookup, equations, report, "", "", memory=False, totals=False, what="a condition")
     condition = written_out(place.expression(node.condition), equations)
     subject = values[node.name.name]
-    shown = subject.name if isinstance(subject, ir.Input) else name
+    shown = subject.name if isinstance(subject, ir.Input) else f"{prefix}{name}"
     requirement = ir.Requirement(shown, subject, condition, node.condition.span)
     if not any(other.condition == condition for other in requirements):
         requirements.append(requirement)
@@ -469,7 +470,8 @@ def resolve_delegate(
         shared = tuple(role for role in roles if role in candidate.roles)
         if shared:
             name = rule.words[0] if not chosen else f"{rule.words[0]}_{candidate.name}"
-            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words))
+            text = (f"use {node.span.text.split('use', 1)[1].strip()}", *candidate.text)
+            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, text=text))
     for role in roles:
         if not any(role in candidate.roles for candidate in chosen):
             report(errors.delegate_without_rule(flat.name, role, node.optimizer.span))
@@ -506,7 +508,7 @@ def delegate_hypers(
             inner.values[name] = ir.Input(visible, ir.Source.HYPER)
             inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
     for name, (declared, declared_scope) in flat.hypers.items():
-        add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report)
+        add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report, f"{rule.words[0]}_")
     return inner
 
 

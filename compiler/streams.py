@@ -84,7 +84,14 @@ class RuleStreams:
             for node in inputs_of(function):
                 if node.source is ir.Source.MEMORY:
                     self._add_foreign(node)
+        self.slots = dict(sorted(self.slots.items(), key=lambda item: self._position(item[1])))
         self.names = name_slots(list(self.slots.values()), self.report)
+
+    def _position(self, slot: Slot) -> tuple[int, int]:
+        """Memories come in the order of the bindings that they stand in."""
+        bindings = [equation.name for equation in self.machines[slot.owner].equations]
+        place = bindings.index(slot.binding) if slot.binding in bindings else len(bindings)
+        return list(self.machines).index(slot.owner), place
 
     def _add_foreign(self, node: ir.Input) -> None:
         """A memory for a stream that another machine reads, unless it has one already."""

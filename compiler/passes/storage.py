@@ -12,7 +12,7 @@ from dataclasses import replace
 from optforge.compiler import ir
 from optforge.compiler.ops import OPERATORS
 
-VIEWS = {"transpose", "fill"}
+SPREAD = "spread"  # the storage of a value shown at several places at once: never free
 
 
 def plan_storage(function: ir.Function) -> ir.Function:
@@ -58,8 +58,10 @@ class Plan:
         match expr:
             case ir.Input() | ir.Ref():
                 return self.leaf(expr)
-            case ir.Apply(operator=name, arguments=(inner, *_)) if name in VIEWS:
+            case ir.Apply(operator="transpose", arguments=(inner,)):
                 return self.shown(inner)
+            case ir.Apply(operator="fill", arguments=(inner,)) if not inner.type.is_scalar_phase:
+                return self.shown(inner) | {SPREAD}
             case ir.Select() if expr.condition.type.is_scalar_phase:
                 return self.shown(expr.then) | self.shown(expr.otherwise)
             case _:
@@ -93,6 +95,8 @@ class Plan:
         return all(self.is_free(storage, index) for storage in storages)
 
     def is_free(self, storage: str, index: int) -> bool:
+        if storage == SPREAD:
+            return False
         if storage.startswith("input:") and (storage not in self.given_back or storage == "input:grad"):
             return False
         return self.last_read[storage] <= index

@@ -16,7 +16,7 @@ import inspect
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -213,7 +214,7 @@ def orthogonalize(
     else in float32 (`iterate_in` overrides). Zero stays zero; NaN and infinity give NaN. Result in the dtype of x.
     """
     wide = _at_least_float32(x)
-    norm = torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True)
+    norm = _frobenius_norm(wide)
     if method == "svd" and coefficients is None:
         return torch.where(norm == 0, wide, _shielded(_polar_factor, wide)).to(x.dtype)
     margin = POLAR_EXPRESS_SAFETY if method == "polar_express" and coefficients is None else 1.0
@@ -223,6 +224,12 @@ def orthogonalize(
     start = (unit.mT if tall else unit).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
     result = _iterate_gram(start, triples) if _gram_pays(start, triples) else _iterate(start, triples)
     return (result.mT if tall else result).reshape(x.shape).to(x.dtype)
+
+
+def _frobenius_norm(x: Tensor) -> Tensor:
+    """(..., 1, 1); summed in float64, since squares of small float32 numbers vanish."""
+    sums = x.dtype if x.device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=sums).to(x.dtype)
 
 
 def _gram_pays(x: Tensor, triples: Triples) -> bool:
@@ -319,7 +326,8 @@ def trace(x: Tensor) -> Tensor:
 
 def det(x: Tensor) -> Tensor:
     """(..., 1, 1): the determinant of each square matrix of x (..., n, n)."""
-    return torch.linalg.det(_at_least_float32(x)).to(x.dtype)[..., None, None]
+    determinant: Tensor = torch.linalg.det(_at_least_float32(x))
+    return determinant.to(x.dtype)[..., None, None]
 
 
 def power(x: Any, y: Any) -> Any:
@@ -511,15 +519,14 @@ class Place:
             if self.whole:
                 return x
             start = sum(math.prod(self._sizes(memory, rows)) for rows in self.lengths_before)
-            return x.narrow(0, start, math.prod(self.block(memory)))
+            return x.narrow(0, start, self.count * math.prod(self._sizes(memory, self.unit[0])))
         x = x.transpose(0, 1) if self.transposed else x
         return x if self.whole else x.narrow(0, sum(self.lengths_before), self.count * self.unit[0])
 
-    def block(self, memory: Memory | None = None) -> tuple[int, ...]:
-        """The shape in which a kernel sees the weight or a memory: (count, rows, cols) or (numel,)."""
-        if len(self.unit) == 1:
-            return self.unit
-        return (self.count, *(self.unit if memory is None else self._sizes(memory, self.unit[0])))
+    def batch(self, memory: Memory | None = None) -> tuple[int, ...]:
+        """The shape in which a kernel sees the weight or a memory of several places: (-1, rows, cols) or (-1,)."""
+        sizes = self.unit if memory is None or memory.full else self._sizes(memory, self.unit[0])
+        return (-1, *sizes) if len(self.unit) == 2 else (-1,)
 
     def restored(self, block: Tensor, memory: Memory, shape: torch.Size) -> Tensor:
         """A view of a memory's block of a whole parameter in the shape of its state; `shape` is the parameter's."""
@@ -583,10 +590,10 @@ class Slot:
         if memory.full:
             return tuple(self.shape)
         places = self.places(self.rule.step.layout)
-        if len(places) > 1:
-            return (sum(math.prod(place.block(memory)) for place in places),)
-        count, *sizes = places[0].block(memory)
-        return (count, *sizes) if count > 1 else tuple(sizes)
+        sizes = [(place.count, *place.batch(memory)[1:]) for place in places]
+        if len(sizes) > 1:
+            return (sum(map(math.prod, sizes)),)
+        return sizes[0] if sizes[0][0] > 1 else sizes[0][1:]
 
 
 class Bucket:
@@ -598,48 +605,56 @@ class Bucket:
     def __init__(self, entries: list[tuple[Tensor, Place]]) -> None:
         self.entries = entries
         self.params = [p for p, _ in entries]
-        self.counts = [place.block()[0] for _, place in entries]
+        self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
         self.buffers: dict[str, Tensor] = {}
-        self.views: list[tuple[Tensor, str, Tensor]] = []
+        self.views: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.is_plain = all(place.whole and not place.transposed for _, place in entries)
         self.cuts: list[slice | None] = [None]
         if entries[0][1].whole and len(entries[0][1].unit) == 1 and entries[0][0].device.type == "cpu":
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
             self.cuts = self.cuts if len(self.cuts) > 1 else [None]
 
-    def gather(self, tensors: Iterable[Tensor], memory: Memory | None = None) -> Tensor:
+    def gather(self, tensors: Sequence[Tensor], memory: Memory | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
-        blocks = [
-            place.window(x, memory).reshape(place.block(memory))
-            for x, (_, place) in zip(tensors, self.entries, strict=True)
-        ]
-        return blocks[0].contiguous() if len(blocks) == 1 else torch.cat(blocks)
+        flat: Tensor = _flatten_dense_tensors(self.windows(tensors, memory))  # type: ignore[no-untyped-call]
+        return flat.view(self.entries[0][1].batch(memory))
 
-    def scatter(self, batch: Tensor, tensors: Iterable[Tensor], memory: Memory | None = None) -> None:
+    def scatter(self, batch: Tensor, tensors: Sequence[Tensor], memory: Memory | None = None) -> None:
         """The reverse of `gather`: copies the units of the batch to where they belong, in that dtype."""
-        windows = [place.window(x, memory) for x, (_, place) in zip(tensors, self.entries, strict=True)]
-        parts = torch.split(batch, self.counts) if len(windows) > 1 else (batch,)
-        torch._foreach_copy_(windows, [part.reshape(w.shape) for part, w in zip(parts, windows, strict=True)])
+        windows = self.windows(tensors, memory)
+        parts = _unflatten_dense_tensors(batch.reshape(-1), windows)  # type: ignore[no-untyped-call]
+        torch._foreach_copy_(windows, parts)
+
+    def windows(self, tensors: Sequence[Tensor], memory: Memory | None = None) -> list[Tensor]:
+        """What belongs to the bucket of tensors that are like its parameters, or their states of `memory`."""
+        if self.is_plain:
+            return list(tensors)
+        return [place.window(x, memory) for x, (_, place) in zip(tensors, self.entries, strict=True)]
 
     def is_settled(self, state: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether the states still are the views of the buffers; anyone may have replaced them."""
-        return bool(self.buffers) and all(state[p].get(name) is view for p, name, view in self.views)
+        return bool(self.buffers) and all(
+            entry.get(name) is view for p, views in self.views for entry in (state[p],) for name, view in views.items()
+        )
 
     def settle(self, state: Mapping[Tensor, dict[str, Any]], memories: Iterable[tuple[Memory, torch.dtype]]) -> None:
         """Stacks the memories in buffers of the bucket and makes the states views of them."""
-        self.buffers, self.views = {}, []
+        self.buffers, self.views = {}, [(p, {}) for p in self.params]
         for memory, dtype in memories:
-            buffer = self.gather((state[p][memory.name] for p in self.params), memory).to(dtype)
+            buffer = self.gather([state[p][memory.name] for p in self.params], memory).to(dtype)
             self.buffers[memory.name] = buffer
-            parts = torch.split(buffer, self.counts) if len(self.entries) > 1 else (buffer,)
-            for (p, place), part in zip(self.entries, parts, strict=True):
-                view = state[p][memory.name] = place.restored(part, memory, p.shape)
-                self.views.append((p, memory.name, view))
+            parts = torch.split(buffer, self.counts)
+            for (p, place), (_, views), part in zip(self.entries, self.views, parts, strict=True):
+                views[memory.name] = place.restored(part, memory, p.shape)
+        for p, views in self.views:
+            state[p].update(views)
 
-    def release(self, state: Mapping[Tensor, dict[str, Any]], taken: set[Tensor]) -> None:
+    def release(self, state: Mapping[Tensor, dict[str, Any]], taken: Collection[Tensor] = ()) -> None:
         """Gives up the buffers; states of parameters that no other bucket has `taken` get storage of their own."""
-        for p, name, view in self.views:
-            if p not in taken and p in state and state[p].get(name) is view:
-                state[p][name] = view.clone()
+        for p, views in self.views:
+            for name, view in views.items():
+                if p not in taken and state.get(p, {}).get(name) is view:
+                    state[p][name] = view.clone()
         self.buffers, self.views = {}, []
 
 
@@ -665,7 +680,7 @@ def _filled(entries: list[tuple[Tensor, Place]], limit: int) -> Iterator[list[tu
     part: list[tuple[Tensor, Place]] = []
     total = 0
     for p, place in entries:
-        size = math.prod(place.block())
+        size = place.count * math.prod(place.unit)
         if part and total + size > limit:
             yield part
             part, total = [], 0
@@ -750,7 +765,7 @@ class Call:
         if name in bucket.buffers:
             return Source(bucket.buffers[name], True, [], memories[name])
         if name == "grad":
-            return Source(bucket.gather(cast(Tensor, p.grad) for p in bucket.params), False, [], None)
+            return Source(bucket.gather([cast(Tensor, p.grad) for p in bucket.params]), False, [], None)
         memory = memories.get(name)
         tensors = [self.state[p][name] for p in bucket.params] if memory else bucket.params
         batch = bucket.gather(tensors, memory)
@@ -1064,7 +1079,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             buckets = self._buckets[key] = _arranged([(p, self._slots[p]) for p in work.params], layout)
         for bucket in buckets:
             if not bucket.is_settled(self.state):
-                bucket.release(self.state, set())
+                bucket.release(self.state)
                 if settled and bucket.entries[0][1].whole:
                     self._settle(bucket, work)
         return buckets

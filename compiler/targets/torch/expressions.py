@@ -1,0 +1,222 @@
+"""IR expressions as Python text, with parentheses only where Python needs them.
+
+Patterns come from the operator table. Text is laid out as ``ruff format`` would leave it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from optforge.compiler import ir
+from optforge.compiler.ops import OPERATORS, SETTINGS, Level, Operator, Pattern
+from optforge.compiler.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Shape
+
+HOLE = re.compile(r"\{(\d+)(?::(\w+))?\}")
+SIMPLE_OPERAND = re.compile(r"-?(\d[\d.]*(e[+-]?\d+)?|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")
+AXES = {"all": "(-2, -1)", "row": "-1", "col": "-2"}
+LIKE = {
+    FULL: "weight",
+    SCALAR: "weight[..., :1, :1]",
+    PER_ROW: "weight[..., :, :1]",
+    PER_COL: "weight[..., :1, :]",
+}
+GRAM_SIZES = {
+    Dim.ROWS: "(*weight.shape[:-1], weight.shape[-2])",
+    Dim.COLS: "(*weight.shape[:-2], weight.shape[-1], weight.shape[-1])",
+}
+
+
+def quoted(text: str) -> str:
+    """A Python string literal, everything unprintable escaped, in the quotes that formatters prefer."""
+    escaped = text.encode("unicode_escape").decode("ascii")
+    if '"' in escaped and "'" not in escaped:
+        return f"'{escaped}'"
+    return '"' + escaped.replace('"', '\\"') + '"'
+
+
+def number_text(value: float, spelling: str) -> str:
+    """A Python number for a literal: the spec's spelling where Python has the same one."""
+    if value in (float("inf"), float("-inf")):
+        return "math.inf" if value > 0 else "-math.inf"
+    plain = re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.\d{1,17})?([eE][+-]?\d{1,3})?", spelling)
+    return spelling.lower() if plain else repr(value)
+
+
+@dataclass
+class Writer:
+    """Writes expressions; notes in ``used`` which modules and runtime functions the text needs.
+
+    ``names`` gives the Python name of each ``input:x`` and ``x`` (an equation).
+    """
+
+    names: Mapping[str, str]
+    used: set[str] = field(default_factory=set)
+
+    def text(self, expr: ir.Expr, level: Level = Level.ANY) -> str:
+        """The expression, in parentheses if it binds less tightly than ``level``."""
+        written, own = self._written(expr)
+        return f"({written})" if own < level else written
+
+    def in_place(self, expr: ir.Apply) -> str:
+        """The expression with its outermost operator overwriting its first argument."""
+        pattern = OPERATORS[expr.operator].in_place
+        assert pattern is not None
+        return self._filled(pattern, expr.arguments)[0]
+
+    def _written(self, expr: ir.Expr) -> tuple[str, Level]:
+        match expr:
+            case ir.Literal():
+                return self._literal(expr)
+            case ir.Input(name=name):
+                return self.names[f"input:{name}"], Level.POSTFIX
+            case ir.Ref(name=name):
+                return self.names[name], Level.POSTFIX
+            case ir.Select():
+                return self._select(expr)
+            case ir.Apply(operator="fill"):
+                return self._fill(expr), Level.POSTFIX
+            case ir.Apply():
+                return self._apply(expr)
+            case ir.Prev():
+                raise AssertionError("`prev` is gone after the stream check")
+            case _:
+                assert_never(expr)
+
+    def _literal(self, node: ir.Literal) -> tuple[str, Level]:
+        match node.type.kind:
+            case Kind.AXIS:
+                return AXES[str(node.value)], Level.POSTFIX
+            case Kind.TEXT:
+                return quoted(str(node.value)), Level.POSTFIX
+            case Kind.TRIPLES:
+                return repr(node.value), Level.POSTFIX
+            case Kind.BOOLEAN:
+                return str(node.value), Level.POSTFIX
+            case Kind.NUMBER:
+                assert isinstance(node.value, float)
+                if node.spelling == "pi":
+                    self.used.add("math")
+                    return "math.pi", Level.POSTFIX
+                text = number_text(node.value, node.spelling)
+                if "math." in text:
+                    self.used.add("math")
+                return text, Level.UNARY if text.startswith("-") else Level.POSTFIX
+            case _:
+                assert_never(node.type.kind)
+
+    def _select(self, node: ir.Select) -> tuple[str, Level]:
+        if node.condition.type.is_scalar_phase:
+            then, condition = self.text(node.then, Level.OR), self.text(node.condition, Level.OR)
+            return f"{then} if {condition} else {self.text(node.otherwise)}", Level.ANY
+        if is_number(node.then, 1) and is_number(node.otherwise, 0):
+            return f"{self.text(node.condition, Level.POSTFIX)}.to(weight.dtype)", Level.POSTFIX
+        self.used.add("torch")
+        then = self.text(node.then)
+        if node.then.type.is_scalar_phase and node.otherwise.type.is_scalar_phase:
+            then = f"weight.new_full((), {then})"
+        return f"torch.where({self.text(node.condition)}, {then}, {self.text(node.otherwise)})", Level.POSTFIX
+
+    def _fill(self, node: ir.Apply) -> str:
+        """A Python number as a tensor, or a tensor spread over a larger shape."""
+        (value,) = node.arguments
+        shape = node.type.shape
+        assert shape is not None
+        if not value.type.is_scalar_phase:
+            target = f"expand_as({LIKE[shape]})" if shape in LIKE else f"expand({gram_size(shape)})"
+            return f"{self.text(value, Level.POSTFIX)}.{target}"
+        kind = ", dtype=torch.bool" if node.type.kind is Kind.BOOLEAN else ""
+        if shape not in LIKE:
+            self.used |= {"torch"} if kind else set()
+            return f"weight.new_full({gram_size(shape)}, {self.text(value)}{kind})"
+        self.used.add("torch")
+        return f"torch.full_like({LIKE[shape]}, {self.text(value)}{kind})"
+
+    def _apply(self, node: ir.Apply) -> tuple[str, Level]:
+        operator = OPERATORS[node.operator]
+        self.used.update(operator.imports)
+        if operator.needs_matrix and operator.imports:
+            return self._call(operator, node), Level.POSTFIX
+        if node.operator == "pow" and node.type.is_scalar_phase:
+            self.used -= {"power"}
+            return self._scalar_power(node), Level.POWER
+        if node.operator == "or" and node.type.is_scalar_phase:
+            return " or ".join(self._alternative(argument) for argument in node.arguments), Level.OR
+        chain = self._chain(node)
+        if chain is not None:
+            return chain, Level.COMPARE
+        values = node.arguments[: operator.values]
+        phases = "".join("S" if value.type.is_scalar_phase else "T" for value in values)
+        pattern = operator.torch.get(phases) or operator.torch["*"]
+        return self._filled(pattern, node.arguments)
+
+    def _filled(self, pattern: Pattern, arguments: tuple[ir.Expr, ...]) -> tuple[str, Level]:
+        def fill(hole: re.Match[str]) -> str:
+            level = Level[hole[2].upper()] if hole[2] else Level.ANY
+            return self.text(arguments[int(hole[1])], level)
+
+        for module in ("math", "torch"):
+            if f"{module}." in pattern.text:
+                self.used.add(module)
+        return HOLE.sub(fill, pattern.text), pattern.level
+
+    def _call(self, operator: Operator, node: ir.Apply) -> str:
+        """A runtime function: values by position, settings by keyword where they are not the default."""
+        shown = []
+        for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
+            text = self.text(argument)
+            if parameter.default is None:
+                shown.append(text)
+            elif not (isinstance(argument, ir.Literal) and argument.spelling == parameter.default):
+                shown.append(f"{parameter.name}={text}" if parameter.want in SETTINGS else text)
+        return f"{operator.name}({', '.join(shown)})"
+
+    def _scalar_power(self, node: ir.Apply) -> str:
+        """``x**2``; a literal base is written as a float, so that large powers overflow instead of growing."""
+        base, exponent = node.arguments
+        left, right = self.text(base, Level.POSTFIX), self.text(exponent, Level.UNARY)
+        if isinstance(base, ir.Literal) and left.isdigit():
+            left += ".0"
+        hug = SIMPLE_OPERAND.fullmatch(left) and SIMPLE_OPERAND.fullmatch(right)
+        return f"{left}**{right}" if hug else f"{left} ** {right}"
+
+    def _alternative(self, node: ir.Expr) -> str:
+        """One side of ``or``; a conjunction stands in parentheses for the reader's sake."""
+        is_and = isinstance(node, ir.Apply) and node.operator == "and"
+        return f"({self.text(node)})" if is_and else self.text(node, Level.OR)
+
+    def _chain(self, node: ir.Apply) -> str | None:
+        """``a <= b < c`` for the conjunction of two scalar comparisons that share their middle."""
+        if node.operator != "and" or not node.type.is_scalar_phase:
+            return None
+        left, right = node.arguments
+        if not (is_comparison(left) and is_comparison(right)):
+            if isinstance(left, ir.Apply) and left.operator == "and" and is_comparison(right):
+                head = self._chain(left)
+                last = left.arguments[1]
+                if head is not None and is_comparison(last) and last.arguments[1] == right.arguments[0]:  # type: ignore[union-attr]
+                    return f"{head} {self._tail(right)}"
+            return None
+        assert isinstance(left, ir.Apply) and isinstance(right, ir.Apply)
+        if left.arguments[1] != right.arguments[0]:
+            return None
+        first = self.text(left.arguments[0], Level.BIT_OR)
+        return f"{first} {self._tail(left)} {self._tail(right)}"
+
+    def _tail(self, node: ir.Expr) -> str:
+        assert isinstance(node, ir.Apply)
+        return f"{OPERATORS[node.operator].symbol} {self.text(node.arguments[1], Level.BIT_OR)}"
+
+
+def gram_size(shape: Shape) -> str:
+    return GRAM_SIZES[shape[0]]
+
+
+def is_number(expr: ir.Expr, value: float) -> bool:
+    return isinstance(expr, ir.Literal) and not isinstance(expr.value, bool) and expr.value == value
+
+
+def is_comparison(expr: ir.Expr) -> bool:
+    return isinstance(expr, ir.Apply) and expr.operator in ("lt", "le", "gt", "ge", "eq", "ne")

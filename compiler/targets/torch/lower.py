@@ -1,0 +1,432 @@
+"""A compiled program as a Python module: everything a template needs, decided and named.
+
+Takes the IR after all passes, gives :class:`PyModule`: frozen text in the order it is laid out.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass, replace
+
+from optforge.compiler import ir
+from optforge.compiler.ops import OPERATORS
+from optforge.compiler.targets.torch.expressions import number_text, quoted
+from optforge.compiler.targets.torch.statements import (
+    WIDTH,
+    Lowering,
+    PyFunction,
+    lower_function,
+    signature_lines,
+)
+from optforge.compiler.text import expression_text
+from optforge.compiler.types import FULL, Dim, Kind, Universe
+
+KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
+BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
+
+
+@dataclass(frozen=True, slots=True)
+class PyMethod:
+    signature: tuple[str, ...]
+    doc: tuple[str, ...]
+    body: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PyClass:
+    """A class as lines without their indentation; ``uses`` are the imported names they mention."""
+
+    name: str
+    base: str
+    doc: tuple[str, ...]
+    rules: tuple[str, ...]
+    arguments: tuple[str, ...]
+    hypers: tuple[str, ...]
+    construction: tuple[str, ...]
+    check_signature: tuple[str, ...]
+    checks: tuple[str, ...]
+    events: tuple[PyMethod, ...]
+    factor: PyFunction | None
+
+    @property
+    def uses(self) -> set[str]:
+        text = "\n".join((*self.rules, *self.arguments, *self.checks))
+        words = set(re.findall(r"[A-Za-z_]+(?=[(.])", text)) | ({"Tensor"} if "| Tensor" in text else set())
+        known = {"Kernel", "Memory", "Rule", "Event", "require", "math", "Tensor"}
+        return (words & known) | {self.base} | (set(self.factor.used) if self.factor else set())
+
+
+@dataclass(frozen=True, slots=True)
+class PyModule:
+    doc: tuple[str, ...]
+    imports: tuple[str, ...]
+    exports: tuple[str, ...]
+    functions: tuple[PyFunction, ...]
+    classes: tuple[PyClass, ...]
+
+
+def lower_program(program: ir.Program, origin: str) -> PyModule:
+    """The module of a program; ``origin`` is the line that says where it comes from."""
+    lowered = [lower_declaration(each, len(program.declarations) > 1) for each in program.declarations]
+    functions = tuple(function for _, own in lowered for function in own)
+    classes = tuple(each for each, _ in lowered)
+    used = {name for each in (*functions, *classes) for name in uses_of(each)}
+    return PyModule(
+        docstring((*doc_lines(program.doc or "A generated module."), "", *wrapped(origin))),
+        import_lines(used),
+        tuple(sorted((each.name for each in classes), key=export_order)),
+        functions,
+        classes,
+    )
+
+
+def uses_of(part: PyFunction | PyClass) -> set[str]:
+    return set(part.used) if isinstance(part, PyFunction) else part.uses
+
+
+def import_lines(used: set[str]) -> tuple[str, ...]:
+    """The imports in the order that import sorters want."""
+    lines = ["from __future__ import annotations", ""]
+    lines += ["import math", ""] if "math" in used else []
+    lines += ["import torch"] if "torch" in used else []
+    lines += ["from torch import Tensor"] if "Tensor" in used else []
+    lines += [""] if used & {"torch", "Tensor"} else []
+    runtime = sorted(used - {"math", "torch", "Tensor"}, key=import_order)
+    return (*lines, "from ._runtime import (", *(f"    {name}," for name in runtime), ")")
+
+
+def export_order(name: str) -> tuple[int, str]:
+    """Constants' case before classes' case before the rest, as sorters of ``__all__`` have it."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def import_order(name: str) -> tuple[int, str]:
+    """Classes before functions, as import sorters have it."""
+    return (1 if name[0].islower() else 0, name)
+
+
+def lower_declaration(node: ir.Declaration, is_one_of_several: bool) -> tuple[PyClass, tuple[PyFunction, ...]]:
+    prefix = f"{snake_case(node.name)}_" if is_one_of_several else ""
+    match node:
+        case ir.Schedule():
+            factor = lower_function(node.function, "factor", (), (), ())
+            factor = replace(
+                factor, returns=(f"return {factor.returns[0].removeprefix('return (').removesuffix(',)')}",)
+            )
+            return lower_class("schedule", node, (), (), factor), ()
+        case ir.Optimizer() | ir.Penalty():
+            functions: list[PyFunction] = []
+            rules: list[str] = []
+            order = tuple(hyper.name for hyper in node.hypers)
+            for rule in node.rules:
+                text, own = lower_rule(rule, prefix, order)
+                rules.extend(text)
+                functions.extend(own)
+            kind = "optimizer" if isinstance(node, ir.Optimizer) else "penalty"
+            return lower_class(kind, node, tuple(rules), node.rules, None), tuple(functions)
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+# Rules
+
+
+def lower_rule(rule: ir.Rule, prefix: str, order: tuple[str, ...]) -> tuple[list[str], list[PyFunction]]:
+    """The text of a ``Rule(...)`` and the functions it names."""
+    memories = tuple(memory.name for memory in rule.memories)
+    stem = f"{prefix}{rule.name}"
+
+    def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
+        return lower_function(function, name, docstring(wrapped(sentence, WIDTH - 10)), memories, order)
+
+    shown = describe_tensors(rule)
+    noun = "loss" if rule.step.outputs[0].name == "loss" else "rule"
+    functions = [lowered(rule.step, f"{stem}_{noun}", f"{shown}.")]
+    lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
+    lines += memory_lines(rule)
+    lines += kernel_lines("step", rule.step, functions[0], rule, 4)
+    if rule.initial:
+        initial = lowered(
+            rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
+        )
+        functions.append(initial)
+        lines += kernel_lines("init", rule.initial, initial, rule, 4)
+    if rule.totals:
+        lines.append("    totals=(")
+        for total in rule.totals:
+            name = total.outputs[0].name
+            functions.append(lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}."))
+            lines += kernel_lines("", total, functions[-1], rule, 8)
+        lines.append("    ),")
+    if rule.events:
+        lines.append("    events=(")
+        for event in rule.events:
+            functions.append(lowered(event.function, f"{stem}_{event.name}", f"What the event {event.name} does."))
+            lines += ["        Event(", f'            name="{event.name}",']
+            lines += kernel_lines("kernel", event.function, functions[-1], rule, 12)
+            lines.append("        ),")
+        lines.append("    ),")
+    return [*lines, "),"], functions
+
+
+def describe_tensors(rule: ir.Rule) -> str:
+    """One sentence on the shapes that the rule's function takes."""
+    if layout_of(rule.step) == "elementwise":
+        return f"One step for a block of elements of {roles_text(rule)} parameters"
+    shape = "(..., rows, cols)" if rule.universe is Universe.MATRIX else "(..., n, 1)"
+    narrow = [f"{m.name} {shape_text(m)}" for m in rule.memories if m.type.shape != FULL]
+    tail = f"; {', '.join(narrow)}" if narrow else ""
+    return f"One step for {roles_text(rule)} parameters {shape}{tail}"
+
+
+def roles_text(rule: ir.Rule) -> str:
+    return ", ".join(rule.roles[:-1]) + " and " + rule.roles[-1] if len(rule.roles) > 1 else "".join(rule.roles)
+
+
+def shape_text(memory: ir.Memory) -> str:
+    assert memory.type.shape is not None
+    return "(..., " + ", ".join(dim.value for dim in memory.type.shape) + ")"
+
+
+def memory_lines(rule: ir.Rule) -> list[str]:
+    shown = []
+    for memory in rule.memories:
+        assert memory.type.shape is not None
+        dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in memory.type.shape)
+        shown.append(f"Memory({quoted(memory.name)}, ({dims}))")
+    return assigned_tuple("memories", shown, 4)
+
+
+def kernel_lines(argument: str, function: ir.Function, lowered: PyFunction, rule: ir.Rule, indent: int) -> list[str]:
+    space = " " * indent
+    head = f"{argument}=Kernel(" if argument else "Kernel("
+    return [
+        f"{space}{head}",
+        f"{space}    {lowered.name},",
+        f'{space}    layout="{layout_of(function)}",',
+        *assigned_tuple("inputs", quote_all(lowered.inputs), indent + 4),
+        *assigned_tuple("scalars", quote_all(lowered.scalars), indent + 4),
+        *assigned_tuple("outputs", quote_all(lowered.outputs), indent + 4),
+        f"{space}),",
+    ]
+
+
+def quote_all(names: tuple[str, ...]) -> list[str]:
+    return [quoted(name) for name in names]
+
+
+def assigned_tuple(name: str, items: list[str], indent: int) -> list[str]:
+    """``name=(a, b),`` on one line where it fits, else one item a line."""
+    space = " " * indent
+    flat = f"{space}{name}=({', '.join(items)}{',' if len(items) == 1 else ''}),"
+    if len(flat) + 8 <= WIDTH:
+        return [flat]
+    return [f"{space}{name}=(", *(f"{space}    {item}," for item in items), f"{space}),"]
+
+
+def layout_of(function: ir.Function) -> str:
+    """How much of a parameter the function must see at once."""
+    if function.universe is Universe.MATRIX:
+        return "matrix"
+    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
+    nodes = [node for value in values for node in ir.walk(value)]
+    alone = all(is_elementwise(node) for node in nodes)
+    return "elementwise" if alone and all(o.value.type.shape == FULL for o in function.outputs) else "tensor"
+
+
+def is_elementwise(node: ir.Expr) -> bool:
+    if isinstance(node, ir.Apply) and not OPERATORS[node.operator].elementwise and not node.type.is_scalar_phase:
+        return False
+    if isinstance(node, ir.Input) and node.source is ir.Source.MEMORY:
+        return node.type.shape == FULL
+    return True
+
+
+# Classes
+
+
+def lower_class(
+    kind: str, node: ir.Declaration, rules: tuple[str, ...], ir_rules: tuple[ir.Rule, ...], factor: PyFunction | None
+) -> PyClass:
+    hypers = sorted(node.hypers, key=lambda hyper: hyper.default is not None)
+    names = [hyper.name for hyper in hypers]
+    first, last, call = CONSTRUCTION[kind]
+    if factor is not None:
+        factor = replace(factor, signature=signature_lines("factor", ["t"], names, WIDTH - 4))
+    return PyClass(
+        node.name,
+        BASES[kind],
+        docstring(class_doc(node, ir_rules)),
+        rules,
+        (first, *(declared(hyper) for hyper in hypers), *last),
+        ("hypers = {", *(f'    "{name}": {name},' for name in names), "}"),
+        call,
+        signature_lines("check_hypers", [], names, WIDTH - 12, " -> None"),
+        tuple(line for requirement in node.requirements for line in requirement_lines(requirement)),
+        lower_events(ir_rules),
+        factor,
+    )
+
+
+# For each kind: the first argument, those after the hypers, and the call of the base's constructor.
+CONSTRUCTION: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "optimizer": (
+        "params",
+        ("*", 'precision: str = "plain"', "skip_nonfinite: bool = False"),
+        (
+            "super().__init__(",
+            "    params,",
+            "    hypers,",
+            "    precision=precision,",
+            "    skip_nonfinite=skip_nonfinite,",
+            ")",
+        ),
+    ),
+    "schedule": (
+        "optimizer",
+        ("*", "last_epoch: int = -1"),
+        ("super().__init__(optimizer, hypers, last_epoch=last_epoch)",),
+    ),
+    "penalty": ("params", (), ("super().__init__(params, hypers)",)),
+}
+
+
+def declared(hyper: ir.Hyper) -> str:
+    """A hyper as it stands in a signature."""
+    kind = "float | Tensor" if hyper.name == "lr" and hyper.kind is Kind.NUMBER else KIND_NAMES[hyper.kind]
+    default = f" = {default_text(hyper.default)}" if hyper.default else ""
+    return f"{hyper.name}: {kind}{default}"
+
+
+def default_text(literal: ir.Literal) -> str:
+    match literal.value:
+        case bool():
+            return str(literal.value)
+        case str():
+            return quoted(literal.value)
+        case float():
+            return number_text(literal.value, literal.spelling)
+        case _:
+            return repr(literal.value)
+
+
+def requirement_lines(requirement: ir.Requirement) -> tuple[str, ...]:
+    """``require(name, value, "condition", condition)``, one argument a line where it is long."""
+    outputs = (ir.Output("value", requirement.value), ir.Output("condition", requirement.condition))
+    lowering = Lowering(ir.Function("condition", Universe.TENSOR, (), outputs), ())
+    for name in lowering.inputs:
+        lowering.names[f"input:{name}"] = name
+    shown = expression_text(requirement.condition)
+    text = quoted(shown if len(shown) <= 64 else f"{shown[:61]}...")
+    value = lowering.writer.text(requirement.value)
+    condition = lowering.writer.text(requirement.condition)
+    subject = quoted(requirement.subject)
+    short = f"require({subject}, {value}, {text}, {condition})"
+    if len(short) + 8 <= WIDTH:
+        return (short,)
+    lines, condition = lowering.shortened(requirement.condition, WIDTH - 8, "holds", lowering.writer.text)
+    return (*lines, "require(", *(f"    {each}," for each in (subject, value, text, condition)), ")")
+
+
+def lower_events(rules: tuple[ir.Rule, ...]) -> tuple[PyMethod, ...]:
+    """A method for each event; rules that share an event are fired together."""
+    events = {event.name: event for rule in rules for event in rule.events}
+    methods = []
+    for event in events.values():
+        ordered = sorted(event.parameters, key=lambda parameter: parameter.default is not None)
+        arguments = ["self", *(declared(parameter) for parameter in ordered)]
+        given = [quoted(event.name), *(f"{parameter.name}={parameter.name}" for parameter in ordered)]
+        call = f"self.fire({', '.join(given)})"
+        body = (call,) if len(call) + 8 <= WIDTH else ("self.fire(", *(f"    {each}," for each in given), ")")
+        doc = doc_lines(event.doc or f"Advance what the spec computes on {event.name}.", WIDTH - 8)
+        signature = signature_lines(event.name, arguments, [], WIDTH - 12, " -> None")
+        methods.append(PyMethod(signature, docstring(doc), body))
+    return tuple(methods)
+
+
+# Docstrings
+
+
+def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:
+    """The class docstring: the spec's words, its equations, its hypers with their conditions, its claims."""
+    lines = list(doc_lines(node.doc or f"{node.name}, generated from its spec.", WIDTH - 4))
+    if isinstance(node, ir.Schedule):
+        lines += ["", *equation_block(node.equations_text)]
+    for rule in rules:
+        lines += [
+            "",
+            *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
+            "",
+            *equation_block(rule.equations_text),
+        ]
+    lines += ["", "Args:"]
+    if not isinstance(node, ir.Schedule):
+        lines += ["    params: a module, tensors, (name, tensor) pairs, or parameter groups."]
+    else:
+        lines += ["    optimizer: its groups' lr is the base that the factor multiplies."]
+    for hyper in sorted(node.hypers, key=lambda hyper: hyper.default is not None):
+        conditions = [expression_text(r.condition) for r in node.requirements if r.subject == hyper.name]
+        parts = [escaped(hyper.doc)] if hyper.doc else []
+        parts += [f"`{condition}`" for condition in conditions]
+        lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
+    if not isinstance(node, ir.Schedule | ir.Penalty):
+        lines += wrapped(
+            "precision: how parameters below 32 bits are kept: plain, kahan, stochastic or master.", WIDTH - 8, "    "
+        )
+        lines += wrapped(
+            "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.", WIDTH - 8, "    "
+        )
+    lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
+    claims = [claim for rule in rules for claim in rule.claims]
+    if claims:
+        lines += [
+            "",
+            "Claims of the spec:",
+            *(line for claim in claims for line in wrapped(claim.text, WIDTH - 8, "    ")),
+        ]
+    return tuple(lines)
+
+
+def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines of a docstring with its quotes."""
+    first, *rest = lines
+    if not rest:
+        return (f'"""{first}"""',)
+    return (f'"""{first}', *rest, '"""')
+
+
+def equation_block(equations: tuple[str, ...]) -> list[str]:
+    return [line for text in equations for line in wrapped(escaped(text), WIDTH - 8, "    ", hanging="    ")]
+
+
+def escaped(text: str) -> str:
+    """Text that cannot end a docstring or mean anything in it."""
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4)
+    )
+    return shown.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+
+
+def wrapped(text: str, width: int = WIDTH, indent: str = "", hanging: str = "    ") -> tuple[str, ...]:
+    """A paragraph in lines, continued with a hanging indent where it has an indent at all."""
+    rest = indent + hanging if indent else ""
+    lines = textwrap.wrap(
+        " ".join(text.split()), width, initial_indent=indent, subsequent_indent=rest, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return tuple(lines) or ("",)
+
+
+def doc_lines(text: str, width: int = WIDTH) -> tuple[str, ...]:
+    """A docstring's own lines, unindented, long ones wrapped, ready to stand after the quotes."""
+    plain = textwrap.dedent(escaped(text).strip("\n"))
+    first, *rest = plain.strip().split("\n")
+    lines: list[str] = list(wrapped(first, width - 3))
+    for line in textwrap.dedent("\n".join(rest)).split("\n") if rest else []:
+        lines += [line.rstrip()] if len(line.rstrip()) <= width else wrapped(line, width)
+    if lines[-1].endswith('"'):
+        lines[-1] = lines[-1][:-1] + '\\"'
+    return tuple(lines)

@@ -1,0 +1,306 @@
+"""Functions of the IR as Python functions: names, lines, and nothing longer than a line.
+
+An expression that does not fit on a line gives its largest part a name of its own; a choice made
+in Python that does not fit becomes an ``if`` statement.
+"""
+
+from __future__ import annotations
+
+import keyword
+from dataclasses import dataclass, field
+
+from optforge.compiler import ir
+from optforge.compiler.causality import inputs_of
+from optforge.compiler.ops import OPERATORS
+from optforge.compiler.targets.torch.expressions import Writer
+
+WIDTH = 88
+RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
+TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}
+SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.TOTAL)
+
+
+@dataclass(frozen=True, slots=True)
+class PyFunction:
+    """A Python function ready to be laid out; ``inputs`` and ``outputs`` are state keys."""
+
+    name: str
+    signature: tuple[str, ...]
+    doc: tuple[str, ...]
+    body: tuple[str, ...]
+    returns: tuple[str, ...]
+    inputs: tuple[str, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[str, ...]
+    used: frozenset[str]
+
+
+def python_name(name: str) -> str:
+    """A Python identifier for a path such as ``m.s``."""
+    text = name.replace(".", "_").replace(":", "_")
+    return f"{text}_" if text in TAKEN or keyword.iskeyword(text) else text
+
+
+def lower_function(
+    function: ir.Function, name: str, doc: tuple[str, ...], memories: tuple[str, ...], order: tuple[str, ...]
+) -> PyFunction:
+    """The Python function of a scheduled IR function; tensors come by position, scalars by keyword.
+
+    ``memories`` and ``order`` (of hypers) give the order of the parameters.
+    """
+    return Lowering(function, memories, order).lowered(name, doc)
+
+
+@dataclass
+class Lowering:
+    function: ir.Function
+    memories: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.inputs = {node.name: node for node in inputs_of(self.function)}
+        whens = [e.when for e in self.function.equations if e.when]
+        self.inputs |= {n.name: n for w in whens for n in ir.walk(w) if isinstance(n, ir.Input)}
+        self.writer = Writer(self.names)
+        self.last_read = self._last_reads()
+
+    def _last_reads(self) -> dict[str, int]:
+        """The last equation that reads each input; the outputs read at the very end."""
+        found: dict[str, int] = {}
+        values = [(e.value, *([e.when] if e.when else [])) for e in self.function.equations]
+        values.append(tuple(output.value for output in self.function.outputs))
+        for index, group in enumerate(values):
+            for node in (node for value in group for node in ir.walk(value)):
+                if isinstance(node, ir.Input):
+                    found[node.name] = index
+        return found
+
+    def lowered(self, name: str, doc: tuple[str, ...]) -> PyFunction:
+        scalars = tuple(node.name for node in self.inputs.values() if node.source in SCALAR_SOURCES)
+        known = ("t", *self.order)
+        scalars = tuple(sorted(scalars, key=lambda name: known.index(name) if name in known else len(known)))
+        for scalar in scalars:
+            self.names[f"input:{scalar}"] = scalar
+        self.names["input:weight"], self.names["input:grad"] = "weight", "grad"
+        self._name_memories()
+        self.parameters = {memory: self.names.get(f"input:{memory}", "") for memory in self.memories}
+        self._name_dimensions()
+        for index, equation in enumerate(self.function.equations):
+            self._equation(index, equation)
+        returns = tuple(self._returned(output) for output in self.function.outputs)
+        reads_weight = "weight" in self.inputs or any("weight" in line for line in (*self.lines, *returns))
+        tensors = ["weight"] if reads_weight else []
+        tensors += ["grad"] if "grad" in self.inputs else []
+        read = [memory for memory in self.memories if memory in self.inputs]
+        positional = [*tensors, *(self.parameters[memory] for memory in read)]
+        return PyFunction(
+            name,
+            signature_lines(name, positional, list(scalars)),
+            doc,
+            tuple(self.lines),
+            return_lines(returns),
+            tuple(tensors) + tuple(read),
+            scalars,
+            tuple(output.name for output in self.function.outputs),
+            frozenset(self.writer.used),
+        )
+
+    # Names
+
+    def _name_memories(self) -> None:
+        for memory in self.memories:
+            if memory in self.inputs:
+                self.names[f"input:{memory}"] = self._free(python_name(memory))
+
+    def _name_dimensions(self) -> None:
+        used = [name for name in ("rows", "cols") if name in self.inputs]
+        for name in used:
+            self.names[f"input:{name}"] = self._free(name)
+        if len(used) == 2:
+            rows, cols = (self.names[f"input:{name}"] for name in used)
+            if self.names["input:rows"] != rows:
+                rows, cols = cols, rows
+            self.lines.append(f"{self.names['input:rows']}, {self.names['input:cols']} = weight.shape[-2:]")
+        elif used:
+            self.lines.append(f"{self.names[f'input:{used[0]}']} = weight.shape[{-2 if used[0] == 'rows' else -1}]")
+
+    def _free(self, wanted: str) -> str:
+        taken = set(self.names.values()) | TAKEN
+        name, count = wanted, 1
+        while name in taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+    def _name_equation(self, index: int, equation: ir.Equation) -> str:
+        """The equation's own name; that of an input which nobody reads any more may be taken over."""
+        wanted = [equation.name]
+        wanted += [output.name for output in self.function.outputs if is_ref(output.value, equation.name)]
+        for name in wanted:
+            text = python_name(name)
+            owners = [key for key, value in self.names.items() if value == text]
+            if not owners and text not in TAKEN:
+                return text
+            ends = owners and all(key.startswith("input:") for key in owners)
+            if ends and all(self._ends(key.removeprefix("input:"), index) for key in owners):
+                return text
+        return self._free(python_name(equation.name))
+
+    def _ends(self, name: str, index: int) -> bool:
+        node = self.inputs.get(name)
+        is_tensor = node is None or node.source in (ir.Source.STREAM, ir.Source.MEMORY)
+        return is_tensor and name != "grad" and self.last_read.get(name, -1) <= index
+
+    # Lines
+
+    def _equation(self, index: int, equation: ir.Equation) -> None:
+        name = self._name_equation(index, equation)
+        if equation.when is not None:
+            head = f"if {self.writer.text(equation.when)}:"
+            lines = [f"    {line}" for line in self._assigned(name, equation, WIDTH - 4)]
+            if self._continues_guard(head):
+                self.lines.extend(lines)
+            else:
+                self.lines.extend([head, *lines])
+        else:
+            self.lines.extend(self._assigned(name, equation, WIDTH))
+        self.names[equation.name] = name
+
+    def _continues_guard(self, head: str) -> bool:
+        """Whether the lines so far end in the body of the same ``if``."""
+        for line in reversed(self.lines):
+            if not line.startswith("    "):
+                return line == head
+        return False
+
+    def _assigned(self, name: str, equation: ir.Equation, width: int) -> list[str]:
+        value = equation.value
+        if not equation.in_place:
+            return self.assigned(name, value, width)
+        assert isinstance(value, ir.Apply)
+        lines, short = self.shortened(value, width, name, lambda node: self.writer.in_place(node))  # type: ignore[arg-type]
+        return [*lines, f"{name} = {short}"]
+
+    def assigned(self, name: str, value: ir.Expr, width: int) -> list[str]:
+        """``name = value`` in lines of at most ``width`` (less the indentation of a function)."""
+        text = self.writer.text(value)
+        if fits(f"{name} = {text}", width):
+            return [f"{name} = {text}"]
+        if isinstance(value, ir.Select) and value.condition.type.is_scalar_phase:
+            return [
+                f"if {self.writer.text(value.condition)}:",
+                *(f"    {line}" for line in self.assigned(name, value.then, width - 4)),
+                "else:",
+                *(f"    {line}" for line in self.assigned(name, value.otherwise, width - 4)),
+            ]
+        lines, text = self.shortened(value, width, name, self.writer.text)
+        return [*lines, f"{name} = {text}"]
+
+    def shortened(self, value: ir.Expr, width: int, name: str, write) -> tuple[list[str], str]:  # type: ignore[no-untyped-def]
+        """Lines that name parts of the value, and its text with these names."""
+        lines: list[str] = []
+        while not fits(f"{name} = {write(value)}", width):
+            found = self.part_to_name(value, name)
+            if found is None:
+                break
+            wanted, part = found
+            key = f"{name}.{len(self.names)}"
+            part_name = self._free(wanted)
+            self.names[key] = part_name
+            lines += self.assigned(part_name, part, width)
+            value = put_in(value, part, ir.Ref(key, type=part.type, span=part.span))
+        return lines, write(value)
+
+    def part_to_name(self, value: ir.Expr, name: str) -> tuple[str, ir.Expr] | None:
+        """A part worth a name of its own: the update, a denominator, or just the longest part."""
+        match value:
+            case ir.Apply(operator="sub", arguments=(_, update)) if name == "weight" and self.is_long(update):
+                return "update", update
+            case ir.Apply(operator="div", arguments=(_, denominator)) if self.is_long(denominator):
+                return "denominator", denominator
+        parts = [node for node in strict_parts(value) if self.is_long(node)]
+        if not parts:
+            return None
+        return f"{name}_part", max(parts, key=lambda node: len(self.writer.text(node)))
+
+    def is_long(self, node: ir.Expr) -> bool:
+        return isinstance(node, ir.Apply | ir.Select) and len(self.writer.text(node)) > 12
+
+    def _returned(self, output: ir.Output) -> str:
+        """An output; what lies in the buffer of another output is copied before it is given away."""
+        text = self.writer.text(output.value)
+        lent = self.buffers(output.value) - {output.name, "grad"}
+        return f"{text}.clone()" if lent else text
+
+    def buffers(self, expr: ir.Expr) -> set[str]:
+        """The inputs in whose storage a value may lie."""
+        match expr:
+            case ir.Input(name=name):
+                return {name}
+            case ir.Ref(name=name):
+                equation = next(e for e in self.function.equations if e.name == name)
+                if equation.in_place:
+                    assert isinstance(equation.value, ir.Apply)
+                    return self.buffers(equation.value.arguments[0])
+                return self.buffers(equation.value)
+            case ir.Apply(operator="fill" | "transpose", arguments=(inner,)):
+                return set() if inner.type.is_scalar_phase else self.buffers(inner)
+            case ir.Select() if expr.condition.type.is_scalar_phase:
+                return self.buffers(expr.then) | self.buffers(expr.otherwise)
+            case _:
+                return set()
+
+
+def signature_lines(
+    name: str, positional: list[str], keywords: list[str], width: int = WIDTH, returns: str = ""
+) -> tuple[str, ...]:
+    """``def name(positional, *, keywords):``, one parameter a line where it is long."""
+    parameters = [*positional, *(["*", *keywords] if keywords else [])]
+    flat = f"def {name}({', '.join(parameters)}){returns}:"
+    if len(flat) <= width:
+        return (flat,)
+    return (f"def {name}(", *(f"    {parameter}," for parameter in parameters), f"){returns}:")
+
+
+def return_lines(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The returned tuple."""
+    flat = f"return ({values[0]},)" if len(values) == 1 else f"return {', '.join(values)}"
+    if fits(flat, WIDTH):
+        return (flat,)
+    return ("return (", *(f"    {value}," for value in values), ")")
+
+
+def fits(text: str, width: int) -> bool:
+    return len(text) + 4 <= width
+
+
+def is_ref(expr: ir.Expr, name: str) -> bool:
+    return isinstance(expr, ir.Ref) and expr.name == name
+
+
+def strict_parts(value: ir.Expr) -> list[ir.Expr]:
+    """All nodes below the root except those in the branches of a choice made in Python."""
+    found: list[ir.Expr] = []
+    stack = list(strict_children(value))
+    while stack:
+        node = stack.pop()
+        found.append(node)
+        stack.extend(strict_children(node))
+    return found
+
+
+def strict_children(node: ir.Expr) -> tuple[ir.Expr, ...]:
+    if isinstance(node, ir.Select) and node.condition.type.is_scalar_phase:
+        return (node.condition,)
+    return ir.children(node)
+
+
+def put_in(value: ir.Expr, part: ir.Expr, name: ir.Ref) -> ir.Expr:
+    """The value with every occurrence of ``part`` below its root replaced."""
+
+    def change(node: ir.Expr) -> ir.Expr:
+        return name if node == part else ir.map_children(change, node)
+
+    return ir.map_children(change, value)
