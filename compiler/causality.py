@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optforge.compiler import ir
 from optforge.dsl import errors
-from optforge.dsl.diagnostics import Label
+from optforge.dsl.diagnostics import Diagnostic, Label
 
 
 def dependencies(equations: Iterable[ir.Equation]) -> dict[str, list[str]]:
@@ -37,11 +37,11 @@ def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[l
     return order, cycles
 
 
-def instantaneous_cycles(function: ir.Function) -> list[errors.Diagnostic]:
+def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
     """A diagnostic for each cycle of equations that need each other within one step."""
     spans = {equation.name: equation.span for equation in function.equations}
     _, cycles = ordered(dependencies(function.equations), spans)
-    found = {}
+    found: dict[frozenset[str], Diagnostic] = {}
     for cycle in cycles:
         labels = [Label(spans[name], f"`{name}` is part of the cycle") for name in cycle[1:-1]]
         key = frozenset(cycle)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optforge.compiler import ir
+from optforge.compiler.causality import inputs_of
 from optforge.compiler.constants import compute
 from optforge.compiler.ops import OPERATORS, SETTINGS
 from optforge.compiler.types import Dim, Type, Universe
@@ -107,7 +108,8 @@ class Parameter:
     def size(self, wanted: Type) -> tuple[int, int]:
         assert wanted.shape is not None
         rows, cols = self.weight.shape
-        return tuple({Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}[dim] for dim in wanted.shape)  # type: ignore[return-value]
+        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
+        return size[wanted.shape[0]], size[wanted.shape[1]]
 
     def start(self, grad: Array | None, hypers: Values) -> None:
         """Give every memory its first value."""
@@ -168,12 +170,18 @@ def fire_event(
     """The event for every parameter whose rule has it."""
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
         for event in parameter.rule.events:
-            if event.name == name:
+            if event.name == name and (grad is not None or not reads_grad(parameter.rule, event)):
                 matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
                 inputs = {**parameter.inputs(matrix, values), **arguments, "t": float(parameter.fired[name])}
                 apply_outputs(parameter, evaluate_function(event.function, inputs))
+
+
+def reads_grad(rule: ir.Rule, event: ir.Event) -> bool:
+    """Whether the event, or a first value that it may have to compute, needs the gradient."""
+    functions = [event.function] + ([rule.initial] if rule.initial else [])
+    return any(node.name == "grad" for function in functions for node in inputs_of(function))
 
 
 def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:

@@ -331,7 +331,7 @@ def scalar_power(x: float, y: float) -> float:
     result = x**y
     if isinstance(result, complex):
         raise ValueError("fractional power of a negative number")
-    return result
+    return float(result)
 
 
 GRAM = Parameter("s", Want.GRAM)

@@ -7,14 +7,13 @@ equation. What comes out still has ``prev`` nodes and no types.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from optforge.compiler import ir
 from optforge.compiler.flatten import (
     ROLES,
     Block,
-    Definition,
     FlatEvent,
     FlatOptimizer,
     FlatRule,
@@ -23,66 +22,17 @@ from optforge.compiler.flatten import (
     collect_rules,
     flatten_optimizer,
 )
-from optforge.compiler.inline import CLAIM_FORMS, UNIVERSAL, Equations, Place, number, overrides_prelude, universal
+from optforge.compiler.hypers import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
+from optforge.compiler.inline import Equations, Place, number, overrides_prelude
 from optforge.compiler.library import Report, Scope, scope_of
+from optforge.compiler.machine import Machine, equation_lines
 from optforge.compiler.names import require_usable_function_name, require_usable_name
-from optforge.compiler.types import Kind, Universe
+from optforge.compiler.raw import RawDeclaration, RawEvent, RawProgram, RawRule
+from optforge.compiler.types import Universe
 from optforge.dsl import ast, errors
-from optforge.dsl.printer import print_expression
 from optforge.dsl.source import Span
 
 TENSOR_WORDS = {"tensor", "rest", "vector"}
-
-
-@dataclass(frozen=True, slots=True)
-class RawEvent:
-    name: str
-    parameters: tuple[ir.Hyper, ...]
-    function: ir.Function
-    doc: str
-
-
-@dataclass(frozen=True, slots=True)
-class RawRule:
-    """A rule with ``prev`` still in place; memory inputs named ``owner:stream`` read another machine's stream."""
-
-    name: str
-    roles: tuple[str, ...]
-    words: tuple[str, ...]
-    universe: Universe
-    step: ir.Function
-    events: tuple[RawEvent, ...]
-    claims: tuple[ir.Claim, ...]
-    text: tuple[str, ...]
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class RawDeclaration:
-    """An optimizer, penalty or schedule (one rule, no roles); ``kind`` says which."""
-
-    kind: str
-    name: str
-    doc: str
-    hypers: tuple[ir.Hyper, ...]
-    requirements: tuple[ir.Requirement, ...]
-    rules: tuple[RawRule, ...]
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class RawProgram:
-    doc: str
-    declarations: tuple[RawDeclaration, ...]
-
-
-@dataclass
-class Hypers:
-    """The hypers of an optimizer as its rules see them, and what is visible from outside."""
-
-    values: dict[str, ir.Expr] = field(default_factory=dict)
-    visible: dict[str, ir.Hyper] = field(default_factory=dict)
-    requirements: list[ir.Requirement] = field(default_factory=list)
 
 
 def resolve_file(file: ast.File, folder: Path | None, report: Report) -> RawProgram:
@@ -140,92 +90,6 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
     return RawDeclaration(
         "optimizer", flat.name, flat.doc, tuple(hypers.visible.values()), tuple(hypers.requirements), rules, flat.span
     )
-
-
-def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) -> Hypers:
-    """Hypers of a declaration itself: each is an input of its own name."""
-    hypers = Hypers()
-    for name, (node, _) in declared.items():
-        require_usable_name(node.name, "hyperparameter", report)
-        hypers.visible[name] = resolve_hyper(name, node, report)
-        hypers.values[name] = ir.Input(name, ir.Source.HYPER)
-    for name, (node, scope) in declared.items():
-        add_requirement(name, node, scope, hypers.values, hypers.requirements, report)
-    return hypers
-
-
-def resolve_hyper(name: str, node: ast.Hyper, report: Report) -> ir.Hyper:
-    default = resolve_default(node, report) if node.default else None
-    kind = default.type.kind if default else Kind.NUMBER
-    if default is None and isinstance(node.condition, ast.Member) and isinstance(node.condition.choices, ast.Tuple):
-        kind = Kind.TEXT if isinstance(node.condition.choices.items[0], ast.Text) else kind
-    if kind is Kind.TEXT and not isinstance(node.condition, ast.Member):
-        help_text = f'needs the set of its values: `where {name} in ("...", "...")`'
-        report(errors.bad_default(name, help_text, node.default.span if node.default else node.span))
-    return ir.Hyper(name, default, kind, node.doc.value if node.doc else "", node.name.span)
-
-
-def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
-    """The literal of a default: a number (possibly negative), true, false or a string."""
-    match node.default:
-        case ast.Number() | ast.Boolean() | ast.Text() as simple:
-            place = Place(Scope(None), lambda name: number("0", name.span), Equations(), report, "", "")
-            literal = place.expression(simple)
-            return literal if isinstance(literal, ir.Literal) else None
-        case ast.Unary(operator="-", operand=ast.Number(spelling=spelling)):
-            return number(f"-{spelling}", node.default.span)
-        case ast.Name(name="pi"):
-            return number("3.141592653589793", node.default.span)
-        case None:
-            return None
-        case _:
-            report(errors.bad_default(node.name.name, "must be a number, true, false or a string", node.default.span))
-            return None
-
-
-def add_requirement(
-    name: str,
-    node: ast.Hyper,
-    scope: Scope,
-    values: Mapping[str, ir.Expr],
-    requirements: list[ir.Requirement],
-    report: Report,
-    prefix: str = "",
-) -> None:
-    """The condition of a hyper, in terms of what its names stand for."""
-    if node.condition is None:
-        return
-    equations = Equations()
-    lookup = hyper_lookup(values, report)
-    place = Place(scope, lookup, equations, report, "", "", memory=False, totals=False, what="a condition")
-    condition = written_out(place.expression(node.condition), equations)
-    subject = values[node.name.name]
-    shown = subject.name if isinstance(subject, ir.Input) else f"{prefix}{name}"
-    requirement = ir.Requirement(shown, subject, condition, node.condition.span)
-    if not any(other.condition == condition for other in requirements):
-        requirements.append(requirement)
-
-
-def hyper_lookup(values: Mapping[str, ir.Expr], report: Report):  # type: ignore[no-untyped-def]
-    """Lookup for places that see hypers and nothing else."""
-
-    def lookup(name: ast.Name) -> ir.Expr:
-        known = values.get(name.name) or (universal(name) if name.name == "pi" else None)
-        if known is None:
-            report(errors.unknown_name(name.name, name.span, values))
-            return number("0", name.span)
-        return known
-
-    return lookup
-
-
-def written_out(expr: ir.Expr, equations: Equations) -> ir.Expr:
-    """The expression with the equations its calls left behind put back in."""
-
-    def put_back(node: ir.Expr) -> ir.Expr:
-        return written_out(equations.found[node.name].value, equations) if isinstance(node, ir.Ref) else node
-
-    return ir.transform(put_back, expr)
 
 
 def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tuple[str, ...]) -> tuple[RawRule, ...]:
@@ -292,15 +156,6 @@ def resolve_rule(
     )
 
 
-def equation_lines(block: Block) -> list[str]:
-    """The equations as the spec says them, replaced ones left out."""
-    return [
-        f"{definition.name.name} {arrow} {print_expression(definition.value)}"
-        for arrow, definitions in (("=", block.bindings), ("<-", block.updates))
-        for definition in definitions.values()
-    ]
-
-
 def resolve_event(
     event: FlatEvent,
     rule: Block,
@@ -322,130 +177,6 @@ def resolve_event(
     return RawEvent(name.name, tuple(parameters), machine.function(universe), doc)
 
 
-class Machine:
-    """The equations of a rule, event, schedule or penalty, with the names they see."""
-
-    def __init__(
-        self,
-        block: Block,
-        events: Mapping[str, FlatEvent],
-        owner: str,
-        hypers: Mapping[str, ir.Expr],
-        report: Report,
-        rule: Block | None = None,
-        arguments: tuple[str, ...] = (),
-        what: str = "a rule",
-        streams: bool = True,
-    ) -> None:
-        self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
-        self.arguments, self.what, self.streams = arguments, what, streams
-        self.equations = Equations()
-        self.foreign: set[str] = set()
-        self.visible_elsewhere = {
-            stream: f"{name}:{stream}" for name, event in events.items() for stream in event.block.bindings
-        }
-        if rule is not None:
-            self.visible_elsewhere |= {stream: f"step:{stream}" for stream in rule.bindings}
-        for name in block.bindings:
-            self.equations.fresh(name)
-            self.equations.define(name, number("0", block.bindings[name].name.span), block.bindings[name].name.span)
-
-    def check_names(self) -> None:
-        for name, definition in self.block.bindings.items():
-            require_usable_name(definition.name, "value", self.report)
-            if name in self.hypers or name in self.arguments:
-                hyper = self.hypers.get(name)
-                span = hyper.span if hyper is not None else definition.name.span
-                self.report(errors.duplicate("value", name, definition.name.span, span))
-
-    def function(self, universe: Universe) -> ir.Function:
-        for name, definition in self.block.bindings.items():
-            self.equations.define(name, self.value_of(definition, name, name), definition.name.span)
-        outputs = [
-            ir.Output(name, self.value_of(definition, name, name)) for name, definition in self.block.updates.items()
-        ]
-        equations = tuple(self.equations.found.values())
-        return ir.Function(self.owner, universe, equations, tuple(outputs))
-
-    def value_of(self, definition: Definition, binding: str, path: str) -> ir.Expr:
-        return self.place(definition, binding, path).expression(definition.value)
-
-    def place(self, definition: Definition, binding: str, path: str) -> Place:
-        def lookup(name: ast.Name) -> ir.Expr:
-            return self.lookup(name, definition, binding, path)
-
-        return Place(
-            definition.scope, lookup, self.equations, self.report, binding, path,
-            memory=self.streams, totals=self.streams, what=self.what,
-        )  # fmt: skip
-
-    def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
-        text = name.name
-        if text == "super":
-            return self.super_value(name, definition, binding, path)
-        if text in self.arguments:
-            return ir.Input(text, ir.Source.ARGUMENT)
-        if text in self.block.bindings:
-            return ir.Ref(text)
-        found = universal(name) or self.hypers.get(text)
-        if found is not None:
-            return found
-        if text in self.visible_elsewhere:
-            self.foreign.add(self.visible_elsewhere[text])
-            return ir.Input(self.visible_elsewhere[text], ir.Source.MEMORY)
-        known = [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
-        self.report(errors.unknown_name(text, name.span, known))
-        return number("0", name.span)
-
-    def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
-        if definition.below is None:
-            reason = "it stands for the equation of the same name in the base, and there is none"
-            self.report(errors.no_super(reason, name.span))
-            return number("0", name.span)
-        below = f"{path}.super"
-        if below not in self.equations.found:
-            self.equations.fresh(below)
-            value = self.value_of(definition.below, binding, below)
-            self.equations.define(below, value, definition.below.name.span)
-        return ir.Ref(below)
-
-    def claims(self) -> tuple[ir.Claim, ...]:
-        """Claims read the rule's streams; what their calls leave behind is written out in them."""
-        found = []
-        for node, scope in self.block.claims:
-            form, promise = "comparison", node.promise
-            if isinstance(promise, ast.Call) and promise.function.name in CLAIM_FORMS:
-                form = promise.function.name
-                if len(promise.arguments) != 1 or promise.keywords:
-                    self.report(errors.bad_claim(f"`{form}` takes one argument", node.span))
-                    continue
-                promise = promise.arguments[0]
-            elif not isinstance(promise, ast.Comparison):
-                self.report(errors.bad_claim("a claim is a comparison or one of the special forms", node.span))
-                continue
-            found.append(self.claim(node, form, promise, scope))
-        return tuple(found)
-
-    def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope) -> ir.Claim:
-        text = print_expression(node.promise)
-        if form == "equivariant" and not (isinstance(promise, ast.Name) and promise.name in ("rows", "cols")):
-            self.report(errors.bad_claim("`equivariant` takes `rows` or `cols`", node.span))
-        local = Equations()
-        definition = Definition(ast.Identifier("claim"), promise, scope)
-        place = replace(
-            self.place(definition, "claim", "claim"), equations=local, memory=False, totals=False, what="a claim"
-        )
-        value = place.expression(promise)
-        names = set(local.found)
-
-        def put_back(expr: ir.Expr) -> ir.Expr:
-            if isinstance(expr, ir.Ref) and expr.name in names:
-                return ir.transform(put_back, local.found[expr.name].value)
-            return expr
-
-        return ir.Claim(text, form, ir.transform(put_back, value), node.span)
-
-
 # Delegates
 
 
@@ -465,7 +196,7 @@ def resolve_delegate(
     flat = flatten_optimizer(*found, report)
     inner = delegate_hypers(rule, node, scope, flat, hypers, report)
     rules = resolve_rules(flat, inner, report, path)
-    chosen = []
+    chosen: list[RawRule] = []
     for candidate in rules:
         shared = tuple(role for role in roles if role in candidate.roles)
         if shared:
@@ -477,59 +208,6 @@ def resolve_delegate(
             report(errors.delegate_without_rule(flat.name, role, node.optimizer.span))
     adopt_hypers(chosen, inner, hypers)
     return chosen
-
-
-def delegate_hypers(
-    rule: FlatRule, node: ast.Delegate, scope: Scope, flat: FlatOptimizer, outer: Hypers, report: Report
-) -> Hypers:
-    """What each hyper of the used optimizer stands for: the value bound here, or a visible hyper of its own."""
-    bound: dict[str, ir.Expr] = {}
-    if node.arguments:
-        signature = f"{flat.name}(hyper=value, ...)"
-        report(errors.wrong_arity(flat.name, signature, "takes its hypers by name", node.arguments[0].span))
-    for keyword, value in node.keywords:
-        if keyword.name not in flat.hypers:
-            report(errors.bad_keyword(flat.name, keyword.name, "has no hyperparameter", keyword.span, flat.hypers))
-            continue
-        if keyword.name in bound:
-            report(errors.bad_keyword(flat.name, keyword.name, "is given twice the argument", keyword.span, ()))
-        equations = Equations()
-        place = Place(
-            scope, hyper_lookup(outer.values, report), equations, report, "", "",
-            memory=False, totals=False, what="the arguments of `use`",
-        )  # fmt: skip
-        bound[keyword.name] = written_out(place.expression(value), equations)
-    inner = Hypers()
-    for name, (declared, _) in flat.hypers.items():
-        if name in bound:
-            inner.values[name] = bound[name]
-        else:
-            visible = f"{rule.words[0]}_{name}"
-            inner.values[name] = ir.Input(visible, ir.Source.HYPER)
-            inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
-    for name, (declared, declared_scope) in flat.hypers.items():
-        add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report, f"{rule.words[0]}_")
-    return inner
-
-
-def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers) -> None:
-    """Show outside the hypers of a used optimizer that the chosen rules read, with their conditions."""
-    used = {
-        node.name
-        for rule in rules
-        for function in (rule.step, *(event.function for event in rule.events))
-        for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs))
-        for node in ir.walk(value)
-        if isinstance(node, ir.Input) and node.source is ir.Source.HYPER
-    }
-    for requirement in inner.requirements:
-        names = {n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input)}
-        is_new = all(requirement.condition != other.condition for other in outer.requirements)
-        if is_new and names <= used | set(outer.visible):
-            outer.requirements.append(requirement)
-    for name, hyper in inner.visible.items():
-        if name in used:
-            outer.visible[name] = hyper
 
 
 # Schedules and penalties

@@ -14,7 +14,7 @@ from optforge.compiler.causality import dependencies, inputs_of, instantaneous_c
 from optforge.compiler.library import Report
 from optforge.compiler.memories import Slot, collect_slots, name_slots, root_of
 from optforge.compiler.ops import OPERATORS
-from optforge.compiler.resolve import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.dsl import errors
 
@@ -37,7 +37,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
                 report(problem)
     if report.failed:
         return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
-    rules = tuple(RuleStreams(rule, len(raw.rules) > 1, report).rule(raw.kind) for rule in raw.rules)
+    rules = tuple(RuleStreams(each, len(raw.rules) > 1, report).rule(raw.kind) for each in raw.rules)
     warn_unused(raw, rules, report)
     match raw.kind:
         case "optimizer":
@@ -45,9 +45,9 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
         case "penalty":
             return ir.Penalty(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
         case _:
-            (rule,) = rules
-            text = rule.equations_text
-            return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, rule.step, text, rule.claims)
+            (only,) = rules
+            text = only.equations_text
+            return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, only.step, text, only.claims)
 
 
 def fitted(value: ir.Expr, wanted: Type) -> ir.Expr:

@@ -12,7 +12,7 @@ from optforge.compiler import ir
 from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
 from optforge.compiler.infer import BOTTOM, Inference, Reporter
 from optforge.compiler.library import Report
-from optforge.compiler.resolve import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe, broadcast, describe
 from optforge.dsl import errors
 

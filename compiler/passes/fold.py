@@ -50,9 +50,8 @@ def all_literals(node: ir.Apply) -> bool:
 def computed(node: ir.Apply) -> ir.Expr:
     """The literal that the operator gives on literals; the node itself where there is none."""
     try:
-        value = decimal_value(node)
-        if value is None:
-            value = evaluate_constant(node, {})
+        exact = decimal_value(node)
+        value = evaluate_constant(node, {}) if exact is None else exact
     except ArithmeticProblem:
         return node
     if isinstance(value, bool):

@@ -48,19 +48,21 @@ class Sharing:
     def shared(self) -> ir.Function:
         for equation in self.function.equations:
             self.named.setdefault(self.number(equation.value), equation.name)
-        for value in self._roots():
-            self.count(value, strict=True)
-        equations = []
+        for root in self._roots():
+            self.count(root, strict=True)
+        equations: list[ir.Equation] = []
         for equation in self.function.equations:
-            owner = self.named.get(self.number(equation.value))
-            if owner != equation.name and owner is not None and self.is_shareable(equation.value):
-                value: ir.Expr = ir.Ref(owner, type=equation.value.type, span=equation.value.span)
-            else:
-                value = ir.map_children(lambda child, name=equation.name: self.rewritten(child, name), equation.value)  # type: ignore[misc]
-            equations.extend(self.added.pop(equation.name, []))
-            equations.append(replace(equation, value=value))
+            changed = replace(equation, value=self._right_side(equation))
+            equations += [*self.added.pop(equation.name, []), changed]
         outputs = tuple(replace(output, value=self.rewritten(output.value, "")) for output in self.function.outputs)
         return replace(self.function, equations=(*equations, *self.added.pop("", [])), outputs=outputs)
+
+    def _right_side(self, equation: ir.Equation) -> ir.Expr:
+        """The equation's value with shared parts as names; a name altogether where another equation has it."""
+        owner = self.named.get(self.number(equation.value), equation.name)
+        if owner != equation.name and self.is_shareable(equation.value):
+            return ir.Ref(owner, type=equation.value.type, span=equation.value.span)
+        return ir.map_children(lambda child: self.rewritten(child, equation.name), equation.value)
 
     def _roots(self) -> list[ir.Expr]:
         return [equation.value for equation in self.function.equations] + [o.value for o in self.function.outputs]

@@ -60,8 +60,9 @@ class Writer:
         written, own = self._written(expr)
         return f"({written})" if own < level else written
 
-    def in_place(self, expr: ir.Apply) -> str:
+    def in_place(self, expr: ir.Expr) -> str:
         """The expression with its outermost operator overwriting its first argument."""
+        assert isinstance(expr, ir.Apply)
         pattern = OPERATORS[expr.operator].in_place
         assert pattern is not None
         return self._filled(pattern, expr.arguments)[0]

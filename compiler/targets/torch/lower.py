@@ -71,7 +71,8 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
     lowered = [lower_declaration(each, len(program.declarations) > 1) for each in program.declarations]
     functions = tuple(function for _, own in lowered for function in own)
     classes = tuple(each for each, _ in lowered)
-    used = {name for each in (*functions, *classes) for name in uses_of(each)}
+    used = {name for function in functions for name in function.used}
+    used |= {name for each in classes for name in each.uses}
     return PyModule(
         docstring((*doc_lines(program.doc or "A generated module."), "", *wrapped(origin))),
         import_lines(used),
@@ -79,10 +80,6 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
         functions,
         classes,
     )
-
-
-def uses_of(part: PyFunction | PyClass) -> set[str]:
-    return set(part.used) if isinstance(part, PyFunction) else part.uses
 
 
 def import_lines(used: set[str]) -> tuple[str, ...]:

@@ -229,16 +229,18 @@ def orthogonalize(
 def _frobenius_norm(x: Tensor) -> Tensor:
     """(..., 1, 1); summed in float64, since squares of small float32 numbers vanish."""
     sums = x.dtype if x.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=sums).to(x.dtype)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=sums)
+    return norm.to(x.dtype)
 
 
 def _gram_pays(x: Tensor, triples: Triples) -> bool:
-    """Whether the Gram form is cheaper for x (batch, k, l) and known to be accurate.
+    """Whether the Gram form is cheaper for x (batch, k, l) and accurate enough.
 
-    It squares the condition number, which bfloat16 and TF32 do not survive; verified for the default coefficients.
+    It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has been
+    verified for the default coefficients only.
     """
-    exact = x.dtype == torch.float64 or (x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest")
-    return exact and x.shape[-1] > 1.6 * x.shape[-2] and all(triple == NEWTON_SCHULZ for triple in triples)
+    single = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return single and x.shape[-1] > 1.6 * x.shape[-2] and all(triple == NEWTON_SCHULZ for triple in triples)
 
 
 def _iterate(x: Tensor, triples: Triples) -> Tensor:
@@ -286,7 +288,7 @@ def _polar_factor(x: Tensor) -> Tensor:
     return cast(Tensor, u @ vh)
 
 
-def inverse_root(s: Tensor, p: float, eps: float) -> Tensor:
+def inverse_root(s: Tensor, p: float, eps: float = 1e-12) -> Tensor:
     """(sym(s) + eps)^(-1/p) of each square matrix of s (..., n, n), negative eigenvalues counted as zero."""
 
     def root(symmetric: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ in Python that does not fit becomes an ``if`` statement.
 from __future__ import annotations
 
 import keyword
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from optforge.compiler import ir
@@ -180,7 +181,7 @@ class Lowering:
         if not equation.in_place:
             return self.assigned(name, value, width)
         assert isinstance(value, ir.Apply)
-        lines, short = self.shortened(value, width, name, lambda node: self.writer.in_place(node))  # type: ignore[arg-type]
+        lines, short = self.shortened(value, width, name, self.writer.in_place)
         return [*lines, f"{name} = {short}"]
 
     def assigned(self, name: str, value: ir.Expr, width: int) -> list[str]:
@@ -198,7 +199,9 @@ class Lowering:
         lines, text = self.shortened(value, width, name, self.writer.text)
         return [*lines, f"{name} = {text}"]
 
-    def shortened(self, value: ir.Expr, width: int, name: str, write) -> tuple[list[str], str]:  # type: ignore[no-untyped-def]
+    def shortened(
+        self, value: ir.Expr, width: int, name: str, write: Callable[[ir.Expr], str]
+    ) -> tuple[list[str], str]:
         """Lines that name parts of the value, and its text with these names."""
         lines: list[str] = []
         while not fits(f"{name} = {write(value)}", width):

@@ -1,0 +1,166 @@
+"""Hyperparameters: their kinds, defaults and conditions, and what ``use`` binds or shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from optforge.compiler import ir
+from optforge.compiler.flatten import FlatOptimizer, FlatRule
+from optforge.compiler.inline import Equations, Lookup, Place, number, universal
+from optforge.compiler.library import Report, Scope
+from optforge.compiler.names import require_usable_name
+from optforge.compiler.raw import RawRule
+from optforge.compiler.types import Kind
+from optforge.dsl import ast, errors
+
+
+@dataclass
+class Hypers:
+    """The hypers of an optimizer as its rules see them, and what is visible from outside."""
+
+    values: dict[str, ir.Expr] = field(default_factory=dict)
+    visible: dict[str, ir.Hyper] = field(default_factory=dict)
+    requirements: list[ir.Requirement] = field(default_factory=list)
+
+
+def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) -> Hypers:
+    """Hypers of a declaration itself: each is an input of its own name."""
+    hypers = Hypers()
+    for name, (node, _) in declared.items():
+        require_usable_name(node.name, "hyperparameter", report)
+        hypers.visible[name] = resolve_hyper(name, node, report)
+        hypers.values[name] = ir.Input(name, ir.Source.HYPER)
+    for name, (node, scope) in declared.items():
+        add_requirement(name, node, scope, hypers.values, hypers.requirements, report)
+    return hypers
+
+
+def resolve_hyper(name: str, node: ast.Hyper, report: Report) -> ir.Hyper:
+    default = resolve_default(node, report) if node.default else None
+    kind = default.type.kind if default else Kind.NUMBER
+    if default is None and isinstance(node.condition, ast.Member) and isinstance(node.condition.choices, ast.Tuple):
+        kind = Kind.TEXT if isinstance(node.condition.choices.items[0], ast.Text) else kind
+    if kind is Kind.TEXT and not isinstance(node.condition, ast.Member):
+        help_text = f'needs the set of its values: `where {name} in ("...", "...")`'
+        report(errors.bad_default(name, help_text, node.default.span if node.default else node.span))
+    return ir.Hyper(name, default, kind, node.doc.value if node.doc else "", node.name.span)
+
+
+def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
+    """The literal of a default: a number (possibly negative), true, false or a string."""
+    match node.default:
+        case ast.Number() | ast.Boolean() | ast.Text() as simple:
+            place = Place(Scope(None), lambda name: number("0", name.span), Equations(), report, "", "")
+            literal = place.expression(simple)
+            return literal if isinstance(literal, ir.Literal) else None
+        case ast.Unary(operator="-", operand=ast.Number(spelling=spelling)):
+            return number(f"-{spelling}", node.default.span)
+        case ast.Name(name="pi"):
+            return number("3.141592653589793", node.default.span)
+        case None:
+            return None
+        case _:
+            report(errors.bad_default(node.name.name, "must be a number, true, false or a string", node.default.span))
+            return None
+
+
+def add_requirement(
+    name: str,
+    node: ast.Hyper,
+    scope: Scope,
+    values: Mapping[str, ir.Expr],
+    requirements: list[ir.Requirement],
+    report: Report,
+    prefix: str = "",
+) -> None:
+    """The condition of a hyper, in terms of what its names stand for."""
+    if node.condition is None:
+        return
+    equations = Equations()
+    lookup = hyper_lookup(values, report)
+    place = Place(scope, lookup, equations, report, "", "", memory=False, totals=False, what="a condition")
+    condition = written_out(place.expression(node.condition), equations)
+    subject = values[node.name.name]
+    shown = subject.name if isinstance(subject, ir.Input) else f"{prefix}{name}"
+    requirement = ir.Requirement(shown, subject, condition, node.condition.span)
+    if not any(other.condition == condition for other in requirements):
+        requirements.append(requirement)
+
+
+def hyper_lookup(values: Mapping[str, ir.Expr], report: Report) -> Lookup:
+    """Lookup for places that see hypers and nothing else."""
+
+    def lookup(name: ast.Name) -> ir.Expr:
+        known = values.get(name.name) or (universal(name) if name.name == "pi" else None)
+        if known is None:
+            report(errors.unknown_name(name.name, name.span, values))
+            return number("0", name.span)
+        return known
+
+    return lookup
+
+
+def written_out(expr: ir.Expr, equations: Equations) -> ir.Expr:
+    """The expression with the equations its calls left behind put back in."""
+
+    def put_back(node: ir.Expr) -> ir.Expr:
+        return written_out(equations.found[node.name].value, equations) if isinstance(node, ir.Ref) else node
+
+    return ir.transform(put_back, expr)
+
+
+# Delegates
+
+
+def delegate_hypers(
+    rule: FlatRule, node: ast.Delegate, scope: Scope, flat: FlatOptimizer, outer: Hypers, report: Report
+) -> Hypers:
+    """What each hyper of the used optimizer stands for: the value bound here, or a visible hyper of its own."""
+    bound: dict[str, ir.Expr] = {}
+    if node.arguments:
+        signature = f"{flat.name}(hyper=value, ...)"
+        report(errors.wrong_arity(flat.name, signature, "takes its hypers by name", node.arguments[0].span))
+    for keyword, value in node.keywords:
+        if keyword.name not in flat.hypers:
+            report(errors.bad_keyword(flat.name, keyword.name, "has no hyperparameter", keyword.span, flat.hypers))
+            continue
+        if keyword.name in bound:
+            report(errors.bad_keyword(flat.name, keyword.name, "is given twice the argument", keyword.span, ()))
+        equations = Equations()
+        place = Place(
+            scope, hyper_lookup(outer.values, report), equations, report, "", "",
+            memory=False, totals=False, what="the arguments of `use`",
+        )  # fmt: skip
+        bound[keyword.name] = written_out(place.expression(value), equations)
+    inner = Hypers()
+    for name, (declared, _) in flat.hypers.items():
+        if name in bound:
+            inner.values[name] = bound[name]
+        else:
+            visible = f"{rule.words[0]}_{name}"
+            inner.values[name] = ir.Input(visible, ir.Source.HYPER)
+            inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
+    for name, (declared, declared_scope) in flat.hypers.items():
+        add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report, f"{rule.words[0]}_")
+    return inner
+
+
+def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers) -> None:
+    """Show outside the hypers of a used optimizer that the chosen rules read, with their conditions."""
+    used = {
+        node.name
+        for rule in rules
+        for function in (rule.step, *(event.function for event in rule.events))
+        for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs))
+        for node in ir.walk(value)
+        if isinstance(node, ir.Input) and node.source is ir.Source.HYPER
+    }
+    for requirement in inner.requirements:
+        names = {n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input)}
+        is_new = all(requirement.condition != other.condition for other in outer.requirements)
+        if is_new and names <= used | set(outer.visible):
+            outer.requirements.append(requirement)
+    for name, hyper in inner.visible.items():
+        if name in used:
+            outer.visible[name] = hyper

@@ -1,0 +1,148 @@
+"""The equations of one rule, event, schedule or penalty, with the names they see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from optforge.compiler import ir
+from optforge.compiler.flatten import Block, Definition, FlatEvent
+from optforge.compiler.inline import CLAIM_FORMS, UNIVERSAL, Equations, Place, number, universal
+from optforge.compiler.library import Report, Scope
+from optforge.compiler.names import require_usable_name
+from optforge.compiler.types import Universe
+from optforge.dsl import ast, errors
+from optforge.dsl.printer import print_expression
+
+
+def equation_lines(block: Block) -> list[str]:
+    """The equations as the spec says them, replaced ones left out."""
+    return [
+        f"{definition.name.name} {arrow} {print_expression(definition.value)}"
+        for arrow, definitions in (("=", block.bindings), ("<-", block.updates))
+        for definition in definitions.values()
+    ]
+
+
+class Machine:
+    """The equations of a rule, event, schedule or penalty, with the names they see."""
+
+    def __init__(
+        self,
+        block: Block,
+        events: Mapping[str, FlatEvent],
+        owner: str,
+        hypers: Mapping[str, ir.Expr],
+        report: Report,
+        rule: Block | None = None,
+        arguments: tuple[str, ...] = (),
+        what: str = "a rule",
+        streams: bool = True,
+    ) -> None:
+        self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
+        self.arguments, self.what, self.streams = arguments, what, streams
+        self.equations = Equations()
+        self.foreign: set[str] = set()
+        self.visible_elsewhere = {
+            stream: f"{name}:{stream}" for name, event in events.items() for stream in event.block.bindings
+        }
+        if rule is not None:
+            self.visible_elsewhere |= {stream: f"step:{stream}" for stream in rule.bindings}
+        for name in block.bindings:
+            self.equations.fresh(name)
+            self.equations.define(name, number("0", block.bindings[name].name.span), block.bindings[name].name.span)
+
+    def check_names(self) -> None:
+        for name, definition in self.block.bindings.items():
+            require_usable_name(definition.name, "value", self.report)
+            if name in self.hypers or name in self.arguments:
+                hyper = self.hypers.get(name)
+                span = hyper.span if hyper is not None else definition.name.span
+                self.report(errors.duplicate("value", name, definition.name.span, span))
+
+    def function(self, universe: Universe) -> ir.Function:
+        for name, definition in self.block.bindings.items():
+            self.equations.define(name, self.value_of(definition, name, name), definition.name.span)
+        outputs = [
+            ir.Output(name, self.value_of(definition, name, name)) for name, definition in self.block.updates.items()
+        ]
+        equations = tuple(self.equations.found.values())
+        return ir.Function(self.owner, universe, equations, tuple(outputs))
+
+    def value_of(self, definition: Definition, binding: str, path: str) -> ir.Expr:
+        return self.place(definition, binding, path).expression(definition.value)
+
+    def place(self, definition: Definition, binding: str, path: str) -> Place:
+        def lookup(name: ast.Name) -> ir.Expr:
+            return self.lookup(name, definition, binding, path)
+
+        return Place(
+            definition.scope, lookup, self.equations, self.report, binding, path,
+            memory=self.streams, totals=self.streams, what=self.what,
+        )  # fmt: skip
+
+    def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
+        text = name.name
+        if text == "super":
+            return self.super_value(name, definition, binding, path)
+        if text in self.arguments:
+            return ir.Input(text, ir.Source.ARGUMENT)
+        if text in self.block.bindings:
+            return ir.Ref(text)
+        found = universal(name) or self.hypers.get(text)
+        if found is not None:
+            return found
+        if text in self.visible_elsewhere:
+            self.foreign.add(self.visible_elsewhere[text])
+            return ir.Input(self.visible_elsewhere[text], ir.Source.MEMORY)
+        known = [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
+        self.report(errors.unknown_name(text, name.span, known))
+        return number("0", name.span)
+
+    def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
+        if definition.below is None:
+            reason = "it stands for the equation of the same name in the base, and there is none"
+            self.report(errors.no_super(reason, name.span))
+            return number("0", name.span)
+        below = f"{path}.super"
+        if below not in self.equations.found:
+            self.equations.fresh(below)
+            value = self.value_of(definition.below, binding, below)
+            self.equations.define(below, value, definition.below.name.span)
+        return ir.Ref(below)
+
+    def claims(self) -> tuple[ir.Claim, ...]:
+        """Claims read the rule's streams; what their calls leave behind is written out in them."""
+        found = []
+        for node, scope in self.block.claims:
+            form, promise = "comparison", node.promise
+            if isinstance(promise, ast.Call) and promise.function.name in CLAIM_FORMS:
+                form = promise.function.name
+                if len(promise.arguments) != 1 or promise.keywords:
+                    self.report(errors.bad_claim(f"`{form}` takes one argument", node.span))
+                    continue
+                promise = promise.arguments[0]
+            elif not isinstance(promise, ast.Comparison):
+                self.report(errors.bad_claim("a claim is a comparison or one of the special forms", node.span))
+                continue
+            found.append(self.claim(node, form, promise, scope))
+        return tuple(found)
+
+    def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope) -> ir.Claim:
+        text = print_expression(node.promise)
+        if form == "equivariant" and not (isinstance(promise, ast.Name) and promise.name in ("rows", "cols")):
+            self.report(errors.bad_claim("`equivariant` takes `rows` or `cols`", node.span))
+        local = Equations()
+        definition = Definition(ast.Identifier("claim"), promise, scope)
+        place = replace(
+            self.place(definition, "claim", "claim"), equations=local, memory=False, totals=False, what="a claim"
+        )
+        value = place.expression(promise)
+        names = set(local.found)
+
+        def put_back(expr: ir.Expr) -> ir.Expr:
+            if isinstance(expr, ir.Ref) and expr.name in names:
+                return ir.transform(put_back, local.found[expr.name].value)
+            return expr
+
+        return ir.Claim(text, form, ir.transform(put_back, value), node.span)

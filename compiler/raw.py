@@ -1,0 +1,51 @@
+"""What name resolution gives: untyped functions with ``prev`` still in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optforge.compiler import ir
+from optforge.compiler.types import Universe
+from optforge.dsl.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    name: str
+    parameters: tuple[ir.Hyper, ...]
+    function: ir.Function
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawRule:
+    """A rule with ``prev`` still in place; memory inputs named ``owner:stream`` read another machine's stream."""
+
+    name: str
+    roles: tuple[str, ...]
+    words: tuple[str, ...]
+    universe: Universe
+    step: ir.Function
+    events: tuple[RawEvent, ...]
+    claims: tuple[ir.Claim, ...]
+    text: tuple[str, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class RawDeclaration:
+    """An optimizer, penalty or schedule (one rule, no roles); ``kind`` says which."""
+
+    kind: str
+    name: str
+    doc: str
+    hypers: tuple[ir.Hyper, ...]
+    requirements: tuple[ir.Requirement, ...]
+    rules: tuple[RawRule, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class RawProgram:
+    doc: str
+    declarations: tuple[RawDeclaration, ...]
