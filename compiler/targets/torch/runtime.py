@@ -236,8 +236,8 @@ def _frobenius_norm(x: Tensor) -> Tensor:
 def _gram_pays(x: Tensor, triples: Triples) -> bool:
     """Whether the Gram form is cheaper for x (batch, k, l) and accurate enough.
 
-    It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has been
-    verified for the default coefficients only.
+    It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has
+    been verified for the default coefficients only.
     """
     single = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return single and x.shape[-1] > 1.6 * x.shape[-2] and all(triple == NEWTON_SCHULZ for triple in triples)
@@ -970,7 +970,8 @@ class SpecOptimizer(torch.optim.Optimizer):
         layouts = [kernel.layout for kernel in (rule.step, rule.init, *(e.kernel for e in rule.events)) if kernel]
         if p.ndim < 2 and ("matrix" in layouts or ("matrix" in rule.roles and "vector" not in rule.roles)):
             raise ValueError(f"{name} is not a matrix, as the rule {rule.name!r} needs; set another rule for its group")
-        _places("matrix", tuple(p.shape), group["transposed"], group["split"])
+        if p.numel():
+            _places("matrix", tuple(p.shape), group["transposed"], group["split"])
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""

@@ -1,0 +1,333 @@
+"""Hand-written modules in the form that the compiler emits, one for each feature of the runtime."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from optforge.compiler.targets.torch.runtime import (
+    ROLES,
+    Event,
+    Kernel,
+    Memory,
+    Rule,
+    SpecOptimizer,
+    SpecPenalty,
+    SpecSchedule,
+    orthogonalize,
+    power,
+    require,
+    trace,
+)
+
+FULL = ("rows", "cols")
+
+
+def blend_matrix(weight, grad, m, v, row, col, *, t, lr, mu1, mu2, eps, weight_decay, nesterov):
+    m = m.lerp_(grad, 1 - mu1)
+    v = v.lerp_(grad.norm(dim=(-2, -1), keepdim=True).square(), 1 - mu2)
+    row = row.lerp_(grad.square().mean(dim=-1, keepdim=True), 1 - mu2)
+    col = col.lerp_(grad.square().mean(dim=-2, keepdim=True), 1 - mu2)
+    momentum = m.lerp(grad, 1 - mu1) if nesterov else m
+    alpha = (momentum / (1 - mu1**t)).norm(dim=(-2, -1), keepdim=True) / ((v / (1 - mu2**t)).sqrt() + eps)
+    update = orthogonalize(momentum) / (1 + row + col)
+    weight = weight.sub_(lr * alpha * (update + weight_decay * weight))
+    return weight, m, v, row, col
+
+
+def blend_rest(weight, grad, m, v, *, t, lr, rest_beta1, eps):
+    m = m.lerp_(grad, 1 - rest_beta1)
+    v = v.lerp_(grad.square(), 0.05)
+    weight = weight.sub_(lr * (m / (1 - rest_beta1**t)) / (power(v / (1 - 0.95**t), 0.37) + eps))
+    return weight, m, v
+
+
+class Blend(SpecOptimizer):
+    """A matrix rule with every shape of memory, and an elementwise rest."""
+
+    RULES = (
+        Rule(
+            name="matrix",
+            roles=("matrix", "conv"),
+            memories=(
+                Memory("m", FULL),
+                Memory("v", (1, 1)),
+                Memory("row", ("rows", 1)),
+                Memory("col", (1, "cols")),
+            ),
+            step=Kernel(
+                blend_matrix,
+                layout="matrix",
+                inputs=("weight", "grad", "m", "v", "row", "col"),
+                scalars=("t", "lr", "mu1", "mu2", "eps", "weight_decay", "nesterov"),
+                outputs=("weight", "m", "v", "row", "col"),
+            ),
+        ),
+        Rule(
+            name="rest",
+            roles=("embedding", "head", "vector"),
+            memories=(Memory("m", FULL), Memory("v", FULL)),
+            step=Kernel(
+                blend_rest,
+                layout="elementwise",
+                inputs=("weight", "grad", "m", "v"),
+                scalars=("t", "lr", "rest_beta1", "eps"),
+                outputs=("weight", "m", "v"),
+            ),
+        ),
+    )
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-2,
+        mu1: float = 0.95,
+        mu2: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        rest_beta1: float = 0.9,
+        nesterov: bool = True,
+        *,
+        precision: str = "plain",
+        skip_nonfinite: bool = False,
+    ) -> None:
+        hypers = {
+            "lr": lr,
+            "mu1": mu1,
+            "mu2": mu2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rest_beta1": rest_beta1,
+            "nesterov": nesterov,
+        }
+        super().__init__(params, hypers, precision=precision, skip_nonfinite=skip_nonfinite)
+
+    @staticmethod
+    def check_hypers(lr, mu1, mu2, eps, weight_decay, rest_beta1, nesterov) -> None:
+        require("lr", lr, "lr >= 0", lr >= 0)
+        require("mu1", mu1, "0 <= mu1 <= mu2 < 1", 0 <= mu1 <= mu2 < 1)
+        require("eps", eps, "eps > 0", eps > 0)
+        require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
+
+
+def gram_step(weight, grad, gram, *, lr):
+    gram = gram.add_(grad @ grad.mT)
+    weight = weight.sub_(lr * grad / (1 + trace(gram)))
+    return weight, gram
+
+
+class Gram(SpecOptimizer):
+    """A matrix rule alone, with a (rows, rows) memory: parameters of other roles have no rule."""
+
+    RULES = (
+        Rule(
+            name="matrix",
+            roles=("matrix", "conv"),
+            memories=(Memory("gram", ("rows", "rows")),),
+            step=Kernel(gram_step, "matrix", ("weight", "grad", "gram"), ("lr",), ("weight", "gram")),
+        ),
+    )
+
+    def __init__(
+        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
+    ) -> None:
+        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+
+    @staticmethod
+    def check_hypers(lr) -> None:
+        require("lr", lr, "lr >= 0", lr >= 0)
+
+
+def curvature_step(weight, grad, m, h, *, lr, beta, total_1):
+    m = m.lerp_(grad / (1 + total_1.sqrt()), 1 - beta)
+    weight = weight.sub_(lr * (m / h.clamp(min=1e-6)).clamp(-1, 1))
+    return weight, m
+
+
+def curvature_init(weight, *, t):
+    return ((weight.square().mean(dim=(-2, -1), keepdim=True) * t).expand_as(weight),)
+
+
+def curvature_total(grad):
+    return (grad.square().sum(dim=(-2, -1), keepdim=True),)
+
+
+def curvature_event(grad, h, *, t, batch_size, beta):
+    h = h.lerp(batch_size * grad.square(), (1 - beta) / (1 - beta**t))
+    return (h,)
+
+
+def ascend_event(weight, h, *, by):
+    return (weight.add_(by * h.sign()),)
+
+
+class Curvature(SpecOptimizer):
+    """One elementwise rule for everything, with an initial value, a total, an event of gradients and one of weights."""
+
+    RULES = (
+        Rule(
+            name="tensor",
+            roles=ROLES,
+            memories=(Memory("m", FULL), Memory("h", FULL)),
+            step=Kernel(
+                curvature_step, "elementwise", ("weight", "grad", "m", "h"), ("lr", "beta", "total_1"), ("weight", "m")
+            ),
+            init=Kernel(curvature_init, "tensor", ("weight",), ("t",), ("h",)),
+            totals=(Kernel(curvature_total, "tensor", ("grad",), (), ("total_1",)),),
+            events=(
+                Event(
+                    "curvature",
+                    Kernel(curvature_event, "elementwise", ("grad", "h"), ("t", "batch_size", "beta"), ("h",)),
+                ),
+                Event("ascend", Kernel(ascend_event, "elementwise", ("weight", "h"), ("by",), ("weight",))),
+            ),
+        ),
+    )
+
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1e-2,
+        beta: float = 0.9,
+        *,
+        precision: str = "plain",
+        skip_nonfinite: bool = False,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "beta": beta}, precision=precision, skip_nonfinite=skip_nonfinite)
+
+    @staticmethod
+    def check_hypers(lr, beta) -> None:
+        require("lr", lr, "lr >= 0", lr >= 0)
+        require("beta", beta, "0 <= beta < 1", 0 <= beta < 1)
+
+    def curvature(self, batch_size: float) -> None:
+        """Refreshes the curvature from the gradients of this moment."""
+        self.fire("curvature", batch_size=batch_size)
+
+    def ascend(self, by: float) -> None:
+        """Moves the weights; needs no gradient."""
+        self.fire("ascend", by=by)
+
+
+def sphere_step(weight, grad, radius, *, lr):
+    moved = weight - lr * radius * grad / grad.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
+    return moved * (radius / moved.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)), radius
+
+
+def sphere_init(weight):
+    return (weight.norm(dim=(-2, -1), keepdim=True),)
+
+
+class Sphere(SpecOptimizer):
+    """A rule over whole tensors of any shape, with one number of memory each that starts at the weight's norm."""
+
+    RULES = (
+        Rule(
+            name="tensor",
+            roles=ROLES,
+            memories=(Memory("radius", (1, 1)),),
+            step=Kernel(sphere_step, "tensor", ("weight", "grad", "radius"), ("lr",), ("weight", "radius")),
+            init=Kernel(sphere_init, "tensor", ("weight",), (), ("radius",)),
+        ),
+    )
+
+    def __init__(
+        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
+    ) -> None:
+        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+
+    @staticmethod
+    def check_hypers(lr) -> None:
+        require("lr", lr, "lr >= 0", lr >= 0)
+
+
+def lookback_step(weight, grad, last, before, *, lr):
+    return weight - lr * (grad + last - before), grad, last
+
+
+class Lookback(SpecOptimizer):
+    """Returns its inputs as outputs: the gradient as a memory, and one memory as the other."""
+
+    RULES = (
+        Rule(
+            name="tensor",
+            roles=ROLES,
+            memories=(Memory("last", FULL), Memory("before", FULL)),
+            step=Kernel(
+                lookback_step,
+                "elementwise",
+                ("weight", "grad", "last", "before"),
+                ("lr",),
+                ("weight", "last", "before"),
+            ),
+        ),
+    )
+
+    def __init__(
+        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
+    ) -> None:
+        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+
+    @staticmethod
+    def check_hypers(lr) -> None:
+        require("lr", lr, "lr >= 0", lr >= 0)
+
+
+def descent_step(weight, grad, *, lr):
+    return (weight.sub_(lr * grad),)
+
+
+class Descent(SpecOptimizer):
+    """No memory at all."""
+
+    RULES = (
+        Rule("tensor", ROLES, (), step=Kernel(descent_step, "elementwise", ("weight", "grad"), ("lr",), ("weight",))),
+    )
+
+    def __init__(
+        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
+    ) -> None:
+        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+
+    @staticmethod
+    def check_hypers(lr) -> None:
+        require("lr", lr, "lr >= 0", lr >= 0)
+
+
+class Ramp(SpecSchedule):
+    """lr grows linearly over `warmup` steps."""
+
+    def __init__(self, optimizer, warmup: float = 4, *, last_epoch: int = -1) -> None:
+        super().__init__(optimizer, {"warmup": warmup}, last_epoch=last_epoch)
+
+    @staticmethod
+    def check_hypers(warmup) -> None:
+        require("warmup", warmup, "warmup > 0", warmup > 0)
+
+    @staticmethod
+    def factor(t, *, warmup):
+        return min(t / warmup, 1.0)
+
+
+def spread_loss(weight, *, strength):
+    gram = weight @ weight.mT
+    return (strength * (gram.square().sum(dim=(-2, -1), keepdim=True) - trace(gram.square())),)
+
+
+class Spread(SpecPenalty):
+    """Penalizes inner products of different rows of matrices."""
+
+    RULES = (
+        Rule(
+            "matrix", ("matrix", "conv"), (), step=Kernel(spread_loss, "matrix", ("weight",), ("strength",), ("loss",))
+        ),
+    )
+
+    def __init__(self, params, strength: float = 1.0) -> None:
+        super().__init__(params, {"strength": strength})
+
+    @staticmethod
+    def check_hypers(strength) -> None:
+        require("strength", strength, "strength >= 0", strength >= 0)
+
+
+OPTIMIZERS = (Blend, Gram, Curvature, Sphere, Lookback, Descent)

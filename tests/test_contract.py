@@ -1,0 +1,635 @@
+"""The contract of every generated optimizer (see the architecture): the same tests for each class."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from classes import build, groups, hyper_arguments, optimizer_classes, parameters, roles, set_gradients
+from torch import Tensor
+from torch.optim import lr_scheduler
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CLASSES = optimizer_classes()
+every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+PRECISIONS = ("plain", "kahan", "stochastic", "master")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(optimizer: Any, params: list[Tensor], steps: range) -> None:
+    for t in steps:
+        set_gradients(params, t)
+        optimizer.step()
+
+
+def snapshot(optimizer: Any) -> Any:
+    return copy.deepcopy((optimizer.state_dict(), [p.detach() for g in optimizer.param_groups for p in g["params"]]))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal structure, values and dtypes; NaN equals NaN."""
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def weights(params: list[Tensor]) -> list[Tensor]:
+    return [p.detach().clone() for p in params]
+
+
+def has_totals(cls: type[Any]) -> bool:
+    return any(rule.totals or any(event.totals for event in rule.events) for rule in cls.RULES)
+
+
+# -- 1: a torch.optim.Optimizer ----------------------------------------------------------------------------------------
+
+
+@every_class
+def test_is_an_optimizer_with_every_hyper_in_every_group(cls):
+    optimizer = build(cls, groups(cls))
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    for group in optimizer.param_groups:
+        assert hyper_arguments(cls).keys() <= group.keys()
+
+
+@every_class
+def test_steps_change_every_weight_and_stay_finite(cls):
+    made = groups(cls)
+    params = parameters(made)
+    before = weights(params)
+    run(build(cls, made), params, range(3))
+    for p, old in zip(params, before, strict=True):
+        assert p.isfinite().all() and (p.numel() == 1 or not torch.equal(p, old)), p.shape
+
+
+@every_class
+def test_hypers_of_a_group_apply_to_it_alone(cls):
+    if "lr" not in hyper_arguments(cls) or has_totals(cls):
+        pytest.skip("needs an lr and parameters that do not depend on each other")
+    made = groups(cls)
+    first, second = made[0]["params"][0], made[0]["params"][1]
+    rest = {"rule": made[0]["rule"]}
+    optimizer = build(cls, [{"params": [first], **rest, "lr": 0.03}, {"params": [second], **rest, "lr": 0.05}])
+    alone = []
+    for p, lr in ((first, 0.03), (second, 0.05)):
+        alone.append(copy.deepcopy(p))
+        single = build(cls, [{"params": [alone[-1]], **rest}], lr=lr)
+        for t in range(3):
+            alone[-1].grad = torch.full_like(p, 0.5 + t)
+            single.step()
+    for t in range(3):
+        first.grad, second.grad = torch.full_like(first, 0.5 + t), torch.full_like(second, 0.5 + t)
+        optimizer.step()
+    assert torch.equal(first, alone[0]) and torch.equal(second, alone[1])
+
+
+@every_class
+def test_closure_runs_with_gradients_and_its_loss_is_returned(cls):
+    made = groups(cls)
+    params = parameters(made)
+    optimizer = build(cls, made)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(p.square().sum() for p in params)
+        loss.backward()
+        return loss
+
+    expected = sum(p.square().sum() for p in weights(params))
+    assert torch.allclose(optimizer.step(closure), expected)
+    assert all(p.grad is not None for p in params)
+
+
+@every_class
+def test_hooks_run(cls):
+    made = groups(cls)
+    optimizer = build(cls, made)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    run(optimizer, parameters(made), range(1))
+    assert calls == ["before", "after"]
+
+
+@every_class
+def test_deepcopy_and_pickle_continue_alike_and_apart(cls):
+    made = groups(cls)
+    optimizer = build(cls, made)
+    run(optimizer, parameters(made), range(2))
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        params = [p for g in other.param_groups for p in g["params"]]
+        assert same(snapshot(other), snapshot(optimizer))
+        run(other, params, range(2, 4))
+        original = copy.deepcopy(optimizer)
+        run(original, [p for g in original.param_groups for p in g["params"]], range(2, 4))
+        assert same(snapshot(other), snapshot(original))
+        assert not same(snapshot(other), snapshot(optimizer))
+
+
+SCHEDULERS = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda t: 0.5**t),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=6, cycle_momentum=False),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o), lr_scheduler.ExponentialLR(o, 0.5)], [2]
+    ),
+}
+
+
+@every_class
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_set_the_lr_that_the_next_step_uses(cls, name):
+    if "lr" not in hyper_arguments(cls):
+        pytest.skip("has no lr")
+    scheduled, by_hand = groups(cls), groups(cls)
+    optimizer, other = build(cls, scheduled), build(cls, by_hand)
+    scheduler = SCHEDULERS[name](optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for t in range(4):
+            run(optimizer, parameters(scheduled), range(t, t + 1))
+            for group, like in zip(other.param_groups, optimizer.param_groups, strict=True):
+                group["lr"] = like["lr"]
+            run(other, parameters(by_hand), range(t, t + 1))
+            scheduler.step()
+    assert same(weights(parameters(scheduled)), weights(parameters(by_hand)))
+    assert optimizer.param_groups[0]["lr"] != optimizer.param_groups[0]["initial_lr"]
+
+
+@every_class
+def test_groups_can_be_added_mid_run(cls):
+    made = groups(cls)
+    optimizer = build(cls, made)
+    run(optimizer, parameters(made), range(2))
+    late = torch.nn.Parameter(torch.ones(6, 4) if roles(cls)[0] == "matrix" else torch.ones(5))
+    optimizer.add_param_group({"params": [late], "rule": roles(cls)[0]})
+    run(optimizer, [*parameters(made), late], range(2, 4))
+    assert not torch.equal(late, torch.ones_like(late))
+    assert optimizer.state[late].get("step") == 2
+
+
+# -- 2: gradients, parameters without one, parameters given twice ------------------------------------------------------
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradients_are_not_modified(cls, dtype):
+    made = groups(cls, dtype)
+    params = parameters(made)
+    optimizer = build(cls, made)
+    for t in range(3):
+        set_gradients(params, t)
+        before = [(p.grad, p.grad.clone(), p.grad._version) for p in params]
+        optimizer.step()
+        for p, (grad, copied, version) in zip(params, before, strict=True):
+            assert p.grad is grad and torch.equal(grad, copied) and grad._version == version
+
+
+@every_class
+def test_parameters_without_gradient_are_skipped(cls):
+    made = groups(cls)
+    params = parameters(made)
+    optimizer = build(cls, made)
+    set_gradients(params, 0)
+    params[0].grad = None
+    first = params[0].detach().clone()
+    optimizer.step()
+    assert torch.equal(params[0], first) and params[0] not in optimizer.state
+    run(optimizer, params, range(1, 3))
+    set_gradients(params, 3)
+    params[1].grad = None
+    before = copy.deepcopy((params[1].detach(), dict(optimizer.state[params[1]])))
+    optimizer.step()
+    assert same(before, (params[1].detach(), dict(optimizer.state[params[1]])))
+    assert optimizer.state[params[0]]["step"] == 3
+
+
+@every_class
+def test_changing_sets_of_gradients_leave_no_stale_state(cls):
+    """Every parameter's trajectory depends on its own gradients alone, whatever it was batched with."""
+    if has_totals(cls):
+        pytest.skip("parameters depend on each other")
+    made, references = groups(cls), groups(cls)
+    params, alone = parameters(made), parameters(references)
+    optimizer = build(cls, made)
+    singles = [build(cls, [{**g, "params": [p]}]) for g in references for p in g["params"]]
+    generator = torch.Generator().manual_seed(0)
+    for t in range(8):
+        present = torch.rand(len(params), generator=generator) < 0.6
+        set_gradients(params, t)
+        set_gradients(alone, t)
+        for i, p in enumerate(params):
+            if present[i]:
+                singles[i].step()
+            else:
+                p.grad = None
+        optimizer.step()
+    for p, q, single in zip(params, alone, singles, strict=True):
+        assert torch.equal(p, q)
+        assert same(dict(optimizer.state.get(p, {})), dict(single.state.get(q, {})))
+
+
+@every_class
+def test_the_same_parameter_twice_is_an_error(cls):
+    group = groups(cls)[0]
+    p = group["params"][0]
+    with pytest.raises(ValueError, match="more than once"):
+        build(cls, [{**group, "params": [p, p]}])
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        build(cls, [{**group, "params": [p]}, {**group, "params": [p]}])
+
+
+# -- 3: checks ---------------------------------------------------------------------------------------------------------
+
+
+@every_class
+def test_hypers_of_the_wrong_kind_are_errors_that_name_them(cls):
+    for name, argument in hyper_arguments(cls).items():
+        wrong = {"bool": [1, "yes"], "str": [1.0, True]}.get(argument.annotation, [float("nan"), "1", True, None, 1j])
+        for value in [*wrong, torch.ones(2)]:
+            with pytest.raises(ValueError, match=f"invalid {name}"):
+                build(cls, groups(cls), **{name: value})
+            with pytest.raises(ValueError, match=f"invalid {name}"):
+                build(cls, [{**group, name: value} for group in groups(cls)])
+
+
+@every_class
+def test_conditions_of_hypers_are_checked_wherever_values_arrive(cls):
+    """At construction, in groups, in loaded states and when a group has been changed; the message has all of it."""
+    violated = 0
+    for name in hyper_arguments(cls):
+        for value in (-1.5, 1e9, "no such choice"):
+            try:
+                build(cls, groups(cls), **{name: value})
+            except ValueError as error:
+                if "the condition is" not in str(error):
+                    continue
+                violated += 1
+                assert f"={value!r}" in str(error) or "condition is" in str(error)
+                made = groups(cls)
+                optimizer = build(cls, made)
+                run(optimizer, parameters(made), range(1))
+                before = snapshot(optimizer)
+                bad = copy.deepcopy(optimizer.state_dict())
+                bad["param_groups"][0][name] = value
+                with pytest.raises(ValueError, match="the condition is"):
+                    optimizer.load_state_dict(bad)
+                late = {"params": groups(cls)[0]["params"], "rule": roles(cls)[0], name: value}
+                with pytest.raises(ValueError, match="the condition is"):
+                    optimizer.add_param_group(late)
+                assert same(snapshot(optimizer), before)
+                optimizer.param_groups[0][name] = value
+                with pytest.raises(ValueError, match="the condition is"):
+                    optimizer.step()
+    if "lr" in hyper_arguments(cls):
+        assert violated
+
+
+@every_class
+def test_unknown_group_keys_are_errors_with_the_nearest_name(cls):
+    group = groups(cls)[0]
+    with pytest.raises(ValueError, match=r"'precison'.*did you mean 'precision'"):
+        build(cls, [{**group, "precison": "plain"}])
+    optimizer = build(cls, [group])
+    bad = optimizer.state_dict()
+    bad["param_groups"][0]["precison"] = "plain"
+    with pytest.raises(ValueError, match="precison"):
+        optimizer.load_state_dict(bad)
+
+
+@every_class
+def test_complex_sparse_and_integer_tensors_are_errors(cls):
+    group = groups(cls)[0]
+    shape = group["params"][0].shape
+    for wrong in (torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape, dtype=torch.int32)):
+        with pytest.raises(RuntimeError, match=str(wrong.dtype)):
+            build(cls, [{**group, "params": [wrong]}])
+    optimizer = build(cls, [group])
+    set_gradients(group["params"], 0)
+    group["params"][0].grad = torch.zeros(shape).to_sparse()
+    before = snapshot(optimizer)
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert same(snapshot(optimizer), before)
+
+
+# -- 4: state ----------------------------------------------------------------------------------------------------------
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_checkpoints_continue_bitwise_with_the_dtypes_of_the_state(cls, dtype, weights_only):
+    made, fresh = groups(cls, dtype), groups(cls, dtype, seed=1)
+    params, others = parameters(made), parameters(fresh)
+    optimizer, other = build(cls, made), build(cls, fresh)
+    run(optimizer, params, range(3))
+    params[0].grad = None
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=weights_only))
+    with torch.no_grad():
+        for p, q in zip(params, others, strict=True):
+            q.copy_(p)
+    assert same(snapshot(other), snapshot(optimizer))
+    run(optimizer, params, range(3, 6))
+    run(other, others, range(3, 6))
+    assert same(snapshot(other), snapshot(optimizer))
+    for p in params:
+        for name, value in optimizer.state[p].items():
+            wide = torch.float64 if dtype == torch.float64 else torch.float32
+            assert name.endswith("step") or value.dtype == wide
+
+
+@every_class
+def test_loading_shares_no_memory(cls):
+    made = groups(cls)
+    optimizer = build(cls, made)
+    run(optimizer, parameters(made), range(2))
+    saved = optimizer.state_dict()
+    before = copy.deepcopy(saved)
+    other_groups = groups(cls)
+    other = build(cls, other_groups)
+    other.load_state_dict(saved)
+    run(other, parameters(other_groups), range(2, 4))
+    assert same(optimizer.state_dict(), before)
+
+
+@every_class
+def test_loading_mid_run_replaces_the_state(cls):
+    made = groups(cls)
+    params = parameters(made)
+    optimizer = build(cls, made)
+    run(optimizer, params, range(2))
+    saved, at = copy.deepcopy(optimizer.state_dict()), weights(params)
+    run(optimizer, params, range(2, 4))
+    expected = snapshot(optimizer)
+    run(optimizer, params, range(4, 5))
+    optimizer.load_state_dict(saved)
+    with torch.no_grad():
+        for p, old in zip(params, at, strict=True):
+            p.copy_(old)
+    run(optimizer, params, range(2, 4))
+    assert same(snapshot(optimizer), expected)
+
+
+@every_class
+def test_states_that_do_not_fit_are_errors_and_change_nothing(cls):
+    made = groups(cls)
+    params = parameters(made)
+    optimizer = build(cls, made)
+    run(optimizer, params, range(2))
+    before = snapshot(optimizer)
+
+    def refused(change, match):
+        bad = copy.deepcopy(optimizer.state_dict())
+        change(bad)
+        with pytest.raises(ValueError, match=match):
+            optimizer.load_state_dict(bad)
+        assert same(snapshot(optimizer), before)
+
+    refused(lambda s: s["state"][0].update(exp_avg=torch.ones(2)), "exp_avg")
+    refused(lambda s: s["param_groups"].append({}), "different number")
+    refused(lambda s: s["param_groups"][0]["params"].pop(), "match the size")
+    memory = next(iter(optimizer.state[params[0]].keys() - {"step"}), None)
+    if memory is not None:
+        refused(lambda s: s["state"][0].pop(memory), f"lacks {memory}")
+        refused(lambda s: s["state"][0].update({memory: torch.ones(99)}), "shape")
+
+
+# -- 5: hypers may be tensors and may change ---------------------------------------------------------------------------
+
+
+@every_class
+def test_tensor_hypers_are_like_numbers(cls):
+    numbers = {n: a.default for n, a in hyper_arguments(cls).items() if isinstance(a.default, float)}
+    made, others = groups(cls), groups(cls)
+    as_tensors = {n: torch.tensor(v, dtype=torch.float64) for n, v in numbers.items()}
+    optimizer, other = build(cls, made), build(cls, others, **as_tensors)
+    run(optimizer, parameters(made), range(2))
+    run(other, parameters(others), range(2))
+    assert same(weights(parameters(made)), weights(parameters(others)))
+    if "lr" in numbers:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5 * numbers["lr"]
+        as_tensors["lr"].mul_(0.5)
+        run(optimizer, parameters(made), range(2, 3))
+        run(other, parameters(others), range(2, 3))
+        assert same(weights(parameters(made)), weights(parameters(others)))
+
+
+# -- 6: precision ------------------------------------------------------------------------------------------------------
+
+
+class Dtypes(TorchDispatchMode):
+    """Collects the floating dtypes of everything computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(value, Tensor) and value.is_floating_point():
+                self.seen.add(value.dtype)
+        return out
+
+
+@every_class
+def test_float64_stays_float64(cls):
+    made = groups(cls, torch.float64)
+    params = parameters(made)
+    optimizer = build(cls, made)
+    for t in range(2):
+        set_gradients(params, t)
+        with Dtypes() as dtypes:
+            optimizer.step()
+        assert dtypes.seen == {torch.float64}
+
+
+@every_class
+def test_float32_is_close_to_float64(cls):
+    single, double = groups(cls, torch.float32), groups(cls, torch.float64)
+    with torch.no_grad():
+        for p, q in zip(parameters(single), parameters(double), strict=True):
+            q.copy_(p)
+    optimizer, other = build(cls, single), build(cls, double)
+    for t in range(3):
+        set_gradients(parameters(single), t)
+        for p, q in zip(parameters(single), parameters(double), strict=True):
+            q.grad = p.grad.double()
+        optimizer.step()
+        other.step()
+    for p, q in zip(parameters(single), parameters(double), strict=True):
+        torch.testing.assert_close(p.double(), q, rtol=2e-4, atol=2e-5)
+        assert p.numel() == 1 or not torch.equal(p.double(), q)
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_low_precision_computes_in_float32(cls, dtype, precision):
+    """One step from equal weights is the float32 step, rounded."""
+    low, single = groups(cls, dtype), groups(cls, torch.float32)
+    optimizer, other = build(cls, low, precision=precision), build(cls, single, precision=precision)
+    set_gradients(parameters(low), 0)
+    with torch.no_grad():
+        for p, q in zip(parameters(low), parameters(single), strict=True):
+            q.copy_(p)
+            q.grad = p.grad.float()
+    optimizer.step()
+    other.step()
+    for p, q in zip(parameters(low), parameters(single), strict=True):
+        assert p.dtype == dtype
+        state = optimizer.state[p]
+        ulp = q.abs().clamp(min=1e-4) * torch.finfo(dtype).eps
+        if precision == "stochastic":
+            assert ((p.float() - q).abs() <= ulp).all()
+        else:
+            assert torch.equal(p, q.detach().to(dtype))
+        if precision == "master":
+            assert torch.equal(state["master"], q)
+        if precision == "kahan":
+            assert state["kahan"].dtype == dtype
+            assert ((p.float() + state["kahan"].float() - q).abs() <= ulp * torch.finfo(dtype).eps + 1e-7).all()
+        for name, value in state.items():
+            assert name in ("step", "kahan") or value.dtype == torch.float32
+
+
+@every_class
+@pytest.mark.parametrize("precision", ["kahan", "master"])
+def test_checkpoints_hold_what_the_precision_needs(cls, precision):
+    made, fresh = groups(cls, torch.bfloat16), groups(cls, torch.bfloat16)
+    optimizer, other = build(cls, made, precision=precision), build(cls, fresh, precision=precision)
+    run(optimizer, parameters(made), range(3))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    with torch.no_grad():
+        for p, q in zip(parameters(made), parameters(fresh), strict=True):
+            q.copy_(p)
+    run(optimizer, parameters(made), range(3, 6))
+    run(other, parameters(fresh), range(3, 6))
+    assert same(snapshot(other), snapshot(optimizer))
+    plain = build(cls, groups(cls, torch.bfloat16))
+    wrong = copy.deepcopy(optimizer.state_dict())
+    for group in wrong["param_groups"]:
+        group["precision"] = "plain"
+    with pytest.raises(ValueError, match=precision):
+        plain.load_state_dict(wrong)
+
+
+@every_class
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nonfinite_gradients_are_skipped_or_propagate(cls, bad):
+    for skip in (True, False):
+        made = groups(cls)
+        params = parameters(made)
+        optimizer = build(cls, made, skip_nonfinite=skip)
+        run(optimizer, params, range(2))
+        set_gradients(params, 2)
+        params[-1].grad.view(-1)[0] = bad
+        before = snapshot(optimizer)
+        optimizer.step()
+        assert same(snapshot(optimizer), before) == skip
+        run(optimizer, params, range(3, 4))
+        assert not same(snapshot(optimizer), before)
+        assert copy.deepcopy(optimizer).skip_nonfinite == skip
+
+
+# -- 7: deterministic --------------------------------------------------------------------------------------------------
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_order_of_parameters_does_not_matter(cls, dtype):
+    made, reordered = groups(cls, dtype), groups(cls, dtype)
+    params, others = parameters(made), parameters(reordered)
+    for group in reordered:
+        group["params"] = group["params"][::-1]
+    optimizer, other = build(cls, made), build(cls, reordered[::-1])
+    for t in range(4):
+        set_gradients(params, t)
+        for p, q in zip(params, others, strict=True):
+            q.grad = p.grad.clone()
+        optimizer.step()
+        other.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+        assert same(dict(optimizer.state[p]), dict(other.state[q]))
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_batch_computes_what_each_alone_computes(cls, dtype):
+    if has_totals(cls):
+        pytest.skip("parameters depend on each other")
+    made, references = groups(cls, dtype), groups(cls, dtype)
+    params, alone = parameters(made), parameters(references)
+    optimizer = build(cls, made)
+    singles = [build(cls, [{**g, "params": [p]}]) for g in references for p in g["params"]]
+    for t in range(3):
+        set_gradients(params, t)
+        set_gradients(alone, t)
+        optimizer.step()
+        for single in singles:
+            single.step()
+    for p, q, single in zip(params, alone, singles, strict=True):
+        assert torch.equal(p, q)
+        assert same(dict(optimizer.state[p]), dict(single.state[q]))
+
+
+@every_class
+def test_layout_in_memory_does_not_matter(cls):
+    """Transposed, channels-last and expanded storage of weights and gradients give what contiguous storage gives."""
+    made, strided = groups(cls), groups(cls)
+    for group in strided:
+        group["params"] = [torch.nn.Parameter(_restrided(p.detach())) for p in group["params"]]
+    params, others = parameters(made), parameters(strided)
+    optimizer, other = build(cls, made), build(cls, strided)
+    for t in range(3):
+        set_gradients(params, t)
+        for p, q in zip(params, others, strict=True):
+            q.grad = _restrided(p.grad)
+        optimizer.step()
+        other.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+        assert same(dict(optimizer.state[p]), dict(other.state[q]))
+
+
+def _restrided(x: Tensor) -> Tensor:
+    if x.ndim == 4:
+        return x.clone(memory_format=torch.channels_last)
+    if x.ndim == 2:
+        return x.t().clone().t()
+    return x.clone()
+
+
+@every_class
+def test_empty_parameters_are_left_alone(cls):
+    role = roles(cls)[0]
+    empty = torch.nn.Parameter(torch.zeros(0, 4))
+    made = groups(cls)
+    made.append({"params": [empty], "rule": role})
+    optimizer = build(cls, made)
+    run(optimizer, parameters(made), range(2))
+    assert empty not in optimizer.state
