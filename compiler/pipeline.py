@@ -1,17 +1,13 @@
-"""The compiler in order: text -> names -> types -> streams -> passes.
-
-The only place that knows the order of the stages. A stage collects all its errors; the pipeline
-stops after a stage that failed.
-"""
+"""The second half of the compiler: the passes over a checked program, in their order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from optforge.compiler import ir
-from optforge.compiler.library import Report
+from optforge.compiler.check import check_source
 from optforge.compiler.passes.dead import drop_dead
 from optforge.compiler.passes.fold import fold_constants, simplified
 from optforge.compiler.passes.guard import guard_branches
@@ -20,12 +16,7 @@ from optforge.compiler.passes.propagate import propagate_copies
 from optforge.compiler.passes.schedule import schedule_equations
 from optforge.compiler.passes.share import share_subexpressions
 from optforge.compiler.passes.storage import plan_storage
-from optforge.compiler.resolve import resolve_file
-from optforge.compiler.streams import check_streams
-from optforge.compiler.typecheck import check_program
 from optforge.compiler.validate import require_valid
-from optforge.dsl.diagnostics import Diagnostic, SpecError
-from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 
 Pass = Callable[[ir.Function], ir.Function]
@@ -43,36 +34,9 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A checked program, or None with at least one error; warnings come either way."""
-
-    program: ir.Program | None
-    diagnostics: tuple[Diagnostic, ...]
-
-    def require(self) -> ir.Program:
-        """The program, or a :class:`SpecError` with everything that is wrong."""
-        if self.program is None:
-            raise SpecError(tuple(d for d in self.diagnostics if d.severity == "error"))
-        return self.program
-
-
-def check_source(source: Source, folder: Path | None = None) -> Result:
-    """Everything that can be wrong with a spec; ``folder`` is where its neighbours stand."""
-    report = Report()
-    file, problems = parse_source(source)
-    for problem in problems:
-        report(problem)
-    if file is None or report.failed:
-        return Result(None, tuple(report.diagnostics))
-    try:
-        raw = resolve_file(file, folder, report)
-        if not report.failed:
-            raw = check_program(raw, report)
-        program = None if report.failed else check_streams(raw, report)
-    except SpecError as error:
-        return Result(None, (*report.diagnostics, *error.diagnostics))
-    return Result(None if report.failed else program, tuple(report.diagnostics))
+def compile_program(source: Source, folder: Path | None = None) -> ir.Program:
+    """A spec's program, ready for a target; raises :class:`SpecError` with everything that is wrong."""
+    return run_passes(check_source(source, folder).require())
 
 
 def run_passes(

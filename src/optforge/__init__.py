@@ -1,1 +1,64 @@
-"""Optforge: optimizers as short specs, compiled to PyTorch."""
+"""Optforge: an optimizer is a ten-line spec, compiled to a fast, readable PyTorch optimizer.
+
+    import optforge
+    from optforge.generated import NAMO           # shipped, compiled ahead of time
+
+    Mine = optforge.load("mine.opt")              # compiled in memory
+    optimizer = Mine(model, lr=1e-2)
+
+Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from optforge.dsl.diagnostics import SpecError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+__all__ = ["SpecError", "compile_source", "explain_routing", "load", "param_groups"]
+
+
+def load(path_or_name: str | Path, optimizer: str | None = None) -> Any:
+    """The class that a spec defines.
+
+    Args:
+        path_or_name: a spec file, or the name of a shipped optimizer, schedule or penalty.
+        optimizer: which one, where the file defines several.
+
+    Raises:
+        SpecError: the spec is wrong; the message shows every mistake with its place.
+        LookupError: no such file or name, or several to choose from.
+    """
+    from optforge.compiler.load import load_class
+
+    return load_class(path_or_name, optimizer)
+
+
+def compile_source(text: str, name: str = "<string>") -> ModuleType:
+    """A module with all classes of a spec given as text.
+
+    Raises:
+        SpecError: the spec is wrong; the message shows every mistake with its place.
+    """
+    from optforge.compiler.load import compile_source as compile_text
+
+    return compile_text(text, name)
+
+
+def param_groups(model: Module) -> list[dict[str, Any]]:
+    """Parameter groups by role (hidden matrices, convolutions, embeddings, head, vectors) for any generated class."""
+    from optforge.generated import _runtime
+
+    return _runtime.param_groups(model)
+
+
+def explain_routing(model: Module, optimizer: type | None = None) -> str:
+    """A table of the model's parameters: shape, role, the rule of ``optimizer`` that takes it, its view, and why."""
+    from optforge.generated import _runtime
+
+    return _runtime.explain_routing(model, optimizer)

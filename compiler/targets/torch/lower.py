@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
@@ -64,6 +65,31 @@ class PyModule:
     exports: tuple[str, ...]
     functions: tuple[PyFunction, ...]
     classes: tuple[PyClass, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PyPackage:
+    """The ``__init__.py`` of a folder of generated modules."""
+
+    mark: str
+    imports: tuple[str, ...]
+    exports: tuple[str, ...]
+    homes: tuple[tuple[str, str], ...]
+
+
+def lower_package(homes: Mapping[str, str], mark: str) -> PyPackage:
+    """``homes`` gives the module of each class."""
+    by_module: dict[str, list[str]] = {}
+    for name, module in homes.items():
+        by_module.setdefault(module, []).append(name)
+    imports: list[str] = []
+    for module in sorted(by_module):
+        names = sorted(by_module[module], key=export_order)
+        flat = f"from .{module} import {', '.join(names)}"
+        exploded = [f"from .{module} import (", *(f"    {name}," for name in names), ")"]
+        imports += [flat] if len(flat) + 4 <= WIDTH else exploded
+    exports = sorted(homes, key=export_order)
+    return PyPackage(mark, tuple(imports), tuple(exports), tuple((name, homes[name]) for name in sorted(homes)))
 
 
 def lower_program(program: ir.Program, origin: str) -> PyModule:

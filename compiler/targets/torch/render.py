@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from optforge.compiler import ir
-from optforge.compiler.targets.torch.lower import PyModule, lower_program
+from optforge.compiler.targets.torch.lower import PyModule, lower_package, lower_program
 
 HERE = Path(__file__).parent
 RUNTIME = HERE / "runtime.py"
@@ -37,6 +38,11 @@ def render_module(module: PyModule) -> str:
 def render_program(program: ir.Program, origin: str) -> str:
     """The text of a compiled program; ``origin`` says where it comes from."""
     return render_module(lower_program(program, origin))
+
+
+def render_package(homes: Mapping[str, str], mark: str) -> str:
+    """The ``__init__.py`` of a folder of generated modules; ``homes`` gives the module of each class."""
+    return environment().get_template("package.py.jinja").render(package=lower_package(homes, mark))
 
 
 def render_runtime() -> str:

@@ -1,0 +1,67 @@
+"""The first half of the compiler: text -> names -> types -> streams. Needs neither arrays nor templates.
+
+A stage collects all its errors; the driver stops after a stage that failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from optforge.compiler import ir
+from optforge.compiler.library import Report
+from optforge.compiler.resolve import resolve_file
+from optforge.compiler.streams import check_streams
+from optforge.compiler.typecheck import check_program
+from optforge.dsl.diagnostics import Diagnostic, SpecError
+from optforge.dsl.parser import parse_source, read_source
+from optforge.dsl.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A checked program, or None with at least one error; warnings come either way."""
+
+    program: ir.Program | None
+    diagnostics: tuple[Diagnostic, ...]
+
+    def require(self) -> ir.Program:
+        """The program, or a :class:`SpecError` with everything that is wrong."""
+        if self.program is None:
+            raise SpecError(tuple(d for d in self.diagnostics if d.severity == "error"))
+        return self.program
+
+
+def check_source(source: Source, folder: Path | None = None) -> Result:
+    """Everything that can be wrong with a spec; ``folder`` is where its neighbours stand."""
+    report = Report()
+    file, problems = parse_source(source)
+    for problem in problems:
+        report(problem)
+    if file is None or report.failed:
+        return Result(None, tuple(report.diagnostics))
+    try:
+        raw = resolve_file(file, folder, report)
+        if not report.failed:
+            raw = check_program(raw, report)
+        program = None if report.failed else check_streams(raw, report)
+    except SpecError as error:
+        return Result(None, (*report.diagnostics, *error.diagnostics))
+    return Result(None if report.failed else program, tuple(report.diagnostics))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A spec file that was read and checked."""
+
+    path: Path
+    source: Source
+    result: Result
+
+
+def check_file(path: Path) -> Unit:
+    """Read and check one spec file; what is wrong is in the result's diagnostics."""
+    source, problems = read_source(path)
+    if source is None:
+        return Unit(path, Source(str(path), ""), Result(None, problems))
+    return Unit(path, source, check_source(source, path.resolve().parent))
