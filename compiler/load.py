@@ -9,9 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 from optforge.compiler.build import shown_path
-from optforge.compiler.check import check_source
 from optforge.compiler.library import SPECS, Scope
-from optforge.compiler.pipeline import run_passes
+from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.render import origin_line, render_program
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.errors import nearest
@@ -37,7 +36,7 @@ def compile_source(text: str, name: str = "<string>", folder: Path | None = None
 
 @lru_cache(maxsize=256)
 def _compiled(text: str, name: str, folder: Path | None) -> ModuleType:
-    program = run_passes(check_source(Source(name, text), folder).require())
+    program = compile_program(Source(name, text), folder)
     generated = render_program(program, origin_line(name, text))
     number = sum(key.startswith(f"{PACKAGE}._loaded_") for key in sys.modules) + 1
     module = ModuleType(f"{PACKAGE}._loaded_{number}")
