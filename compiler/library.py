@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from optforge.dsl import ast
@@ -43,20 +43,35 @@ class Scope:
 
     def _others(self, keyword: str, name: str) -> list[Scope]:
         """Scopes of the other files that seem to define ``keyword name``, nearest first."""
-        head = re.compile(rf"^{keyword}[ \t]+{re.escape(name)}\b", re.MULTILINE)
-        folders = [self.folder, SPECS] if self.folder and self.folder != SPECS else [SPECS]
-        return [load_scope(path) for folder in folders for path, text in folder_texts(folder) if head.search(text)]
+        return [load_scope(path) for path in self.neighbours.get((keyword, name), ())]
+
+    @cached_property
+    def neighbours(self) -> dict[tuple[str, str], list[Path]]:
+        """The files beside this one, and then the shipped ones, by what their lines begin with."""
+        found: dict[tuple[str, str], list[Path]] = {}
+        folders = dict.fromkeys(folder for folder in (self.folder, SPECS) if folder)
+        for path in (path for folder in folders for path in sorted(folder.glob("*.opt"))):
+            for keyword, name in heads_of(path):
+                found.setdefault((keyword, name), []).append(path)
+        return found
 
     def known_optimizers(self) -> list[str]:
-        return [*self.optimizers, *self._heads("optimizer")]
+        return [*self.optimizers, *(name for keyword, name in self.neighbours if keyword == "optimizer")]
 
     def known_functions(self) -> list[str]:
-        return [*self.functions, *self._heads("def"), *prelude().functions]
+        others = [name for keyword, name in self.neighbours if keyword == "def"]
+        return [*self.functions, *others, *prelude().functions]
 
-    def _heads(self, keyword: str) -> list[str]:
-        head = re.compile(rf"^{keyword}[ \t]+(\w+)", re.MULTILINE)
-        folders = {folder for folder in (self.folder, SPECS) if folder}
-        return [name for folder in folders for _, text in folder_texts(folder) for name in head.findall(text)]
+
+HEAD = re.compile(r"^(def|optimizer|schedule|penalty)[ \t]+(\w+)", re.MULTILINE)
+
+
+def heads_of(path: Path) -> list[tuple[str, str]]:
+    """``(optimizer, Name)`` and the like for each definition of a file; one that is no text has none."""
+    try:
+        return [(keyword, name) for keyword, name in HEAD.findall(path.read_text(encoding="utf-8"))]
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def scope_of(file: ast.File, folder: Path | None) -> Scope:
@@ -68,17 +83,6 @@ def scope_of(file: ast.File, folder: Path | None) -> Scope:
         elif isinstance(item, ast.Optimizer):
             scope.optimizers.setdefault(item.name.name, item)
     return scope
-
-
-def folder_texts(folder: Path) -> list[tuple[Path, str]]:
-    """The specs of a folder by name; files that are no text are nobody's neighbours."""
-    texts = []
-    for path in sorted(folder.glob("*.opt")):
-        try:
-            texts.append((path, path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError):
-            continue
-    return texts
 
 
 def load_scope(path: Path) -> Scope:

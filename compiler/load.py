@@ -81,17 +81,9 @@ def find_spec(path_or_name: str | Path) -> Path:
             raise LookupError(f"there is no file {path}")
         return path
     name = str(path_or_name)
-    for candidate in sorted(SPECS.glob("*.opt")):
-        if any(f"{word} {name}" in _heads(candidate) for word in ("optimizer", "schedule", "penalty")):
-            return candidate
-    known = [head.split()[1] for candidate in SPECS.glob("*.opt") for head in _heads(candidate)]
-    hint = nearest(name, [*known, *Scope(Path.cwd()).known_optimizers()])
+    shipped = Scope(SPECS).neighbours
+    for (keyword, known), paths in shipped.items():
+        if known == name and keyword != "def":
+            return paths[0]
+    hint = nearest(name, [known for keyword, known in shipped if keyword != "def"])
     raise LookupError(f"there is no shipped spec of `{name}`" + (f"; {hint}" if hint else ""))
-
-
-@lru_cache(maxsize=512)
-def _heads(path: Path) -> tuple[str, ...]:
-    """``optimizer Name`` and the like, as they begin the lines of a spec."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    words = [line.replace(":", " ").split()[:2] for line in lines if line[:1].isalpha()]
-    return tuple(" ".join(pair) for pair in words if pair[0] in ("optimizer", "schedule", "penalty"))

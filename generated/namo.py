@@ -36,13 +36,14 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
     v = v.lerp_(grad.square(), 0.05)
-    update = lr * (m / (1 - rest_beta1**t)) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
-    weight = weight.sub_(update)
+    u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
+    weight = weight.sub_(lr * u)
     return weight, m, v
 
 
 class NAMO(SpecOptimizer):
-    """NAMO, generated from its spec.
+    """NAMO: orthogonalized momentum with one norm-based Adam step size (arXiv
+    2602.17080).
 
     For matrix and conv parameters:
 
@@ -56,8 +57,8 @@ class NAMO(SpecOptimizer):
         use AdamW(lr=lr, beta2=0.95, weight_decay=0)
         m = ema(grad, beta1)
         v = ema(grad^2, beta2)
-        weight <- (1 - lr * weight_decay) * weight - lr * debias(m, beta1) /
-            (sqrt(debias(v, beta2)) + eps)
+        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
+        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.

@@ -35,14 +35,13 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
     v = v.lerp_(grad.square(), 0.05)
-    denominator = (v / (1 - 0.95**t)).sqrt() + 1e-10
-    update = lr * rest_ratio * (m / (1 - rest_beta1**t)) / denominator
-    weight = weight.sub_(update)
+    u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + 1e-10)
+    weight = weight.sub_(lr * rest_ratio * u)
     return weight, m, v
 
 
 class Nora(SpecOptimizer):
-    """Nora, generated from its spec.
+    """Nora: row-normalized momentum, tangent to the weights' rows (arXiv 2605.03769).
 
     For matrix and conv parameters:
 
@@ -55,8 +54,8 @@ class Nora(SpecOptimizer):
         use AdamW(lr=lr * rest_ratio, beta2=0.95, eps=1e-10, weight_decay=0)
         m = ema(grad, beta1)
         v = ema(grad^2, beta2)
-        weight <- (1 - lr * weight_decay) * weight - lr * debias(m, beta1) /
-            (sqrt(debias(v, beta2)) + eps)
+        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
+        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.

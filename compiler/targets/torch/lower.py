@@ -94,7 +94,9 @@ def lower_package(homes: Mapping[str, str], mark: str) -> PyPackage:
 
 def lower_program(program: ir.Program, origin: str) -> PyModule:
     """The module of a program; ``origin`` is the line that says where it comes from."""
-    lowered = [lower_declaration(each, len(program.declarations) > 1) for each in program.declarations]
+    single = len(program.declarations) == 1
+    declarations = [replace(e, doc=e.doc or (program.doc if single else "")) for e in program.declarations]
+    lowered = [lower_declaration(each, not single) for each in declarations]
     functions = tuple(function for _, own in lowered for function in own)
     classes = tuple(each for each, _ in lowered)
     used = {name for function in functions for name in function.used}
