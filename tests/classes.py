@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import handwritten
 import torch
 from torch import Tensor, nn
-
-import handwritten
 
 SHAPES = {
     "matrix": ((6, 4), (6, 4), (4, 6), (6, 4), (3, 17)),
