@@ -1,0 +1,52 @@
+"""NAMO-D (arXiv 2602.17080): one Adam-like step size per column, kept in a band around their mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from references.loop import State, memory
+from references.namo import NAMO
+from references.newton_schulz import newton_schulz
+
+
+class NAMOD(NAMO):
+    """The rest is NAMO's."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 9e-3,
+        mu1: float = 0.95,
+        mu2: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        c: float = 0.75,
+        rest_beta1: float = 0.9,
+        rest_eps: float = 1e-8,
+    ) -> None:
+        hypers = {"lr": lr, "mu1": mu1, "mu2": mu2, "eps": eps, "weight_decay": weight_decay, "c": c}
+        super(NAMO, self).__init__(params, **hypers, rest_beta1=rest_beta1, rest_eps=rest_eps)
+
+    def step_matrix(
+        self,
+        W: Tensor,
+        G: Tensor,
+        state: State,
+        lr: float,
+        mu1: float,
+        mu2: float,
+        eps: float,
+        weight_decay: float,
+        c: float,
+        **_: Any,
+    ) -> None:
+        t = state["step"]
+        M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
+        v = memory(state, "v", G[0]).mul_(mu2).add_((G * G).sum(0), alpha=1 - mu2)
+        d = torch.linalg.vector_norm(M, dim=0) / (1 - mu1**t) / ((v / (1 - mu2**t)).sqrt() + eps)
+        mean = d.mean()
+        band = torch.minimum(torch.maximum(d, c * mean), mean / c)
+        W -= lr * (newton_schulz(M) + weight_decay * W) @ torch.diag(band)

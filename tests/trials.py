@@ -1,0 +1,165 @@
+"""One network, one stream of gradients, and optimizers of any origin that run on them side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optforge.compiler import ir
+from optforge.compiler.interpret import Parameter, fire_event, step_parameters
+
+STEPS = 20
+SHAPES = ((1, 5), (6, 1), (5, 5), (9, 4), (4, 9), (4, 9))  # 1×n, m×1, square, tall, wide, and one of the same shape
+ABSENT = {3: (1, 2, 9), 5: (6, 13, 14), 11: (4,)}  # the steps at which some parameters have no gradient
+
+History = list[dict[str, Tensor]]  # the weights by name, before and after every step
+
+
+class Network(nn.Module):
+    """Matrices of all shapes in `blocks`, and around them what no matrix rule takes. It is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(7, 4)
+        self.blocks = nn.ModuleList([nn.Linear(cols, rows, bias=False) for rows, cols in SHAPES])
+        self.blocks += [nn.Conv1d(4, 3, 2), nn.Conv2d(3, 4, 2), nn.Linear(4, 3)]
+        self.norm = nn.LayerNorm(4)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.lm_head = nn.Linear(4, 7)
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> Network:
+    """Equal seeds give equal weights, up to rounding to the dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Network().double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return model.to(dtype)
+
+
+def is_matrix(name: str, p: Tensor) -> bool:
+    """What the specs' matrix rules are meant for, said independently of the router."""
+    return name.startswith("blocks.") and p.ndim >= 2
+
+
+def reference_groups(model: nn.Module) -> list[dict[str, Any]]:
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if is_matrix(name, p)]
+    rest = [p for name, p in named if not is_matrix(name, p)]
+    return [{"params": matrices}, {"params": rest, "rest": True}]
+
+
+def set_gradients(model: nn.Module, step: int, seed: int = 1) -> None:
+    """Gradients of very different sizes; some parameters miss some steps."""
+    generator = torch.Generator().manual_seed(1000 * seed + step)
+    size = 10 ** float(torch.rand((), generator=generator) * 3 - 2)
+    for i, p in enumerate(model.parameters()):
+        grad = size * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        p.grad = None if step in ABSENT.get(i, ()) else grad.to(p.dtype)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The weights before and after every step, and the memories after the last."""
+
+    history: History
+    memories: dict[str, dict[str, Tensor]]
+
+
+def run(make: Callable[[nn.Module], Any], dtype: torch.dtype = torch.float64, steps: int = STEPS) -> Run:
+    """What an optimizer does to the network; its lr changes at every step."""
+    model = network(dtype=dtype)
+    optimizer = make(model)
+    base = [group["lr"] for group in optimizer.param_groups]
+    history = [weights(model)]
+    for step in range(steps):
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * (1 + 0.5 * math.sin(step))
+        set_gradients(model, step)
+        optimizer.step()
+        history.append(weights(model))
+    memories = {
+        name: {key: value for key, value in optimizer.state[p].items() if isinstance(value, Tensor)}
+        for name, p in model.named_parameters()
+    }
+    return Run(history, memories)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().double().clone() for name, p in model.named_parameters()}
+
+
+def worst_error(found: History, expected: History) -> float:
+    """The largest |difference| / |step| over all steps and parameters; infinite where there is a NaN."""
+    worst = 0.0
+    for step in range(1, len(expected)):
+        for name, weight in expected[step].items():
+            length = float((weight - expected[step - 1][name]).norm())
+            difference = float((found[step][name] - weight).norm())
+            if length == 0:  # no gradient, or no step to take
+                assert torch.equal(found[step][name], found[step - 1][name]), (step, name)
+            else:
+                worst = max(worst, difference / length if difference == difference else math.inf)
+    return worst
+
+
+def worst_memory_error(found: Run, expected: Run) -> float:
+    """The largest relative difference of memories of the same name, whatever their shapes."""
+    worst = 0.0
+    for name, memories in expected.memories.items():
+        assert memories.keys() == found.memories[name].keys(), name
+        for key, memory in memories.items():
+            difference = found.memories[name][key].reshape(memory.shape) - memory
+            worst = max(worst, float(difference.norm() / memory.norm()))
+    return worst
+
+
+class Interpreted:
+    """A program run by the interpreter, as far as possible like a torch optimizer."""
+
+    def __init__(self, program: ir.Program, groups: list[tuple[str, list[nn.Parameter]]], **hypers: Any) -> None:
+        (self.declaration,) = (d for d in program.declarations if isinstance(d, ir.Optimizer))
+        defaults = {h.name: h.default.value for h in self.declaration.hypers if h.default is not None}
+        self.param_groups = [{"params": params, **defaults, **hypers} for _, params in groups]
+        self.inner: dict[nn.Parameter, Parameter] = {}
+        for role, params in groups:
+            (rule,) = (rule for rule in self.declaration.rules if role in rule.roles)
+            self.inner |= {p: Parameter(p.detach().numpy(), rule) for p in params}
+        self.state = {p: inner.memories for p, inner in self.inner.items()}
+
+    def step(self) -> None:
+        step_parameters(*self._columns())
+        self._write()
+
+    def fire(self, event: str, **arguments: Any) -> None:
+        parameters, grads, hypers = self._columns()
+        fire_event(parameters, event, grads, hypers, arguments)
+        self._write()
+
+    def _columns(self) -> tuple[list[Parameter], list[Any], list[Mapping[str, Any]]]:
+        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
+        hypers = [{name: float_of(value) for name, value in g.items() if name != "params"} for _, g in pairs]
+        grads = [None if p.grad is None else p.grad.double().numpy() for p, _ in pairs]
+        return [self.inner[p] for p, _ in pairs], grads, hypers
+
+    @torch.no_grad()
+    def _write(self) -> None:
+        for p, inner in self.inner.items():
+            p.copy_(torch.from_numpy(inner.value))
+            self.state[p] = {name: torch.from_numpy(value) for name, value in inner.memories.items()}
+
+
+def float_of(value: Any) -> Any:
+    """Hypers as the interpreter wants them: numbers are floats."""
+    return value if isinstance(value, bool | str) else float(value)
+
+
+def interpreted_groups(model: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
+    matrices, rest = (group["params"] for group in reference_groups(model))
+    return [("matrix", matrices), ("vector", rest)]
