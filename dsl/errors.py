@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import wraps
+from textwrap import dedent
 from typing import Literal, ParamSpec
 
 from optforge.dsl.diagnostics import Diagnostic, Label
@@ -49,6 +50,19 @@ def entry(code: str, title: str) -> Callable[[Callable[P, Diagnostic]], Callable
     return register
 
 
+def explain(code: str) -> str | None:
+    """The title and the long explanation of a code, with its examples."""
+    found = CATALOGUE.get(code.upper())
+    return None if found is None else f"{found.code}: {found.title}\n\n{found.explanation}\n"
+
+
+def examples(code: str) -> tuple[str, str]:
+    """The wrong and the right spec of a code's explanation, as files would hold them."""
+    _, _, text = CATALOGUE[code].explanation.partition("\nWrong:\n")
+    before, _, after = text.partition("\nRight:\n")
+    return dedent(before).strip() + "\n", dedent(after).strip() + "\n"
+
+
 def wrong(
     message: str, span: Span, note: str = "", labels: Sequence[Label] = (), help: str | None = None
 ) -> Diagnostic:
@@ -74,22 +88,93 @@ def listed(names: Iterable[str], last: str = "or") -> str:
 
 @entry("E001", "the file cannot be read as text")
 def unreadable(path: str, reason: str, span: Span) -> Diagnostic:
+    """A spec is a text file in UTF-8 (a byte order mark is allowed, and line ends may be those of Windows).
+    This file does not exist, is a folder, may not be read, or holds bytes that are no UTF-8: often it was
+    saved in another encoding, or it is no text at all. Save it as UTF-8 in your editor, or correct the path.
+
+    Wrong:
+
+        (bytes that are not UTF-8, or no file of that name)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad
+    """
     return wrong(f"cannot read `{path}`: {reason}", span)
 
 
 @entry("E002", "a character the language does not have")
 def unexpected_character(char: str, span: Span, help: str | None = None) -> Diagnostic:
-    shown = char if char.isprintable() else f"U+{ord(char):04X}"
+    """Outside strings and comments a spec consists of ASCII characters only, so that what looks alike is alike.
+    Texts copied from papers and web pages often bring typographic lookalikes: a long minus sign, curly quotes,
+    a multiplication dot, Greek letters, or a space that is not the usual one. Names are made of the letters
+    a-z and A-Z, digits and the underscore. Operators of other languages such as `&&` or `%` have words here.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper η = 0.01 where η > 0
+            for tensor:
+                weight <- weight − η × grad
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad
+    """
+    shown = "".join(each if each.isprintable() else f"U+{ord(each):04X}" for each in char)
     return wrong(f"unexpected character `{shown}`", span, help=help)
 
 
 @entry("E003", "a string that does not end")
 def unclosed_string(span: Span, help: str | None = None) -> Diagnostic:
+    """A string between double quotes ends on the line on which it begins; a docstring between three double quotes
+    may take several lines, but it must end before the file does. The place shown is where the string begins.
+    There are no escapes: a string that is to contain a double quote stands between three.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0 "learning rate
+            for tensor:
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0 "learning rate"
+            for tensor:
+                weight <- weight - lr * grad
+    """
     return wrong("this string is never closed", span, help=help)
 
 
 @entry("E004", "the grammar expects something else")
 def unexpected_token(found: str, expected: str, span: Span, help: str | None = None) -> Diagnostic:
+    """The message says what the grammar allows at this place and what stands there instead. The mistake may
+    also be a little earlier: something left out is noticed at the next thing that cannot follow without it.
+    Lines of other languages are a frequent cause: definitions are written `name = ...`, the result of a rule
+    `weight <- ...`, powers `x^2`, choices `a if condition else b`, and strings stand between double quotes.
+
+    Wrong:
+
+        optimizer SGD
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad ** 2
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad^2
+    """
     return wrong(f"expected {expected}, found {found}", span, help=help)
 
 
@@ -97,27 +182,119 @@ def unexpected_token(found: str, expected: str, span: Span, help: str | None = N
 def bad_indentation(
     span: Span, problem: str = "this indentation matches no open block", help: str | None = None
 ) -> Diagnostic:
+    """The lines of a block begin in the same column, deeper than the line that opens it with a colon. This line
+    begins deeper although nothing before it opens a block, or in a column that none of the open blocks has,
+    or it mixes tabs and spaces so that its column depends on the editor. `optforge fmt` indents with four
+    spaces. An expression continues on the next line only inside parentheses; there, indentation is free.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight
+                    - lr * grad
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- (
+                    weight
+                    - lr * grad
+                )
+    """
     return wrong(problem, span, help=help)
 
 
 @entry("E006", "a bracket without its partner")
 def unbalanced_bracket(bracket: str, span: Span) -> Diagnostic:
+    """Every opening parenthesis needs a closing one. Inside parentheses line breaks mean nothing, so a forgotten
+    closing one would swallow the lines below; the place shown is the opening one whose partner is missing,
+    or the closing one that has nothing to close.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = lr * (grad + 0.1 * weight
+                weight <- weight - step
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = lr * (grad + 0.1 * weight)
+                weight <- weight - step
+    """
     what = "is never closed" if bracket == "(" else "closes nothing"
     return wrong(f"`{bracket}` {what}", span)
 
 
 @entry("E007", "nested too deeply or too large")
 def too_large(what: str, limit: int, span: Span) -> Diagnostic:
+    """An expression may be nested a hundred levels deep (every term of a long sum counts), a file may have a
+    quarter of a million characters, a name a limited length, and a rule a limited number of equations after
+    all functions are put in. No optimizer comes near these limits; what does is mostly generated by mistake.
+    Give parts of a long expression names of their own.
+
+    Wrong:
+
+        def f(x) = (
+            - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - -
+            - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - -
+            x
+        )
+
+    Right:
+
+        def f(x) = -x
+    """
     return wrong(f"{what} (the limit is {limit})", span)
 
 
 @entry("E008", "a file without a spec")
 def empty_file(span: Span) -> Diagnostic:
+    """A spec file defines something: optimizers, schedules, penalties or functions. This one is empty, or has
+    nothing but comments and a docstring. `optforge new NAME` writes a file to start from.
+
+    Wrong:
+
+        # to be done
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad
+    """
     return wrong("nothing is defined here", span, help="start with `optforge new NAME`")
 
 
 @entry("E009", "arguments in the wrong order")
 def misplaced_argument(what: str, span: Span) -> Diagnostic:
+    """In a call the arguments without a name come first, then those with one, because the former are told apart
+    by their position alone. For the same reason the parameters of a function that have a default value come
+    after those that have none.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * ema(decay=0.9, grad)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * ema(grad, decay=0.9)
+    """
     return wrong(f"{what} follows one that has a name and a value", span, help="put it before the first `name=value`")
 
 
@@ -126,36 +303,171 @@ def misplaced_argument(what: str, span: Span) -> Diagnostic:
 
 @entry("E010", "a reserved name is redefined")
 def reserved_name(name: str, span: Span) -> Diagnostic:
+    """The values `grad weight t rows cols row col pi inf super` and the core operators such as `norm` or `prev`
+    mean the same in every spec and cannot be defined anew. A prelude function can be replaced by a `def` of
+    your own; an operator cannot. Only the result of a rule is written with the name of a given value, and
+    with an arrow: `weight <- ...`.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                grad = 0.5 * grad
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                half = 0.5 * grad
+                weight <- weight - lr * half
+    """
     return wrong(f"`{name}` has a meaning of its own and cannot be redefined", span)
 
 
 @entry("E011", "a name that Python or the generated class needs")
 def python_name(name: str, reason: str, span: Span) -> Diagnostic:
+    """Names of a spec become names in the generated class, readable as you wrote them: a hyperparameter is an
+    argument of its constructor and a key of its parameter groups. So they cannot be words of Python such
+    as `lambda` or `class`, begin with two underscores, or be what the class or its parameter groups already use.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper lambda = 0.1 where lambda >= 0
+            for tensor:
+                weight <- weight - lr * (grad + lambda * weight)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.1 where weight_decay >= 0
+            for tensor:
+                weight <- weight - lr * (grad + weight_decay * weight)
+    """
     return wrong(f"`{name}` cannot be used as a name: {reason}", span, help=f"rename it, for example to `{name}_`")
 
 
 @entry("E012", "unknown name")
 def unknown_name(name: str, span: Span, known: Iterable[str], help: str | None = None) -> Diagnostic:
+    """A name in an expression is a given value (`grad`, `weight`, `t`, `rows`, `cols`), a hyperparameter of this
+    optimizer or of those it extends, a parameter of the function it stands in, an equation of the same rule,
+    or a stream of an event. This one is none of these. A rule does not see the equations of another rule, and
+    a function sees only its own parameters and equations: hand it what it needs.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grd
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad
+    """
     return wrong(f"unknown name `{name}`", span, help=help or nearest(name, known))
 
 
 @entry("E013", "defined twice")
 def duplicate(kind: str, name: str, span: Span, first: Span) -> Diagnostic:
+    """Equations are not executed one after the other, so a name can have one definition only: nothing would say
+    which of two is meant where. Give the second value a name of its own. To refer to the value of the step
+    before, write `prev(name)`. The same holds for hyperparameters, events, functions and optimizers.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                u = ema(grad, 0.9)
+                u = u / norm(u)
+                weight <- weight - lr * u
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                u = m / norm(m)
+                weight <- weight - lr * u
+    """
     return wrong(f"{kind} `{name}` is defined twice", span, "defined again", [Label(first, "first defined here")])
 
 
 @entry("E014", "unknown function")
 def unknown_function(name: str, span: Span, known: Iterable[str]) -> Diagnostic:
+    """A function that is called is a core operator, a `def` of this file, of a file beside it or of the shipped
+    specs, or part of the prelude. There is none of this name. Functions and values do not share their names:
+    a hyperparameter or an equation cannot be called.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * momentom(grad, 0.9)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * momentum(grad, 0.9)
+    """
     return wrong(f"unknown function `{name}`", span, help=nearest(name, known))
 
 
 @entry("E015", "wrong number of arguments")
 def wrong_arity(name: str, signature: str, problem: str, span: Span) -> Diagnostic:
+    """The call has more arguments than the function has parameters, or leaves out one that has no default value.
+    The help line shows the parameters with their defaults. In a pipe the value before `|>` is the first argument:
+    `x |> f(a)` is `f(x, a)`.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * ema(grad)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * ema(grad, 0.9)
+    """
     return wrong(f"`{name}` {problem}", span, help=f"it is called as `{signature}`")
 
 
 @entry("E016", "unknown or repeated keyword argument")
 def bad_keyword(name: str, keyword: str, problem: str, span: Span, known: Iterable[str]) -> Diagnostic:
+    """An argument with a name must name a parameter of the function (or a hyperparameter of the optimizer after
+    `use`), and each may be given once only, by name or by position.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * momentum(grad, beta=0.9, nestorov=true)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * momentum(grad, beta=0.9, nesterov=true)
+    """
     known = list(known)
     hint = nearest(keyword, known) or (f"it takes {listed(known, 'and')}" if known else None)
     return wrong(f"`{name}` {problem} `{keyword}`", span, help=hint)
@@ -163,37 +475,183 @@ def bad_keyword(name: str, keyword: str, problem: str, span: Span, known: Iterab
 
 @entry("E017", "recursion")
 def recursion(cycle: Sequence[str], span: Span) -> Diagnostic:
+    """Functions are put in where they are called, so a function that calls itself, directly or through others,
+    would never end. The same holds for optimizers that extend or use each other in a circle. Repetition over
+    steps is what `prev` is for; a short loop within one step is written out.
+
+    Wrong:
+
+        def halve(x) = halve(x / 2) if norm(x) > 1 else x
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * halve(grad)
+
+    Right:
+
+        def shorten(x) = x / max(norm(x), 1)
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * shorten(grad)
+    """
     return wrong("definitions may not refer to themselves: " + " -> ".join(cycle), span)
 
 
 @entry("E018", "unknown optimizer")
 def unknown_optimizer(name: str, span: Span, known: Iterable[str]) -> Diagnostic:
+    """The name after `extends` or `use` must be an optimizer of this file, of a file in the same folder, or one of
+    the shipped specs. Neither PyTorch's own classes nor Python modules are looked at.
+
+    Wrong:
+
+        optimizer Mine:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad)
+            for rest: use AdamWW(lr=lr)
+
+    Right:
+
+        optimizer Plain:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad
+
+        optimizer Mine:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad)
+            for rest: use Plain(lr=lr)
+    """
     return wrong(f"unknown optimizer `{name}`", span, help=nearest(name, known))
 
 
 @entry("E019", "unknown role")
 def unknown_role(name: str, span: Span, known: Iterable[str]) -> Diagnostic:
+    """A rule says for which parameters it is: `matrix` (hidden weights with two or more dimensions), `conv`,
+    `embedding`, `head`, `vector` (fewer than two dimensions), `rest` (what no other rule takes), or `tensor`
+    (every parameter, of any shape). There are no other roles; single parameters are chosen through groups
+    when the optimizer is constructed, not in the spec.
+
+    Wrong:
+
+        optimizer Sign:
+            hyper lr = 0.01 where lr > 0
+            for matrices:
+                weight <- weight - lr * sign(grad)
+
+    Right:
+
+        optimizer Sign:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * sign(grad)
+    """
     known = list(known)
     return wrong(f"`for {name}` is not a role", span, help=nearest(name, known) or f"roles are {listed(known, 'and')}")
 
 
 @entry("E020", "two rules for one role")
 def duplicate_role(name: str, span: Span, first: Span) -> Diagnostic:
+    """Each role has one rule at most, or it would be open which of the two a parameter follows. A rule for `tensor`
+    takes every parameter, so that nothing is left for another one beside it. Put what differs into one
+    rule with a choice, or give the parameters another role.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * grad
+            for embedding, matrix:
+                weight <- weight - lr * sign(grad)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * grad
+            for embedding, head:
+                weight <- weight - lr * sign(grad)
+    """
     return wrong(f"`{name}` already has a rule", span, "second rule", [Label(first, "first rule")])
 
 
 @entry("E021", "a rule without its result")
 def missing_update(target: str, span: Span) -> Diagnostic:
+    """A rule states its result with an arrow: `weight <- ...` is the weight after the step, `factor <- ...` the
+    factor of a schedule, `loss <- ...` the loss of a penalty. Without it the equations above come to nothing.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = lr * grad
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = lr * grad
+                weight <- weight - step
+    """
     return wrong(f"this never says what becomes of `{target}`", span, help=f"add `{target} <- ...`")
 
 
 @entry("E022", "two results")
 def duplicate_update(target: str, span: Span, first: Span) -> Diagnostic:
+    """A rule has one result. Lines are not executed in order, so two results are not two steps after each other.
+    Combine them in one expression; parts of it can have names.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.1 where weight_decay >= 0
+            for tensor:
+                weight <- weight - lr * grad
+                weight <- (1 - lr * weight_decay) * weight
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.1 where weight_decay >= 0
+            for tensor:
+                decayed = (1 - lr * weight_decay) * weight
+                weight <- decayed - lr * grad
+    """
     return wrong(f"`{target} <-` stands twice", span, "second result", [Label(first, "first result")])
 
 
 @entry("E023", "`<-` on something that is not the result")
 def wrong_update(name: str, target: str, span: Span) -> Diagnostic:
+    """The arrow `<-` is for the result alone: `weight` in a rule, `factor` in a schedule, `loss` in a penalty.
+    Everything else is defined by `=`, also what is remembered from step to step: memory exists wherever
+    an equation looks at `prev(...)`.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m <- 0.9 * prev(m) + grad
+                weight <- weight - lr * m
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m) + grad
+                weight <- weight - lr * m
+    """
     return wrong(
         f"only `{target}` can stand left of `<-` here, not `{name}`",
         span,
@@ -203,11 +661,52 @@ def wrong_update(name: str, target: str, span: Span) -> Diagnostic:
 
 @entry("E024", "`super` with nothing to refer to")
 def no_super(reason: str, span: Span) -> Diagnostic:
+    """`super` is the value that the optimizer named after `extends` gives to the equation of the same name. It
+    needs such an optimizer, a rule of the same role there, and in it an equation of that name.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = super / 2
+                weight <- weight - lr * step
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = grad
+                weight <- weight - lr * step
+
+        optimizer HalfSGD extends SGD:
+            for tensor:
+                step = super / 2
+    """
     return wrong(f"`super` has no meaning here: {reason}", span)
 
 
 @entry("E025", "`prev` of something without a name")
 def prev_needs_name(span: Span) -> Diagnostic:
+    """A memory has a name: it is stored under it in the optimizer's state, and checkpoints refer to it. So `prev`
+    takes a name, that of an equation, a parameter of a function, `grad` or `weight`, and not an expression.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * (grad + prev(2 * grad))
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                double = 2 * grad
+                weight <- weight - lr * (grad + prev(double))
+    """
     return wrong(
         "`prev` remembers a name, not an expression",
         span,
@@ -217,6 +716,26 @@ def prev_needs_name(span: Span) -> Diagnostic:
 
 @entry("E026", "two initial values for one memory")
 def conflicting_initial(name: str, span: Span, first: Span) -> Diagnostic:
+    """All uses of `prev(x)` in one place read the same memory, and a memory has one value before the first step:
+    0, or the second argument. Two uses that name different initial values contradict each other. Give the
+    same one everywhere, or make a second equation.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m, grad) + 0.1 * grad
+                weight <- weight - lr * (m - prev(m, 2 * grad))
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m, grad) + 0.1 * grad
+                weight <- weight - lr * (m - prev(m, grad))
+    """
     return wrong(
         f"`prev({name}, ...)` has two different initial values",
         span,
@@ -227,16 +746,80 @@ def conflicting_initial(name: str, span: Span, first: Span) -> Diagnostic:
 
 @entry("E027", "the optimizer used here has no rule for these parameters")
 def delegate_without_rule(optimizer: str, role: str, span: Span) -> Diagnostic:
+    """`for role: use Name(...)` hands the parameters of that role to a rule of another optimizer. That optimizer
+    has rules only for parameters of another kind. It needs a rule for the role itself, for `rest`, or for `tensor`.
+
+    Wrong:
+
+        optimizer Sign:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * sign(grad)
+
+        optimizer Mixed:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * grad
+            for vector: use Sign(lr=lr)
+
+    Right:
+
+        optimizer Sign:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * sign(grad)
+
+        optimizer Mixed:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * grad
+            for vector: use Sign(lr=lr)
+    """
     return wrong(f"`{optimizer}` has no rule for `{role}` parameters", span)
 
 
 @entry("E028", "a value that does not exist in this place")
 def not_available(name: str, place: str, span: Span, help: str | None = None) -> Diagnostic:
+    """Not everything exists everywhere. Conditions and defaults of hyperparameters see hyperparameters only; a
+    schedule has neither `grad` nor `weight`, a penalty has no `grad` and no steps, so no `t` and no `prev`;
+    `rows` and `cols` belong to matrices; claims remember nothing.
+
+    Wrong:
+
+        schedule Decay:
+            hyper total = 1000 where total > 0
+            factor <- norm(grad) / total
+
+    Right:
+
+        schedule Decay:
+            hyper total = 1000 where total > 0
+            factor <- max(1 - t / total, 0)
+    """
     return wrong(f"`{name}` does not exist in {place}", span, help=help)
 
 
 @entry("E029", "unsuitable memory name")
 def bad_memory_name(name: str, reason: str, span: Span) -> Diagnostic:
+    """What a rule remembers is stored in the optimizer's state under the name of its equation; the names are part of
+    the checkpoint format. A few are taken by what the generated class keeps itself. Rename the equation.
+
+    Wrong:
+
+        optimizer Average:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                step = 0.9 * prev(step) + grad
+                weight <- weight - lr * step
+
+    Right:
+
+        optimizer Average:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m) + grad
+                weight <- weight - lr * m
+    """
     return wrong(f"a memory cannot be stored as `{name}`: {reason}", span)
 
 
@@ -245,6 +828,24 @@ def bad_memory_name(name: str, reason: str, span: Span) -> Diagnostic:
 
 @entry("E030", "shapes that do not fit together")
 def shape_mismatch(operator: str, left: str, left_span: Span, right: str, right_span: Span, span: Span) -> Diagnostic:
+    """Elementwise operators combine values of the same shape, or stretch a single value, one value per row or one
+    per column to the other's shape. `x @ y` needs as many columns in x as rows in y; a transpose is `x'`. The
+    message names both shapes, the labels show which part has which.
+
+    Wrong:
+
+        optimizer Gram:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * (grad + grad @ grad')
+
+    Right:
+
+        optimizer Gram:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * (grad + grad @ grad' @ grad)
+    """
     return wrong(
         f"`{operator}` cannot combine {left} with {right}",
         span,
@@ -254,37 +855,168 @@ def shape_mismatch(operator: str, left: str, left_span: Span, right: str, right_
 
 @entry("E031", "an operator that needs a matrix")
 def not_elementwise(name: str, roles: str, span: Span) -> Diagnostic:
+    """A rule `for tensor` takes parameters of any shape: vectors, matrices, convolutions. So it may use elementwise
+    operators and reductions over the whole parameter only; matrix products, transposes, decompositions and
+    values per row or column need `for matrix`.
+
+    Wrong:
+
+        optimizer Muon:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * orthogonalize(grad)
+
+    Right:
+
+        optimizer Muon:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad)
+            for rest:
+                weight <- weight - lr * sign(grad)
+    """
     return wrong(f"`{name}` needs matrices, and `for {roles}` takes parameters of any shape", span)
 
 
 @entry("E032", "the wrong kind of value")
 def wrong_kind(where: str, wanted: str, found: str, span: Span, help: str | None = None) -> Diagnostic:
+    """Numbers, truth values, strings and tuples are different kinds of values, and nothing is converted silently.
+    Conditions are truth values: write `x > 0`, not `x`. A truth value becomes a number by a choice:
+    `1 if x > 0 else 0`.
+
+    Wrong:
+
+        optimizer Cautious:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                weight <- weight - lr * m * (m * grad > 0)
+
+    Right:
+
+        optimizer Cautious:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                weight <- weight - lr * (m if m * grad > 0 else 0)
+    """
     return wrong(f"{where} wants {wanted}, not {found}", span, help=help)
 
 
 @entry("E033", "the wrong shape")
 def wrong_shape(where: str, wanted: str, found: str, span: Span) -> Diagnostic:
+    """This place wants a value of a certain shape: the new weight has the shape of the weight, `trace` and
+    `inverse_root` take square Gram matrices, a claim about cost takes a single number. The message says which shape
+    is wanted and which one the value has.
+
+    Wrong:
+
+        optimizer Wide:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight @ weight' - lr
+
+    Right:
+
+        optimizer Wide:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight @ weight' @ weight - lr * grad
+    """
     return wrong(f"{where} wants {wanted}, not {found}", span, f"this is {found}")
 
 
 @entry("E034", "a value that must be known before training")
 def not_constant(where: str, span: Span) -> Diagnostic:
+    """Some arguments decide what code is generated or how much work a step is: the number of iterations of
+    `orthogonalize`, the axis of a reduction, a method. They must be known when the optimizer is built: a literal
+    or a hyperparameter, or arithmetic of these, but nothing that depends on the gradient or the step.
+
+    Wrong:
+
+        optimizer Muon:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad, steps=t)
+
+    Right:
+
+        optimizer Muon:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad, steps=5)
+    """
     return wrong(f"{where} must be a constant or a hyperparameter", span, "this changes from step to step")
 
 
 @entry("E035", "a string outside its closed set")
 def unknown_choice(where: str, value: str, choices: Sequence[str], span: Span) -> Diagnostic:
+    """Strings choose among a closed set of methods; this one is not among them. A hyperparameter that is a string
+    names its set itself: `hyper method = "svd" where method in ("svd", "exact")`.
+
+    Wrong:
+
+        optimizer Muon:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad, method="newton_schultz")
+
+    Right:
+
+        optimizer Muon:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * orthogonalize(grad, method="newton_schulz")
+    """
     hint = nearest(value, choices) or "choose " + " or ".join(f'"{choice}"' for choice in choices)
     return wrong(f'{where} cannot be "{value}"', span, help=hint)
 
 
 @entry("E036", "a hyperparameter default of no usable kind")
 def bad_default(name: str, problem: str, span: Span) -> Diagnostic:
+    """The default of a hyperparameter is a number, `true` or `false`, or a string whose condition names the set it
+    comes from. It is a value, not a computation: what follows from other hyperparameters is an equation.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.1 * lr
+            for tensor:
+                weight <- weight - lr * (grad + weight_decay * weight)
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.001
+            for tensor:
+                weight <- weight - lr * (grad + weight_decay * weight)
+    """
     return wrong(f"the default of `{name}` {problem}", span)
 
 
 @entry("E037", "a default that breaks its own condition")
 def default_breaks_condition(name: str, value: str, condition: str, span: Span, condition_span: Span) -> Diagnostic:
+    """A hyperparameter's condition is checked whenever a value is given, also the default: with this default the
+    optimizer could never be constructed without an argument. Correct the default or the condition.
+
+    Wrong:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            hyper beta = 1 where 0 <= beta < 1
+            for tensor:
+                weight <- weight - lr * ema(grad, beta)
+
+    Right:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            hyper beta = 0.9 where 0 <= beta < 1
+            for tensor:
+                weight <- weight - lr * ema(grad, beta)
+    """
     return wrong(
         f"the default {value} of `{name}` breaks the condition `{condition}`",
         span,
@@ -294,11 +1026,50 @@ def default_breaks_condition(name: str, value: str, condition: str, span: Span, 
 
 @entry("E038", "arithmetic that has no result")
 def bad_arithmetic(text: str, problem: str, span: Span) -> Diagnostic:
+    """This computes with constants only, and the result is no number: a division by zero, the root or logarithm of
+    a negative number, an overflow. At run time it would fill the weights with NaN.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad * (1 / (2 - 2))
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * grad * (1 / 2)
+    """
     return wrong(f"`{text}` {problem}", span)
 
 
 @entry("E039", "a malformed claim")
 def bad_claim(problem: str, span: Span) -> Diagnostic:
+    """A claim is something that can be true or false of every step: a comparison of the rule's streams, or one of
+    the forms `scale_free(grad)`, `cost(...)`, `state(...)`, `orthogonal(x)`, `equivariant(rows)` and
+    `equivariant(cols)`.
+
+    Wrong:
+
+        optimizer Sign:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                u = sign(grad)
+                weight <- weight - lr * u
+                claim norm(u)
+
+    Right:
+
+        optimizer Sign:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                u = sign(grad)
+                weight <- weight - lr * u
+                claim scale_free(grad)
+    """
     return wrong(f"this claims nothing that can be checked: {problem}", span)
 
 
@@ -307,6 +1078,26 @@ def bad_claim(problem: str, span: Span) -> Diagnostic:
 
 @entry("E050", "an equation that needs its own result")
 def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label]) -> Diagnostic:
+    """Equations are unordered, but each needs the values it mentions first. These need each other within the same
+    step, so none can be computed. What is meant is nearly always the value of the step before: `prev(x)` looks
+    at memory and breaks the cycle.
+
+    Wrong:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * m + grad
+                weight <- weight - lr * m
+
+    Right:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m) + grad
+                weight <- weight - lr * m
+    """
     return wrong(
         "these equations need each other within one step: " + " -> ".join(cycle),
         span,
@@ -317,6 +1108,28 @@ def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label
 
 @entry("E051", "an initial value that needs itself")
 def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
+    """The second argument of `prev` is the value before the first step. It is computed at the first step, when
+    there is no step before, so that every `prev` in it stands for an initial value, too. Here that leads back to
+    the very memory that is to be started, directly or through other equations.
+
+    Wrong:
+
+        optimizer Radius:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                r = 0.9 * prev(r, start) + 0.1 * norm(weight)
+                start = 2 * prev(r)
+                weight <- weight - lr * r * grad
+
+    Right:
+
+        optimizer Radius:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                r = 0.9 * prev(r, start) + 0.1 * norm(weight)
+                start = 2 * norm(weight)
+                weight <- weight - lr * r * grad
+    """
     return wrong("this initial value needs itself: " + " -> ".join(cycle), span)
 
 
@@ -325,14 +1138,73 @@ def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
 
 @entry("W001", "a prelude function is replaced")
 def replaces_prelude(name: str, span: Span) -> Diagnostic:
+    """A `def` may have the name of a function of the prelude; within this file, calls then mean yours, also where a
+    reader expects the known one. If that is not on purpose, choose another name.
+
+    Wrong:
+
+        def ema(x, decay) = decay * x
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * ema(grad, 0.9)
+
+    Right:
+
+        def scaled(x, decay) = decay * x
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * scaled(grad, 0.9)
+    """
     return wrong(f"this replaces the prelude's `{name}` in this file", span)
 
 
 @entry("W002", "a value nobody uses")
 def unused_binding(name: str, span: Span) -> Diagnostic:
+    """Neither the result of the rule, nor a claim, nor another equation in use depends on this one. It leaves no
+    trace in the generated code. Often a name is misspelt where it was meant to be used, or a line is left over.
+
+    Wrong:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                weight <- weight - lr * m
+    """
     return wrong(f"`{name}` is never used", span)
 
 
 @entry("W003", "a hyperparameter nobody uses")
 def unused_hyper(name: str, span: Span) -> Diagnostic:
+    """No equation and no condition of another hyperparameter mentions this one: whoever sets it changes nothing.
+    Use it or remove it.
+
+    Wrong:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.1 where weight_decay >= 0
+            for tensor:
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            hyper weight_decay = 0.1 where weight_decay >= 0
+            for tensor:
+                weight <- weight - lr * (grad + weight_decay * weight)
+    """
     return wrong(f"hyperparameter `{name}` is never used", span)

@@ -64,11 +64,16 @@ def parse_expression(source: Source) -> tuple[ast.Expression | None, tuple[Diagn
 
 @dataclass(slots=True)
 class _Block:
-    """An open block: the automaton before its first line (None if its indentation is ignored), and whether any
-    line in it was refused."""
+    """An open block.
+
+    ``before`` is the automaton before its first line, None if its indentation is reported and ignored;
+    ``troubled`` whether any line in it was refused; ``continues`` whether its first line, not read yet,
+    may have been meant to continue the line before it.
+    """
 
     before: Automaton | None
     troubled: bool = False
+    continues: bool = False
 
 
 class _TooManyErrors(Exception):
@@ -141,6 +146,8 @@ class _Parse:
         elif self.between_lines:
             self.line, self.first = self.automaton.copy(), lexeme
         self.between_lines = lexeme.kind in ("_NL", "_INDENT", "_DEDENT")
+        if self.between_lines and self.blocks:
+            self.blocks[-1].continues = False
         self.refused_header = None
         self.automaton.feed(lexeme)
         if lexeme.text:
@@ -183,7 +190,8 @@ class _Parse:
             self.layout.line_start and bool(lexeme.text),
             self.previous_first,
         )
-        self.report(explain_refusal(refusal, suggest(refusal)))
+        if not (self.blocks and self.blocks[-1].continues):
+            self.report(explain_refusal(refusal, suggest(refusal)))
         return refusal
 
     def finish(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
@@ -203,7 +211,7 @@ class _Parse:
             self.skip_block()
             return False
         self.report_refusal(lexeme, expected)
-        self.blocks.append(_Block(None))
+        self.blocks.append(_Block(None, continues=True))
         return False
 
     def put_header(self, kinds: list[str], position: int) -> bool:
@@ -238,6 +246,8 @@ class _Parse:
         if self.between_lines:
             self.line, self.first = self.automaton, lexeme
         self.skip_line(lexeme, refusal)
+        if self.blocks:
+            self.blocks[-1].continues = False
         self.replace_from(self.line)
         self.refused_header = self.first.kind if self.first.kind in _HEADERS else _guess_header(self.first.text)
 
