@@ -67,7 +67,7 @@ def parameters(groups: list[dict[str, Any]]) -> list[Tensor]:
 def set_gradients(params: list[Tensor], seed: int) -> None:
     """Gradients that depend on the seed and on the place of the parameter in the list."""
     for i, p in enumerate(params):
-        generator = torch.Generator().manual_seed(1000 * seed + i)
+        generator = torch.Generator().manual_seed(1000 * (seed + 1) + i)  # no seed that makes weights
         p.grad = _random(p.shape, p.dtype, generator)
 
 
