@@ -49,8 +49,11 @@ def render_unit(unit: Unit) -> str:
     return render_program(program, origin_line(shown_path(unit.path), unit.source.text))
 
 
-def generated_files(units: Iterable[Unit], out: Path, standalone: bool) -> dict[Path, str]:
-    """Path and text of everything that a build of these specs writes into ``out``."""
+def generated_files(units: Iterable[Unit], out: Path, standalone: bool, whole: bool = False) -> dict[Path, str]:
+    """Path and text of everything that a build of these specs writes into ``out``.
+
+    With ``whole`` these are all specs there are: other generated modules in ``out`` do not count.
+    """
     files: dict[Path, str] = {}
     origins: dict[Path, Path] = {}
     for unit in units:
@@ -64,16 +67,13 @@ def generated_files(units: Iterable[Unit], out: Path, standalone: bool) -> dict[
         files[out / "_runtime.py"] = render_runtime()
         package = out / "__init__.py"
         if not package.exists() or MARK in package.read_text(encoding="utf-8"):
-            files[package] = render_package(exported_names(files, out), MARK)
+            files[package] = render_package(exported_names(files, [] if whole else generated_modules(out)), MARK)
     return files
 
 
-def exported_names(files: dict[Path, str], out: Path) -> dict[str, str]:
-    """The module of each class: those of this build and those that stand in the folder already."""
-    texts = dict(files)
-    for path in sorted(out.glob("*.py")) if out.is_dir() else []:
-        if path not in texts and path.name != "__init__.py" and MARK in (text := path.read_text(encoding="utf-8")):
-            texts[path] = text
+def exported_names(files: dict[Path, str], others: Iterable[Path]) -> dict[str, str]:
+    """The module of each class, in the files of this build and in others that stay."""
+    texts = {path: path.read_text(encoding="utf-8") for path in others} | files
     homes: dict[str, str] = {}
     for path in sorted(texts):
         found = EXPORTS.search(texts[path])
@@ -84,13 +84,11 @@ def exported_names(files: dict[Path, str], out: Path) -> dict[str, str]:
     return homes
 
 
-def stale_files(files: dict[Path, str], out: Path) -> list[Path]:
-    """Generated modules in ``out`` that no spec of a whole build stands behind."""
-    return [
-        path
-        for path in sorted(out.glob("*.py"))
-        if path not in files and path.name != "_runtime.py" and MARK in path.read_text(encoding="utf-8")
-    ]
+def generated_modules(out: Path) -> list[Path]:
+    """The modules in a folder that some build has written."""
+    paths = sorted(out.glob("*.py")) if out.is_dir() else []
+    own = [path for path in paths if path.name not in ("__init__.py", "_runtime.py")]
+    return [path for path in own if MARK in path.read_text(encoding="utf-8")]
 
 
 def sync_files(files: dict[Path, str], check: bool) -> list[Path]:

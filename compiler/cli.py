@@ -185,7 +185,7 @@ def dump_units(units: Sequence[Unit], after: str, verify: bool) -> None:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from optforge.compiler.build import BuildProblem, generated_files, stale_files, sync_files
+    from optforge.compiler.build import BuildProblem, generated_files, generated_modules, sync_files
 
     units = checked_units(options.files or default_specs())
     if not all(unit.result.program for unit in units):
@@ -194,10 +194,10 @@ def run_build(options: argparse.Namespace) -> int:
         dump_units(units, options.dump_after, options.verify)
         return FINE
     try:
-        files = generated_files(units, options.out, options.standalone)
+        files = generated_files(units, options.out, options.standalone, whole=not options.files)
     except BuildProblem as problem:
         raise CommandProblem(str(problem)) from None
-    stale = [] if options.files else stale_files(files, options.out)
+    stale = [] if options.files else [path for path in generated_modules(options.out) if path not in files]
     different = sync_files(files, options.check)
     if options.check:
         return reported_differences([*different, *stale], options)

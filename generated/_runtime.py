@@ -349,9 +349,9 @@ def power(x: Any, y: Any) -> Any:
     exponent = torch.as_tensor(y, dtype=torch.float64)
     size = (base.abs().log() * exponent).exp()
     size = torch.where((exponent == 0) | (base == 1), 1.0, size)
-    below_zero = torch.where(exponent.frac() != 0, math.nan, torch.where(exponent.fmod(2) != 0, -size, size))
-    result_type = torch.result_type(x, y)
-    return torch.where(base < 0, below_zero, size).to(result_type)
+    size = torch.where(base.signbit() & (exponent.fmod(2).abs() == 1), -size, size)
+    no_number = (base < 0) & base.isfinite() & (exponent.frac() != 0)
+    return torch.where(no_number, math.nan, size).to(torch.result_type(x, y))
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
@@ -419,22 +419,21 @@ def _role_of_use(
     if parameter.ndim < 2:
         return "vector", False, f"{parameter.ndim}-D"
     if hasattr(module, "num_embeddings") and name == "weight":
-        return "embedding", False, f"weight of {kind}"
+        return "embedding", False, kind
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return "conv", True, f"weight of {kind}, stored as (inputs, outputs)"
+        return "conv", True, f"{kind}, stored by inputs"
     if isinstance(module, nn.modules.conv._ConvNd):
-        return "conv", False, f"weight of {kind}"
+        return "conv", False, kind
     if kind == "Conv1D" and hasattr(module, "nf"):
-        return "matrix", True, "weight of Conv1D, stored as (inputs, outputs)"
+        return "matrix", True, f"{kind}, stored by inputs"
     if hasattr(module, "out_features") and name == "weight":
         return _role_of_linear(path, module, vocabularies)
     if isinstance(module, nn.MultiheadAttention):
-        why = f"{kind}, three matrices in one (split=3 separates them)" if name == "in_proj_weight" else kind
-        return "matrix", False, why
+        return "matrix", False, f"{kind}, 3 matrices in one (split=3)" if name == "in_proj_weight" else kind
     if isinstance(module, nn.RNNBase):
-        return "matrix", False, f"weight of {kind}"
+        return "matrix", False, kind
     if sum(size > 1 for size in parameter.shape) < 2:
-        return "vector", False, "one dimension larger than 1"
+        return "vector", False, "one dimension above 1"
     if EMBEDDING_HINT.search(f"{path}.{name}".lower()):
         return "embedding", False, "by its name"
     return "matrix", False, f"{parameter.ndim}-D, in {kind}"
@@ -445,10 +444,10 @@ def _role_of_linear(path: str, module: nn.Module, vocabularies: set[int]) -> tup
     *parents, last = path.split(".")
     in_block = any(parent.isdigit() for parent in parents)
     if not in_block and last in HEAD_NAMES:
-        return "head", False, f"{type(module).__name__} named {last}"
+        return "head", False, f"{type(module).__name__}, by its name"
     if not in_block and module.out_features in vocabularies:
-        return "head", False, f"as many outputs as an embedding has entries ({module.out_features})"
-    return "matrix", False, f"weight of {type(module).__name__}"
+        return "head", False, f"{type(module).__name__}, as many outputs as an embedding has entries"
+    return "matrix", False, type(module).__name__
 
 
 def param_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -545,7 +544,9 @@ class Place:
 
 def _row_counts(rows: int, split: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """The rows of each unit; ValueError if `split` does not divide them."""
-    parts = split if isinstance(split, tuple) else (rows // (split or 1),) * (split or 1)
+    if split is None:
+        return (rows,)
+    parts = split if isinstance(split, tuple) else (rows // max(split, 1),) * split
     if sum(parts) != rows or any(part <= 0 for part in parts):
         raise ValueError(f"split={split} does not divide {rows} rows")
     return parts

@@ -6,13 +6,19 @@ Takes the IR after all passes, gives :class:`PyModule`: frozen text in the order
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
-from optforge.compiler.ops import OPERATORS
+from optforge.compiler.targets.torch.documents import (
+    class_doc,
+    describe_tensors,
+    doc_lines,
+    docstring,
+    wrapped,
+)
 from optforge.compiler.targets.torch.expressions import number_text, quoted
+from optforge.compiler.targets.torch.layouts import layout_of
 from optforge.compiler.targets.torch.statements import (
     WIDTH,
     Lowering,
@@ -21,7 +27,7 @@ from optforge.compiler.targets.torch.statements import (
     signature_lines,
 )
 from optforge.compiler.text import expression_text
-from optforge.compiler.types import FULL, Dim, Kind, Universe
+from optforge.compiler.types import Dim, Kind, Universe
 
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
@@ -197,25 +203,6 @@ def lower_rule(rule: ir.Rule, prefix: str, order: tuple[str, ...]) -> tuple[list
     return [*lines, "),"], functions
 
 
-def describe_tensors(rule: ir.Rule) -> str:
-    """One sentence on the shapes that the rule's function takes."""
-    if layout_of(rule.step) == "elementwise":
-        return f"One step for a block of elements of {roles_text(rule)} parameters"
-    shape = "(..., rows, cols)" if rule.universe is Universe.MATRIX else "(..., n, 1)"
-    narrow = [f"{m.name} {shape_text(m)}" for m in rule.memories if m.type.shape != FULL]
-    tail = f"; {', '.join(narrow)}" if narrow else ""
-    return f"One step for {roles_text(rule)} parameters {shape}{tail}"
-
-
-def roles_text(rule: ir.Rule) -> str:
-    return ", ".join(rule.roles[:-1]) + " and " + rule.roles[-1] if len(rule.roles) > 1 else "".join(rule.roles)
-
-
-def shape_text(memory: ir.Memory) -> str:
-    assert memory.type.shape is not None
-    return "(..., " + ", ".join(dim.value for dim in memory.type.shape) + ")"
-
-
 def memory_lines(rule: ir.Rule) -> list[str]:
     shown = []
     for memory in rule.memories:
@@ -250,24 +237,6 @@ def assigned_tuple(name: str, items: list[str], indent: int) -> list[str]:
     if len(flat) + 8 <= WIDTH:
         return [flat]
     return [f"{space}{name}=(", *(f"{space}    {item}," for item in items), f"{space}),"]
-
-
-def layout_of(function: ir.Function) -> str:
-    """How much of a parameter the function must see at once."""
-    if function.universe is Universe.MATRIX:
-        return "matrix"
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    nodes = [node for value in values for node in ir.walk(value)]
-    alone = all(is_elementwise(node) for node in nodes)
-    return "elementwise" if alone and all(o.value.type.shape == FULL for o in function.outputs) else "tensor"
-
-
-def is_elementwise(node: ir.Expr) -> bool:
-    if isinstance(node, ir.Apply) and not OPERATORS[node.operator].elementwise and not node.type.is_scalar_phase:
-        return False
-    if isinstance(node, ir.Input) and node.source is ir.Source.MEMORY:
-        return node.type.shape == FULL
-    return True
 
 
 # Classes
@@ -370,88 +339,3 @@ def lower_events(rules: tuple[ir.Rule, ...]) -> tuple[PyMethod, ...]:
         signature = signature_lines(event.name, arguments, [], WIDTH - 12, " -> None")
         methods.append(PyMethod(signature, docstring(doc), body))
     return tuple(methods)
-
-
-# Docstrings
-
-
-def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:
-    """The class docstring: the spec's words, its equations, its hypers with their conditions, its claims."""
-    lines = list(doc_lines(node.doc or f"{node.name}, generated from its spec.", WIDTH - 4))
-    if isinstance(node, ir.Schedule):
-        lines += ["", *equation_block(node.equations_text)]
-    for rule in rules:
-        lines += [
-            "",
-            *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
-            "",
-            *equation_block(rule.equations_text),
-        ]
-    lines += ["", "Args:"]
-    if not isinstance(node, ir.Schedule):
-        lines += ["    params: a module, tensors, (name, tensor) pairs, or parameter groups."]
-    else:
-        lines += ["    optimizer: its groups' lr is the base that the factor multiplies."]
-    for hyper in sorted(node.hypers, key=lambda hyper: hyper.default is not None):
-        conditions = [expression_text(r.condition) for r in node.requirements if r.subject == hyper.name]
-        parts = [escaped(hyper.doc)] if hyper.doc else []
-        parts += [f"`{condition}`" for condition in conditions]
-        lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
-    if not isinstance(node, ir.Schedule | ir.Penalty):
-        lines += wrapped(
-            "precision: how parameters below 32 bits are kept: plain, kahan, stochastic or master.", WIDTH - 8, "    "
-        )
-        lines += wrapped(
-            "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.", WIDTH - 8, "    "
-        )
-    lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
-    claims = [claim for rule in rules for claim in rule.claims]
-    if claims:
-        lines += [
-            "",
-            "Claims of the spec:",
-            *(line for claim in claims for line in wrapped(claim.text, WIDTH - 8, "    ")),
-        ]
-    return tuple(lines)
-
-
-def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The lines of a docstring with its quotes."""
-    first, *rest = lines
-    if not rest:
-        return (f'"""{first}"""',)
-    return (f'"""{first}', *rest, '"""')
-
-
-def equation_block(equations: tuple[str, ...]) -> list[str]:
-    return [line for text in equations for line in wrapped(escaped(text), WIDTH - 8, "    ", hanging="    ")]
-
-
-def escaped(text: str) -> str:
-    """Text that cannot end a docstring or mean anything in it."""
-    shown = "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4)
-    )
-    return shown.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-
-
-def wrapped(text: str, width: int = WIDTH, indent: str = "", hanging: str = "    ") -> tuple[str, ...]:
-    """A paragraph in lines, continued with a hanging indent where it has an indent at all."""
-    rest = indent + hanging if indent else ""
-    lines = textwrap.wrap(
-        " ".join(text.split()), width, initial_indent=indent, subsequent_indent=rest, break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-    return tuple(lines) or ("",)
-
-
-def doc_lines(text: str, width: int = WIDTH) -> tuple[str, ...]:
-    """A docstring's own lines, unindented, long ones wrapped, ready to stand after the quotes."""
-    plain = textwrap.dedent(escaped(text).strip("\n"))
-    first, *rest = plain.strip().split("\n")
-    lines: list[str] = list(wrapped(first, width - 3))
-    for line in textwrap.dedent("\n".join(rest)).split("\n") if rest else []:
-        lines += [line.rstrip()] if len(line.rstrip()) <= width else wrapped(line, width)
-    if lines[-1].endswith('"'):
-        lines[-1] = lines[-1][:-1] + '\\"'
-    return tuple(lines)

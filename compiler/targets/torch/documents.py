@@ -1,0 +1,112 @@
+"""Docstrings of generated classes: the spec's words, equations, hypers with their conditions, claims."""
+
+from __future__ import annotations
+
+import textwrap
+
+from optforge.compiler import ir
+from optforge.compiler.targets.torch.layouts import layout_of
+from optforge.compiler.targets.torch.statements import WIDTH
+from optforge.compiler.text import expression_text
+from optforge.compiler.types import FULL, Universe
+
+
+def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:
+    """The class docstring: the spec's words, its equations, its hypers with their conditions, its claims."""
+    lines = list(doc_lines(node.doc or f"{node.name}, generated from its spec.", WIDTH - 4))
+    if isinstance(node, ir.Schedule):
+        lines += ["", *equation_block(node.equations_text)]
+    for rule in rules:
+        lines += [
+            "",
+            *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
+            "",
+            *equation_block(rule.equations_text),
+        ]
+    lines += ["", "Args:"]
+    if not isinstance(node, ir.Schedule):
+        lines += ["    params: a module, tensors, (name, tensor) pairs, or parameter groups."]
+    else:
+        lines += ["    optimizer: its groups' lr is the base that the factor multiplies."]
+    for hyper in sorted(node.hypers, key=lambda hyper: hyper.default is not None):
+        conditions = [expression_text(r.condition) for r in node.requirements if r.subject == hyper.name]
+        parts = [escaped(hyper.doc)] if hyper.doc else []
+        parts += [f"`{condition}`" for condition in conditions]
+        lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
+    if not isinstance(node, ir.Schedule | ir.Penalty):
+        lines += wrapped(
+            "precision: how parameters below 32 bits are kept: plain, kahan, stochastic or master.", WIDTH - 8, "    "
+        )
+        lines += wrapped(
+            "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.", WIDTH - 8, "    "
+        )
+    lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
+    claims = [claim for rule in rules for claim in rule.claims]
+    if claims:
+        lines += [
+            "",
+            "Claims of the spec:",
+            *(line for claim in claims for line in wrapped(claim.text, WIDTH - 8, "    ")),
+        ]
+    return tuple(lines)
+
+
+def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines of a docstring with its quotes."""
+    first, *rest = lines
+    if not rest:
+        return (f'"""{first}"""',)
+    return (f'"""{first}', *rest, '"""')
+
+
+def equation_block(equations: tuple[str, ...]) -> list[str]:
+    return [line for text in equations for line in wrapped(escaped(text), WIDTH - 8, "    ", hanging="    ")]
+
+
+def escaped(text: str) -> str:
+    """Text that cannot end a docstring or mean anything in it."""
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4)
+    )
+    return shown.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+
+
+def wrapped(text: str, width: int = WIDTH, indent: str = "", hanging: str = "    ") -> tuple[str, ...]:
+    """A paragraph in lines, continued with a hanging indent where it has an indent at all."""
+    rest = indent + hanging if indent else ""
+    lines = textwrap.wrap(
+        " ".join(text.split()), width, initial_indent=indent, subsequent_indent=rest, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return tuple(lines) or ("",)
+
+
+def doc_lines(text: str, width: int = WIDTH) -> tuple[str, ...]:
+    """A docstring's own lines, unindented, long ones wrapped, ready to stand after the quotes."""
+    plain = textwrap.dedent(escaped(text).strip("\n"))
+    first, *rest = plain.strip().split("\n")
+    lines: list[str] = list(wrapped(first, width - 3))
+    for line in textwrap.dedent("\n".join(rest)).split("\n") if rest else []:
+        lines += [line.rstrip()] if len(line.rstrip()) <= width else wrapped(line, width)
+    if lines[-1].endswith('"'):
+        lines[-1] = lines[-1][:-1] + '\\"'
+    return tuple(lines)
+
+
+def describe_tensors(rule: ir.Rule) -> str:
+    """One sentence on the shapes that the rule's function takes."""
+    if layout_of(rule.step) == "elementwise":
+        return f"One step for a block of elements of {roles_text(rule)} parameters"
+    shape = "(..., rows, cols)" if rule.universe is Universe.MATRIX else "(..., n, 1)"
+    narrow = [f"{m.name} {shape_text(m)}" for m in rule.memories if m.type.shape != FULL]
+    tail = f"; {', '.join(narrow)}" if narrow else ""
+    return f"One step for {roles_text(rule)} parameters {shape}{tail}"
+
+
+def roles_text(rule: ir.Rule) -> str:
+    return ", ".join(rule.roles[:-1]) + " and " + rule.roles[-1] if len(rule.roles) > 1 else "".join(rule.roles)
+
+
+def shape_text(memory: ir.Memory) -> str:
+    assert memory.type.shape is not None
+    return "(..., " + ", ".join(dim.value for dim in memory.type.shape) + ")"

@@ -1,0 +1,148 @@
+"""Generated files: readable by tools, the same bytes every time, and standalone ones that behave alike."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from optforge.compiler.cli import main
+
+ROOT = Path(__file__).parent.parent
+SPECS = sorted(ROOT.glob("specs/*.opt"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped specs, as the current directory."""
+    shutil.copytree(ROOT / "specs", tmp_path / "specs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.py")}
+
+
+def ruff(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "ruff", *map(str, arguments), "--config", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imported(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"alone_{path.stem}", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[f"alone_{path.stem}"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_building_twice_gives_the_committed_bytes(project: Path) -> None:
+    assert main(["build"]) == 0
+    first = contents(project / "generated")
+    assert first == contents(ROOT / "generated")
+    shutil.rmtree(project / "generated")
+    assert main(["build"]) == 0
+    assert contents(project / "generated") == first
+
+
+def test_files_name_neither_machines_nor_versions(project: Path) -> None:
+    assert main(["build"]) == 0
+    for name, data in contents(project / "generated").items():
+        assert str(project) not in data.decode(), name
+        assert str(ROOT) not in data.decode(), name
+
+
+def test_generated_files_pass_the_linter_and_the_formatter_unchanged(project: Path) -> None:
+    assert main(["build"]) == 0
+    assert main(["build", *map(str, SPECS), "--standalone", "--out", "alone"]) == 0
+    ruff("format", "--check", project / "generated", project / "alone")
+    ruff("check", project / "generated", project / "alone")
+
+
+def test_check_fails_and_names_the_command(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build"]) == 0
+    assert main(["build", "--check"]) == 0
+    spec = project / "specs" / "namo.opt"
+    spec.write_text(spec.read_text().replace("0.95 where", "0.9 where"))
+    before = contents(project / "generated")
+    capsys.readouterr()
+    assert main(["build", "--check"]) == 1
+    told = capsys.readouterr().err
+    assert "namo.py" in told and "run: optforge build" in told
+    assert contents(project / "generated") == before
+
+
+def test_a_removed_spec_leaves_no_module(project: Path) -> None:
+    assert main(["build"]) == 0
+    (project / "specs" / "uba.opt").unlink()
+    assert main(["build", "--check"]) == 1
+    assert main(["build"]) == 0
+    assert not (project / "generated" / "uba.py").exists()
+    assert "UBA" not in (project / "generated" / "__init__.py").read_text()
+
+
+def test_building_one_spec_keeps_the_others(project: Path) -> None:
+    assert main(["build"]) == 0
+    before = contents(project / "generated")
+    assert main(["build", "specs/namo.opt"]) == 0
+    assert contents(project / "generated") == before
+
+
+def test_a_package_of_somebody_else_is_left_alone(project: Path) -> None:
+    (project / "mine").mkdir()
+    (project / "mine" / "__init__.py").write_text("KEPT = 1\n")
+    assert main(["build", "specs/namo.opt", "--out", "mine"]) == 0
+    assert (project / "mine" / "__init__.py").read_text() == "KEPT = 1\n"
+    assert (project / "mine" / "namo.py").exists()
+
+
+def test_two_specs_for_one_module_are_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy("specs/namo.opt", "specs/na-mo.opt")
+    shutil.copy("specs/namo.opt", "specs/na_mo.opt")
+    assert main(["build", "specs/na-mo.opt", "specs/na_mo.opt", "--out", "both"]) == 2
+    assert "would both become" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
+def test_standalone_files_need_torch_alone_and_behave_identically(spec: Path, project: Path) -> None:
+    assert main(["build", str(spec), "--standalone", "--out", "alone"]) == 0
+    assert [path.name for path in (project / "alone").glob("*")] == [f"{spec.stem}.py"]
+    text = (project / "alone" / f"{spec.stem}.py").read_text()
+    assert "optforge." not in text.replace("`optforge build`", "") and "_runtime" not in text
+    alone, packaged = imported(project / "alone" / f"{spec.stem}.py"), packaged_module(spec.stem)
+    assert alone.__all__ == packaged.__all__
+    for name in alone.__all__:
+        assert trained(getattr(alone, name)) == trained(getattr(packaged, name))
+
+
+def packaged_module(stem: str) -> ModuleType:
+    return importlib.import_module(f"optforge.generated.{stem}")
+
+
+def trained(cls: type) -> list[bytes]:
+    """The bits of some weights after steps with a class, or of lrs after steps with a schedule."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    if not hasattr(cls, "step") or hasattr(cls, "get_lr"):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        schedule = cls(optimizer, total=7)
+    else:
+        optimizer, schedule = cls(model, lr=0.01), None
+    seen = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6)).square().sum().backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        seen += [p.detach().numpy().tobytes() for p in model.parameters()]
+    return seen

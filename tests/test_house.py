@@ -1,0 +1,131 @@
+"""House rules that hold for every file: who may import whom, and what a module must have."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("dsl", "compiler", "generated", "examples", "benchmarks", "tests", "src")
+FUNCTION_LIMIT = 60
+FILE_LIMIT = 400
+
+# Tables, and the one file that is copied as a whole beside generated modules.
+LONG_FILES = {"compiler/ops.py", "compiler/targets/torch/runtime.py", "dsl/errors.py", "generated/_runtime.py"}
+
+# What each part may import of ours; the longest matching path counts.
+ALLOWED = {
+    "dsl": ("optforge.dsl",),
+    "compiler": ("optforge.dsl", "optforge.compiler"),
+    "compiler/targets/torch/runtime.py": (),
+    "generated": (),
+    "examples": ("optforge", "optforge.generated", "examples"),
+    "benchmarks": ("optforge", "optforge.generated", "benchmarks", "examples"),
+}
+# The parts of the compiler that may know torch, NumPy or hypothesis when they are imported.
+HEAVY = {
+    "torch": ("compiler/targets/torch/runtime.py", "compiler/fuzz", "generated", "examples", "benchmarks"),
+    "numpy": ("compiler/interpret.py", "compiler/fuzz", "examples", "benchmarks"),
+    "hypothesis": ("compiler/fuzz",),
+}
+
+
+def python_files() -> list[str]:
+    """Every Python file once: what is reached through the links of src/optforge counts where it really is."""
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    real = {path.resolve().relative_to(ROOT.resolve()).as_posix() for path in paths}
+    return sorted(real)
+
+
+FILES = [name for name in python_files() if "/cases/" not in name]
+
+
+def imported(name: str) -> set[str]:
+    """Full names of the modules that a file imports when it runs, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(parsed(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module)
+    return found
+
+
+def parsed(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"))
+
+
+def rule_for(name: str) -> tuple[str, ...] | None:
+    matches = [prefix for prefix in ALLOWED if name == prefix or name.startswith(f"{prefix}/")]
+    return ALLOWED[max(matches, key=len)] if matches else None
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_one_way(name: str) -> None:
+    allowed = rule_for(name)
+    ours = {
+        module for module in imported(name) if module.split(".")[0] in ("optforge", "examples", "benchmarks", "tests")
+    }
+    bare = {module for module in imported(name) if module.split(".")[0] in ("dsl", "compiler", "generated", "specs")}
+    assert not bare, f"import through `optforge.`: {bare}"
+    if allowed is None:
+        return
+    public = name.split("/")[0] in ("examples", "benchmarks")
+    for module in ours:
+        fits = module in allowed if public and module.startswith("optforge") else module.startswith(allowed or ("-",))
+        assert fits, f"{name} may not import {module}"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("dsl/", "compiler/"))])
+def test_heavy_libraries_stay_where_they_belong(name: str) -> None:
+    top = {
+        alias.name.split(".")[0] for node in parsed(name).body if isinstance(node, ast.Import) for alias in node.names
+    }
+    top |= {(node.module or "").split(".")[0] for node in parsed(name).body if isinstance(node, ast.ImportFrom)}
+    for library, places in HEAVY.items():
+        if library in top:
+            assert name.startswith(places), f"{name} imports {library}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_modules_say_what_they_are_and_stay_small(name: str) -> None:
+    tree = parsed(name)
+    assert ast.get_docstring(tree), f"{name} has no docstring"
+    length = len((ROOT / name).read_text(encoding="utf-8").splitlines())
+    assert length <= FILE_LIMIT or name in LONG_FILES or name.startswith("tests/"), f"{name} has {length} lines"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < FUNCTION_LIMIT, f"{name}: {node.name} is too long"
+
+
+def test_the_package_is_made_of_relative_links() -> None:
+    for folder in ("dsl", "compiler", "generated", "specs"):
+        link = ROOT / "src" / "optforge" / folder
+        assert link.is_symlink()
+        assert link.readlink() == Path("..") / ".." / folder
+
+
+@pytest.mark.parametrize(
+    "command", [["check", "specs/namo.opt"], ["ops"], ["explain", "E012"], ["fmt", "--check", "specs"]]
+)
+def test_commands_that_need_no_tensors_do_not_import_torch(command: list[str]) -> None:
+    program = (
+        "import sys\nfrom optforge.compiler.cli import main\n"
+        f"code = main({command!r})\n"
+        "assert code == 0, code\nassert 'torch' not in sys.modules\nassert 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_optforge_does_not_import_torch() -> None:
+    program = (
+        "import sys, optforge, optforge.generated\nassert 'torch' not in sys.modules and 'lark' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
