@@ -295,7 +295,7 @@ def misplaced_argument(what: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * ema(grad, decay=0.9)
     """
-    return wrong(f"{what} follows one that has a name and a value", span, help="put it before the first `name=value`")
+    return wrong(f"{what} stands behind one with a name and a value", span, help="put it before the first `name=value`")
 
 
 # Names

@@ -58,8 +58,7 @@ WORDS = {
     "var": "a definition is just `name = ...`",
     "const": "a definition is just `name = ...`",
     "state": "memory needs no declaration: it exists where an equation says `prev(x)`",
-    "param": "a hyperparameter begins with `hyper`",
-    "parameter": "a hyperparameter begins with `hyper`",
+    **dict.fromkeys(("hyperparameter", "hparam", "param", "parameter"), "a hyperparameter begins with `hyper`"),
     "pass": "a block that does nothing is left out",
     "assert": "a promise about the rule begins with `claim`, a condition on a hyperparameter with `where`",
 }
@@ -116,6 +115,10 @@ def _suggest_word(refusal: Refusal) -> str | None:
 
 def _suggest_at_line_start(refusal: Refusal) -> str | None:
     lexeme = refusal.lexeme
+    if "_INDENT" in refusal.expected:
+        return "indent the lines that belong to the block"
+    if lexeme.kind == "FOR" and "NAME" in refusal.expected:
+        return "a rule does not stand inside another, and there are no loops"
     if lexeme.kind == "AT":
         return "there are no decorators"
     if lexeme.kind in ("IF", "ELSE"):
@@ -131,8 +134,6 @@ def _suggest_at_line_start(refusal: Refusal) -> str | None:
         return nearest(
             lexeme.text, [word for word, kind in keywords.items() if kind in refusal.expected & set(LINE_WORDS)]
         )
-    if "_INDENT" in refusal.expected:
-        return "indent the lines that belong to the block"
     return None
 
 
@@ -170,6 +171,8 @@ def _suggest_in_expression(refusal: Refusal) -> str | None:
         return "`<-` is one sign; put a space between `<` and `-` to compare with a negative value"
     if wants_operator and lexeme.kind in ("NAME", "LPAR", "NUMBER") and refusal.adjacent:
         return "multiplication is always written: `2 * x`"
+    if lexeme.kind == "COMMA" and refusal.adjacent and before.isdigit() and refusal.following[:1].isdigit():
+        return "the decimal sign is a point: `0.01`"
     if lexeme.kind == "RPAR" and "COMMA" in expected and "RPAR" not in expected:
         return "a set has two members or more; one value is compared with `==`"
     if lexeme.kind == "IN" and "COLON" in expected:

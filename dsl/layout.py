@@ -25,7 +25,7 @@ class Layout:
     """The line structure of one source.
 
     While a lexeme is being looked at, ``brackets`` holds the opening ones not yet closed and ``line_start`` says
-    whether it is the first on its line.
+    whether it is the first on its line; ``misplaced`` are the first ones of lines whose indentation fits nothing.
     """
 
     def __init__(self, source: Source, report: Report) -> None:
@@ -34,6 +34,7 @@ class Layout:
         self.comments: list[Comment] = []
         self.brackets: list[Lexeme] = []
         self.line_start = True
+        self.misplaced: set[int] = set()
         self._returned: list[Lexeme] = []
         self._indents = [""]
         self._meant: dict[str, str] = {}
@@ -123,6 +124,7 @@ class Layout:
 
     def _repair(self, written: str, lexeme: Lexeme, meant: str) -> str:
         """Report an indentation that fits nothing, once, and remember what it is taken for from here on."""
+        self.misplaced.add(lexeme.start)
         if written not in self._meant:
             self._meant[written] = meant
             mixed = "\t" in written + self._indents[-1] and " " in written + self._indents[-1]

@@ -117,11 +117,12 @@ def explain_refusal(refusal: Refusal, hint: str | None) -> Diagnostic:
 
 
 def _explain_foreign(refusal: Refusal, hint: str | None) -> Diagnostic:
-    """Only the first character that does not belong is underlined: ``caf`` of ``café`` would be a name."""
+    """Of a word only the character that does not belong there is meant: ``caf`` of ``café`` would be a name."""
     lexeme = refusal.lexeme
     at = next((index for index, char in enumerate(lexeme.text) if not char.isascii()), 0)
     start = lexeme.start + at
-    end = start + 1 if lexeme.kind == "_FOREIGN_WORD" else lexeme.end
+    symbols = lexeme.kind == "_FOREIGN" and lexeme.text.isprintable() and len(lexeme.text) < 10
+    end = lexeme.end if symbols else start + 1
     return errors.unexpected_character(refusal.source.text[start:end], Span(refusal.source, start, end), hint)
 
 

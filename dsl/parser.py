@@ -108,6 +108,7 @@ class _Parse:
         self.first = Lexeme("_NL", "", 0, 0)
         self.between_lines = True
         self.refused_header: str | None = None
+        self.reported_at = -1
         self.blocks: list[_Block] = []
         self.previous: Lexeme | None = None
         self.previous_first = False
@@ -190,9 +191,19 @@ class _Parse:
             self.layout.line_start and bool(lexeme.text),
             self.previous_first,
         )
-        if not (self.blocks and self.blocks[-1].continues):
+        if not self.is_known(lexeme):
             self.report(explain_refusal(refusal, suggest(refusal)))
+        self.reported_at = lexeme.start
         return refusal
+
+    def is_known(self, lexeme: Lexeme) -> bool:
+        """Whether a refusal only follows from something reported before it."""
+        continues = bool(self.blocks) and self.blocks[-1].continues
+        return (
+            continues
+            or lexeme.start in self.layout.misplaced
+            or (lexeme.start == self.reported_at and lexeme.text != "")
+        )
 
     def finish(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
         if self.diagnostics:
