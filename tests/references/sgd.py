@@ -34,7 +34,7 @@ class SGD(PerParameter):
         nesterov: bool,
     ) -> None:
         g = g + weight_decay * p
-        if "m" in state:
+        if momentum and "m" in state:
             state["m"] = momentum * state["m"] + (1 - dampening) * g
         else:
             state["m"] = g.clone()
