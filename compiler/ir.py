@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from operator import is_
 from typing import TypeAlias, assert_never
 
 from optforge.compiler.types import UNTYPED, Kind, Type, Universe
@@ -230,21 +231,22 @@ class Program:
 
 
 def map_children(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
-    """The same node with every child replaced by ``change(child)``."""
+    """The same node with every child replaced by ``change(child)``; the node itself where none changes."""
     match expr:
         case Literal() | Input() | Ref():
             return expr
         case Prev():
-            return replace(expr, initial=change(expr.initial))
+            initial = change(expr.initial)
+            return expr if initial is expr.initial else replace(expr, initial=initial)
         case Apply():
-            return replace(expr, arguments=tuple(change(argument) for argument in expr.arguments))
+            arguments = tuple([change(argument) for argument in expr.arguments])
+            return expr if all(map(is_, arguments, expr.arguments)) else replace(expr, arguments=arguments)
         case Select():
-            return replace(
-                expr,
-                condition=change(expr.condition),
-                then=change(expr.then),
-                otherwise=change(expr.otherwise),
-            )
+            old = (expr.condition, expr.then, expr.otherwise)
+            condition, then, otherwise = new = tuple([change(part) for part in old])
+            if all(map(is_, new, old)):
+                return expr
+            return replace(expr, condition=condition, then=then, otherwise=otherwise)
         case _:
             assert_never(expr)
 
