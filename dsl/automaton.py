@@ -52,16 +52,16 @@ class Automaton:
 
     def accepts(self, kind: str) -> bool:
         """Whether a lexeme of this kind would be taken, found out on the states alone."""
-        rows, productions = self.tables.states, self.tables.productions
-        action = rows[self.states[-1]].get(kind)
-        if action is None or action >= 0:
-            return action is not None
-        states = list(self.states)
-        while (action := rows[states[-1]].get(kind)) is not None and action < 0:
-            production = productions[-1 - action]
-            del states[len(states) - production.size :]
-            states.append(rows[states[-1]][production.origin])
-            if kind == END and states[-1] in self.tables.ends.values():
+        rows, states = self.tables.states, self.states
+        # The stack during the trial is states[:kept] and then pushed: copying it all would make depth quadratic.
+        kept, pushed = len(states), list[int]()
+        while (action := rows[pushed[-1] if pushed else states[kept - 1]].get(kind)) is not None and action < 0:
+            production = self.tables.productions[-1 - action]
+            taken = min(production.size, len(pushed))
+            del pushed[len(pushed) - taken :]
+            kept -= production.size - taken
+            pushed.append(rows[pushed[-1] if pushed else states[kept - 1]][production.origin])
+            if kind == END and pushed[-1] in self.tables.ends.values():
                 return True
         return action is not None
 

@@ -36,7 +36,7 @@ class Layout:
         self.line_start = True
         self.misplaced: set[int] = set()
         self._returned: list[Lexeme] = []
-        self._indents = [""]
+        self._indents: list[str] = []
         self._meant: dict[str, str] = {}
         self._end = 0
 
@@ -72,7 +72,7 @@ class Layout:
             return False
         # Forgotten, if it is indented no deeper than the line that they stand in.
         indent = self._indentation(lexeme)
-        return lexeme.kind in LINE_STARTERS or (lexeme.kind != "RPAR" and self._indents[-1].startswith(indent))
+        return lexeme.kind in LINE_STARTERS or (lexeme.kind != "RPAR" and len(indent) <= len(self._indents[-1]))
 
     def reopen(self, end: int, *lexemes: Lexeme) -> None:
         """Forget all brackets: the line has ended at ``end``, and these last lexemes start another one."""
@@ -109,21 +109,23 @@ class Layout:
 
     def _indent_to(self, lexeme: Lexeme) -> Iterator[Lexeme]:
         """The marks between the line before and the line that begins with this lexeme."""
-        indent = written = self._indentation(lexeme)
-        current = self._indents[-1]
+        written = self._indentation(lexeme)
+        if not self._indents:
+            self._indents.append(written)  # A text may be indented as a whole.
+        indent, current = self._meant.get(written, written), self._indents[-1]
         if not (indent.startswith(current) or current.startswith(indent)):
             indent = self._repair(written, lexeme, written.expandtabs(8))
-        indent = self._meant.get(indent, indent)
-        if indent != current and indent.startswith(current):
+        if len(indent) > len(current) and indent.startswith(current):
             self._indents.append(indent)
             yield Lexeme("_INDENT", "", lexeme.start - len(written), lexeme.start)
-        while not indent.startswith(self._indents[-1]):
+        while len(self._indents) > 1 and len(indent) <= len(self._indents[-2]):
             yield self._close_block()
         if indent != self._indents[-1]:
+            # Deeper than the block around the innermost one, so it is taken for a line of the latter.
             self._repair(written, lexeme, self._indents[-1])
 
     def _repair(self, written: str, lexeme: Lexeme, meant: str) -> str:
-        """Report an indentation that fits nothing, once, and remember what it is taken for from here on."""
+        """Report an indentation that fits nothing, once, and remember what it is taken for in this block."""
         self.misplaced.add(lexeme.start)
         if written not in self._meant:
             self._meant[written] = meant
@@ -133,5 +135,6 @@ class Layout:
         return self._meant[written]
 
     def _close_block(self) -> Lexeme:
-        self._indents.pop()
+        closed = self._indents.pop()
+        self._meant = {written: meant for written, meant in self._meant.items() if meant != closed}
         return self._mark("_DEDENT")

@@ -23,7 +23,7 @@ from optforge.dsl.source import Source, Span
 from optforge.dsl.tables import load_tables
 from optforge.dsl.tree import TreeBuilder
 
-MAX_SIZE = 256 * 1024
+MAX_SIZE = 128 * 1024
 MAX_ERRORS = 20
 
 
