@@ -125,9 +125,32 @@ def test_gram_form_equals_the_plain_form(k, l):
         assert (single - plain).abs().max() < (5e-6 if name == "gaussian" else 5e-4), name
         assert runtime._gram_pays(unit.float(), [NS] * 5)
     assert not runtime._gram_pays(unit, [NS] * 5)
+    assert not runtime._gram_pays(unit.float().requires_grad_(), [NS] * 5)
     assert not runtime._gram_pays(unit.bfloat16(), [NS] * 5)
     assert not runtime._gram_pays(unit.float(), runtime._triples("polar_express", 5))
     assert not runtime._gram_pays(torch.randn(1, 40, 50), [NS] * 5)
+
+
+@pytest.mark.parametrize("l", [50, 130])
+def test_symmetric_products_are_computed_by_blocks(monkeypatch, l):
+    x = torch.randn(2, 50, l, dtype=torch.float64) / 70
+    plain, gram = runtime._iterate(x, [NS] * 5), runtime._iterate_gram(x, [NS] * 5)
+    monkeypatch.setattr(runtime, "SYMMETRIC_BLOCK", 16)
+    product = runtime._symmetric_product(x, x.mT)
+    assert torch.equal(product[:, :25, 25:], product[:, 25:, :25].mT)
+    torch.testing.assert_close(product, x @ x.mT, rtol=0, atol=1e-14)
+    assert not torch.equal(runtime._iterate(x, [NS] * 5), plain)
+    torch.testing.assert_close(runtime._iterate(x, [NS] * 5), plain, rtol=0, atol=1e-12)
+    torch.testing.assert_close(runtime._iterate_gram(x, [NS] * 5), gram, rtol=0, atol=1e-12)
+
+
+def test_orthogonalize_has_a_derivative(monkeypatch):
+    monkeypatch.setattr(runtime, "SYMMETRIC_BLOCK", 4)
+    x = torch.randn(6, 20, requires_grad=True)
+    orthogonalize(x).sum().backward()
+    y = x.detach().double().requires_grad_()
+    orthogonalize(y).sum().backward()
+    torch.testing.assert_close(x.grad.double(), y.grad, rtol=1e-3, atol=1e-3)
 
 
 def test_gram_form_is_not_used_for_inexact_products():

@@ -111,7 +111,8 @@ def require(name: str, value: object, condition: str, holds: bool) -> None:
 @cache
 def _hyper_kinds(owner: type) -> dict[str, str]:
     """The annotation of each constructor argument: "bool" and "str" are flags and choices, all else is a number."""
-    arguments = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]
+    constructors = [vars(base)["__init__"] for base in reversed(owner.__mro__) if "__init__" in vars(base)]
+    arguments = [a for constructor in constructors for a in inspect.signature(constructor).parameters.values()]
     return {a.name: getattr(a.annotation, "__name__", a.annotation) for a in arguments}
 
 
@@ -237,35 +238,65 @@ def _gram_pays(x: Tensor, triples: Triples) -> bool:
     """Whether the Gram form is cheaper for x (batch, k, l) and accurate enough.
 
     It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has
-    been verified for the default coefficients only.
+    been verified for the default coefficients only. It overwrites what a derivative would need.
     """
     single = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    return single and x.shape[-1] > 1.6 * x.shape[-2] and all(triple == NEWTON_SCHULZ for triple in triples)
+    default = all(triple == NEWTON_SCHULZ for triple in triples)
+    return single and default and x.shape[-1] > 1.5 * x.shape[-2] and not x.requires_grad
 
 
 def _iterate(x: Tensor, triples: Triples) -> Tensor:
     """x (batch, k, l) with k <= l, after the steps X <- a X + (b A + c A²) X with A = X Xᵀ."""
     for a, b, c in triples:
-        gram = torch.bmm(x, x.mT)
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        gram = _symmetric_product(x, x.mT)
+        polynomial = _symmetric_product(gram, gram, c, b, gram)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x
 
 
 def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
     """As `_iterate`, but on the (k, k) Gram matrix r: x is multiplied once, by the product q of all polynomials."""
-    r = torch.bmm(x, x.mT)
+    r = _symmetric_product(x, x.mT)
     q: Tensor | None = None
-    for a, b, c in triples:
-        z = torch.baddbmm(r, r, r, beta=b, alpha=c)
-        rz = torch.baddbmm(r, r, z, beta=a)
-        r = torch.baddbmm(rz, z, rz, beta=a)
+    for i, (a, b, c) in enumerate(triples, 1):
+        z = _symmetric_product(r, r, c, b, r)
+        if i < len(triples):
+            rz = _symmetric_product(r, z, 1, a, r)
+            r = _symmetric_product(z, rz, 1, a, rz)
         if q is None:
             q = z
             q.diagonal(dim1=-2, dim2=-1).add_(a)
         else:
-            q = torch.baddbmm(q, q, z, beta=a)
+            q = _symmetric_product(q, z, 1, a, q)
     return x if q is None else torch.bmm(q, x)
+
+
+SYMMETRIC_BLOCK = 384  # smaller products gain nothing from being cut
+
+
+def _symmetric_product(a: Tensor, b: Tensor, alpha: float = 1, beta: float = 0, c: Tensor | None = None) -> Tensor:
+    """alpha a b + beta c, of which c (batch, k, k) and the product are symmetric.
+
+    Large products on the CPU compute only the blocks on and below the diagonal.
+    """
+    plain = a.device.type != "cpu" or a.requires_grad or torch.compiler.is_compiling()
+    if plain or a.shape[-2] <= SYMMETRIC_BLOCK:
+        return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
+    out = a.new_empty(a.shape[0], a.shape[1], a.shape[1])
+    _fill_symmetric(out, a, b, alpha, beta, out if c is None else c)
+    return out
+
+
+def _fill_symmetric(out: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor) -> None:
+    """Writes alpha a b + beta c to out (batch, k, k): halves on the diagonal, the one below it, and its transpose."""
+    if out.shape[-1] <= SYMMETRIC_BLOCK:
+        torch.baddbmm(c, a, b, beta=beta, alpha=alpha, out=out)
+        return
+    h = out.shape[-1] // 2
+    _fill_symmetric(out[:, :h, :h], a[:, :h], b[..., :h], alpha, beta, c[:, :h, :h])
+    _fill_symmetric(out[:, h:, h:], a[:, h:], b[..., h:], alpha, beta, c[:, h:, h:])
+    torch.baddbmm(c[:, h:, :h], a[:, h:], b[..., :h], beta=beta, alpha=alpha, out=out[:, h:, :h])
+    out[:, :h, h:] = out[:, h:, :h].mT
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -976,14 +1007,12 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
-        values = tuple([v if type(v) is float else getattr(v, "item", lambda v=v: v)() for v in self._raw(group)])
+        given = [group[name] for name in self._hyper_names]
+        values = tuple([v.item() if hasattr(v, "item") else v for v in given])
         if values != self._checked.get(id(group)):
-            _checked_hypers(type(self), dict(zip(self._hyper_names, self._raw(group), strict=True)))
+            _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
             self._checked[id(group)] = values
         return values
-
-    def _raw(self, group: dict[str, Any]) -> list[Any]:
-        return [group[name] for name in self._hyper_names]
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
@@ -1081,7 +1110,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             if len(self._buckets) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
             buckets = self._buckets[key] = _arranged([(p, self._slots[p]) for p in work.params], layout)
-        for bucket in buckets:
+        for bucket in buckets if work.memories else ():
             if not bucket.is_settled(self.state):
                 bucket.release(self.state)
                 if settled and bucket.entries[0][1].whole:
