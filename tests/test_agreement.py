@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from references import REFERENCES
+from references.uba import uba_factor
+from torch import nn
 from trials import (
     Interpreted,
     Run,
@@ -26,10 +27,10 @@ from trials import (
 import optforge.generated
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
+from optforge.compiler.interpret import schedule_factor
 from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source
 
-SPECS = Path(optforge.__file__).parent / "specs"
 TOLERANCE = 1e-10
 OPTIONS = ("self", "params", "optimizer", "precision", "skip_nonfinite", "last_epoch")
 
@@ -147,6 +148,53 @@ def test_every_hyper_has_a_second_value(name):
     defaults = {hyper: a.default for hyper, a in arguments.items() if hyper in SECOND[name]}
     reference_arguments = inspect.signature(REFERENCES[name].__init__).parameters
     assert defaults == {hyper: reference_arguments[hyper].default for hyper in defaults}
+
+
+# -- float32 -----------------------------------------------------------------------------------------------------------
+
+EPS32 = 2.0**-23
+# How much a step can magnify roundings within it: Newton-Schulz has slope a^5 at zero, Nora normalizes a difference,
+# and the others round a few times.
+SENSITIVITY = dict.fromkeys(SECOND, 3.4445**5) | {"AdamW": 4.0, "SGD": 4.0, "Nora": 16.0}
+
+
+@pytest.mark.parametrize("hypers", [(), (("lr", 1.0),)], ids=["defaults", "long-steps"])
+@every_optimizer
+def test_float32_stays_within_its_rounding(name, hypers):
+    """Each step rounds the weight once, by eps32 times its norm, and its own value by a multiple of eps32."""
+    single = generated(name, hypers, torch.float32).history
+    double = generated(name, hypers).history
+    for key in double[0]:
+        bound = longest = 0.0
+        for step in range(1, len(double)):
+            longest = max(longest, float((double[step][key] - double[step - 1][key]).norm()))
+            bound += EPS32 * (float(double[step][key].norm()) + SENSITIVITY[name] * longest)
+            assert float((single[step][key] - double[step][key]).norm()) <= bound, (key, step)
+
+
+# -- the schedule ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phi", [0.25, 1.0, 2.0, 10.0])
+@pytest.mark.parametrize("total, warmup", [(1, 0), (20, 0), (20, 7), (33.5, 2.5)])
+def test_uba_three_ways(total, warmup, phi):
+    hypers = {"total": float(total), "warmup": float(warmup), "phi": phi}
+    (schedule,) = program("UBA").declarations
+    for t in range(1, int(total) + 1):
+        expected = uba_factor(t, total, warmup, phi)
+        assert optforge.generated.UBA.factor(t, **hypers) == pytest.approx(expected, rel=0, abs=1e-15)
+        assert schedule_factor(schedule, float(t), hypers) == pytest.approx(expected, rel=0, abs=1e-15)
+
+
+def test_uba_moves_the_lr_of_every_group():
+    first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer = optforge.generated.SGD([{"params": [first]}, {"params": [second], "lr": 0.5}], lr=2.0)
+    schedule = optforge.generated.UBA(optimizer, total=12, warmup=3, phi=0.5)
+    for t in range(1, 13):
+        lrs = [group["lr"] for group in optimizer.param_groups]
+        assert lrs == pytest.approx([2.0 * uba_factor(t, 12, 3, 0.5), 0.5 * uba_factor(t, 12, 3, 0.5)], rel=1e-14)
+        optimizer.step()
+        schedule.step()
 
 
 def shipped_classes() -> list[type[Any]]:
