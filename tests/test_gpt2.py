@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from examples.gpt2 import optimizers
 from examples.gpt2.__main__ import main
 from examples.gpt2.arguments import choose_recipes
 from examples.gpt2.data import (
@@ -31,7 +30,6 @@ from examples.gpt2.data import (
 from examples.gpt2.loop import LoopSettings, RunResult, StepRecord, ValidationRecord, train
 from examples.gpt2.model import GPT, GPTConfig, build_model
 from examples.gpt2.optimizers import (
-    EveryRateLR,
     OptimizerError,
     Recipe,
     Schedule,
@@ -59,8 +57,7 @@ TINY_ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    """The sources of this project's examples: real text, quick to read."""
-    return read_folder(ROOT / "examples")
+    return load_corpus(None, context=TINY.context)
 
 
 @pytest.fixture
@@ -109,16 +106,16 @@ def test_a_position_does_not_see_the_future() -> None:
     changed[:, 20] = 255
     before, after = model(tokens), model(changed)
     assert torch.equal(before[:, :20], after[:, :20])
-    assert not torch.allclose(before[:, 20:], after[:, 20:])
+    assert (before - after).abs().amax(dim=(0, 2))[20:].min() > 1e-4
 
 
 def test_a_position_sees_the_past_and_its_place() -> None:
     model = build_model(TINY, seed=0)
     logits = model(torch.full((1, 8), 5))
-    assert not torch.allclose(logits[0, 3], logits[0, 4])
+    assert not torch.allclose(logits[0, 3], logits[0, 4], atol=1e-3)
     tokens = torch.tensor([[1, 2, 3, 4], [9, 2, 3, 4]])
     first, second = model(tokens)
-    assert not torch.allclose(first[3], second[3])
+    assert not torch.allclose(first[3], second[3], atol=1e-3)
 
 
 def test_initial_weights_have_the_deviations_of_gpt2() -> None:
@@ -191,9 +188,17 @@ def test_the_split_depends_on_relative_paths_only(tmp_path: Path) -> None:
     assert torch.equal(here.train, there.train) and torch.equal(here.validation, there.validation)
 
 
+def test_the_order_of_a_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, 40)
+    expected, walk = read_folder(tmp_path), os.walk
+    monkeypatch.setattr(os, "walk", lambda root: reversed([(here, [], names[::-1]) for here, _, names in walk(root)]))
+    found = read_folder(tmp_path)
+    assert torch.equal(found.train, expected.train) and torch.equal(found.validation, expected.validation)
+
+
 def test_the_split_is_pinned() -> None:
     """A different split would make logs of before and after incomparable."""
-    assert [i for i in range(40) if is_held_out(f"module{i}.py")] == [3, 4, 12, 13, 14, 32]
+    assert [i for i in range(40) if is_held_out(f"package{i % 3}/module{i}.py")] == [6, 15, 34]
 
 
 def test_hidden_and_binary_files_are_left_out(tmp_path: Path) -> None:
@@ -289,75 +294,61 @@ def test_names_of_torch_optimizers_are_found() -> None:
         ("specs/absent.opt", r"specs/absent\.opt"),
     ],
 )
-def test_unknown_names_are_refused(generated: SimpleNamespace, name: str, message: str) -> None:
+def test_unknown_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(OptimizerError, match=message):
         find_recipe(name)
 
 
-class NAMO(torch.optim.SGD):
-    """Stands for a generated class: it takes a model, and groups carry a second learning rate."""
-
-    def __init__(self, model: torch.nn.Module, lr: float = 1e-2, rest_lr: float = 1e-3, mu1: float = 0.95) -> None:
-        super().__init__(model.parameters(), lr=lr, momentum=mu1)
-        for group in self.param_groups:
-            group["rest_lr"] = rest_lr
-
-
-class Shared(torch.optim.SGD):
-    """Stands for a generated class whose two parts share one learning rate unless a group says otherwise."""
-
-    def __init__(self, target: Any, lr: float = 1e-2) -> None:
-        parameters = target.parameters() if isinstance(target, torch.nn.Module) else target
-        super().__init__(parameters, lr=lr)
+def test_a_spec_file_gets_the_settings_tuned_for_its_class(tmp_path: Path) -> None:
+    path = tmp_path / "mine.opt"
+    path.write_text((ROOT / "specs" / "namo.opt").read_text())
+    recipe, tuned = find_recipe(str(path)), find_recipe("NAMO")
+    assert recipe == replace(tuned, name=str(path))
+    assert type(build_optimizer(recipe, GPT(TINY))).__name__ == "NAMO"
 
 
-class UBA(torch.optim.lr_scheduler.LambdaLR):
-    """Stands for a generated schedule."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, total: int, warmup: int) -> None:
-        super().__init__(optimizer, lambda step: 1.0)
-        self.total, self.warmup = total, warmup
-
-
-@pytest.fixture
-def generated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A package of generated classes and a compiler, as the driver sees them."""
-
-    def load(path: str) -> type[torch.optim.Optimizer]:
-        if path == "specs/absent.opt":
-            raise FileNotFoundError(2, "No such file", path)
-        return NAMO
-
-    module = SimpleNamespace(__name__="optforge.generated", NAMO=NAMO, Shared=Shared, UBA=UBA)
-    monkeypatch.setattr(optimizers, "_generated", lambda: module)
-    monkeypatch.setattr(optimizers.optforge, "load", load, raising=False)
-    return module
+def test_a_spec_with_a_mistake_shows_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.opt"
+    path.write_text((ROOT / "specs" / "sgd.opt").read_text().replace("grad", "grd"))
+    with pytest.raises(OptimizerError, match=r"unknown name `grd`"):
+        find_recipe(str(path))
 
 
-def test_a_spec_file_gets_the_settings_tuned_for_its_class(generated: SimpleNamespace) -> None:
-    recipe = find_recipe("mine/namo.opt")
-    assert recipe.name == "mine/namo.opt"
-    assert (recipe.lr, recipe.options) == (find_recipe("NAMO").lr, find_recipe("NAMO").options)
-
-
-def test_settings_reach_the_optimizer(generated: SimpleNamespace) -> None:
+def test_settings_reach_the_optimizer() -> None:
     (recipe,) = choose_recipes(["NAMO"], [("NAMO", "lr", 0.5), ("NAMO", "mu1", 0.25), ("NAMO", "schedule", "linear")])
     group = build_optimizer(recipe, GPT(TINY)).param_groups[0]
-    assert (group["lr"], group["momentum"], recipe.schedule.shape) == (0.5, 0.25, "linear")
+    assert (group["lr"], group["mu1"], recipe.schedule.shape) == (0.5, 0.25, "linear")
 
 
-def test_the_rest_can_have_its_own_rate_everywhere(generated: SimpleNamespace) -> None:
+@pytest.mark.parametrize("name", ["NAMO", "Muon", "torch.optim.SGD"])
+def test_the_rest_can_have_its_own_rate(name: str) -> None:
     model = GPT(TINY)
-    own = build_optimizer(Recipe("NAMO", lr=0.5, options={"rest_lr": 0.25}), model)
-    assert [group["rest_lr"] for group in own.param_groups] == [0.25]
-    hidden, rest = build_optimizer(Recipe("Shared", lr=0.5, options={"rest_lr": 0.25}), model).param_groups
-    assert (hidden["rule"], hidden["lr"], rest["rule"], rest["lr"]) == ("matrix", 0.5, "rest", 0.25)
-    assert len(hidden["params"]) == 4 * TINY.layers and all(weight.ndim == 2 for weight in hidden["params"])
-    assert not any(weight is model.head.weight for weight in hidden["params"])
-    assert {id(weight) for weight in hidden["params"] + rest["params"]} == {id(weight) for weight in model.parameters()}
+    hidden, *others = build_optimizer(Recipe(name, lr=0.5, rest_lr=0.25), model).param_groups
+    assert hidden["lr"] == 0.5 and {id(weight) for weight in hidden["params"]} == {
+        id(module.weight) for module in model.blocks.modules() if isinstance(module, torch.nn.Linear)
+    }
+    assert all(group["lr"] * group.get("rest_ratio", 1.0) == 0.25 for group in others)
+    assert sum(len(group["params"]) for group in [hidden, *others]) == len(list(model.parameters()))
 
 
-def test_a_wrong_setting_is_an_error(generated: SimpleNamespace) -> None:
+def test_the_rest_learns_at_its_own_rate() -> None:
+    """The first step of AdamW, which follows the rest, has the size of its learning rate."""
+    model = build_model(TINY, seed=0)
+    optimizer = build_optimizer(Recipe("Muon", lr=0.5, rest_lr=0.25), model)
+    before = model.norm.weight.detach().clone()
+    model.loss(*torch.randint(0, 256, (2, 4, TINY.context), generator=torch.Generator().manual_seed(0))).backward()
+    optimizer.step()
+    moved = (model.norm.weight - before).abs()
+    assert torch.allclose(moved, torch.full_like(moved, 0.25), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["NAMO", "NAMOD", "Muon", "AdamW", "torch.optim.AdamW"])
+def test_every_tuned_recipe_trains(corpus: Corpus, name: str) -> None:
+    _, result = run_tiny(corpus, find_recipe(name))
+    assert result.final_loss < result.validations[0].loss - 0.8
+
+
+def test_a_wrong_setting_is_an_error() -> None:
     (recipe,) = choose_recipes(["NAMO"], [("NAMO", "mu9", 0.25)])
     with pytest.raises(OptimizerError, match=r"NAMO: .*mu9"):
         build_optimizer(recipe, GPT(TINY))
@@ -381,20 +372,19 @@ def test_schedules_warm_up_and_decay(shape: str) -> None:
         assert 0 < rates[-1] < 0.2 and optimizer.param_groups[0]["lr"] == pytest.approx(0)
 
 
-def test_schedules_move_every_rate_of_a_group(generated: SimpleNamespace) -> None:
-    optimizer = build_optimizer(Recipe("NAMO", lr=1.0, options={"rest_lr": 0.1}), GPT(TINY))
-    schedule = EveryRateLR(optimizer, lambda finished: 0.5**finished)
+def test_schedules_move_the_rate_of_every_group() -> None:
+    optimizer = build_optimizer(Recipe("NAMO", lr=1.0, rest_lr=0.1), GPT(TINY))
+    schedule = build_schedule(Schedule("linear", warmup=0), optimizer, steps=2)
     optimizer.step()
     schedule.step()
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["rest_lr"], group["initial_lr"]) == (0.5, 0.05, 1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, *[0.05] * (len(optimizer.param_groups) - 1)]
 
 
-def test_generated_schedules_are_found_by_name(generated: SimpleNamespace) -> None:
+def test_generated_schedules_are_found_by_name() -> None:
     optimizer = build_optimizer(ADAMW, GPT(TINY))
     schedule = build_schedule(Schedule("UBA", warmup=0.1), optimizer, steps=50)
-    assert isinstance(schedule, UBA) and (schedule.total, schedule.warmup) == (50, 5)
-    with pytest.raises(OptimizerError, match="no LRScheduler named UBB; did you mean UBA"):
+    assert type(schedule).__name__ == "UBA" and optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 / 5)
+    with pytest.raises(OptimizerError, match=r"no LRScheduler named UBB; did you mean UBA\?"):
         build_schedule(Schedule("UBB"), optimizer, steps=50)
 
 
@@ -430,6 +420,8 @@ def test_records_are_complete_and_times_add_up(corpus: Corpus) -> None:
     assert result.validations[-1].elapsed_s == result.steps[-1].elapsed_s
     assert all(record.forward_backward_s > 0 and record.optimizer_s > 0 for record in result.steps)
     assert 0 < result.optimizer_share < 1
+    rates = [record.lr for record in result.steps]
+    assert rates[0] < rates[1] < max(rates) == result.peak_lr == 1e-2 and rates[-1] < 1e-3
     assert result.tokens_per_s == pytest.approx(8 * 32 / result.step_s)
     assert result.parameters == model.config.count_parameters()
 

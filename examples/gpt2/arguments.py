@@ -22,7 +22,7 @@ EXAMPLES = """\
 examples:
   python -m examples.gpt2
       the comparison with its tuned settings, about three minutes on two cores
-  python -m examples.gpt2 --optimizers NAMO,specs/nora.opt,torch.optim.SGD --lr NAMO=0.03 --steps 100
+  python -m examples.gpt2 --optimizers NAMO,specs/nora.opt,torch.optim.SGD --lr NAMO=0.1 --steps 100
       a generated optimizer, a spec compiled on the fly, and one of torch's
   python -m examples.gpt2 --text shakespeare.txt --layers 6 --set Muon.rest_lr=3e-3 --set Muon.schedule=linear
       other text, a deeper model, other settings for Muon
@@ -80,7 +80,8 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
         "--set",
         type=parse_setting,
         metavar="NAME.SETTING=VALUE",
-        help="a keyword argument of one, or its schedule: cosine, linear, constant, or a generated one such as UBA",
+        help="a keyword argument of one, its rest_lr (all but the hidden matrices), or its schedule: "
+        "cosine, linear, constant, or a generated one such as UBA",
         **several,
     )
 

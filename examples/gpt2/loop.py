@@ -30,7 +30,7 @@ class LoopSettings:
     seed: int = 0
     clip: float = 1.0
     validate_every: int = 50
-    validation_batches: int = 32
+    validation_batches: int = 24
 
 
 @dataclass(frozen=True, slots=True)

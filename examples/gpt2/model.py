@@ -59,7 +59,7 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, time, width = x.shape
         by_head = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
-        q, k, v = by_head.permute(2, 0, 3, 1, 4)
+        q, k, v = by_head.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width / heads)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.proj(y.transpose(1, 2).reshape(batch, time, width))
 
@@ -113,19 +113,11 @@ class GPT(nn.Module):
         so that the variance of the stream does not grow with depth.
         """
         residual_std = INIT_STD / math.sqrt(2 * self.config.layers)
-        for embedding in (self.tokens, self.positions):
-            nn.init.normal_(embedding.weight, std=INIT_STD)
-        for block in self.blocks:
-            for linear in (block.attention.qkv, block.mlp.up):
-                nn.init.normal_(linear.weight, std=INIT_STD)
-                nn.init.zeros_(linear.bias)
-            for linear in (block.attention.proj, block.mlp.down):
-                nn.init.normal_(linear.weight, std=residual_std)
-                nn.init.zeros_(linear.bias)
-
-    def hidden_matrices(self) -> list[nn.Parameter]:
-        """The weights of the linear layers inside the blocks: what matrix optimizers are made for."""
-        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Embedding, nn.Linear)) and module is not self.head:
+                nn.init.normal_(module.weight, std=residual_std if name.endswith((".proj", ".down")) else INIT_STD)
+            if isinstance(module, nn.Linear) and module is not self.head:
+                nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) for the token after each position of ``tokens`` (batch, time)."""
