@@ -83,7 +83,9 @@ class _Attacher:
         parts = parts_of(owner)
         starts = [self.start_of(part, owner) for part in parts]
         for part, begin, after in zip(parts, starts, [*starts[1:], bound], strict=True):
-            self.attach(part, begin, after)
+            returned = isinstance(owner, ast.Function) and part is owner.result
+            # What stands in brackets after `return` ends before them, the line behind them.
+            self.attach(part, begin, owner.span.end if returned else header_end(part), after)
         column = self.source.locate(starts[0])[1] if starts and not isinstance(owner, ast.File) else 1
         self.closing = []
         while self.next_before(bound) and self.source.locate(self.comments[0].span.start)[1] >= column:
@@ -96,13 +98,13 @@ class _Attacher:
             return next(lexeme.start for lexeme in scan(self.source.text, before) if lexeme.kind == "RETURN")
         return part.span.start
 
-    def attach(self, element: Element, start: int, bound: int) -> None:
+    def attach(self, element: Element, start: int, end: int, bound: int) -> None:
+        """Surround an element whose first line (or whose lines, if it opens no block) lie between two places."""
         around = self.found[id(element)] = Surroundings()
         while self.next_before(start):
             around.leading.append(self.take_line())
         around.blank_before = self.line_of(start) - self.last_line > 1
         parts = parts_of(element)
-        end = header_end(element) if parts else element.span.end
         inner = self.take_inner(end, self.start_of(parts[0], element) if parts else bound)
         if inner and inner[-1].span.start >= end and not inner[-1].own_line:
             around.trailing = inner.pop().text
@@ -136,7 +138,9 @@ class _Attacher:
 
 
 def header_end(element: Element) -> int:
-    """The end of the last thing in a block's first line that has a place of its own."""
+    """The end of an element, or of the last thing in its first line if it opens a block."""
+    if not parts_of(element):
+        return element.span.end
     match element:
         case ast.Optimizer(name=name, base=base):
             return (base or name).span.end

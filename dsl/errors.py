@@ -652,6 +652,8 @@ def wrong_update(name: str, target: str, span: Span, help: str | None = None) ->
                 m = 0.9 * prev(m) + grad
                 weight <- weight - lr * m
     """
+    if not target:
+        return wrong("a function has no `<-`", span, help="a function ends in `return ...`; its caller uses the value")
     return wrong(
         f"only `{target}` can stand left of `<-` here, not `{name}`",
         span,
@@ -830,7 +832,9 @@ def bad_memory_name(name: str, reason: str, span: Span) -> Diagnostic:
 
 
 @entry("E030", "shapes that do not fit together")
-def shape_mismatch(operator: str, left: str, left_span: Span, right: str, right_span: Span, span: Span) -> Diagnostic:
+def shape_mismatch(
+    operator: str, left: str, left_span: Span, right: str, right_span: Span, span: Span, help: str | None = None
+) -> Diagnostic:
     """Elementwise operators combine values of the same shape, or stretch a single value, one value per row or one
     per column to the other's shape. `x @ y` needs as many columns in x as rows in y; a transpose is `x'`. The
     message names both shapes, the labels show which part has which.
@@ -853,6 +857,7 @@ def shape_mismatch(operator: str, left: str, left_span: Span, right: str, right_
         f"`{operator}` cannot combine {left} with {right}",
         span,
         labels=[Label(left_span, f"this is {left}"), Label(right_span, f"this is {right}")],
+        help=help,
     )
 
 
@@ -976,7 +981,7 @@ def unknown_choice(where: str, value: str, choices: Sequence[str], span: Span) -
 
 
 @entry("E036", "a hyperparameter default of no usable kind")
-def bad_default(name: str, problem: str, span: Span) -> Diagnostic:
+def bad_default(name: str, problem: str, span: Span, help: str | None = None) -> Diagnostic:
     """The default of a hyperparameter is a number, `true` or `false`, or a string whose condition names the set it
     comes from. It is a value, not a computation: what follows from other hyperparameters is an equation.
 
@@ -996,7 +1001,7 @@ def bad_default(name: str, problem: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * (grad + weight_decay * weight)
     """
-    return wrong(f"the default of `{name}` {problem}", span)
+    return wrong(f"the default of `{name}` {problem}", span, help=help)
 
 
 @entry("E037", "a default that breaks its own condition")

@@ -269,6 +269,13 @@ def test_layout_is_the_one_of_the_language_page() -> None:
     assert print_file(parse(squeezed)) == SAMPLE
 
 
+def test_comments_behind_a_broken_return_stay_close() -> None:
+    text = f"def f(x):\n    return {'x + ' * 30}x  # one\n    # two\n\n    # three\n"
+    printed = print_file(parse(text))
+    assert printed.endswith("        + x\n    )  # one\n    # two\n\n    # three\n")
+    assert print_file(parse(printed)) == printed
+
+
 def test_long_lines_are_broken_inside_brackets() -> None:
     names = ", ".join(f"argument_number_{index}={index} + (1 if x else {index})" for index in range(8))
     text = print_file(parse(f"def f(x) = g({names}) + sum(x) |> h if x <= 1 else -({'x + ' * 40}x)^2\n"))
