@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from optforge.compiler.inline import RESERVED
 from optforge.compiler.library import Report, Scope
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
@@ -60,8 +61,10 @@ class FlatOptimizer:
     events: dict[str, FlatEvent]
 
 
-def flatten_optimizer(node: ast.Optimizer, scope: Scope, report: Report, path: tuple[str, ...] = ()) -> FlatOptimizer:
-    """The optimizer with its base's hypers, rules and events merged in."""
+def flatten_optimizer(
+    node: ast.Optimizer, scope: Scope, report: Report, path: tuple[str, ...] = ()
+) -> FlatOptimizer | None:
+    """The optimizer with its base's hypers, rules and events merged in; None without its base."""
     name = node.name.name
     own = FlatOptimizer(
         name,
@@ -73,14 +76,25 @@ def flatten_optimizer(node: ast.Optimizer, scope: Scope, report: Report, path: t
     )
     if node.base is None:
         return own
-    if node.base.name in (*path, name):
-        report(errors.recursion([*path, name, node.base.name], node.base.span))
-        return own
-    found = scope.find_optimizer(node.base.name)
+    found = find_optimizer(node.base, scope, (*path, name), report)
+    base = None if found is None else flatten_optimizer(*found, report, (*path, name))
+    return None if base is None else merge_optimizers(base, own)
+
+
+def find_optimizer(
+    name: ast.Identifier, scope: Scope, path: tuple[str, ...], report: Report
+) -> tuple[ast.Optimizer, Scope] | None:
+    """The optimizer of that name; one that does not exist, or is being looked at already, is reported."""
+    if name.name in path:
+        cycle = [*path[path.index(name.name) :], name.name]
+        report.once(errors.recursion(cycle, name.span), frozenset(cycle))
+        return None
+    found = scope.find_optimizer(name.name)
     if found is None:
-        report(errors.unknown_optimizer(node.base.name, node.base.span, scope.known_optimizers()))
-        return own
-    return merge_optimizers(flatten_optimizer(*found, report, (*path, name)), own)
+        other = scope.kind_of(name.name)
+        help_text = f"`{name.name}` is a {other}" if other else None
+        report(errors.unknown_optimizer(name.name, name.span, scope.known_optimizers(), help_text))
+    return found
 
 
 def collect_hypers(hypers: list[ast.Hyper], scope: Scope, report: Report) -> dict[str, tuple[ast.Hyper, Scope]]:
@@ -107,10 +121,11 @@ def collect_rules(
                 report(errors.duplicate_role(role.name, role.span, seen[role.name]))
             seen.setdefault(role.name, role.span)
         words = tuple(role.name for role in member.roles)
+        span = member.roles[0].span.to(member.roles[-1].span)
         if isinstance(member, ast.Delegate):
-            rules.append(FlatRule(words, member.span, Block(), (member, scope)))
+            rules.append(FlatRule(words, span, Block(), (member, scope)))
         else:
-            rules.append(FlatRule(words, member.roles[0].span, collect_block(member.statements, target, scope, report)))
+            rules.append(FlatRule(words, span, collect_block(member.statements, target, scope, report)))
     return tuple(rules)
 
 
@@ -120,10 +135,14 @@ def collect_block(
     """Sort statements into bindings, results and claims; ``target`` is what may stand left of ``<-``."""
     block = Block()
     claims = []
+    mistaken: list[ast.Update] = []
     for statement in statements:
         match statement:
             case ast.Claim():
                 claims.append((statement, scope))
+            case ast.Binding(target=name, value=value) if name.name == target:
+                report_bound_result(name, report)
+                block.updates.setdefault(target, Definition(name, value, scope))
             case ast.Binding(target=name, value=value):
                 if name.name in block.bindings:
                     report(errors.duplicate("value", name.name, name.span, block.bindings[name.name].name.span))
@@ -131,14 +150,39 @@ def collect_block(
                     block.bindings[name.name] = Definition(name, value, scope)
             case ast.Update(target=name, value=value):
                 if name.name != target:
-                    report(errors.wrong_update(name.name, target, name.span))
+                    mistaken.append(statement)
                 elif name.name in block.updates:
                     report(errors.duplicate_update(name.name, name.span, block.updates[name.name].name.span))
                 else:
                     block.updates[name.name] = Definition(name, value, scope)
             case ast.Hyper():
                 continue
+    for update in mistaken:
+        take_mistaken(update, block, target, scope, report)
     return replace(block, claims=tuple(claims))
+
+
+def report_bound_result(name: ast.Identifier, report: Report) -> None:
+    help_text = f"the result is written with an arrow: `{name.name} <- ...`"
+    if name.name in RESERVED:
+        report(errors.reserved_name(name.name, name.span, help_text))
+    else:
+        report(errors.missing_update(name.name, name.span, help_text))
+
+
+def take_mistaken(update: ast.Update, block: Block, target: str, scope: Scope, report: Report) -> None:
+    """Report ``<-`` on something else than the target, and take it for what was probably meant."""
+    name = update.target
+    definition = Definition(name, update.value, scope)
+    if name.name in RESERVED:
+        report(errors.wrong_update(name.name, target, name.span, f"the result here is `{target} <- ...`"))
+        block.updates.setdefault(target, definition)
+        return
+    report(errors.wrong_update(name.name, target, name.span))
+    if errors.nearest(name.name, [target]):
+        block.updates.setdefault(target, definition)
+    else:
+        block.bindings.setdefault(name.name, definition)
 
 
 def collect_events(events: list[ast.Event], scope: Scope, report: Report) -> dict[str, FlatEvent]:

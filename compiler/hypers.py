@@ -30,7 +30,7 @@ def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) 
     for name, (node, _) in declared.items():
         require_usable_name(node.name, "hyperparameter", report)
         hypers.visible[name] = resolve_hyper(name, node, report)
-        hypers.values[name] = ir.Input(name, ir.Source.HYPER)
+        hypers.values[name] = ir.Input(name, ir.Source.HYPER, span=node.name.span)
     for name, (node, scope) in declared.items():
         add_requirement(name, node, scope, hypers.values, hypers.requirements, report)
     return hypers
@@ -41,9 +41,9 @@ def resolve_hyper(name: str, node: ast.Hyper, report: Report) -> ir.Hyper:
     kind = default.type.kind if default else Kind.NUMBER
     if default is None and isinstance(node.condition, ast.Member) and isinstance(node.condition.choices, ast.Tuple):
         kind = Kind.TEXT if isinstance(node.condition.choices.items[0], ast.Text) else kind
-    if kind is Kind.TEXT and not isinstance(node.condition, ast.Member):
-        help_text = f'needs the set of its values: `where {name} in ("...", "...")`'
-        report(errors.bad_default(name, help_text, node.default.span if node.default else node.span))
+    if kind is Kind.TEXT and node.default and not isinstance(node.condition, ast.Member):
+        help_text = f'name the strings that are allowed: `where {name} in ("...", "...")`'
+        report(errors.bad_default(name, "is a string of no closed set", node.default.span, help_text))
     return ir.Hyper(name, default, kind, node.doc.value if node.doc else "", node.name.span)
 
 
@@ -51,7 +51,7 @@ def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
     """The literal of a default: a number (possibly negative), true, false or a string."""
     match node.default:
         case ast.Number() | ast.Boolean() | ast.Text() as simple:
-            place = Place(Scope(None), lambda name: number("0", name.span), Equations(), report, "", "")
+            place = Place(Scope(None), universal, Equations(report.growth), report, "", "")
             literal = place.expression(simple)
             return literal if isinstance(literal, ir.Literal) else None
         case ast.Unary(operator="-", operand=ast.Number(spelling=spelling)):
@@ -77,9 +77,11 @@ def add_requirement(
     """The condition of a hyper, in terms of what its names stand for."""
     if node.condition is None:
         return
-    equations = Equations()
-    lookup = hyper_lookup(values, report)
-    place = Place(scope, lookup, equations, report, "", "", memory=False, totals=False, what="a condition")
+    equations = Equations(report.growth)
+    place = Place(
+        scope, hyper_lookup(values), equations, report, "", "", lambda: values,
+        memory=False, totals=False, what="a condition",
+    )  # fmt: skip
     condition = written_out(place.expression(node.condition), equations)
     subject = values[node.name.name]
     shown = subject.name if isinstance(subject, ir.Input) else f"{prefix}{name}"
@@ -88,15 +90,11 @@ def add_requirement(
         requirements.append(requirement)
 
 
-def hyper_lookup(values: Mapping[str, ir.Expr], report: Report) -> Lookup:
+def hyper_lookup(values: Mapping[str, ir.Expr]) -> Lookup:
     """Lookup for places that see hypers and nothing else."""
 
-    def lookup(name: ast.Name) -> ir.Expr:
-        known = values.get(name.name) or (universal(name) if name.name == "pi" else None)
-        if known is None:
-            report(errors.unknown_name(name.name, name.span, values))
-            return number("0", name.span)
-        return known
+    def lookup(name: ast.Name) -> ir.Expr | None:
+        return values.get(name.name) or (universal(name) if name.name == "pi" else None)
 
     return lookup
 
@@ -127,9 +125,9 @@ def delegate_hypers(
             continue
         if keyword.name in bound:
             report(errors.bad_keyword(flat.name, keyword.name, "is given twice the argument", keyword.span, ()))
-        equations = Equations()
+        equations = Equations(report.growth)
         place = Place(
-            scope, hyper_lookup(outer.values, report), equations, report, "", "",
+            scope, hyper_lookup(outer.values), equations, report, "", "", lambda: outer.values,
             memory=False, totals=False, what="the arguments of `use`",
         )  # fmt: skip
         bound[keyword.name] = written_out(place.expression(value), equations)
@@ -139,7 +137,7 @@ def delegate_hypers(
             inner.values[name] = bound[name]
         else:
             visible = f"{rule.words[0]}_{name}"
-            inner.values[name] = ir.Input(visible, ir.Source.HYPER)
+            inner.values[name] = ir.Input(visible, ir.Source.HYPER, span=declared.name.span)
             inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
     for name, (declared, declared_scope) in flat.hypers.items():
         add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report, f"{rule.words[0]}_")

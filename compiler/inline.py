@@ -7,19 +7,22 @@ computed twice and each ``prev`` finds the equation it remembers. Equation names
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from optforge.compiler import ir
-from optforge.compiler.library import Report, Scope, prelude
+from optforge.compiler.library import Growth, Scope, prelude
 from optforge.compiler.ops import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
 from optforge.compiler.types import SCALAR, Kind, Phase, Type
 from optforge.dsl import ast, errors
+from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Span
 
-EQUATION_LIMIT = 5000
-SIZE_LIMIT = 200_000
+# How many operations the calls of a file may be written out to, and how deep they may nest.
+SIZE_LIMIT = 20_000
+DEPTH_LIMIT = 120
 CLAIM_FORMS = {"scale_free": 1, "cost": 1, "state": 1, "orthogonal": 1, "equivariant": 1}
 
 
@@ -33,16 +36,32 @@ def number(spelling: str, span: Span) -> ir.Literal:
 
 @dataclass
 class Equations:
-    """The equations of one function while they are being collected."""
+    """The equations of one function while they are being collected; ``depth`` is that of the expression we are in."""
 
+    growth: Growth
     found: dict[str, ir.Equation] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    depth: int = 0
+
+    def has_room(self, is_called: bool) -> bool:
+        """Whether there is room for one more operation."""
+        self.growth.operations += is_called
+        if self.growth.operations > SIZE_LIMIT:
+            self.growth.problem = ("this takes too many operations once its functions are written out", SIZE_LIMIT)
+        elif self.depth > DEPTH_LIMIT:
+            self.growth.problem = ("this is nested too deeply once its functions are written out", DEPTH_LIMIT)
+        else:
+            return True
+        return False
 
     def fresh(self, name: str) -> str:
         """The name itself, or with a number behind it where it is taken."""
-        unique, count = name, 1
+        unique = name
         while unique in self.found:
-            count += 1
-            unique = f"{name}.{count}"
+            self.counts[name] += 1
+            unique = f"{name}.{self.counts[name] + 1}"
+        self.names.append(unique)
         self.found[unique] = ir.Equation(unique, ir.Literal(0.0, "0"))
         return unique
 
@@ -50,19 +69,28 @@ class Equations:
         self.found[name] = ir.Equation(name, value, span)
 
 
-Lookup = Callable[[ast.Name], ir.Expr]
+Lookup = Callable[[ast.Name], ir.Expr | None]
+Reporter = Callable[[Diagnostic], None]
+
+
+def see_nothing() -> Iterable[str]:
+    return ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an expression stands: which names it sees and where its calls leave equations."""
+    """Where an expression stands: which names it sees and where its calls leave equations.
+
+    ``lookup`` gives None for an unknown name, ``visible`` the names it knows.
+    """
 
     scope: Scope
     lookup: Lookup
     equations: Equations
-    report: Report
+    report: Reporter
     binding: str
     path: str
+    visible: Callable[[], Iterable[str]] = see_nothing
     inner: str = ""
     calls: tuple[str, ...] = ()
     memory: bool = True
@@ -71,6 +99,15 @@ class Place:
 
     def expression(self, node: ast.Expression) -> ir.Expr:
         """The IR of a surface expression; problems are reported and give a harmless literal."""
+        if not self.equations.has_room(bool(self.calls)):
+            return number("0", node.span)
+        self.equations.depth += 1
+        try:
+            return self._resolved(node)
+        finally:
+            self.equations.depth -= 1
+
+    def _resolved(self, node: ast.Expression) -> ir.Expr:
         match node:
             case ast.Number():
                 return number(node.spelling, node.span)
@@ -79,7 +116,7 @@ class Place:
             case ast.Text():
                 return literal(node.value, f'"{node.value}"', Kind.TEXT, node.span)
             case ast.Name():
-                return replace(self.lookup(node), span=node.span)
+                return replace(self.lookup(node) or self._unknown(node), span=node.span)
             case ast.Unary():
                 return self._apply(UNARY[node.operator], (node.operand,), node.span)
             case ast.Binary():
@@ -125,11 +162,26 @@ class Place:
         for row in rows:
             values = tuple(constant_value(item) for item in row.items) if isinstance(row, ast.Tuple) else ()
             if len(values) != 3 or None in values:
-                self.report(errors.wrong_kind("a tuple", "three numbers, or tuples of three numbers", "this", row.span))
+                wanted = "three numbers, or tuples of three numbers"
+                self.report(errors.wrong_kind("a tuple", wanted, "something else", row.span))
                 return literal((), "()", Kind.TRIPLES, node.span)
             triples.append(tuple(value for value in values if value is not None))
         spelled = ", ".join("(" + ", ".join(repr(value) for value in triple) + ")" for triple in triples)
         return literal(tuple(triples), f"({spelled},)", Kind.TRIPLES, node.span)
+
+    def _unknown(self, node: ast.Name) -> ir.Expr:
+        """Report a name without a value here, saying what else it may be."""
+        name, visible = node.name, list(self.visible())
+        if name == "super":
+            self.report(errors.no_super("only equations of an optimizer that `extends` another have it", node.span))
+        elif name in UNIVERSAL:
+            self.report(errors.not_available(name, self.what, node.span, "only hyperparameters are known here"))
+        elif name in CALLABLE or name == "prev" or name in self.scope.known_functions():
+            help_text = f"`{name}` is a function: call it, `{name}(...)`"
+            self.report(errors.unknown_name(name, node.span, visible, help_text))
+        else:
+            self.report(errors.unknown_name(name, node.span, visible))
+        return number("0", node.span)
 
     # Calls
 
@@ -142,9 +194,25 @@ class Place:
         found = self.scope.find_function(name)
         if found is None:
             known = [*self.scope.known_functions(), *CALLABLE, "prev"]
-            self.report(errors.unknown_function(name, node.function.span, known))
+            is_value = name in self.visible() or name in UNIVERSAL
+            help_text = f"`{name}` is a value; multiply with `{name} * (...)`" if is_value else None
+            self.report(errors.unknown_function(name, node.function.span, known, help_text))
             return number("0", node.span)
-        return self._inline(node, *found)
+        return self.inlined(node, *found)
+
+    def inlined(self, node: ast.Call, function: ast.Function, scope: Scope) -> ir.Expr:
+        """What a call of this function is written out to."""
+        result = self._inline(node, function, scope)
+        if not self.calls:
+            self._require_moderate(node)
+        return result
+
+    def _require_moderate(self, node: ast.Call) -> None:
+        """Report the call that grew beyond all measure when it was written out."""
+        growth = self.equations.growth
+        if growth.problem and not growth.is_reported:
+            growth.is_reported = True
+            self.report(errors.too_large(*growth.problem, node.span))
 
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
         if operator.name == "total" and not self.totals:
@@ -165,7 +233,7 @@ class Place:
         name = node.function.name
         positional = [parameter.name for parameter in parameters if not parameter.keyword_only]
         if len(node.arguments) > len(positional):
-            problem = f"takes at most {len(positional)} positional arguments, not {len(node.arguments)}"
+            problem = f"takes {counted(len(positional))}, not {len(node.arguments)}"
             self.report(errors.wrong_arity(name, signature, problem, node.span))
             return None
         given = dict(zip(positional, node.arguments, strict=False))
@@ -202,17 +270,15 @@ class Place:
             self.equations.define(name, stream, node.span)
             stream = ir.Ref(name, span=stream.span)
         initial = self.expression(given["init"]) if "init" in given else number("0", node.span)
-        if isinstance(stream, ir.Input) and stream.source is not ir.Source.STREAM:
-            self.report(errors.prev_needs_name(given["x"].span))
+        if isinstance(stream, ir.Input) and stream.source not in (ir.Source.STREAM, ir.Source.MEMORY):
+            self.report(errors.prev_needs_name(given["x"].span, given["x"].name))
         return ir.Prev(stream, initial, self.binding, given["x"].name if self.inner else "", span=node.span)
 
     def _inline(self, node: ast.Call, function: ast.Function, scope: Scope) -> ir.Expr:
         name = function.name.name
         if name in self.calls:
-            self.report(errors.recursion([*self.calls[self.calls.index(name) :], name], node.function.span))
-            return number("0", node.span)
-        if len(self.equations.found) > EQUATION_LIMIT:
-            self.report(errors.too_large("this makes too many equations", EQUATION_LIMIT, node.span))
+            cycle = [*self.calls[self.calls.index(name) :], name]
+            self.report(errors.recursion(cycle, node.function.span))
             return number("0", node.span)
         parameters = tuple(
             Parameter(parameter.name.name, Want.ANY, "default" if parameter.default else None)
@@ -221,31 +287,40 @@ class Place:
         given = self._match_arguments(node, parameters, shown_signature(function))
         if given is None:
             return number("0", node.span)
-        before = set(self.equations.found)
-        result = self._body(function, scope, given, node.span)
-        if scope is prelude() and self.scope is not scope:
-            self._relocate(before, node.span)
-            return relocated(result, node.span)
-        return result
+        if scope is not prelude() or self.scope is scope:
+            return self._body(function, scope, given, node.span)
+        before = len(self.equations.names)
+        result = replace(self, report=self._report_at(node.span, name))._body(function, scope, given, node.span)
+        self._relocate(before, node.span)
+        return relocated(result, node.span)
 
-    def _relocate(self, before: set[str], span: Span) -> None:
+    def _report_at(self, span: Span, name: str) -> Reporter:
+        """Reports that show the call where they would show the inside of a prelude function."""
+
+        def report(diagnostic: Diagnostic) -> None:
+            if diagnostic.span.source is not span.source:
+                diagnostic = replace(diagnostic, span=span, note=f"inside `{name}`", labels=())
+            self.report(diagnostic)
+
+        return report
+
+    def _relocate(self, before: int, span: Span) -> None:
         """What a prelude function leaves behind stands, for messages, where it was called."""
-        for name, equation in self.equations.found.items():
-            if name not in before:
-                self.equations.found[name] = replace(equation, value=relocated(equation.value, span), span=span)
+        for name in self.equations.names[before:]:
+            equation = self.equations.found[name]
+            self.equations.found[name] = replace(equation, value=relocated(equation.value, span), span=span)
 
     def _body(self, function: ast.Function, scope: Scope, given: Mapping[str, ast.Expression], span: Span) -> ir.Expr:
         names: dict[str, ir.Expr] = {}
 
-        def lookup(name: ast.Name) -> ir.Expr:
-            known = names.get(name.name) or universal(name)
-            if known is None:
-                self.report(errors.unknown_name(name.name, name.span, [*names, *UNIVERSAL]))
-                return number("0", name.span)
-            return known
+        def lookup(name: ast.Name) -> ir.Expr | None:
+            return names.get(name.name) or universal(name)
+
+        def visible() -> Iterable[str]:
+            return (*names, *UNIVERSAL)
 
         calls = (*self.calls, function.name.name)
-        local = replace(self, scope=scope, lookup=lookup, calls=calls, inner=function.name.name)
+        local = replace(self, scope=scope, lookup=lookup, visible=visible, calls=calls, inner=function.name.name)
         for parameter in function.parameters:
             name = parameter.name.name
             asked = given.get(name)
@@ -254,11 +329,7 @@ class Place:
         targets = {}
         for statement in function.body:
             name = statement.target.name
-            if isinstance(statement, ast.Update):
-                self.report(errors.wrong_update(name, "the result of a rule", statement.target.span))
-            elif name in targets or name in given or name in names:
-                self.report(errors.duplicate("value", name, statement.target.span, function.name.span))
-            else:
+            if name not in names:
                 targets[name] = self.equations.fresh(f"{self.path}.{name}")
                 names[name] = ir.Ref(targets[name])
         for statement in function.body:
@@ -275,6 +346,10 @@ class Place:
         unique = self.equations.fresh(name)
         self.equations.define(unique, value, value.span)
         return ir.Ref(unique, span=value.span)
+
+
+def counted(arguments: int) -> str:
+    return "no arguments" if not arguments else f"{arguments} argument{'s' if arguments > 1 else ''} at most"
 
 
 def relocated(expr: ir.Expr, span: Span) -> ir.Expr:

@@ -28,6 +28,7 @@ class Scope:
     folder: Path | None
     functions: dict[str, ast.Function] = field(default_factory=dict)
     optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
 
     def find_function(self, name: str) -> tuple[ast.Function, Scope] | None:
         for scope in (self, *self._others("def", name), prelude()):
@@ -58,6 +59,14 @@ class Scope:
     def known_optimizers(self) -> list[str]:
         return [*self.optimizers, *(name for keyword, name in self.neighbours if keyword == "optimizer")]
 
+    def kind_of(self, name: str) -> str | None:
+        """What a name stands for that is no optimizer: a schedule, a penalty or a function."""
+        if name in self.others:
+            return self.others[name]
+        kinds = ("schedule", "penalty", "function")
+        words = ("schedule", "penalty", "def")
+        return next((kind for kind, word in zip(kinds, words, strict=True) if (word, name) in self.neighbours), None)
+
     def known_functions(self) -> list[str]:
         others = [name for keyword, name in self.neighbours if keyword == "def"]
         return [*self.functions, *others, *prelude().functions]
@@ -82,6 +91,8 @@ def scope_of(file: ast.File, folder: Path | None) -> Scope:
             scope.functions.setdefault(item.name.name, item)
         elif isinstance(item, ast.Optimizer):
             scope.optimizers.setdefault(item.name.name, item)
+        else:
+            scope.others.setdefault(item.name.name, type(item).__name__.lower())
     return scope
 
 
@@ -109,15 +120,37 @@ def prelude() -> Scope:
     return scope_of(file, None)
 
 
+@dataclass
+class Growth:
+    """How many operations the functions of a file have been written out to, and the limit that was reached."""
+
+    operations: int = 0
+    problem: tuple[str, int] | None = None
+    is_reported: bool = False
+
+
 class Report:
-    """Collects the diagnostics of a stage."""
+    """Collects the diagnostics of a file; ``count`` also counts those that were known already."""
 
     def __init__(self) -> None:
+        self.count = 0
+        self.growth = Growth()
         self.diagnostics: list[Diagnostic] = []
+        self._known: set[Diagnostic] = set()
+        self._keys: set[object] = set()
 
     def __call__(self, diagnostic: Diagnostic) -> None:
-        if diagnostic not in self.diagnostics:
+        self.count += 1
+        if diagnostic not in self._known:
+            self._known.add(diagnostic)
             self.diagnostics.append(diagnostic)
+
+    def once(self, diagnostic: Diagnostic, key: object) -> None:
+        """Report the first of several diagnostics that say the same of different places."""
+        self.count += 1
+        if key not in self._keys:
+            self._keys.add(key)
+            self(diagnostic)
 
     @property
     def failed(self) -> bool:

@@ -41,7 +41,7 @@ class Machine:
     ) -> None:
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams = arguments, what, streams
-        self.equations = Equations()
+        self.equations = Equations(self.report.growth)
         self.foreign: set[str] = set()
         self.visible_elsewhere = {
             stream: f"{name}:{stream}" for name, event in events.items() for stream in event.block.bindings
@@ -73,15 +73,19 @@ class Machine:
         return self.place(definition, binding, path).expression(definition.value)
 
     def place(self, definition: Definition, binding: str, path: str) -> Place:
-        def lookup(name: ast.Name) -> ir.Expr:
+        def lookup(name: ast.Name) -> ir.Expr | None:
             return self.lookup(name, definition, binding, path)
 
         return Place(
-            definition.scope, lookup, self.equations, self.report, binding, path,
+            definition.scope, lookup, self.equations, self.report, binding, path, self.visible,
             memory=self.streams, totals=self.streams, what=self.what,
         )  # fmt: skip
 
-    def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
+    def visible(self) -> list[str]:
+        """Every name that an equation here may use."""
+        return [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
+
+    def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr | None:
         text = name.name
         if text == "super":
             return self.super_value(name, definition, binding, path)
@@ -95,9 +99,7 @@ class Machine:
         if text in self.visible_elsewhere:
             self.foreign.add(self.visible_elsewhere[text])
             return ir.Input(self.visible_elsewhere[text], ir.Source.MEMORY)
-        known = [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
-        self.report(errors.unknown_name(text, name.span, known))
-        return number("0", name.span)
+        return None
 
     def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
         if definition.below is None:
@@ -132,7 +134,7 @@ class Machine:
         text = print_expression(node.promise)
         if form == "equivariant" and not (isinstance(promise, ast.Name) and promise.name in ("rows", "cols")):
             self.report(errors.bad_claim("`equivariant` takes `rows` or `cols`", node.span))
-        local = Equations()
+        local = Equations(self.report.growth)
         definition = Definition(ast.Identifier("claim"), promise, scope)
         place = replace(
             self.place(definition, "claim", "claim"), equations=local, memory=False, totals=False, what="a claim"

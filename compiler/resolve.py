@@ -20,10 +20,11 @@ from optforge.compiler.flatten import (
     collect_block,
     collect_hypers,
     collect_rules,
+    find_optimizer,
     flatten_optimizer,
 )
 from optforge.compiler.hypers import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
-from optforge.compiler.inline import Equations, Place, number, overrides_prelude
+from optforge.compiler.inline import Equations, Place, overrides_prelude, universal
 from optforge.compiler.library import Report, Scope, scope_of
 from optforge.compiler.machine import Machine, equation_lines
 from optforge.compiler.names import require_usable_function_name, require_usable_name
@@ -40,7 +41,7 @@ def resolve_file(file: ast.File, folder: Path | None, report: Report) -> RawProg
     scope = scope_of(file, folder)
     require_functions(file, scope, report)
     seen: dict[str, Span] = {}
-    declarations = []
+    declarations: list[RawDeclaration] = []
     for item in file.items:
         if isinstance(item, ast.Function):
             continue
@@ -49,14 +50,19 @@ def resolve_file(file: ast.File, folder: Path | None, report: Report) -> RawProg
             report(errors.duplicate("class", item.name.name, item.name.span, seen[item.name.name]))
             continue
         seen[item.name.name] = item.name.span
-        declarations.append(resolve_item(item, scope, report))
+        declaration = resolve_item(item, scope, report)
+        declarations += [declaration] if declaration else []
     return RawProgram(file.doc.value if file.doc else "", tuple(declarations))
 
 
-def resolve_item(item: ast.Optimizer | ast.Schedule | ast.Penalty, scope: Scope, report: Report) -> RawDeclaration:
+def resolve_item(
+    item: ast.Optimizer | ast.Schedule | ast.Penalty, scope: Scope, report: Report
+) -> RawDeclaration | None:
+    """The declaration; None for an optimizer whose base is not known."""
     match item:
         case ast.Optimizer():
-            return resolve_optimizer(flatten_optimizer(item, scope, report), report)
+            flat = flatten_optimizer(item, scope, report)
+            return None if flat is None else resolve_optimizer(flat, report)
         case ast.Schedule():
             return resolve_schedule(item, scope, report)
         case ast.Penalty():
@@ -76,9 +82,25 @@ def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
         seen.setdefault(name.name, name.span)
         if overrides_prelude(item):
             report(errors.replaces_prelude(name.name, name.span))
-        place = Place(scope, lambda unknown: number("0", unknown.span), Equations(), report, "", name.name)
-        arguments = tuple(ast.Number("1", span=name.span) for _ in item.parameters)
-        place.expression(ast.Call(name, arguments, span=name.span))
+        require_own_names(item, report)
+        place = Place(scope, universal, Equations(report.growth), report, "", name.name)
+        arguments = tuple(ast.Name("weight", span=name.span) for each in item.parameters if each.default is None)
+        place.inlined(ast.Call(name, arguments, span=name.span), item, scope)
+
+
+def require_own_names(function: ast.Function, report: Report) -> None:
+    """The parameters and equations of a function have usable names, one each."""
+    seen: dict[str, Span] = {}
+    own = [("parameter", each.name) for each in function.parameters]
+    own += [("value", each.target) for each in function.body if isinstance(each, ast.Binding)]
+    for kind, name in own:
+        require_usable_name(name, "value", report)
+        if name.name in seen:
+            report(errors.duplicate(kind, name.name, name.span, seen[name.name]))
+        seen.setdefault(name.name, name.span)
+    for statement in function.body:
+        if isinstance(statement, ast.Update):
+            report(errors.wrong_update(statement.target.name, "", statement.target.span))
 
 
 # Optimizers
@@ -95,6 +117,7 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
 def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tuple[str, ...]) -> tuple[RawRule, ...]:
     if not flat.rules:
         report(errors.missing_update("weight", flat.span))
+    require_separate(flat.rules, report)
     taken = {word for rule in flat.rules for word in rule.words}
     rules: list[RawRule] = []
     for rule in flat.rules:
@@ -104,6 +127,16 @@ def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tup
         else:
             rules.append(resolve_rule(rule, roles, flat.events, hypers, report))
     return tuple(rules)
+
+
+def require_separate(rules: tuple[FlatRule, ...], report: Report) -> None:
+    """A rule for every tensor leaves nothing for another one."""
+    whole = [rule for rule in rules if "tensor" in rule.words]
+    for rule in rules:
+        if whole and rule is not whole[0] and "tensor" not in rule.words:
+            first, second = sorted((whole[0], rule), key=rules.index)
+            note = "`tensor` takes every parameter" if first is whole[0] else "first rule"
+            report(errors.duplicate_role(rule.words[0], second.span, first.span, note))
 
 
 def roles_of(words: Iterable[str], taken: set[str]) -> tuple[str, ...]:
@@ -186,14 +219,11 @@ def resolve_delegate(
     """``for roles: use Name(...)``: the rules of ``Name`` for these roles, its hypers bound or made visible."""
     assert rule.delegate is not None
     node, scope = rule.delegate
-    found = scope.find_optimizer(node.optimizer.name)
-    if found is None:
-        report(errors.unknown_optimizer(node.optimizer.name, node.optimizer.span, scope.known_optimizers()))
+    found = find_optimizer(node.optimizer, scope, path, report)
+    known = report.count
+    flat = None if found is None else flatten_optimizer(*found, report)
+    if flat is None:
         return []
-    if node.optimizer.name in path:
-        report(errors.recursion([*path, node.optimizer.name], node.optimizer.span))
-        return []
-    flat = flatten_optimizer(*found, report)
     inner = delegate_hypers(rule, node, scope, flat, hypers, report)
     rules = resolve_rules(flat, inner, report, path)
     chosen: list[RawRule] = []
@@ -203,9 +233,9 @@ def resolve_delegate(
             name = rule.words[0] if not chosen else f"{rule.words[0]}_{candidate.name}"
             text = (f"use {node.span.text.split('use', 1)[1].strip()}", *candidate.text)
             chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, text=text))
-    for role in roles:
-        if not any(role in candidate.roles for candidate in chosen):
-            report(errors.delegate_without_rule(flat.name, role, node.optimizer.span))
+    missing = [role for role in roles if not any(role in candidate.roles for candidate in chosen)]
+    if missing and report.count == known:
+        report(errors.delegate_without_rule(flat.name, missing, node.optimizer.span))
     adopt_hypers(chosen, inner, hypers)
     return chosen
 
@@ -232,6 +262,9 @@ def resolve_penalty(node: ast.Penalty, scope: Scope, report: Report) -> RawDecla
     hypers = own_hypers(collect_hypers([m for m in node.members if isinstance(m, ast.Hyper)], scope, report), report)
     members = [member for member in node.members if isinstance(member, ast.Rule | ast.Delegate)]
     flat = collect_rules(members, "loss", scope, report)
+    require_separate(flat, report)
+    if not flat:
+        report(errors.missing_update("loss", node.name.span, "add a rule: `for matrix:` with `loss <- ...`"))
     taken = {word for rule in flat for word in rule.words}
     rules = []
     for rule in flat:
