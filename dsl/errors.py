@@ -23,11 +23,16 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A code, its one-line title and its long explanation."""
+    """A code, its one-line title and the function that makes its diagnostics."""
 
     code: str
     title: str
-    explanation: str
+    make: Callable[..., Diagnostic]
+
+    @property
+    def explanation(self) -> str:
+        """The long explanation: the function's docstring."""
+        return inspect.cleandoc(self.make.__doc__ or "")
 
 
 CATALOGUE: dict[str, Entry] = {}
@@ -39,7 +44,7 @@ def entry(code: str, title: str) -> Callable[[Callable[P, Diagnostic]], Callable
 
     def register(make: Callable[P, Diagnostic]) -> Callable[P, Diagnostic]:
         assert code not in CATALOGUE, code
-        CATALOGUE[code] = Entry(code, title, inspect.cleandoc(make.__doc__ or ""))
+        CATALOGUE[code] = Entry(code, title, make)
 
         @wraps(make)
         def coded(*args: P.args, **kwargs: P.kwargs) -> Diagnostic:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optforge.dsl import ast, errors
 from optforge.dsl.automaton import Automaton
 from optforge.dsl.diagnostics import Diagnostic, by_position
-from optforge.dsl.habits import suggest
 from optforge.dsl.layout import Layout
 from optforge.dsl.lexer import Lexeme, scan
-from optforge.dsl.mistakes import Refusal, explain_refusal
 from optforge.dsl.source import Source, Span
 from optforge.dsl.tables import load_tables
 from optforge.dsl.tree import TreeBuilder
+
+if TYPE_CHECKING:
+    from optforge.dsl.mistakes import Refusal
 
 MAX_SIZE = 128 * 1024
 MAX_ERRORS = 20
@@ -180,6 +180,10 @@ class _Parse:
         return False
 
     def report_refusal(self, lexeme: Lexeme, expected: frozenset[str]) -> Refusal:
+        # A spec without mistakes never pays for importing what explains them.
+        from optforge.dsl.habits import suggest
+        from optforge.dsl.mistakes import Refusal, explain_refusal
+
         if self.blocks:
             self.blocks[-1].troubled = True
         refusal = Refusal(
@@ -286,6 +290,8 @@ class _Parse:
 
 def _guess_header(word: str) -> str:
     """The kind of block a misspelt first word was probably meant to open; the word itself if none."""
+    from difflib import get_close_matches
+
     keywords = {word: kind for word, kind in load_tables().keywords.items() if kind in _HEADERS}
     found = get_close_matches(word, keywords, n=1, cutoff=0.6)
     return keywords[found[0]] if found else word

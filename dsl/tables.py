@@ -1,9 +1,10 @@
 """The parse tables: ``grammar.lark`` in, what the lexer and the automaton run on out.
 
 Lark reads the grammar and computes the LALR tables; that costs a fifth of a second, importing Lark alone
-a tenth. So the result is kept in ``grammar.json`` beside the grammar, with the grammar's hash inside. One
-function writes and checks that file (``python -m optforge.dsl.tables [--check]``); while the two do
-not belong together, as during work on the grammar, the tables are silently computed anew.
+a tenth. So the result is kept in ``grammar.json`` beside the grammar, with the grammar's checksum inside
+(mistakes are to be noticed, not attacks, and a stronger one would cost more to import than the tables to
+read). One function writes and checks that file (``python -m optforge.dsl.tables [--check]``); while the two
+do not belong together, as during work on the grammar, the tables are silently computed anew.
 
 This module does not parse anything.
 """
@@ -14,9 +15,9 @@ import json
 import sys
 from dataclasses import dataclass, field
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 GRAMMAR = Path(__file__).with_name("grammar.lark")
 TABLES = Path(__file__).with_name("grammar.json")
@@ -63,7 +64,7 @@ def load_tables() -> Tables:
     grammar = GRAMMAR.read_bytes()
     try:
         data = json.loads(TABLES.read_bytes())
-        if data["grammar"] != sha256(grammar).hexdigest():
+        if data["grammar"] != crc32(grammar):
             data = compute_tables(grammar)
     except (OSError, ValueError, KeyError, TypeError):
         data = compute_tables(grammar)
@@ -93,7 +94,7 @@ def compute_tables(grammar: bytes) -> dict[str, Any]:
     rows, numbers = _number_states(table, {_rule_key(rule): index for index, rule in enumerate(rules)}, memo)
     terminals, keywords = _split_terminals(lark.terminals)
     return {
-        "grammar": sha256(grammar).hexdigest(),
+        "grammar": crc32(grammar),
         "terminals": terminals,
         "keywords": keywords,
         "productions": [_describe_rule(rule) for rule in rules],
