@@ -43,6 +43,8 @@ class Number(Node):
 
 @dataclass(frozen=True, slots=True)
 class Boolean(Node):
+    """``true`` or ``false``."""
+
     value: bool
 
 
@@ -55,6 +57,8 @@ class Text(Node):
 
 @dataclass(frozen=True, slots=True)
 class Name(Node):
+    """A value looked up by name."""
+
     name: str
 
 
@@ -102,6 +106,8 @@ class Select(Node):
 
 @dataclass(frozen=True, slots=True)
 class Tuple(Node):
+    """``(a, b, ...)``, two items or more."""
+
     items: tuple[Expression, ...]
 
 
@@ -149,6 +155,8 @@ class Update(Node):
 
 @dataclass(frozen=True, slots=True)
 class Claim(Node):
+    """``claim promise``."""
+
     promise: Expression
 
 
@@ -160,6 +168,8 @@ Statement: TypeAlias = Binding | Update | Claim
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Node):
+    """A parameter of a function or an event; without a default it must be given."""
+
     name: Identifier
     default: Expression | None = None
 
@@ -178,6 +188,8 @@ class Function(Node):
 
 @dataclass(frozen=True, slots=True)
 class Hyper(Node):
+    """``hyper name = default where condition "doc"``; without a default it must be given."""
+
     name: Identifier
     default: Expression | None = None
     condition: Expression | None = None
@@ -205,6 +217,8 @@ class Delegate(Node):
 
 @dataclass(frozen=True, slots=True)
 class Event(Node):
+    """``on name(parameters):`` with its equations."""
+
     name: Identifier
     parameters: tuple[Parameter, ...]
     statements: tuple[Statement, ...]
@@ -216,6 +230,8 @@ OptimizerMember: TypeAlias = Hyper | Rule | Delegate | Event
 
 @dataclass(frozen=True, slots=True)
 class Optimizer(Node):
+    """``optimizer name extends base:`` with its members in source order."""
+
     name: Identifier
     base: Identifier | None
     members: tuple[OptimizerMember, ...]
@@ -224,6 +240,8 @@ class Optimizer(Node):
 
 @dataclass(frozen=True, slots=True)
 class Schedule(Node):
+    """``schedule name:`` with its hypers and equations in source order."""
+
     name: Identifier
     members: tuple[Hyper | Statement, ...]
     doc: Text | None = None
@@ -231,6 +249,8 @@ class Schedule(Node):
 
 @dataclass(frozen=True, slots=True)
 class Penalty(Node):
+    """``penalty name:`` with its hypers and rules in source order."""
+
     name: Identifier
     members: tuple[Hyper | Rule | Delegate, ...]
     doc: Text | None = None
