@@ -305,6 +305,25 @@ def test_power_agrees_with_numpy():
     assert power(2.0, 3) == 8.0 and power(10, -0.8) == 10**-0.8 and math.isnan(power(-1.0, 0.5))
 
 
+TRACED = {
+    "newton_schulz": orthogonalize,
+    "polar_express": lambda s: orthogonalize(s, method="polar_express"),
+    "svd": lambda s: orthogonalize(s, method="svd"),
+    "inverse_root": lambda s: inverse_root(s, 4, 1e-3),
+    "eigenbasis": eigenbasis,
+    "qr": qr,
+    "power": lambda s: power(s.abs(), 0.37),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_functions_compile_without_graph_breaks(name):
+    x = torch.randn(2, 5, 5)
+    torch._dynamo.reset()
+    compiled = torch.compile(TRACED[name], fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), TRACED[name](x))
+
+
 # -- stochastic rounding -----------------------------------------------------------------------------------------------
 
 TWO_NUMBERS = {
@@ -335,7 +354,8 @@ def test_stochastic_rounding_keeps_what_the_dtype_has(dtype):
     smallest = torch.tensor([torch.finfo(dtype).smallest_normal / 4, -torch.finfo(dtype).smallest_normal / 4])
     for x in (exact, smallest):
         assert torch.equal(round_stochastically(x, dtype), x.to(dtype))
-    assert round_stochastically(torch.tensor([math.nan]), dtype).isnan().all()
+    nans = torch.tensor([0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1], dtype=torch.int32).view(torch.float32)
+    assert round_stochastically(nans, dtype).isnan().all()
 
 
 def test_stochastic_rounding_uses_the_generator():
@@ -946,6 +966,35 @@ def test_events_advance_their_memories_and_their_own_count():
         optimizer.fire("curvatur")
 
 
+def test_events_may_have_totals():
+    """The ascent of sharpness-aware minimization, by the norm of all gradients; it counts memories not yet there."""
+
+    def ascend(weight, grad, *, radius, total_1):
+        return (weight + radius * grad / total_1.sqrt(),)
+
+    def squared(grad, m):
+        return (grad.square().sum((-2, -1), keepdim=True) + m.sum((-2, -1), keepdim=True),)
+
+    total = Kernel(squared, "tensor", ("grad", "m"), (), ("total_1",))
+    kernel = Kernel(ascend, "elementwise", ("weight", "grad"), ("radius", "total_1"), ("weight",))
+    rule = Lookback.RULES[0]
+    memories = (*rule.memories, Memory("m", ("rows", "cols")))
+
+    class Ascending(Lookback):
+        RULES = (Rule("all", rule.roles, memories, rule.step, events=(runtime.Event("ascend", kernel, (total,)),)),)
+
+    params = [parameter(4, 3), parameter(5), parameter(2)]
+    start = [p.detach().clone() for p in params]
+    optimizer = Ascending(params)
+    set_gradients(params, 0)
+    params[2].grad = None
+    norm = torch.cat([p.grad.flatten() for p in params[:2]]).norm()
+    optimizer.fire("ascend", radius=0.5)
+    for p, old in zip(params[:2], start[:2], strict=True):
+        torch.testing.assert_close(p.detach(), old + 0.5 * p.grad / norm)
+    assert torch.equal(params[2], start[2]) and params[2] not in optimizer.state
+
+
 @pytest.mark.parametrize("precision", ["plain", "kahan", "master"])
 @pytest.mark.parametrize("stepped", [False, True])
 def test_events_may_move_weights_and_need_no_gradient(precision, stepped):
@@ -1142,6 +1191,15 @@ def test_penalties_are_differentiable_sums_over_the_units():
     torch.testing.assert_close(half, loss, rtol=0.05, atol=0.05)
     with pytest.raises(ValueError, match="invalid strength=-1"):
         Spread(model, strength=-1)
+
+
+def test_rules_refuse_memories_that_states_cannot_hold():
+    step = Kernel(lambda weight: (weight,), "elementwise", ("weight",), (), ("weight",))
+    for name in ("step", "grad", "kahan", "master"):
+        with pytest.raises(ValueError, match=f"reserved name '{name}'"):
+            Rule("all", ("matrix",), (Memory(name, ("rows", "cols")),), step)
+    with pytest.raises(ValueError, match="memory 'v' of the elementwise rule 'all'"):
+        Rule("all", ("matrix",), (Memory("v", ("rows", 1)),), step)
 
 
 def test_base_class_is_an_optimizer_only_with_rules():

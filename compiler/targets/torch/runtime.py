@@ -32,6 +32,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
+PARAMETER = ("weight", "grad")  # what kernels call the parameter
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -92,6 +94,15 @@ class Rule:
     init: Kernel | None = None
     totals: tuple[Kernel, ...] = ()
     events: tuple[Event, ...] = ()
+
+    def __post_init__(self) -> None:
+        """ValueError for memories whose names the state uses otherwise, or that the rule's layout cannot hold."""
+        reserved = {*PARAMETER, "step", "kahan", "master", *(f"{event.name}_step" for event in self.events)}
+        for memory in self.memories:
+            if memory.name in reserved:
+                raise ValueError(f"a memory of the rule {self.name!r} has the reserved name {memory.name!r}")
+            if self.step.layout == "elementwise" and not memory.full:
+                raise ValueError(f"memory {memory.name!r} of the elementwise rule {self.name!r} is not elementwise")
 
     def event(self, name: str) -> Event | None:
         return next((event for event in self.events if event.name == name), None)
@@ -178,9 +189,15 @@ def iterate_in(dtype: torch.dtype) -> Iterator[None]:
         _iteration_dtype = before
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _multiplies_float32_exactly() -> bool:
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 def _dtype_of_iteration(x: Tensor) -> torch.dtype:
@@ -240,7 +257,7 @@ def _gram_pays(x: Tensor, triples: Triples) -> bool:
     It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has
     been verified for the default coefficients only. It overwrites what a derivative would need.
     """
-    single = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    single = x.dtype == torch.float32 and _multiplies_float32_exactly()
     default = all(triple == NEWTON_SCHULZ for triple in triples)
     return single and default and x.shape[-1] > 1.5 * x.shape[-2] and not x.requires_grad
 
@@ -372,7 +389,7 @@ def power(x: Any, y: Any) -> Any:
     """
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
         return torch.pow(torch.tensor(x, dtype=torch.float64), y).item()
-    like = x if isinstance(x, Tensor) else y
+    like = x if isinstance(x, Tensor) and (x.ndim or not isinstance(y, Tensor)) else y
     exact = not isinstance(y, Tensor) and y in (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
     if like.device.type != "cpu" or exact:
         return torch.pow(x, y)
@@ -382,7 +399,7 @@ def power(x: Any, y: Any) -> Any:
     size = torch.where((exponent == 0) | (base == 1), 1.0, size)
     size = torch.where(base.signbit() & (exponent.fmod(2).abs() == 1), -size, size)
     no_number = (base < 0) & base.isfinite() & (exponent.frac() != 0)
-    return torch.where(no_number, math.nan, size).to(torch.result_type(x, y))
+    return torch.where(no_number, math.nan, size).to(like.dtype)
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
@@ -643,10 +660,9 @@ class Bucket:
         self.buffers: dict[str, Tensor] = {}
         self.views: list[tuple[Tensor, dict[str, Tensor]]] = []
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
-        self.cuts: list[slice | None] = [None]
-        if entries[0][1].whole and len(entries[0][1].unit) == 1 and entries[0][0].device.type == "cpu":
+        self.cuts: Sequence[slice | None] = [None]
+        if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
-            self.cuts = self.cuts if len(self.cuts) > 1 else [None]
 
     def gather(self, tensors: Sequence[Tensor], memory: Memory | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
@@ -866,9 +882,6 @@ class Call:
             self.bucket.scatter(self.sources["master"].batch, self.bucket.params)
 
 
-PARAMETER = ("weight", "grad")
-
-
 def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
     """The values, with copies of those that share memory with an input that another value will overwrite."""
     results = list(values)
@@ -992,7 +1005,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _check_parameter(self, p: Tensor, group: Mapping[str, Any], name: str) -> None:
         if hasattr(p, "placements"):
             raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
-        if p.layout is not torch.strided or not p.is_floating_point():
+        if p.layout is not torch.strided or p.dtype not in DTYPES:
             raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
         role = _role_in(group, p)
         rule = _rule_named(self.RULES, role)
@@ -1049,9 +1062,9 @@ class SpecOptimizer(torch.optim.Optimizer):
             return rule.name in events and (p.grad is not None or not self._needs_grad(rule, events[rule.name], p))
 
         works = self._collect(f"{event}_step", takes_part)
-        for work in works:
-            self._initialize(work)
         stepped = self._collect("step", _has_grad) if any(found.totals for found in events.values()) else []
+        for work in (*works, *stepped):
+            self._initialize(work)
         totals = {name: self._totals(found.totals, stepped) for name, found in events.items()}
         for work in works:
             found = events[work.rule.name]
@@ -1112,17 +1125,16 @@ class SpecOptimizer(torch.optim.Optimizer):
             buckets = self._buckets[key] = _arranged([(p, self._slots[p]) for p in work.params], layout)
         for bucket in buckets if work.memories else ():
             if not bucket.is_settled(self.state):
-                bucket.release(self.state)
                 if settled and bucket.entries[0][1].whole:
                     self._settle(bucket, work)
+                else:
+                    bucket.release(self.state)
         return buckets
 
     def _settle(self, bucket: Bucket, work: Work) -> None:
         taken = set(bucket.params)
         for p in bucket.params:
-            owner = self._owners.get(p)
-            if owner is not None and owner is not bucket:
-                owner.release(self.state, taken)
+            self._owners.get(p, bucket).release(self.state, taken)
             self._owners[p] = bucket
         bucket.settle(self.state, work.memories)
 
