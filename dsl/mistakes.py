@@ -155,7 +155,7 @@ def _describe_expected(refusal: Refusal) -> str:
         expected -= OPERATORS | {"LPAR", "WHERE", "STRING"}
     elif "NAME" in expected:
         words.append("a name")
-    words += [word for kind, word in WORDS.items() if kind in expected]
+    words += [word for kind, word in WORDS.items() if kind in expected] or ["the end of the file"] * (not words)
     if refusal.lexeme.kind == "_NL" and "COLON" in expected:
         words = ["`:`"]
     after = previous is not None and len(words) == 1 and not refusal.first_in_line

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 128 * 1024
 MAX_ERRORS = 20
+TOO_LONG = "this file has too many characters"
 
 
 def read_source(path: str | Path) -> tuple[Source | None, tuple[Diagnostic, ...]]:
@@ -34,6 +35,8 @@ def read_source(path: str | Path) -> tuple[Source | None, tuple[Diagnostic, ...]
     try:
         with open(path, "rb") as file:
             data = file.read(4 * MAX_SIZE + 1)
+        if len(data) > 4 * MAX_SIZE:
+            return None, (errors.too_large(TOO_LONG, MAX_SIZE, nowhere),)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         return None, (errors.unreadable(shown, _describe_failure(error), nowhere),)
@@ -116,7 +119,7 @@ class _Parse:
     def run(self) -> tuple[Any, tuple[ast.Comment, ...], tuple[Diagnostic, ...]]:
         if len(self.source.text) > MAX_SIZE:
             whole = Span(self.source, 0, 0)
-            return None, (), (errors.too_large("this file has too many characters", MAX_SIZE, whole),)
+            return None, (), (errors.too_large(TOO_LONG, MAX_SIZE, whole),)
         with suppress(_TooManyErrors):
             self.read_all()
         tree = None if self.diagnostics else self.automaton.values[-1].content
@@ -191,7 +194,7 @@ class _Parse:
             lexeme,
             self.previous,
             expected,
-            tuple(self.layout.brackets),
+            tuple(bracket for bracket in self.layout.brackets if bracket is not lexeme),
             self.layout.line_start and bool(lexeme.text),
             self.previous_first,
         )
@@ -201,13 +204,11 @@ class _Parse:
         return refusal
 
     def is_known(self, lexeme: Lexeme) -> bool:
-        """Whether a refusal only follows from something reported before it."""
-        continues = bool(self.blocks) and self.blocks[-1].continues
-        return (
-            continues
-            or lexeme.start in self.layout.misplaced
-            or (lexeme.start == self.reported_at and lexeme.text != "")
-        )
+        """Whether a refusal only follows from something reported before: one thing is enough to say of a line."""
+        if lexeme.start == self.reported_at or (self.blocks and self.blocks[-1].continues):
+            return True
+        first = lexeme if self.between_lines else self.first
+        return first.start in self.layout.misplaced
 
     def finish(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
         if self.diagnostics:

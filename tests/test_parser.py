@@ -201,6 +201,13 @@ def test_unreadable_files_are_reported(tmp_path: Path) -> None:
         assert render_text(problems)
 
 
+def test_huge_files_are_not_read_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "huge.opt"
+    path.write_bytes("é".encode() * 4 * MAX_SIZE)
+    source, problems = read_source(path)
+    assert source is None and [problem.code for problem in problems] == ["E007"]
+
+
 HOSTILE = {
     "parentheses": "def f(x) = " + "(" * 20_000 + "x" + ")" * 20_000,
     "open parentheses": "def f(x) = " + "(" * 20_000,
