@@ -118,7 +118,7 @@ class RuleStreams:
         functions = {owner: self._stepping(owner, function) for owner, function in self.machines.items()}
         step, totals = self._totals(functions["step"])
         functions["step"] = step
-        live = self._live_memories(functions)
+        live = self._live_memories(functions, totals)
         functions = {owner: self._pruned(function, live) for owner, function in functions.items()}
         memories = tuple(
             ir.Memory(self.names[key], slot.type) for key, slot in self.slots.items() if self.names[key] in live
@@ -165,9 +165,9 @@ class RuleStreams:
         ]
         return replace(changed, outputs=tuple(outputs))
 
-    def _live_memories(self, functions: dict[str, ir.Function]) -> set[str]:
-        """Memories that some weight depends on, now or later."""
-        live: set[str] = set()
+    def _live_memories(self, functions: dict[str, ir.Function], totals: tuple[ir.Function, ...]) -> set[str]:
+        """Memories that some weight depends on, now or later, perhaps through a total."""
+        live = {node.name for total in totals for node in inputs_of(total) if node.source is ir.Source.MEMORY}
         while True:
             before = len(live)
             for function in functions.values():

@@ -302,6 +302,20 @@ def test_clipping_is_by_the_norm_of_all_gradients_there_are():
     assert params[3].grad is None and torch.equal(params[3].detach(), randn(7))
 
 
+def test_total_may_depend_on_what_is_remembered_of_another_total():
+    params = [nn.Parameter(randn(*shape)) for shape in ((4, 6), (5,))]
+    optimizer, usual = load("Surprised")(params, lr=1.0), 0.0
+    for t in range(3):
+        for p in params:
+            p.grad = randn(*p.shape, seed=t)
+        before = [p.detach().clone() for p in params]
+        optimizer.step()
+        square = sum(float(p.grad.square().sum()) for p in params)
+        usual = 0.5 * usual + 0.5 * square
+        for p, start in zip(params, before, strict=True):
+            require_close(start - p.detach(), p.grad / (1 + square / (1 + usual)))
+
+
 def test_penalty_is_differentiable_and_summed_over_matrices():
     matrices, vector = [nn.Parameter(randn(*shape)) for shape in ((4, 6), (6, 4))], nn.Parameter(randn(5))
     loss = load("Orthonormal")([*matrices, vector], strength=0.3)()
