@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from optforge.compiler.check import Unit
-from optforge.compiler.library import SPECS
+from optforge.compiler.library import shown_path
 from optforge.compiler.pipeline import run_passes
 from optforge.compiler.targets.torch.render import (
     origin_line,
@@ -32,15 +32,6 @@ def module_name(path: Path) -> str:
     if not name or name[0].isdigit() or keyword.iskeyword(name) or name.startswith("_"):
         name = f"spec_{name}"
     return name
-
-
-def shown_path(path: Path) -> str:
-    """A spec's path as generated files name it: never absolute."""
-    resolved = path.resolve()
-    for base, prefix in ((Path.cwd(), ""), (SPECS.resolve(), "specs/")):
-        if resolved.is_relative_to(base):
-            return prefix + resolved.relative_to(base).as_posix()
-    return path.name
 
 
 def render_unit(unit: Unit) -> str:

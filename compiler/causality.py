@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from optforge.compiler import ir
 from optforge.dsl import errors
@@ -20,18 +21,19 @@ def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[l
     cycles: list[list[str]] = []
     done: set[str] = set()
     for root in roots:
-        path: list[str] = []
+        path: dict[str, None] = {}
         stack: list[tuple[str, bool]] = [(root, False)]
         while stack:
             name, leaving = stack.pop()
             if leaving:
-                path.pop()
+                path.popitem()
                 done.add(name)
                 order.append(name)
             elif name in path:
-                cycles.append([*path[path.index(name) :], name])
+                names = list(path)
+                cycles.append([*names[names.index(name) :], name])
             elif name not in done:
-                path.append(name)
+                path[name] = None
                 stack.append((name, True))
                 stack.extend((needed, False) for needed in reversed(graph.get(name, ())))
     return order, cycles
@@ -40,13 +42,33 @@ def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[l
 def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
     """A diagnostic for each cycle of equations that need each other within one step."""
     spans = {equation.name: equation.span for equation in function.equations}
-    _, cycles = ordered(dependencies(function.equations), spans)
+    graph = {e.name: list(dict.fromkeys(ir.references(without_initials(e.value)))) for e in function.equations}
+    _, cycles = ordered(graph, spans)
     found: dict[frozenset[str], Diagnostic] = {}
     for cycle in cycles:
-        labels = [Label(spans[name], f"`{name}` is part of the cycle") for name in cycle[1:-1]]
-        key = frozenset(cycle)
-        found.setdefault(key, errors.instantaneous_cycle(cycle, spans[cycle[0]], labels))
+        shown = shown_cycle(cycle)
+        labels = [Label(spans[name], f"`{local_name(name)}` is part of the cycle") for name in shown[1:-1]]
+        words = [local_name(name) for name in shown]
+        found.setdefault(frozenset(cycle), errors.instantaneous_cycle(words, spans[shown[0]], labels))
     return list(found.values())
+
+
+def without_initials(expr: ir.Expr) -> ir.Expr:
+    """The expression as far as it is computed in every step: initial values matter only once."""
+    if isinstance(expr, ir.Prev):
+        return replace(expr, initial=ir.Literal(0.0, "0"))
+    return ir.map_children(without_initials, expr)
+
+
+def shown_cycle(cycle: Sequence[str]) -> list[str]:
+    """The cycle through what the rule itself defines; the inside of functions only where there is nothing else."""
+    own = [name for name in cycle[:-1] if "." not in name] or list(cycle[:-1])
+    return [*own, own[0]]
+
+
+def local_name(name: str) -> str:
+    """The name as the spec writes it: ``s`` for the path ``m.s.2``."""
+    return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
 
 
 def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:

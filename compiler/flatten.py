@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.inline import RESERVED
 from optforge.compiler.library import Report, Scope
+from optforge.compiler.universal import RESERVED
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from optforge.compiler import ir
+from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import FlatOptimizer, FlatRule
-from optforge.compiler.inline import Equations, Lookup, Place, number, universal
+from optforge.compiler.inline import Lookup, Place
 from optforge.compiler.library import Report, Scope
 from optforge.compiler.names import require_usable_name
+from optforge.compiler.ops import OPERATORS
 from optforge.compiler.raw import RawRule
 from optforge.compiler.types import Kind
+from optforge.compiler.universal import number, universal
 from optforge.dsl import ast, errors
 
 
@@ -21,7 +24,7 @@ class Hypers:
 
     values: dict[str, ir.Expr] = field(default_factory=dict)
     visible: dict[str, ir.Hyper] = field(default_factory=dict)
-    requirements: list[ir.Requirement] = field(default_factory=list)
+    requirements: dict[ir.Expr, ir.Requirement] = field(default_factory=dict)
 
 
 def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) -> Hypers:
@@ -38,13 +41,21 @@ def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) 
 
 def resolve_hyper(name: str, node: ast.Hyper, report: Report) -> ir.Hyper:
     default = resolve_default(node, report) if node.default else None
-    kind = default.type.kind if default else Kind.NUMBER
-    if default is None and isinstance(node.condition, ast.Member) and isinstance(node.condition.choices, ast.Tuple):
-        kind = Kind.TEXT if isinstance(node.condition.choices.items[0], ast.Text) else kind
-    if kind is Kind.TEXT and node.default and not isinstance(node.condition, ast.Member):
+    choices = closed_set(node)
+    kind = default.type.kind if default else Kind.TEXT if choices else Kind.NUMBER
+    if kind is Kind.TEXT and node.default and not choices:
         help_text = f'name the strings that are allowed: `where {name} in ("...", "...")`'
         report(errors.bad_default(name, "is a string of no closed set", node.default.span, help_text))
-    return ir.Hyper(name, default, kind, node.doc.value if node.doc else "", node.name.span)
+    return ir.Hyper(name, default, kind, node.doc.value if node.doc else "", node.name.span, choices)
+
+
+def closed_set(node: ast.Hyper) -> tuple[str, ...]:
+    """The strings that the condition of a hyper allows; none if it is not of the form ``name in ("a", "b")``."""
+    match node.condition:
+        case ast.Member(item=ast.Name(name=name), choices=ast.Tuple(items=items)) if name == node.name.name:
+            return tuple(item.value for item in items if isinstance(item, ast.Text))
+        case _:
+            return ()
 
 
 def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
@@ -58,6 +69,8 @@ def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
             return number(f"-{spelling}", node.default.span)
         case ast.Name(name="pi"):
             return number("3.141592653589793", node.default.span)
+        case ast.Unary(operator="-", operand=ast.Name(name="pi")):
+            return number("-3.141592653589793", node.default.span)
         case None:
             return None
         case _:
@@ -70,9 +83,8 @@ def add_requirement(
     node: ast.Hyper,
     scope: Scope,
     values: Mapping[str, ir.Expr],
-    requirements: list[ir.Requirement],
+    requirements: dict[ir.Expr, ir.Requirement],
     report: Report,
-    prefix: str = "",
 ) -> None:
     """The condition of a hyper, in terms of what its names stand for."""
     if node.condition is None:
@@ -82,12 +94,10 @@ def add_requirement(
         scope, hyper_lookup(values), equations, report, "", "", lambda: values,
         memory=False, totals=False, what="a condition",
     )  # fmt: skip
-    condition = written_out(place.expression(node.condition), equations)
+    condition = equations.written_out(place.expression(node.condition), report)
     subject = values[node.name.name]
-    shown = subject.name if isinstance(subject, ir.Input) else f"{prefix}{name}"
-    requirement = ir.Requirement(shown, subject, condition, node.condition.span)
-    if not any(other.condition == condition for other in requirements):
-        requirements.append(requirement)
+    shown = subject.name if isinstance(subject, ir.Input) else name
+    requirements.setdefault(condition, ir.Requirement(shown, subject, condition, node.condition.span))
 
 
 def hyper_lookup(values: Mapping[str, ir.Expr]) -> Lookup:
@@ -97,15 +107,6 @@ def hyper_lookup(values: Mapping[str, ir.Expr]) -> Lookup:
         return values.get(name.name) or (universal(name) if name.name == "pi" else None)
 
     return lookup
-
-
-def written_out(expr: ir.Expr, equations: Equations) -> ir.Expr:
-    """The expression with the equations its calls left behind put back in."""
-
-    def put_back(node: ir.Expr) -> ir.Expr:
-        return written_out(equations.found[node.name].value, equations) if isinstance(node, ir.Ref) else node
-
-    return ir.transform(put_back, expr)
 
 
 # Delegates
@@ -130,7 +131,9 @@ def delegate_hypers(
             scope, hyper_lookup(outer.values), equations, report, "", "", lambda: outer.values,
             memory=False, totals=False, what="the arguments of `use`",
         )  # fmt: skip
-        bound[keyword.name] = written_out(place.expression(value), equations)
+        given = equations.written_out(place.expression(value), report)
+        if require_same_kind(keyword.name, flat, given, outer, report):
+            bound[keyword.name] = given
     inner = Hypers()
     for name, (declared, _) in flat.hypers.items():
         if name in bound:
@@ -140,11 +143,44 @@ def delegate_hypers(
             inner.values[name] = ir.Input(visible, ir.Source.HYPER, span=declared.name.span)
             inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
     for name, (declared, declared_scope) in flat.hypers.items():
-        add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report, f"{rule.words[0]}_")
+        add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report)
     return inner
 
 
-def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers) -> None:
+def require_same_kind(name: str, flat: FlatOptimizer, given: ir.Expr, outer: Hypers, report: Report) -> bool:
+    """What ``use`` gives a hyper must be of its kind, and a string one of those that it may be."""
+    wanted = resolve_hyper(name, flat.hypers[name][0], Report())
+    place, found = f"`{name}` of `{flat.name}`", kind_of(given, outer)
+    if found is not wanted.kind:
+        report(errors.wrong_kind(place, wanted.kind.value, found.value, given.span))
+        return False
+    possible: tuple[str, ...] = ()
+    if isinstance(given, ir.Literal) and found is Kind.TEXT:
+        possible = (str(given.value),)
+    elif isinstance(given, ir.Input) and given.name in outer.visible:
+        possible = outer.visible[given.name].choices
+    for value in possible:
+        if value not in wanted.choices:
+            report(errors.unknown_choice(place, value, wanted.choices, given.span))
+    return True
+
+
+def kind_of(expr: ir.Expr, hypers: Hypers) -> Kind:
+    """The kind of a value that hypers and literals make up."""
+    match expr:
+        case ir.Literal():
+            return expr.type.kind
+        case ir.Input(name=name) if name in hypers.visible:
+            return hypers.visible[name].kind
+        case ir.Select(then=then):
+            return kind_of(then, hypers)
+        case ir.Apply(operator=operator) if OPERATORS[operator].boolean:
+            return Kind.BOOLEAN
+        case _:
+            return Kind.NUMBER
+
+
+def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers, node: ast.Delegate, report: Report) -> None:
     """Show outside the hypers of a used optimizer that the chosen rules read, with their conditions."""
     used = {
         node.name
@@ -154,11 +190,13 @@ def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers) -> None:
         for node in ir.walk(value)
         if isinstance(node, ir.Input) and node.source is ir.Source.HYPER
     }
-    for requirement in inner.requirements:
-        names = {n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input)}
-        is_new = all(requirement.condition != other.condition for other in outer.requirements)
-        if is_new and names <= used | set(outer.visible):
-            outer.requirements.append(requirement)
+    for condition, requirement in inner.requirements.items():
+        names = {n.name for n in ir.walk(condition) if isinstance(n, ir.Input)}
+        if names <= used | set(outer.visible):
+            outer.requirements.setdefault(condition, requirement)
     for name, hyper in inner.visible.items():
-        if name in used:
-            outer.visible[name] = hyper
+        if name not in used:
+            continue
+        if name in outer.visible:
+            report(errors.duplicate("hyperparameter", name, node.optimizer.span, outer.visible[name].span))
+        outer.visible.setdefault(name, hyper)

@@ -33,19 +33,34 @@ Reporter = Callable[[Diagnostic], None]
 BOTTOM = Type(Kind.NUMBER, None, Phase.CONSTANT)
 
 
+# What is probably meant where an axis should stand.
+AXIS_HINTS = {
+    "rows": "`row` is the axis, `rows` the number of rows: `per=row`",
+    "cols": "`col` is the axis, `cols` the number of columns: `per=col`",
+    '"row"': "without quotes: `per=row`",
+    '"col"': "without quotes: `per=col`",
+}
+
+
 def silent(diagnostic: Diagnostic) -> None:
     return None
 
 
+def is_count(value: ir.Value) -> bool:
+    return isinstance(value, float) and value.is_integer() and value >= 0
+
+
 @dataclass(frozen=True)
 class Inference:
-    """``known`` has the types of ``owner:name`` equations, ``kinds`` those of hypers and arguments."""
+    """``known`` has the types of ``owner:name`` equations, ``kinds`` those of hypers and arguments;
+    ``choices`` are the closed sets of hypers that are strings."""
 
     owner: str
     universe: Universe
     words: str
     known: Mapping[str, Type]
     kinds: Mapping[str, Kind]
+    choices: Mapping[str, tuple[str, ...]]
     report: Reporter = silent
     in_claim: bool = False
 
@@ -123,8 +138,10 @@ class Inference:
     def _apply(self, node: ir.Apply) -> ir.Expr:
         operator = OPERATORS[node.operator]
         self._require_universe(operator, node)
-        for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
-            self._require_argument(operator, parameter, argument)
+        fit = [
+            self._require_argument(operator, *pair) for pair in zip(operator.parameters, node.arguments, strict=True)
+        ]
+        fit.append(self._require_alike(operator, node))
         values = node.arguments[: operator.values]
         axis = self._axis(operator, node)
         try:
@@ -132,17 +149,23 @@ class Inference:
         except ShapeProblem as problem:
             shape = None
             self._shapes_differ(operator.symbol or operator.name, values, problem.left, problem.right, node.span)
+        if operator.needs_matrix and self.universe is Universe.TENSOR:
+            shape = None
         phase = max((value.type.phase for value in values), default=Phase.CONSTANT)
         if operator.name == "total":
             phase = Phase.STREAM
         kind = Kind.BOOLEAN if operator.boolean else Kind.NUMBER
         typed = replace(node, type=Type(kind, shape, phase))
-        self._require_value(typed)
+        if all(fit):
+            self._require_value(typed)
         return typed
 
     def _axis(self, operator: Operator, node: ir.Apply) -> str:
         for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
-            if parameter.want is Want.AXIS and isinstance(argument, ir.Literal):
+            if parameter.want is Want.AXIS and argument.type.kind is Kind.AXIS:
+                if not isinstance(argument, ir.Literal):
+                    self.report(errors.wrong_kind("`per`", "`row` or `col` itself", "an expression", argument.span))
+                    continue
                 if argument.value != "all" and self.universe is Universe.TENSOR and not self.in_claim:
                     self.report(errors.not_elementwise(f"per={argument.value}", self.words, argument.span))
                 return str(argument.value)
@@ -154,27 +177,48 @@ class Inference:
         if operator.needs_matrix and self.universe is Universe.TENSOR:
             self.report(errors.not_elementwise(operator.symbol or operator.name, self.words, node.span))
 
-    def _require_kind(self, where: str, wanted: Kind, found: Type, span: Span) -> None:
-        if found.kind is not wanted:
-            self.report(errors.wrong_kind(where, wanted.value, found.kind.value, span))
+    def _require_kind(self, where: str, wanted: Kind, found: Type, span: Span) -> bool:
+        if found.kind is wanted:
+            return True
+        hint = None
+        if wanted is Kind.NUMBER and found.kind is Kind.BOOLEAN:
+            hint = "`1 if ... else 0` makes a number of a condition"
+        elif wanted is Kind.BOOLEAN and found.kind is Kind.NUMBER:
+            hint = "compare the number with something, such as `... > 0`"
+        elif wanted is Kind.AXIS:
+            hint = AXIS_HINTS.get(span.text)
+        self.report(errors.wrong_kind(where, wanted.value, found.kind.value, span, hint))
+        return False
 
-    def _require_argument(self, operator: Operator, parameter: Parameter, argument: ir.Expr) -> None:
+    def _require_alike(self, operator: Operator, node: ir.Apply) -> bool:
+        """What is compared for equality must be of one kind, and a string one that the other side can be."""
+        if operator.name not in ("eq", "ne"):
+            return True
+        for one, other in (node.arguments, node.arguments[::-1]):
+            if isinstance(one, ir.Input) and one.name in self.choices and isinstance(other, ir.Literal):
+                self._require_choice(f"`{one.name}`", self.choices[one.name], other)
+        left, right = node.arguments
+        return self._require_kind(f"`{operator.symbol}`", left.type.kind, right.type, right.span)
+
+    def _require_argument(self, operator: Operator, parameter: Parameter, argument: ir.Expr) -> bool:
+        """Whether the kind is right; kind, phase and shape are reported where they are not."""
         where = f"`{operator.symbol or operator.name}`"
         found, want = argument.type, parameter.want
         if want in SETTINGS:
-            self._require_setting(where, parameter, argument)
-        elif want is Want.BOOLEAN:
-            self._require_kind(where, Kind.BOOLEAN, found, argument.span)
-        elif want is not Want.ANY:
-            self._require_kind(where, Kind.NUMBER, found, argument.span)
+            return self._require_setting(where, parameter, argument)
+        if want is not Want.ANY:
+            wanted = Kind.BOOLEAN if want is Want.BOOLEAN else Kind.NUMBER
+            if not self._require_kind(where, wanted, found, argument.span):
+                return False
         if want in (Want.MATRIX, Want.GRAM) and found.is_scalar_phase and found.shape is not None:
             self.report(errors.wrong_shape(where, want.value, "a scalar", argument.span))
         elif want is Want.GRAM and found.shape is not None and found.shape not in GRAMS:
             self._wrong_shape(where, None, found.shape, argument.span, want.value)
         elif want is Want.SCALAR and found.shape not in (SCALAR, None):
             self._wrong_shape(where, SCALAR, found.shape, argument.span)
+        return True
 
-    def _require_setting(self, where: str, parameter: Parameter, argument: ir.Expr) -> None:
+    def _require_setting(self, where: str, parameter: Parameter, argument: ir.Expr) -> bool:
         kind = {
             Want.AXIS: Kind.AXIS,
             Want.NUMBER: Kind.NUMBER,
@@ -182,11 +226,27 @@ class Inference:
             Want.TRIPLES: Kind.TRIPLES,
         }[parameter.want]
         place = f"`{parameter.name}` of {where}"
-        self._require_kind(place, kind, argument.type, argument.span)
+        if not self._require_kind(place, kind, argument.type, argument.span):
+            return False
         if argument.type.phase is not Phase.CONSTANT:
             self.report(errors.not_constant(place, argument.span))
-        if parameter.choices and isinstance(argument, ir.Literal) and argument.value not in parameter.choices:
-            self.report(errors.unknown_choice(place, str(argument.value), parameter.choices, argument.span))
+        if parameter.choices:
+            self._require_choice(place, parameter.choices, argument)
+        if parameter.name == "steps" and isinstance(argument, ir.Literal) and not is_count(argument.value):
+            self.report(errors.wrong_kind(place, "a whole number, 0 or more", f"`{argument.span.text}`", argument.span))
+        return True
+
+    def _require_choice(self, place: str, allowed: tuple[str, ...], argument: ir.Expr) -> None:
+        """Every string that the argument may be must be one that is known."""
+        if isinstance(argument, ir.Select):
+            self._require_choice(place, allowed, argument.then)
+            self._require_choice(place, allowed, argument.otherwise)
+        possible = self.choices.get(argument.name, ()) if isinstance(argument, ir.Input) else ()
+        if isinstance(argument, ir.Literal) and argument.type.kind is Kind.TEXT:
+            possible = (str(argument.value),)
+        for value in possible:
+            if value not in allowed:
+                self.report(errors.unknown_choice(place, value, allowed, argument.span))
 
     def _require_value(self, node: ir.Apply) -> None:
         """Arithmetic on literals must have a result."""
@@ -200,6 +260,7 @@ class Inference:
 
     def _shapes_differ(self, operator: str, arguments: tuple[ir.Expr, ...], left: int, right: int, span: Span) -> None:
         first, second = arguments[left], arguments[right]
+        inner = "columns of the left and rows of the right must agree, as in `x @ y'` or `x' @ y`"
         self.report(
             errors.shape_mismatch(
                 operator,
@@ -208,6 +269,7 @@ class Inference:
                 describe(Kind.NUMBER, second.type.shape, self.universe),
                 second.span,
                 span,
+                inner if operator == "@" else None,
             )
         )
 

@@ -7,70 +7,23 @@ computed twice and each ``prev`` finds the equation it remembers. Equation names
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from optforge.compiler import ir
-from optforge.compiler.library import Growth, Scope, prelude
+from optforge.compiler.equations import Equations
+from optforge.compiler.library import Reporter, Scope, prelude
 from optforge.compiler.ops import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
-from optforge.compiler.types import SCALAR, Kind, Phase, Type
+from optforge.compiler.types import Kind
+from optforge.compiler.universal import UNIVERSAL, literal, number, universal
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
-from optforge.dsl.source import Span
-
-# How many operations the calls of a file may be written out to, and how deep they may nest.
-SIZE_LIMIT = 20_000
-DEPTH_LIMIT = 120
-CLAIM_FORMS = {"scale_free": 1, "cost": 1, "state": 1, "orthogonal": 1, "equivariant": 1}
-
-
-def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Literal:
-    return ir.Literal(value, spelling, type=Type(kind, SCALAR, Phase.CONSTANT), span=span)
-
-
-def number(spelling: str, span: Span) -> ir.Literal:
-    return literal(float(spelling), spelling, Kind.NUMBER, span)
-
-
-@dataclass
-class Equations:
-    """The equations of one function while they are being collected; ``depth`` is that of the expression we are in."""
-
-    growth: Growth
-    found: dict[str, ir.Equation] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    depth: int = 0
-
-    def has_room(self, is_called: bool) -> bool:
-        """Whether there is room for one more operation."""
-        self.growth.operations += is_called
-        if self.growth.operations > SIZE_LIMIT:
-            self.growth.problem = ("this takes too many operations once its functions are written out", SIZE_LIMIT)
-        elif self.depth > DEPTH_LIMIT:
-            self.growth.problem = ("this is nested too deeply once its functions are written out", DEPTH_LIMIT)
-        else:
-            return True
-        return False
-
-    def fresh(self, name: str) -> str:
-        """The name itself, or with a number behind it where it is taken."""
-        unique = name
-        while unique in self.found:
-            self.counts[name] += 1
-            unique = f"{name}.{self.counts[name] + 1}"
-        self.names.append(unique)
-        self.found[unique] = ir.Equation(unique, ir.Literal(0.0, "0"))
-        return unique
-
-    def define(self, name: str, value: ir.Expr, span: Span) -> None:
-        self.found[name] = ir.Equation(name, value, span)
-
+from optforge.dsl.source import NOWHERE, Source, Span
 
 Lookup = Callable[[ast.Name], ir.Expr | None]
-Reporter = Callable[[Diagnostic], None]
 
 
 def see_nothing() -> Iterable[str]:
@@ -110,13 +63,15 @@ class Place:
     def _resolved(self, node: ast.Expression) -> ir.Expr:
         match node:
             case ast.Number():
+                self._require_representable(node)
                 return number(node.spelling, node.span)
             case ast.Boolean():
                 return literal(node.value, str(node.value).lower(), Kind.BOOLEAN, node.span)
             case ast.Text():
                 return literal(node.value, f'"{node.value}"', Kind.TEXT, node.span)
             case ast.Name():
-                return replace(self.lookup(node) or self._unknown(node), span=node.span)
+                found = self.lookup(node) or self._unknown(node)
+                return found if self._is_given(found, node) else replace(found, span=node.span)
             case ast.Unary():
                 return self._apply(UNARY[node.operator], (node.operand,), node.span)
             case ast.Binary():
@@ -163,11 +118,22 @@ class Place:
             values = tuple(constant_value(item) for item in row.items) if isinstance(row, ast.Tuple) else ()
             if len(values) != 3 or None in values:
                 wanted = "three numbers, or tuples of three numbers"
-                self.report(errors.wrong_kind("a tuple", wanted, "something else", row.span))
+                self.report(errors.wrong_kind("a tuple of coefficients", wanted, "this", row.span))
                 return literal((), "()", Kind.TRIPLES, node.span)
             triples.append(tuple(value for value in values if value is not None))
         spelled = ", ".join("(" + ", ".join(repr(value) for value in triple) + ")" for triple in triples)
         return literal(tuple(triples), f"({spelled},)", Kind.TRIPLES, node.span)
+
+    def _is_given(self, found: ir.Expr, node: ast.Name) -> bool:
+        """Whether a name inside the prelude stands for an argument that has a place in the user's file."""
+        source = prelude_source()
+        return node.span.source is source and found.span is not NOWHERE and found.span.source is not source
+
+    def _require_representable(self, node: ast.Number) -> None:
+        if node.spelling != "inf" and math.isinf(node.value):
+            self.report(errors.bad_arithmetic(node.spelling, "is too large for a number", node.span))
+        elif node.value == 0 and re.search("[1-9]", re.split("[eE]", node.spelling)[0]):
+            self.report(errors.bad_arithmetic(node.spelling, "is too small for a number", node.span))
 
     def _unknown(self, node: ast.Name) -> ir.Expr:
         """Report a name without a value here, saying what else it may be."""
@@ -204,15 +170,8 @@ class Place:
         """What a call of this function is written out to."""
         result = self._inline(node, function, scope)
         if not self.calls:
-            self._require_moderate(node)
+            self.equations.report_growth(self.report, node.span)
         return result
-
-    def _require_moderate(self, node: ast.Call) -> None:
-        """Report the call that grew beyond all measure when it was written out."""
-        growth = self.equations.growth
-        if growth.problem and not growth.is_reported:
-            growth.is_reported = True
-            self.report(errors.too_large(*growth.problem, node.span))
 
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
         if operator.name == "total" and not self.totals:
@@ -278,7 +237,9 @@ class Place:
         name = function.name.name
         if name in self.calls:
             cycle = [*self.calls[self.calls.index(name) :], name]
-            self.report(errors.recursion(cycle, node.function.span))
+            if frozenset(cycle) not in self.equations.growth.cycles:
+                self.equations.growth.cycles.add(frozenset(cycle))
+                self.report(errors.recursion(cycle, node.function.span))
             return number("0", node.span)
         parameters = tuple(
             Parameter(parameter.name.name, Want.ANY, "default" if parameter.default else None)
@@ -399,27 +360,8 @@ def shown_signature(function: ast.Function) -> str:
     return f"{function.name.name}({', '.join(shown)})"
 
 
-# Names that mean the same everywhere
-
-UNIVERSAL: dict[str, ir.Expr] = {
-    "grad": ir.Input("grad", ir.Source.STREAM),
-    "weight": ir.Input("weight", ir.Source.STREAM),
-    "t": ir.Input("t", ir.Source.STEP),
-    "rows": ir.Input("rows", ir.Source.DIMENSION),
-    "cols": ir.Input("cols", ir.Source.DIMENSION),
-    "pi": ir.Literal(3.141592653589793, "pi"),
-    "row": ir.Literal("row", "row"),
-    "col": ir.Literal("col", "col"),
-}
-RESERVED = (*UNIVERSAL, "inf", "super", "prev")
-
-
-def universal(name: ast.Name) -> ir.Expr | None:
-    found = UNIVERSAL.get(name.name)
-    if isinstance(found, ir.Literal):
-        kind = Kind.NUMBER if found.spelling == "pi" else Kind.AXIS
-        return literal(found.value, found.spelling, kind, name.span)
-    return found
+def prelude_source() -> Source:
+    return next(iter(prelude().functions.values())).span.source
 
 
 def overrides_prelude(function: ast.Function) -> bool:

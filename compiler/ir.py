@@ -127,13 +127,14 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Hyper:
-    """``default`` is None for a required hyperparameter."""
+    """``default`` is None for a required hyperparameter; ``choices`` is the closed set of a string."""
 
     name: str
     default: Literal | None
     kind: Kind
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Files are parsed when a name in them is first needed, and only once.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -102,10 +103,19 @@ def load_scope(path: Path) -> Scope:
     return _load_scope(path, stat.st_mtime_ns, stat.st_size)
 
 
+def shown_path(path: Path) -> str:
+    """A spec's path as messages and generated files name it: never absolute."""
+    resolved = path.resolve()
+    for base, prefix in ((Path.cwd(), ""), (SPECS.resolve(), "specs/")):
+        if resolved.is_relative_to(base):
+            return prefix + resolved.relative_to(base).as_posix()
+    return path.name
+
+
 @lru_cache(maxsize=512)
 def _load_scope(path: Path, modified: int, size: int) -> Scope:
     source, problems = read_source(path)
-    file, more = parse_source(source) if source else (None, ())
+    file, more = parse_source(Source(shown_path(path), source.text)) if source else (None, ())
     if file is None:
         raise SpecError((*problems, *more))
     return scope_of(file, path.parent)
@@ -120,37 +130,37 @@ def prelude() -> Scope:
     return scope_of(file, None)
 
 
+Reporter = Callable[[Diagnostic], None]
+
+
 @dataclass
 class Growth:
     """How many operations the functions of a file have been written out to, and the limit that was reached."""
 
     operations: int = 0
+    cycles: set[frozenset[str]] = field(default_factory=set)
     problem: tuple[str, int] | None = None
     is_reported: bool = False
 
 
 class Report:
-    """Collects the diagnostics of a file; ``count`` also counts those that were known already."""
+    """Collects the diagnostics of a file, one of a code at each place; ``count`` counts also those left out."""
 
     def __init__(self) -> None:
         self.count = 0
         self.growth = Growth()
         self.diagnostics: list[Diagnostic] = []
-        self._known: set[Diagnostic] = set()
         self._keys: set[object] = set()
 
     def __call__(self, diagnostic: Diagnostic) -> None:
-        self.count += 1
-        if diagnostic not in self._known:
-            self._known.add(diagnostic)
-            self.diagnostics.append(diagnostic)
+        self.once(diagnostic, (diagnostic.code, diagnostic.span))
 
     def once(self, diagnostic: Diagnostic, key: object) -> None:
-        """Report the first of several diagnostics that say the same of different places."""
+        """Report the first of several diagnostics that say the same, though maybe of different places."""
         self.count += 1
         if key not in self._keys:
             self._keys.add(key)
-            self(diagnostic)
+            self.diagnostics.append(diagnostic)
 
     @property
     def failed(self) -> bool:

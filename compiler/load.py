@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from optforge.compiler.build import shown_path
-from optforge.compiler.library import SPECS, Scope
+from optforge.compiler.library import SPECS, Scope, shown_path
 from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.render import origin_line, render_program
 from optforge.dsl.diagnostics import SpecError

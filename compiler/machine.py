@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optforge.compiler import ir
+from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import Block, Definition, FlatEvent
-from optforge.compiler.inline import CLAIM_FORMS, UNIVERSAL, Equations, Place, number, universal
+from optforge.compiler.inline import Place
 from optforge.compiler.library import Report, Scope
 from optforge.compiler.names import require_usable_name
 from optforge.compiler.types import Universe
+from optforge.compiler.universal import CLAIM_FORMS, UNIVERSAL, number, universal
 from optforge.dsl import ast, errors
 from optforge.dsl.printer import print_expression
+from optforge.dsl.source import Span
 
 
 def equation_lines(block: Block) -> list[str]:
@@ -43,9 +46,12 @@ class Machine:
         self.arguments, self.what, self.streams = arguments, what, streams
         self.equations = Equations(self.report.growth)
         self.foreign: set[str] = set()
-        self.visible_elsewhere = {
-            stream: f"{name}:{stream}" for name, event in events.items() for stream in event.block.bindings
-        }
+        self.visible_elsewhere: dict[str, str] = {}
+        self.definitions: dict[str, list[Span]] = {}
+        for name, event in events.items():
+            for stream, definition in event.block.bindings.items():
+                self.visible_elsewhere.setdefault(stream, f"{name}:{stream}")
+                self.definitions.setdefault(stream, []).append(definition.name.span)
         if rule is not None:
             self.visible_elsewhere |= {stream: f"step:{stream}" for stream in rule.bindings}
         for name in block.bindings:
@@ -98,8 +104,15 @@ class Machine:
             return found
         if text in self.visible_elsewhere:
             self.foreign.add(self.visible_elsewhere[text])
+            self.require_one_event(text)
             return ir.Input(self.visible_elsewhere[text], ir.Source.MEMORY)
         return None
+
+    def require_one_event(self, name: str) -> None:
+        """A stream that is read from outside must be that of one event."""
+        places = [] if self.visible_elsewhere[name].startswith("step:") else self.definitions[name]
+        for place in places[1:]:
+            self.report(errors.duplicate("value", name, place, places[0]))
 
     def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
         if definition.below is None:
@@ -125,10 +138,20 @@ class Machine:
                     continue
                 promise = promise.arguments[0]
             elif not isinstance(promise, ast.Comparison):
-                self.report(errors.bad_claim("a claim is a comparison or one of the special forms", node.span))
+                self.report_formless(node)
                 continue
             found.append(self.claim(node, form, promise, scope))
         return tuple(found)
+
+    def report_formless(self, node: ast.Claim) -> None:
+        """A claim that is no comparison: suggest the form that was probably meant."""
+        forms = [f"{form}({argument})" for form, argument in CLAIM_FORMS.items()]
+        hint = f"compare two values, or claim {errors.listed(forms)}"
+        if isinstance(node.promise, ast.Call):
+            hint = errors.nearest(node.promise.function.name, CLAIM_FORMS) or hint
+        elif isinstance(node.promise, ast.Binary) and node.promise.operator == "and":
+            hint = "make two claims of it"
+        self.report(errors.bad_claim("it is neither a comparison nor of a known form", node.promise.span, hint))
 
     def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope) -> ir.Claim:
         text = print_expression(node.promise)
@@ -139,12 +162,5 @@ class Machine:
         place = replace(
             self.place(definition, "claim", "claim"), equations=local, memory=False, totals=False, what="a claim"
         )
-        value = place.expression(promise)
-        names = set(local.found)
-
-        def put_back(expr: ir.Expr) -> ir.Expr:
-            if isinstance(expr, ir.Ref) and expr.name in names:
-                return ir.transform(put_back, local.found[expr.name].value)
-            return expr
-
-        return ir.Claim(text, form, ir.transform(put_back, value), node.span)
+        value = local.written_out(place.expression(promise), self.report)
+        return ir.Claim(text, form, value, node.span)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import keyword
 
-from optforge.compiler.inline import RESERVED
 from optforge.compiler.library import Report
-from optforge.compiler.ops import CALLABLE
+from optforge.compiler.ops import CALLABLE, OPERATORS
+from optforge.compiler.universal import CLAIM_FORMS, RESERVED
 from optforge.dsl import ast, errors
 
 NAME_LIMIT = 60
@@ -31,6 +31,12 @@ CLASS_NAMES = {
     "Optimizer", "LRScheduler", "Any", "None", "True", "False",
 }  # fmt: skip
 
+# What generated functions call, and arguments that stand beside the hypers in their signatures.
+PYTHON_NAMES = {
+    "abs", "min", "max", "math", "torch", "require", "event", "optimizer", "last_epoch",
+    *(name for operator in OPERATORS.values() for name in operator.imports),
+}  # fmt: skip
+
 KINDS = {
     "hyperparameter": (GROUP_KEYS, "every parameter group has a key of that name"),
     "event": (METHODS, "every optimizer has a method of that name"),
@@ -50,10 +56,12 @@ def require_usable_name(name: ast.Identifier, kind: str, report: Report) -> None
         report(errors.python_name(text, "names with two leading underscores belong to Python", name.span))
     elif text in taken:
         report(errors.python_name(text, reason, name.span))
+    elif kind == "hyperparameter" and text in PYTHON_NAMES:
+        report(errors.python_name(text, "generated functions use that name", name.span))
     elif len(text) > NAME_LIMIT:
         report(errors.too_large("this name is too long", NAME_LIMIT, name.span))
 
 
 def require_usable_function_name(name: ast.Identifier, report: Report) -> None:
-    if name.name in CALLABLE or name.name == "prev":
+    if name.name in CALLABLE or name.name in CLAIM_FORMS or name.name in RESERVED:
         report(errors.reserved_name(name.name, name.span))

@@ -117,7 +117,12 @@ class Operator:
     @property
     def signature(self) -> str:
         shown = [
-            parameter.name + (f"={parameter.default}" if parameter.default is not None else "")
+            parameter.name
+            + (
+                f"={'row|col' if parameter.want is Want.AXIS else parameter.default}"
+                if parameter.default is not None
+                else ""
+            )
             for parameter in self.parameters
         ]
         return f"{self.name}({', '.join(shown)})"

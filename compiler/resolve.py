@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optforge.compiler import ir
+from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import (
     ROLES,
     Block,
@@ -24,12 +25,13 @@ from optforge.compiler.flatten import (
     flatten_optimizer,
 )
 from optforge.compiler.hypers import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
-from optforge.compiler.inline import Equations, Place, overrides_prelude, universal
+from optforge.compiler.inline import Place, overrides_prelude
 from optforge.compiler.library import Report, Scope, scope_of
 from optforge.compiler.machine import Machine, equation_lines
 from optforge.compiler.names import require_usable_function_name, require_usable_name
 from optforge.compiler.raw import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.types import Universe
+from optforge.compiler.universal import universal
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
 
@@ -110,7 +112,13 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
     hypers = own_hypers(flat.hypers, report)
     rules = resolve_rules(flat, hypers, report, ())
     return RawDeclaration(
-        "optimizer", flat.name, flat.doc, tuple(hypers.visible.values()), tuple(hypers.requirements), rules, flat.span
+        "optimizer",
+        flat.name,
+        flat.doc,
+        tuple(hypers.visible.values()),
+        tuple(hypers.requirements.values()),
+        rules,
+        flat.span,
     )
 
 
@@ -236,7 +244,7 @@ def resolve_delegate(
     missing = [role for role in roles if not any(role in candidate.roles for candidate in chosen)]
     if missing and report.count == known:
         report(errors.delegate_without_rule(flat.name, missing, node.optimizer.span))
-    adopt_hypers(chosen, inner, hypers)
+    adopt_hypers(chosen, inner, hypers, node, report)
     return chosen
 
 
@@ -289,7 +297,7 @@ def declaration(
     kind: str, node: ast.Schedule | ast.Penalty, hypers: Hypers, rules: tuple[RawRule, ...]
 ) -> RawDeclaration:
     doc = node.doc.value if node.doc else ""
-    visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements)
+    visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
     return RawDeclaration(kind, node.name.name, doc, visible, requirements, rules, node.name.span)
 
 

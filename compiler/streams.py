@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
-from optforge.compiler.causality import dependencies, inputs_of, instantaneous_cycles, ordered, sliced
+from optforge.compiler.causality import dependencies, inputs_of, instantaneous_cycles, local_name, ordered, sliced
 from optforge.compiler.library import Report
 from optforge.compiler.memories import Slot, collect_slots, name_slots, root_of
 from optforge.compiler.ops import OPERATORS
 from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.dsl import errors
+from optforge.dsl.source import Span
 
 ZERO = ir.Literal(0.0, "0", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
 ONE = ir.Literal(1.0, "1", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
@@ -38,7 +39,8 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
     if report.failed:
         return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
     rules = tuple(RuleStreams(each, len(raw.rules) > 1, report).rule(raw.kind) for each in raw.rules)
-    warn_unused(raw, rules, report)
+    if not report.failed:
+        warn_unused(raw, report)
     match raw.kind:
         case "optimizer":
             return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
@@ -75,7 +77,7 @@ class RuleStreams:
     report: Report
 
     def __post_init__(self) -> None:
-        self.machines = {"step": self.raw.step} | {event.name: event.function for event in self.raw.events}
+        self.machines = raw_machines(self.raw)
         self.slots: dict[tuple[str, str], Slot] = {}
         for owner, function in self.machines.items():
             for stream, slot in collect_slots(owner, function, self.report).items():
@@ -96,7 +98,8 @@ class RuleStreams:
     def _add_foreign(self, node: ir.Input) -> None:
         """A memory for a stream that another machine reads, unless it has one already."""
         owner, name = node.name.split(":")
-        stream = self._root(owner, ir.Ref(name, type=node.type, span=node.span))
+        value = next(e.value for e in self.machines[owner].equations if e.name == name)
+        stream = self._root(owner, ir.Ref(name, type=value.type, span=node.span))
         if (owner, stream.name) not in self.slots:
             self.slots[owner, stream.name] = Slot(owner, stream, ZERO, name, "", node.span)
 
@@ -210,13 +213,11 @@ class RuleStreams:
         function = replace(function, outputs=outputs)
         if not self.is_one_of_several:
             return function
-        if any(n.source in (ir.Source.MEMORY, ir.Source.DIMENSION) for n in inputs_of(function)) or needs_matrix(
-            function
-        ):
-            help_text = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
-            self.report(
-                errors.not_available("a value of this rule", "the parameters of other rules", node.span, help_text)
-            )
+        own = [n.name for n in inputs_of(function) if n.source in (ir.Source.MEMORY, ir.Source.DIMENSION)]
+        if own or needs_matrix(function):
+            hint = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
+            name = own[0] if own else None
+            self.report(errors.not_available(name, "the parameters of other rules", node.span, hint))
         return replace(function, universe=Universe.TENSOR)
 
     # First values
@@ -241,10 +242,16 @@ class RuleStreams:
         roots = [f"first:{self.names[key]}" for key in wanted]
         _, cycles = ordered(dependencies(equations), roots)
         for cycle in cycles:
-            shown = [name.split(":")[1] for name in cycle]
-            span = next(e.span for e in equations if e.name == cycle[0])
-            self.report(errors.initial_cycle(shown, span))
+            self._report_initial_cycle(cycle, {e.name: e.span for e in equations})
         return None if cycles else self._require_startable(sliced(whole, outputs))
+
+    def _report_initial_cycle(self, cycle: list[str], spans: dict[str, Span]) -> None:
+        """Show the cycle in the spec's names, beginning at an initial value."""
+        start = next(index for index, name in enumerate(cycle) if name.startswith("first:"))
+        turned = [*cycle[start:-1], *cycle[: start + 1]]
+        shown = [local_name(name.partition(":")[2]) for name in turned if "." not in name or name == turned[0]]
+        words = [name for index, name in enumerate(shown) if index == 0 or name != shown[index - 1]]
+        self.report(errors.initial_cycle(words if len(words) > 1 else words * 2, spans[turned[0]]))
 
     def _at_start(self, owner: str, expr: ir.Expr) -> ir.Expr:
         """The expression at the first step: memories have their first values, and t is 1."""
@@ -291,33 +298,55 @@ def needs_matrix(function: ir.Function) -> bool:
 # Warnings
 
 
-def warn_unused(raw: RawDeclaration, rules: tuple[ir.Rule, ...], report: Report) -> None:
-    """A binding that no result depends on, and a hyper that no rule reads."""
-    used_hypers: set[str] = set()
-    for raw_rule, rule in zip(raw.rules, rules, strict=True):
-        functions = [
-            rule.step,
-            *rule.totals,
-            *(e.function for e in rule.events),
-            *([rule.initial] if rule.initial else []),
-        ]
-        used = {equation.name.split(":")[-1] for function in functions for equation in function.equations}
-        for claim in raw_rule.claims:
-            used |= set(ordered(dependencies(raw_rule.step.equations), ir.references(claim.promise))[0])
-            used_hypers |= {n.name for n in ir.walk(claim.promise) if isinstance(n, ir.Input)}
-        for function in functions:
-            used_hypers |= {node.name for node in inputs_of(function)}
-        for equation in raw_rule.step.equations:
-            if (
-                "." not in equation.name
-                and equation.name not in used
-                and equation.span.source.path == raw.span.source.path
-            ):
-                report(errors.unused_binding(equation.name, equation.span))
+def warn_unused(raw: RawDeclaration, report: Report) -> None:
+    """A binding that no result depends on, and a hyper that nothing reads."""
+    defined: dict[Span, str] = {}
+    used: set[Span] = set()
+    for rule in raw.rules:
+        live = live_names(rule)
+        for owner, function in raw_machines(rule).items():
+            for equation in (equation for equation in function.equations if "." not in equation.name):
+                defined[equation.span] = equation.name
+                used |= {equation.span} if f"{owner}:{equation.name}" in live else set()
+    for span, name in defined.items():
+        if span not in used and span.source is raw.span.source:
+            report(errors.unused_binding(name, span))
+    read = {name for rule in raw.rules for name in read_inputs(rule)}
     for requirement in raw.requirements:
-        used_hypers |= {
-            n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input) and n.name != requirement.subject
-        }
+        read |= {n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input)} - {requirement.subject}
     for hyper in raw.hypers:
-        if hyper.name not in used_hypers and hyper.span.source.path == raw.span.source.path:
+        if hyper.name not in read and hyper.span.source is raw.span.source:
             report(errors.unused_hyper(hyper.name, hyper.span))
+
+
+def raw_machines(raw: RawRule) -> dict[str, ir.Function]:
+    return {"step": raw.step} | {event.name: event.function for event in raw.events}
+
+
+def live_names(raw: RawRule) -> set[str]:
+    """``owner:name`` of the equations on which a result or a claim depends, in this step or a later one."""
+    graph: dict[str, set[str]] = {}
+    waiting = {name for claim in raw.claims for name in streams_read("step", claim.promise)}
+    for owner, function in raw_machines(raw).items():
+        graph |= {f"{owner}:{e.name}": streams_read(owner, e.value) for e in function.equations}
+        waiting |= {name for output in function.outputs for name in streams_read(owner, output.value)}
+    live: set[str] = set()
+    while waiting:
+        live |= waiting
+        waiting = {needed for name in waiting for needed in graph.get(name, ())} - live
+    return live
+
+
+def streams_read(owner: str, expr: ir.Expr) -> set[str]:
+    """``owner:name`` of every stream that an expression of a machine reads, now or one step ago."""
+    nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
+    own = {f"{owner}:{node.name}" for node in nodes if isinstance(node, ir.Ref)}
+    return own | {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
+
+
+def read_inputs(raw: RawRule) -> set[str]:
+    """The inputs that the equations, results and claims of a rule read, whether they come to anything or not."""
+    values = [claim.promise for claim in raw.claims]
+    for function in raw_machines(raw).values():
+        values += [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
+    return {node.name for value in values for node in ir.walk(value) if isinstance(node, ir.Input)}

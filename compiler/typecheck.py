@@ -15,6 +15,7 @@ from optforge.compiler.library import Report
 from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe, broadcast, describe
 from optforge.dsl import errors
+from optforge.dsl.diagnostics import Diagnostic, Label
 
 
 def check_program(program: RawProgram, report: Report) -> RawProgram:
@@ -25,10 +26,11 @@ def check_program(program: RawProgram, report: Report) -> RawProgram:
 
 def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclaration:
     kinds = {hyper.name: hyper.kind for hyper in declaration.hypers}
+    choices = {hyper.name: hyper.choices for hyper in declaration.hypers if hyper.choices}
     return replace(
         declaration,
         requirements=tuple(check_requirement(each, declaration, kinds, report) for each in declaration.requirements),
-        rules=tuple(check_rule(rule, kinds, report) for rule in declaration.rules),
+        rules=tuple(check_rule(rule, kinds, choices, report) for rule in declaration.rules),
     )
 
 
@@ -36,10 +38,11 @@ def check_requirement(
     requirement: ir.Requirement, declaration: RawDeclaration, kinds: dict[str, Kind], report: Report
 ) -> ir.Requirement:
     """A condition must be true or false, constant, and true for the defaults."""
-    inference = Inference("", Universe.TENSOR, "", {}, kinds, report)
+    inference = Inference("", Universe.TENSOR, "", {}, kinds, {}, report)
     condition = inference.typed(requirement.condition)
     if condition.type.kind is not Kind.BOOLEAN:
-        report(errors.wrong_kind("`where`", Kind.BOOLEAN.value, condition.type.kind.value, condition.span))
+        hint = f"such as `{requirement.subject} > 0`" if condition.type.kind is Kind.NUMBER else None
+        report(errors.wrong_kind("`where`", "a condition", condition.type.kind.value, condition.span, hint))
         return requirement
     checked = replace(requirement, condition=condition, value=inference.typed(requirement.value))
     if not report.failed:
@@ -57,16 +60,24 @@ def require_defaults(requirement: ir.Requirement, declaration: RawDeclaration, r
         report(errors.bad_arithmetic(problem.expr.span.text, problem.reason, problem.expr.span))
         return
     if holds is False:
-        shown = next(
-            (h.default.spelling for h in declaration.hypers if h.name == requirement.subject and h.default), value
-        )
-        place = next((h.default.span for h in declaration.hypers if h.name == requirement.subject and h.default), None)
-        condition = requirement.condition.span
-        report(
-            errors.default_breaks_condition(
-                requirement.subject, str(shown), requirement.span.text, place or requirement.value.span, condition
-            )
-        )
+        report_broken(requirement, value, declaration, report)
+
+
+def report_broken(
+    requirement: ir.Requirement, value: ir.Value | None, declaration: RawDeclaration, report: Report
+) -> None:
+    """Show the default (or the value in ``use``) with the condition and the other defaults in it."""
+    literals = {hyper.name: hyper.default for hyper in declaration.hypers if hyper.default}
+    own = literals.get(requirement.subject) if isinstance(requirement.value, ir.Input) else None
+    read = {node.name for node in ir.walk(requirement.condition) if isinstance(node, ir.Input)}
+    others = [
+        Label(literal.span, f"the default of `{name}`")
+        for name, literal in literals.items()
+        if name in read and literal is not own
+    ]
+    shown = own.spelling if own else f"{value:g}" if isinstance(value, float) else str(value).lower()
+    span, source = (own.span, "default") if own else (requirement.value.span, "value")
+    report(errors.default_breaks_condition(requirement.subject, shown, requirement.span, span, others, source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +89,15 @@ class Part:
     kinds: dict[str, Kind]
 
 
-def check_rule(rule: RawRule, kinds: dict[str, Kind], report: Report) -> RawRule:
+def check_rule(rule: RawRule, kinds: dict[str, Kind], choices: dict[str, tuple[str, ...]], report: Report) -> RawRule:
     parts = [Part("step", rule.step, kinds)]
     for event in rule.events:
         arguments = {parameter.name: parameter.kind for parameter in event.parameters}
         parts.append(Part(event.name, event.function, kinds | arguments))
     known = settle_types(rule, parts)
-    typed = [check_part(rule, part, known, report) for part in parts]
-    inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, report, in_claim=True)
+    inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, choices, report)
+    typed = [check_part(rule, part, inference, report) for part in parts]
+    inference = replace(inference, in_claim=True)
     return replace(
         rule,
         step=typed[0],
@@ -106,12 +118,16 @@ def settle_types(rule: RawRule, parts: list[Part]) -> dict[str, Type]:
 
 
 def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:
+    """Go through all equations until no type changes; what does not fit keeps an unknown shape."""
     for _ in range(len(known) + 10):
         changed = False
         for part in parts:
-            inference = Inference(part.owner, rule.universe, "", known, part.kinds)
+            problems: list[Diagnostic] = []
+            inference = Inference(part.owner, rule.universe, "", known, part.kinds, {}, problems.append)
             for equation in part.function.equations:
+                problems.clear()
                 found = inference.typed(equation.value).type
+                found = replace(found, shape=None) if problems else found
                 name = f"{part.owner}:{equation.name}"
                 if found != known[name]:
                     known[name], changed = found, True
@@ -119,11 +135,11 @@ def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:
             return
 
 
-def check_part(rule: RawRule, part: Part, known: dict[str, Type], report: Report) -> ir.Function:
-    inference = Inference(part.owner, rule.universe, ", ".join(rule.words), known, part.kinds, report)
+def check_part(rule: RawRule, part: Part, inference: Inference, report: Report) -> ir.Function:
+    inference = replace(inference, owner=part.owner, kinds=part.kinds)
     typed = ir.map_expressions(inference.typed, part.function)
     for equation in typed.equations:
-        settled = known[f"{part.owner}:{equation.name}"]
+        settled = inference.known[f"{part.owner}:{equation.name}"]
         if equation.value.type.shape != settled.shape and not report.failed:
             wanted = describe(Kind.NUMBER, settled.shape, rule.universe)
             found = describe(Kind.NUMBER, equation.value.type.shape, rule.universe)
@@ -155,7 +171,8 @@ def check_claim(claim: ir.Claim, inference: Inference) -> ir.Claim:
     if claim.form == "scale_free" and not (isinstance(promise, ir.Input) and promise.name == "grad"):
         inference.report(errors.bad_claim("`scale_free` takes `grad`", claim.span))
     if claim.form in ("cost", "state") and promise.type.phase is not Phase.CONSTANT:
-        inference.report(errors.not_constant(f"`{claim.form}`", promise.span))
+        words = f"`{claim.form}` takes a constant: numbers, hyperparameters, `rows` and `cols`"
+        inference.report(errors.bad_claim(words, promise.span))
     if claim.form == "orthogonal" and promise.type.is_scalar_phase:
         inference.report(errors.wrong_shape("`orthogonal`", "a matrix", "a scalar", promise.span))
     return replace(claim, promise=promise)

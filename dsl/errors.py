@@ -76,7 +76,8 @@ def wrong(
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """``did you mean `x`?`` where one known name is close enough to be likely."""
-    found = get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
+    names = sorted(set(known))
+    found = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{found[0]}`?" if found else None
 
 
@@ -789,7 +790,7 @@ def delegate_without_rule(optimizer: str, roles: Sequence[str], span: Span) -> D
 
 
 @entry("E028", "a value that does not exist in this place")
-def not_available(name: str, place: str, span: Span, help: str | None = None) -> Diagnostic:
+def not_available(name: str | None, place: str, span: Span, help: str | None = None) -> Diagnostic:
     """Not everything exists everywhere. Conditions and defaults of hyperparameters see hyperparameters only; a
     schedule has neither `grad` nor `weight`, a penalty has no `grad` and no steps, so no `t` and no `prev`;
     `rows` and `cols` belong to matrices; claims remember nothing.
@@ -806,7 +807,7 @@ def not_available(name: str, place: str, span: Span, help: str | None = None) ->
             hyper total = 1000 where total > 0
             factor <- max(1 - t / total, 0)
     """
-    return wrong(f"`{name}` does not exist in {place}", span, help=help)
+    return wrong(f"{f'`{name}`' if name else 'this'} does not exist in {place}", span, help=help)
 
 
 @entry("E029", "unsuitable memory name")
@@ -1010,7 +1011,9 @@ def bad_default(name: str, problem: str, span: Span, help: str | None = None) ->
 
 
 @entry("E037", "a default that breaks its own condition")
-def default_breaks_condition(name: str, value: str, condition: str, span: Span, condition_span: Span) -> Diagnostic:
+def default_breaks_condition(
+    name: str, value: str, condition: Span, span: Span, others: Sequence[Label] = (), source: str = "default"
+) -> Diagnostic:
     """A hyperparameter's condition is checked whenever a value is given, also the default: with this default the
     optimizer could never be constructed without an argument. Correct the default or the condition.
 
@@ -1031,9 +1034,9 @@ def default_breaks_condition(name: str, value: str, condition: str, span: Span, 
                 weight <- weight - lr * ema(grad, beta)
     """
     return wrong(
-        f"the default {value} of `{name}` breaks the condition `{condition}`",
+        f"the {source} {value} of `{name}` breaks the condition `{condition.text}`",
         span,
-        labels=[Label(condition_span, "the condition")],
+        labels=[Label(condition, "the condition"), *others],
     )
 
 
@@ -1060,7 +1063,7 @@ def bad_arithmetic(text: str, problem: str, span: Span) -> Diagnostic:
 
 
 @entry("E039", "a malformed claim")
-def bad_claim(problem: str, span: Span) -> Diagnostic:
+def bad_claim(problem: str, span: Span, help: str | None = None) -> Diagnostic:
     """A claim is something that can be true or false of every step: a comparison of the rule's streams, or one of
     the forms `scale_free(grad)`, `cost(...)`, `state(...)`, `orthogonal(x)`, `equivariant(rows)` and
     `equivariant(cols)`.
@@ -1083,7 +1086,7 @@ def bad_claim(problem: str, span: Span) -> Diagnostic:
                 weight <- weight - lr * u
                 claim scale_free(grad)
     """
-    return wrong(f"this claims nothing that can be checked: {problem}", span)
+    return wrong(f"this claims nothing that can be checked: {problem}", span, help=help)
 
 
 # Streams
@@ -1143,7 +1146,8 @@ def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
                 start = 2 * norm(weight)
                 weight <- weight - lr * r * grad
     """
-    return wrong("this initial value needs itself: " + " -> ".join(cycle), span)
+    hint = "begin with what is known at the first step: numbers, hyperparameters, `weight`, `grad`"
+    return wrong("this initial value needs itself: " + " -> ".join(cycle), span, help=hint)
 
 
 # Warnings
