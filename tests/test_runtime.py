@@ -578,12 +578,19 @@ def test_results_do_not_depend_on_the_size_of_blocks_and_batches(monkeypatch, li
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_results_do_not_depend_on_the_batch_with_threads(threads):
-    """Reductions of large matrices use several threads when alone; so the runtime never batches those on the CPU."""
+    """Sums of large matrices use several threads when alone; so the runtime never batches those on the CPU."""
+
+    def step(weight, grad, *, lr):
+        return (weight - lr * (weight * grad).sum((-2, -1), keepdim=True) * (grad @ (grad.mT @ weight)),)
+
+    class Summing(Descent):
+        RULES = (Rule("matrix", ("matrix",), (), Kernel(step, "matrix", ("weight", "grad"), ("lr",), ("weight",))),)
+
     torch.set_num_threads(threads)
     shapes = [(100, 50)] * 6 + [(256, 300)] * 3
     params = [parameter(*shape) for shape in shapes]
     others = [twin(p) for p in params]
-    optimizer, singles = Blend(params), [Blend([p]) for p in others]
+    optimizer, singles = Summing(params), [Summing([p]) for p in others]
     for t in range(2):
         set_gradients(params, t)
         set_gradients(others, t)
@@ -613,6 +620,17 @@ def test_units_of_one_shape_run_as_one_call():
     optimizer = counting(Blend, calls)(model)
     steps(optimizer, model, 1)
     assert sorted(calls) == [(1, 4, 6), (3, 6, 4), (12,)]
+
+
+def test_batches_are_limited_and_large_units_run_alone_without_a_copy(monkeypatch):
+    calls = []
+    small, large = [parameter(6, 4) for _ in range(5)], [parameter(200, 200) for _ in range(2)]
+    monkeypatch.setattr(runtime, "CPU_BATCH", 50)
+    optimizer = counting(Blend, calls)([*small, *large])
+    steps(optimizer, [*small, *large], 1)
+    assert sorted(calls) == [(1, 6, 4), (1, 200, 200), (1, 200, 200), (2, 6, 4), (2, 6, 4)]
+    bucket = optimizer._owners[large[0]]
+    assert bucket.gather(bucket.params).data_ptr() == large[0].data_ptr()
 
 
 def test_views_of_one_shape_share_a_call():
@@ -932,7 +950,7 @@ def test_totals_may_read_memories_and_split_units():
 
 
 def test_ordered_sum_does_not_depend_on_the_order():
-    values = [torch.randn(1, 1, 1) * 10.0 ** (i % 9) for i in range(50)]
+    values = [torch.randn(1, 1, 1) * 10.0 ** (4 * (i % 9)) for i in range(50)]
     forward = runtime._ordered_sum(values)
     assert forward.shape == () and torch.equal(forward, runtime._ordered_sum(values[::-1]))
     assert torch.equal(forward, runtime._ordered_sum([torch.cat(values[7:]), torch.cat(values[:7])]))
