@@ -162,7 +162,7 @@ class _Parse:
 
         True if the lexeme itself is still to be taken.
         """
-        expected = self.automaton.expected() - {"_ERROR"}
+        expected = self.automaton.expected()
         if lexeme.kind == "$END":
             self.finish(lexeme, expected)
             return False
@@ -170,7 +170,7 @@ class _Parse:
             return self.enter_unexpected_block(lexeme, expected)
         if expected == {"_INDENT"}:
             self.report_refusal(lexeme, expected)
-            self.replace_from(self.line)
+            self.return_to(self.line)
             return True
         if lexeme.kind == "_DEDENT":
             self.leave_block(lexeme, expected)
@@ -254,7 +254,7 @@ class _Parse:
         if self.blocks:
             self.blocks[-1].troubled = True
         assert block.before is not None
-        self.replace_from(block.before)
+        self.return_to(block.before)
 
     def refuse_line(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
         """Report a line, drop the rest of it and go on behind it."""
@@ -264,7 +264,7 @@ class _Parse:
         self.skip_line(lexeme, refusal)
         if self.blocks:
             self.blocks[-1].continues = False
-        self.replace_from(self.line)
+        self.return_to(self.line)
         self.refused_header = self.first.kind if self.first.kind in _HEADERS else _guess_header(self.first.text)
 
     def skip_line(self, lexeme: Lexeme, refusal: Refusal) -> None:
@@ -280,13 +280,10 @@ class _Parse:
             if self.layout.begins_line(lexeme):
                 self.layout.reopen(end, lexeme)
 
-    def replace_from(self, before: Automaton) -> None:
-        """Let an error mark stand for all that was taken since ``before``."""
+    def return_to(self, before: Automaton) -> None:
+        """Forget what was taken since then."""
         self.automaton = before.copy()
         self.between_lines = True
-        if self.automaton.accepts("_ERROR"):
-            end = self.previous.end if self.previous else 0
-            self.automaton.feed(Lexeme("_ERROR", "", end, end))
 
 
 def _guess_header(word: str) -> str:

@@ -66,15 +66,12 @@ class TreeBuilder:
 
     # The file and what it defines
 
-    def start(self, span: Span, doc: ast.Text | None, *items: ast.Item | None) -> ast.File:
+    def start(self, span: Span, doc: ast.Text | None, *items: ast.Item) -> ast.File:
         whole = Span(self.source, 0, len(self.source.text))
-        return ast.File(doc, tuple(item for item in items if item is not None), span=whole)
+        return ast.File(doc, items, span=whole)
 
     def expression(self, span: Span, value: ast.Expression) -> ast.Expression:
         return value
-
-    def error(self, span: Span) -> None:
-        return None
 
     def docstring(self, span: Span, text: Lexeme) -> ast.Text:
         return self._text(text)
@@ -95,8 +92,8 @@ class TreeBuilder:
     ) -> ast.Function:
         return ast.Function(self._identifier(name), parameters or (), body, result, doc, True, span=span)
 
-    def body(self, span: Span, *statements: ast.Binding | ast.Update | None) -> tuple[ast.Binding | ast.Update, ...]:
-        return tuple(statement for statement in statements if statement is not None)
+    def body(self, span: Span, *statements: ast.Binding | ast.Update) -> tuple[ast.Binding | ast.Update, ...]:
+        return statements
 
     def params(self, span: Span, *parameters: ast.Parameter) -> tuple[ast.Parameter, ...]:
         optional = False
@@ -110,22 +107,19 @@ class TreeBuilder:
         return ast.Parameter(self._identifier(name), default, span=span)
 
     def optimizer(
-        self, span: Span, name: Lexeme, base: Lexeme | None, doc: ast.Text | None, *members: ast.OptimizerMember | None
+        self, span: Span, name: Lexeme, base: Lexeme | None, doc: ast.Text | None, *members: ast.OptimizerMember
     ) -> ast.Optimizer:
-        kept = tuple(member for member in members if member is not None)
-        return ast.Optimizer(self._identifier(name), base and self._identifier(base), kept, doc, span=span)
+        return ast.Optimizer(self._identifier(name), base and self._identifier(base), members, doc, span=span)
 
     def schedule(
-        self, span: Span, name: Lexeme, doc: ast.Text | None, *members: ast.Hyper | ast.Statement | None
+        self, span: Span, name: Lexeme, doc: ast.Text | None, *members: ast.Hyper | ast.Statement
     ) -> ast.Schedule:
-        kept = tuple(member for member in members if member is not None)
-        return ast.Schedule(self._identifier(name), kept, doc, span=span)
+        return ast.Schedule(self._identifier(name), members, doc, span=span)
 
     def penalty(
-        self, span: Span, name: Lexeme, doc: ast.Text | None, *members: ast.Hyper | ast.Rule | ast.Delegate | None
+        self, span: Span, name: Lexeme, doc: ast.Text | None, *members: ast.Hyper | ast.Rule | ast.Delegate
     ) -> ast.Penalty:
-        kept = tuple(member for member in members if member is not None)
-        return ast.Penalty(self._identifier(name), kept, doc, span=span)
+        return ast.Penalty(self._identifier(name), members, doc, span=span)
 
     def hyper(
         self,
@@ -144,9 +138,9 @@ class TreeBuilder:
         return ast.Delegate(roles, self._identifier(optimizer), positional, keywords, span=span)
 
     def block_rule(
-        self, span: Span, roles: tuple[ast.Identifier, ...], doc: ast.Text | None, *statements: ast.Statement | None
+        self, span: Span, roles: tuple[ast.Identifier, ...], doc: ast.Text | None, *statements: ast.Statement
     ) -> ast.Rule:
-        return ast.Rule(roles, tuple(statement for statement in statements if statement is not None), doc, span=span)
+        return ast.Rule(roles, statements, doc, span=span)
 
     def roles(self, span: Span, *names: Lexeme) -> tuple[ast.Identifier, ...]:
         return tuple(self._identifier(name) for name in names)
@@ -157,10 +151,9 @@ class TreeBuilder:
         name: Lexeme,
         parameters: tuple[ast.Parameter, ...] | None,
         doc: ast.Text | None,
-        *statements: ast.Statement | None,
+        *statements: ast.Statement,
     ) -> ast.Event:
-        kept = tuple(statement for statement in statements if statement is not None)
-        return ast.Event(self._identifier(name), parameters or (), kept, doc, span=span)
+        return ast.Event(self._identifier(name), parameters or (), statements, doc, span=span)
 
     def claim(self, span: Span, promise: ast.Expression) -> ast.Claim:
         return ast.Claim(promise, span=span)
