@@ -38,6 +38,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class FlatRule:
+    """A rule with all it inherits; ``words`` are those behind ``for``."""
+
     words: tuple[str, ...]
     span: Span
     block: Block
@@ -46,6 +48,8 @@ class FlatRule:
 
 @dataclass(frozen=True, slots=True)
 class FlatEvent:
+    """An event with all it inherits."""
+
     node: ast.Event
     scope: Scope
     block: Block
@@ -53,6 +57,8 @@ class FlatEvent:
 
 @dataclass(frozen=True, slots=True)
 class FlatOptimizer:
+    """An optimizer with all it inherits, as if it stood in one place."""
+
     name: str
     doc: str
     span: Span

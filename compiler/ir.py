@@ -24,6 +24,8 @@ Value: TypeAlias = "float | bool | str | tuple[tuple[float, ...], ...]"
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """Anything that stands in an expression: its type, and the place in the spec it comes from."""
+
     type: Type = field(default=UNTYPED, kw_only=True)
     span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
 
@@ -50,6 +52,8 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Input(Node):
+    """A value that comes from outside of the function."""
+
     name: str
     source: Source
 
@@ -116,6 +120,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Function:
+    """Equations and outputs: what is computed from the inputs, once."""
+
     name: str
     universe: Universe
     equations: tuple[Equation, ...]
@@ -157,6 +163,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """What a method of the generated class computes, with the arguments of its call."""
+
     name: str
     parameters: tuple[Hyper, ...]
     function: Function
@@ -191,6 +199,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
+    """A checked optimizer: one rule for each group of roles."""
+
     name: str
     doc: str
     hypers: tuple[Hyper, ...]
@@ -200,6 +210,8 @@ class Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
+    """A checked schedule; the only output of its function is ``factor``."""
+
     name: str
     doc: str
     hypers: tuple[Hyper, ...]

@@ -45,6 +45,8 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
+    """Python text with holes, and how tightly it binds."""
+
     text: str
     level: Level = Level.POSTFIX
 

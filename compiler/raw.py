@@ -11,6 +11,8 @@ from optforge.dsl.source import Span
 
 @dataclass(frozen=True, slots=True)
 class RawEvent:
+    """An event with its own machine and the arguments of its call."""
+
     name: str
     parameters: tuple[ir.Hyper, ...]
     function: ir.Function
@@ -47,5 +49,7 @@ class RawDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class RawProgram:
+    """All declarations of a file after name resolution."""
+
     doc: str
     declarations: tuple[RawDeclaration, ...]

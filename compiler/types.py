@@ -44,6 +44,8 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Type:
+    """Kind, shape and phase of a value."""
+
     kind: Kind
     shape: Shape | None
     phase: Phase

@@ -35,6 +35,8 @@ BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "S
 
 @dataclass(frozen=True, slots=True)
 class PyMethod:
+    """A method as lines without their indentation."""
+
     signature: tuple[str, ...]
     doc: tuple[str, ...]
     body: tuple[str, ...]
@@ -66,6 +68,8 @@ class PyClass:
 
 @dataclass(frozen=True, slots=True)
 class PyModule:
+    """A module as lines, functions and classes, in the order they are laid out."""
+
     doc: tuple[str, ...]
     imports: tuple[str, ...]
     exports: tuple[str, ...]
