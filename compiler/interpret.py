@@ -111,9 +111,13 @@ class Parameter:
         size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
         return size[wanted.shape[0]], size[wanted.shape[1]]
 
+    @property
+    def has_started(self) -> bool:
+        return bool(self.memories) or not self.rule.memories
+
     def start(self, grad: Array | None, hypers: Values) -> None:
         """Give every memory its first value."""
-        if self.memories or not self.rule.memories:
+        if self.has_started:
             return
         self.memories = {memory.name: np.zeros(self.size(memory.type)) for memory in self.rule.memories}
         if self.rule.initial is not None:
@@ -170,7 +174,7 @@ def fire_event(
     """The event for every parameter whose rule has it."""
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
         for event in parameter.rule.events:
-            if event.name == name and (grad is not None or not reads_grad(parameter.rule, event)):
+            if event.name == name and (grad is not None or not needs_grad(parameter, event)):
                 matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
@@ -178,10 +182,14 @@ def fire_event(
                 apply_outputs(parameter, evaluate_function(event.function, inputs))
 
 
-def reads_grad(rule: ir.Rule, event: ir.Event) -> bool:
-    """Whether the event, or a first value that it may have to compute, needs the gradient."""
-    functions = [event.function] + ([rule.initial] if rule.initial else [])
-    return any(node.name == "grad" for function in functions for node in inputs_of(function))
+def needs_grad(parameter: Parameter, event: ir.Event) -> bool:
+    """Whether the event, or a first value that is still to be computed, reads the gradient."""
+    initial = None if parameter.has_started else parameter.rule.initial
+    return reads_grad(event.function) or (initial is not None and reads_grad(initial))
+
+
+def reads_grad(function: ir.Function) -> bool:
+    return any(node.name == "grad" for node in inputs_of(function))
 
 
 def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:

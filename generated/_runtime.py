@@ -32,6 +32,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
+PARAMETER = ("weight", "grad")  # what kernels call the parameter
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -93,6 +95,15 @@ class Rule:
     totals: tuple[Kernel, ...] = ()
     events: tuple[Event, ...] = ()
 
+    def __post_init__(self) -> None:
+        """ValueError for memories whose names the state uses otherwise, or that the rule's layout cannot hold."""
+        reserved = {*PARAMETER, "step", "kahan", "master", *(f"{event.name}_step" for event in self.events)}
+        for memory in self.memories:
+            if memory.name in reserved:
+                raise ValueError(f"a memory of the rule {self.name!r} has the reserved name {memory.name!r}")
+            if self.step.layout == "elementwise" and not memory.full:
+                raise ValueError(f"memory {memory.name!r} of the elementwise rule {self.name!r} is not elementwise")
+
     def event(self, name: str) -> Event | None:
         return next((event for event in self.events if event.name == name), None)
 
@@ -111,7 +122,8 @@ def require(name: str, value: object, condition: str, holds: bool) -> None:
 @cache
 def _hyper_kinds(owner: type) -> dict[str, str]:
     """The annotation of each constructor argument: "bool" and "str" are flags and choices, all else is a number."""
-    arguments = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]
+    constructors = [vars(base)["__init__"] for base in reversed(owner.__mro__) if "__init__" in vars(base)]
+    arguments = [a for constructor in constructors for a in inspect.signature(constructor).parameters.values()]
     return {a.name: getattr(a.annotation, "__name__", a.annotation) for a in arguments}
 
 
@@ -177,9 +189,15 @@ def iterate_in(dtype: torch.dtype) -> Iterator[None]:
         _iteration_dtype = before
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _multiplies_float32_exactly() -> bool:
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 def _dtype_of_iteration(x: Tensor) -> torch.dtype:
@@ -237,35 +255,65 @@ def _gram_pays(x: Tensor, triples: Triples) -> bool:
     """Whether the Gram form is cheaper for x (batch, k, l) and accurate enough.
 
     It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has
-    been verified for the default coefficients only.
+    been verified for the default coefficients only. It overwrites what a derivative would need.
     """
-    single = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    return single and x.shape[-1] > 1.6 * x.shape[-2] and all(triple == NEWTON_SCHULZ for triple in triples)
+    single = x.dtype == torch.float32 and _multiplies_float32_exactly()
+    default = all(triple == NEWTON_SCHULZ for triple in triples)
+    return single and default and x.shape[-1] > 1.5 * x.shape[-2] and not x.requires_grad
 
 
 def _iterate(x: Tensor, triples: Triples) -> Tensor:
     """x (batch, k, l) with k <= l, after the steps X <- a X + (b A + c A²) X with A = X Xᵀ."""
     for a, b, c in triples:
-        gram = torch.bmm(x, x.mT)
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        gram = _symmetric_product(x, x.mT)
+        polynomial = _symmetric_product(gram, gram, c, b, gram)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x
 
 
 def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
     """As `_iterate`, but on the (k, k) Gram matrix r: x is multiplied once, by the product q of all polynomials."""
-    r = torch.bmm(x, x.mT)
+    r = _symmetric_product(x, x.mT)
     q: Tensor | None = None
-    for a, b, c in triples:
-        z = torch.baddbmm(r, r, r, beta=b, alpha=c)
-        rz = torch.baddbmm(r, r, z, beta=a)
-        r = torch.baddbmm(rz, z, rz, beta=a)
+    for i, (a, b, c) in enumerate(triples, 1):
+        z = _symmetric_product(r, r, c, b, r)
+        if i < len(triples):
+            rz = _symmetric_product(r, z, 1, a, r)
+            r = _symmetric_product(z, rz, 1, a, rz)
         if q is None:
             q = z
             q.diagonal(dim1=-2, dim2=-1).add_(a)
         else:
-            q = torch.baddbmm(q, q, z, beta=a)
+            q = _symmetric_product(q, z, 1, a, q)
     return x if q is None else torch.bmm(q, x)
+
+
+SYMMETRIC_BLOCK = 384  # smaller products gain nothing from being cut
+
+
+def _symmetric_product(a: Tensor, b: Tensor, alpha: float = 1, beta: float = 0, c: Tensor | None = None) -> Tensor:
+    """alpha a b + beta c, of which c (batch, k, k) and the product are symmetric.
+
+    Large products on the CPU compute only the blocks on and below the diagonal.
+    """
+    plain = a.device.type != "cpu" or a.requires_grad or torch.compiler.is_compiling()
+    if plain or a.shape[-2] <= SYMMETRIC_BLOCK:
+        return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
+    out = a.new_empty(a.shape[0], a.shape[1], a.shape[1])
+    _fill_symmetric(out, a, b, alpha, beta, out if c is None else c)
+    return out
+
+
+def _fill_symmetric(out: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor) -> None:
+    """Writes alpha a b + beta c to out (batch, k, k): halves on the diagonal, the one below it, and its transpose."""
+    if out.shape[-1] <= SYMMETRIC_BLOCK:
+        torch.baddbmm(c, a, b, beta=beta, alpha=alpha, out=out)
+        return
+    h = out.shape[-1] // 2
+    _fill_symmetric(out[:, :h, :h], a[:, :h], b[..., :h], alpha, beta, c[:, :h, :h])
+    _fill_symmetric(out[:, h:, h:], a[:, h:], b[..., h:], alpha, beta, c[:, h:, h:])
+    torch.baddbmm(c[:, h:, :h], a[:, h:], b[..., :h], beta=beta, alpha=alpha, out=out[:, h:, :h])
+    out[:, :h, h:] = out[:, h:, :h].mT
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -341,7 +389,7 @@ def power(x: Any, y: Any) -> Any:
     """
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
         return torch.pow(torch.tensor(x, dtype=torch.float64), y).item()
-    like = x if isinstance(x, Tensor) else y
+    like = x if isinstance(x, Tensor) and (x.ndim or not isinstance(y, Tensor)) else y
     exact = not isinstance(y, Tensor) and y in (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
     if like.device.type != "cpu" or exact:
         return torch.pow(x, y)
@@ -351,7 +399,7 @@ def power(x: Any, y: Any) -> Any:
     size = torch.where((exponent == 0) | (base == 1), 1.0, size)
     size = torch.where(base.signbit() & (exponent.fmod(2).abs() == 1), -size, size)
     no_number = (base < 0) & base.isfinite() & (exponent.frac() != 0)
-    return torch.where(no_number, math.nan, size).to(torch.result_type(x, y))
+    return torch.where(no_number, math.nan, size).to(like.dtype)
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
@@ -612,10 +660,9 @@ class Bucket:
         self.buffers: dict[str, Tensor] = {}
         self.views: list[tuple[Tensor, dict[str, Tensor]]] = []
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
-        self.cuts: list[slice | None] = [None]
-        if entries[0][1].whole and len(entries[0][1].unit) == 1 and entries[0][0].device.type == "cpu":
+        self.cuts: Sequence[slice | None] = [None]
+        if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
-            self.cuts = self.cuts if len(self.cuts) > 1 else [None]
 
     def gather(self, tensors: Sequence[Tensor], memory: Memory | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
@@ -726,9 +773,10 @@ class Work:
         return [*memories, (extra, self.dtype if extra.name == "kahan" else self.compute_dtype)] if extra else memories
 
     def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of the kernel; 0-d totals get the device and dtype of this work."""
+        """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work."""
         known = {"t": self.t, **self.hypers, **arguments}
-        known |= {name: total.to(self.device, self.compute_dtype) for name, total in totals.items()}
+        shape = () if kernel.layout == "elementwise" else (1, 1)
+        known |= {n: total.to(self.device, self.compute_dtype).view(shape) for n, total in totals.items()}
         return {name: known[name] for name in kernel.scalars}
 
 
@@ -833,9 +881,6 @@ class Call:
                 self.bucket.scatter(source.batch, source.tensors, source.memory)
         if "weight" in written and self.weight == "master":
             self.bucket.scatter(self.sources["master"].batch, self.bucket.params)
-
-
-PARAMETER = ("weight", "grad")
 
 
 def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
@@ -961,7 +1006,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _check_parameter(self, p: Tensor, group: Mapping[str, Any], name: str) -> None:
         if hasattr(p, "placements"):
             raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
-        if p.layout is not torch.strided or not p.is_floating_point():
+        if p.layout is not torch.strided or p.dtype not in DTYPES:
             raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
         role = _role_in(group, p)
         rule = _rule_named(self.RULES, role)
@@ -976,14 +1021,12 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
-        values = tuple([v if type(v) is float else getattr(v, "item", lambda v=v: v)() for v in self._raw(group)])
+        given = [group[name] for name in self._hyper_names]
+        values = tuple([v.item() if hasattr(v, "item") else v for v in given])
         if values != self._checked.get(id(group)):
-            _checked_hypers(type(self), dict(zip(self._hyper_names, self._raw(group), strict=True)))
+            _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
             self._checked[id(group)] = values
         return values
-
-    def _raw(self, group: dict[str, Any]) -> list[Any]:
-        return [group[name] for name in self._hyper_names]
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
@@ -1020,9 +1063,9 @@ class SpecOptimizer(torch.optim.Optimizer):
             return rule.name in events and (p.grad is not None or not self._needs_grad(rule, events[rule.name], p))
 
         works = self._collect(f"{event}_step", takes_part)
-        for work in works:
-            self._initialize(work)
         stepped = self._collect("step", _has_grad) if any(found.totals for found in events.values()) else []
+        for work in (*works, *stepped):
+            self._initialize(work)
         totals = {name: self._totals(found.totals, stepped) for name, found in events.items()}
         for work in works:
             found = events[work.rule.name]
@@ -1081,19 +1124,18 @@ class SpecOptimizer(torch.optim.Optimizer):
             if len(self._buckets) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
             buckets = self._buckets[key] = _arranged([(p, self._slots[p]) for p in work.params], layout)
-        for bucket in buckets:
+        for bucket in buckets if work.memories else ():
             if not bucket.is_settled(self.state):
-                bucket.release(self.state)
                 if settled and bucket.entries[0][1].whole:
                     self._settle(bucket, work)
+                else:
+                    bucket.release(self.state)
         return buckets
 
     def _settle(self, bucket: Bucket, work: Work) -> None:
         taken = set(bucket.params)
         for p in bucket.params:
-            owner = self._owners.get(p)
-            if owner is not None and owner is not bucket:
-                owner.release(self.state, taken)
+            self._owners.get(p, bucket).release(self.state, taken)
             self._owners[p] = bucket
         bucket.settle(self.state, work.memories)
 

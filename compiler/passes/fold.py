@@ -25,8 +25,10 @@ def fold_constants(function: ir.Function) -> ir.Function:
 def simplified(node: ir.Expr) -> ir.Expr:
     """The node in simpler form; its children are simple already."""
     match node:
-        case ir.Select(condition=ir.Literal(value=choice)):
-            return node.then if choice else node.otherwise
+        case ir.Select() if is_literal_truth(node.condition, True):
+            return standing_for(node, node.then)
+        case ir.Select() if is_literal_truth(node.condition, False):
+            return standing_for(node, node.otherwise)
         case ir.Apply() if node.type.phase is Phase.CONSTANT and all_literals(node):
             return computed(node)
         case ir.Apply(operator="and" | "or"):
@@ -92,9 +94,9 @@ def without_neutral(node: ir.Apply) -> ir.Expr:
     """``x + 0``, ``x * 1``, ``x / 1``, ``x ^ 1`` and ``0 * x`` in short."""
     left, right = node.arguments
     unchanged = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "pow": 1.0}[node.operator]
-    if is_literal(right, unchanged) and left.type.shape == node.type.shape:
+    if is_literal(right, unchanged) and is_like(left, node):
         return left
-    if node.operator in ("add", "mul") and is_literal(left, unchanged) and right.type.shape == node.type.shape:
+    if node.operator in ("add", "mul") and is_literal(left, unchanged) and is_like(right, node):
         return right
     if node.operator == "mul" and (
         (is_literal(left, 0) and is_finite(right)) or (is_literal(right, 0) and is_finite(left))
@@ -108,8 +110,29 @@ def without_known(node: ir.Apply) -> ir.Expr:
     left, right = node.arguments
     deciding = node.operator == "or"
     for known, other in ((left, right), (right, left)):
-        if isinstance(known, ir.Literal) and known.value is deciding:
-            return known
-        if isinstance(known, ir.Literal) and known.value is (not deciding):
-            return other
+        if is_literal_truth(known, deciding):
+            return standing_for(node, known)
+        if is_literal_truth(known, not deciding):
+            return standing_for(node, other)
     return node
+
+
+def is_literal_truth(expr: ir.Expr, value: bool) -> bool:
+    """Whether the expression is this truth value, possibly spread over a tensor."""
+    if isinstance(expr, ir.Apply) and expr.operator == "fill":
+        return is_literal_truth(expr.arguments[0], value)
+    return isinstance(expr, ir.Literal) and expr.value is value
+
+
+def is_like(value: ir.Expr, node: ir.Expr) -> bool:
+    """Whether both are Python values, or tensors of one shape."""
+    return value.type.shape == node.type.shape and value.type.is_scalar_phase == node.type.is_scalar_phase
+
+
+def standing_for(node: ir.Expr, value: ir.Expr) -> ir.Expr:
+    """The value as what the node was: its readers count on a tensor where it was one."""
+    if node.type.is_scalar_phase or is_like(value, node):
+        return value
+    if isinstance(value, ir.Apply) and value.operator == "fill":
+        (value,) = value.arguments
+    return ir.Apply("fill", (value,), type=node.type, span=value.span)

@@ -16,7 +16,9 @@ SPREAD = "spread"  # the storage of a value shown at several places at once: nev
 
 
 def plan_storage(function: ir.Function) -> ir.Function:
-    """The scheduled function with ``in_place`` set where it is safe."""
+    """The scheduled function with ``in_place`` set where it is safe; never in a loss, which torch differentiates."""
+    if any(output.name == "loss" for output in function.outputs):
+        return function
     plan = Plan(function)
     return replace(
         function, equations=tuple(plan.planned(index, equation) for index, equation in enumerate(function.equations))
@@ -70,6 +72,8 @@ class Plan:
     def planned(self, index: int, equation: ir.Equation) -> ir.Equation:
         value = equation.value
         if not isinstance(value, ir.Apply) or OPERATORS[value.operator].in_place is None:
+            return equation
+        if value.type.is_scalar_phase:
             return equation
         if self.may_overwrite(index, value, value.arguments):
             kept = self.leaf(value.arguments[0])

@@ -22,6 +22,9 @@ LIKE = {
     SCALAR: "weight[..., :1, :1]",
     PER_ROW: "weight[..., :, :1]",
     PER_COL: "weight[..., :1, :]",
+    FULL[::-1]: "weight.mT",
+    PER_ROW[::-1]: "weight.mT[..., :1, :]",
+    PER_COL[::-1]: "weight.mT[..., :, :1]",
 }
 GRAM_SIZES = {
     Dim.ROWS: "(*weight.shape[:-1], weight.shape[-2])",
@@ -137,12 +140,11 @@ class Writer:
 
     def _apply(self, node: ir.Apply) -> tuple[str, Level]:
         operator = OPERATORS[node.operator]
+        if node.operator == "pow" and node.type.is_scalar_phase:
+            return self._scalar_power(node), Level.POWER
         self.used.update(operator.imports)
         if operator.needs_matrix and operator.imports:
             return self._call(operator, node), Level.POSTFIX
-        if node.operator == "pow" and node.type.is_scalar_phase:
-            self.used -= {"power"}
-            return self._scalar_power(node), Level.POWER
         if node.operator == "or" and node.type.is_scalar_phase:
             return " or ".join(self._alternative(argument) for argument in node.arguments), Level.OR
         chain = self._chain(node)

@@ -773,9 +773,10 @@ class Work:
         return [*memories, (extra, self.dtype if extra.name == "kahan" else self.compute_dtype)] if extra else memories
 
     def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of the kernel; 0-d totals get the device and dtype of this work."""
+        """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work."""
         known = {"t": self.t, **self.hypers, **arguments}
-        known |= {name: total.to(self.device, self.compute_dtype) for name, total in totals.items()}
+        shape = () if kernel.layout == "elementwise" else (1, 1)
+        known |= {n: total.to(self.device, self.compute_dtype).view(shape) for n, total in totals.items()}
         return {name: known[name] for name in kernel.scalars}
 
 

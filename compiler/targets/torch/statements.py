@@ -7,6 +7,7 @@ in Python that does not fit becomes an ``if`` statement.
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from optforge.compiler.targets.torch.expressions import Writer
 WIDTH = 88
 RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
 TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}
+PART = re.compile(r"_part(_\d+)?$")
 SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.TOTAL)
 
 
@@ -54,11 +56,14 @@ def lower_function(
 
 @dataclass
 class Lowering:
+    """One function on its way to Python: the names given so far and the lines written so far."""
+
     function: ir.Function
     memories: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    guards: dict[ir.Expr, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.inputs = {node.name: node for node in inputs_of(self.function)}
@@ -159,7 +164,7 @@ class Lowering:
     def _equation(self, index: int, equation: ir.Equation) -> None:
         name = self._name_equation(index, equation)
         if equation.when is not None:
-            head = f"if {self.writer.text(equation.when)}:"
+            head = self._guard_head(equation.when)
             lines = [f"    {line}" for line in self._assigned(name, equation, WIDTH - 4)]
             if self._continues_guard(head):
                 self.lines.extend(lines)
@@ -168,6 +173,18 @@ class Lowering:
         else:
             self.lines.extend(self._assigned(name, equation, WIDTH))
         self.names[equation.name] = name
+
+    def _guard_head(self, when: ir.Expr) -> str:
+        """``if when:``, with a name for a condition that no line can hold."""
+        head = f"if {self.writer.text(when)}:"
+        if fits(head, WIDTH):
+            return head
+        if when not in self.guards:
+            name = self._free("is_needed")
+            self.names[f"guard:{name}"] = name
+            self.lines.extend(self.assigned(name, when, WIDTH))
+            self.guards[when] = name
+        return f"if {self.guards[when]}:"
 
     def _continues_guard(self, head: str) -> bool:
         """Whether the lines so far end in the body of the same ``if``."""
@@ -190,8 +207,10 @@ class Lowering:
         if fits(f"{name} = {text}", width):
             return [f"{name} = {text}"]
         if isinstance(value, ir.Select) and value.condition.type.is_scalar_phase:
+            lines, condition = self.shortened(value.condition, width, "condition", self.writer.text)
             return [
-                f"if {self.writer.text(value.condition)}:",
+                *lines,
+                f"if {condition}:",
                 *(f"    {line}" for line in self.assigned(name, value.then, width - 4)),
                 "else:",
                 *(f"    {line}" for line in self.assigned(name, value.otherwise, width - 4)),
@@ -226,7 +245,7 @@ class Lowering:
         parts = [node for node in strict_parts(value) if self.is_long(node)]
         if not parts:
             return None
-        return f"{name}_part", max(parts, key=lambda node: len(self.writer.text(node)))
+        return f"{PART.sub('', name)}_part", max(parts, key=lambda node: len(self.writer.text(node)))
 
     def is_long(self, node: ir.Expr) -> bool:
         return isinstance(node, ir.Apply | ir.Select) and len(self.writer.text(node)) > 12
@@ -234,7 +253,7 @@ class Lowering:
     def _returned(self, output: ir.Output) -> str:
         """An output; what lies in the buffer of another output is copied before it is given away."""
         text = self.writer.text(output.value)
-        lent = self.buffers(output.value) - {output.name, "grad"}
+        lent = set() if output.value.type.is_scalar_phase else self.buffers(output.value) - {output.name, "grad"}
         return f"{text}.clone()" if lent else text
 
     def buffers(self, expr: ir.Expr) -> set[str]:
@@ -269,7 +288,7 @@ def signature_lines(
 
 def return_lines(values: tuple[str, ...]) -> tuple[str, ...]:
     """The returned tuple."""
-    flat = f"return ({values[0]},)" if len(values) == 1 else f"return {', '.join(values)}"
+    flat = f"return {', '.join(values)}" if len(values) > 1 else f"return ({''.join(f'{value},' for value in values)})"
     if fits(flat, WIDTH):
         return (flat,)
     return ("return (", *(f"    {value}," for value in values), ")")

@@ -1,0 +1,226 @@
+"""Random blocks of equations: the bodies of rules, events and functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from optforge.compiler.fuzz.conditions import CONDITIONS
+from optforge.compiler.fuzz.elementwise import OFFSET, PRODUCTIONS, initial_of
+from optforge.compiler.fuzz.grower import FunctionPlan, Grower, Scope
+from optforge.compiler.fuzz.matrices import MATRIX_PRODUCTIONS
+from optforge.compiler.fuzz.terms import (
+    LIMIT,
+    Dice,
+    Term,
+    Variable,
+    binary,
+    call_node,
+    constant,
+    elementwise,
+    minus,
+    plus,
+    times,
+)
+from optforge.compiler.ops import CALLABLE
+from optforge.compiler.types import FULL, SCALAR, Phase, Universe
+from optforge.dsl import ast
+
+NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace")
+
+
+def grower_of(dice: Dice, scope: Scope) -> Grower:
+    return Grower(dice, scope, PRODUCTIONS + MATRIX_PRODUCTIONS, CONDITIONS)
+
+
+def plan_variables(grower: Grower, count: int, names: Sequence[str]) -> list[Variable]:
+    """Names with shapes, before any has an equation."""
+    left, planned = list(names), []
+    for _ in range(count):
+        text = grower.dice.pick(left)
+        left.remove(text)
+        kind = grower.dice.below(20)
+        if kind == 19:
+            planned.append(Variable(text, SCALAR, is_boolean=True))
+        elif kind >= 16:
+            planned.append(Variable(text, SCALAR, grower.dice.pick((Phase.CONSTANT, Phase.STEP))))
+        else:
+            planned.append(Variable(text, grower.some_shape() if kind >= 8 else FULL))
+    return planned
+
+
+def grow_bindings(grower: Grower, planned: Sequence[Variable], remembered: Sequence[Variable]) -> list[ast.Binding]:
+    """An equation for each planned variable; it reads those before it, and all of them a step ago."""
+    bindings = []
+    before = grower.scope.variables
+    for index, variable in enumerate(planned):
+        scope = replace(grower.scope, variables=(*planned[:index][::-1], *before), remembered=tuple(remembered))
+        node = grow_value(grower.within(scope), variable, [v for v in planned[:index] if not v.is_boolean])
+        bindings.append(ast.Binding(ast.Identifier(variable.name), node))
+        variable.is_pure = not variable.is_boolean and is_pure(node, scope)
+    return bindings
+
+
+def is_pure(node: object, scope: Scope) -> bool:
+    """Whether an expression reads no memory, no sum over parameters and no argument of an event."""
+    match node:
+        case ast.Name(name=text):
+            known = {v.name: v.is_pure for v in scope.variables}
+            return known.get(text, text not in {v.name for v in scope.remembered})
+        case ast.Call(function=function) if function.name not in CALLABLE or function.name == "total":
+            return False
+        case ast.Node():
+            return all(is_pure(getattr(node, each.name), scope) for each in fields(node))
+        case tuple():
+            return all(is_pure(each, scope) for each in node)
+        case _:
+            return True
+
+
+def grow_value(grower: Grower, variable: Variable, earlier: Sequence[Variable]) -> ast.Expression:
+    depth = 1 + grower.dice.below(3)
+    if variable.is_boolean:
+        return grow_flag(grower, variable, depth)
+    if variable.phase is not Phase.STREAM:
+        is_constant = variable.phase is Phase.CONSTANT
+        scope = grower.scope.constants() if is_constant else grower.scope.steps()
+        term = grower.within(scope).number(SCALAR, depth)
+    elif grower.dice.chance(6) and (alias := grow_alias(grower, variable, earlier)):
+        return alias
+    else:
+        term = grower.number(SCALAR, depth) if variable.shape == SCALAR else grower.exact(variable.shape, depth)
+    variable.bound, variable.phase = max(term.bound, 1), term.phase
+    return own_stream(variable, term.node)
+
+
+def grow_flag(grower: Grower, variable: Variable, depth: int) -> ast.Expression:
+    """A condition as a value; its shape is known without looking at memories."""
+    shape = grower.some_shape() if grower.scope.is_matrix else FULL
+    term = grower.condition(shape, depth)
+    if term.ground != term.shape:
+        data = grower.anchor(term.shape)
+        above = elementwise(ast.Comparison(data.node, ((">", OFFSET.node),)), 1, data)
+        term = binary("and", term, above, 1)
+    variable.shape, variable.phase = term.shape, term.phase
+    return term.node
+
+
+def grow_alias(grower: Grower, variable: Variable, earlier: Sequence[Variable]) -> ast.Expression | None:
+    """Another name for a stream; both are remembered from the same first value."""
+    same = [v for v in (*earlier, *grower.scope.data) if v.shape == variable.shape and v.phase is Phase.STREAM]
+    if not same or variable.initial:
+        return None
+    root = grower.dice.pick(same)
+    if variable.initial is None:
+        variable.initial = initial_of(grower, root)
+    elif initial_of(grower, root):
+        return None
+    variable.bound = root.bound
+    return root.term().node
+
+
+def own_stream(variable: Variable, node: ast.Expression) -> ast.Expression:
+    """The node; behind ``1 *`` where it might be another stream with another first value."""
+    if not isinstance(node, ast.Name | ast.Call | ast.Pipe):
+        return node
+    call = node.call if isinstance(node, ast.Pipe) else node
+    if isinstance(call, ast.Call) and not variable.initial and starts_at_zero(call, isinstance(node, ast.Pipe)):
+        variable.initial = []
+        return node
+    return ast.Binary("*", ast.Number("1"), node)
+
+
+def starts_at_zero(call: ast.Call, is_piped: bool) -> bool:
+    """Whether the memory that the call may stand for starts at zero."""
+    if call.function.name == "ema":
+        return len(call.arguments) + is_piped == 2
+    return call.function.name in CALLABLE or call.function.name in ("momentum", "heavy_ball", "debias")
+
+
+# The results of rules
+
+
+def grow_update(grower: Grower, planned: Sequence[Variable]) -> tuple[list[ast.Binding], ast.Expression]:
+    """A step of the weight that is neither nothing nor large, and bindings it needs."""
+    if grower.dice.chance(6):
+        return hyperball(grower)
+    weight = ast.Name("weight")
+    rates: tuple[ast.Expression, ...] = (ast.Name("lr"), ast.Number("0.05"))
+    lr = grower.dice.pick(rates)
+    u = grower.small(with_unread(grower, grower.exact(FULL, 1 + grower.dice.below(3)), planned)).node
+    decayed = ast.Binary("*", ast.Number("0.1"), weight)
+    step: ast.Expression = ast.Binary("*", lr, u)
+    match grower.dice.below(6):
+        case 1:
+            kept = ast.Binary("-", ast.Number("1"), ast.Binary("*", lr, ast.Number("0.1")))
+            return [], ast.Binary("-", ast.Binary("*", kept, weight), step)
+        case 2:
+            return [], ast.Binary("-", weight, ast.Binary("*", lr, ast.Binary("+", u, decayed)))
+        case 3:
+            return [], ast.Binary(
+                "+", ast.Binary("*", ast.Number("0.9"), weight), ast.Binary("*", ast.Number("0.1"), u)
+            )
+        case 4:
+            condition = grower.condition(SCALAR, 1)
+            other = ast.Binary("-", weight, ast.Binary("*", ast.Number("0.03"), ast.Name("grad")))
+            return [], ast.Select(condition.node, ast.Binary("-", weight, step), other)
+        case _:
+            return [], ast.Binary("-", weight, step)
+
+
+def with_unread(grower: Grower, term: Term, planned: Sequence[Variable]) -> Term:
+    """The term, and what is left over of the planned values."""
+    for variable in planned:
+        if variable.reads or variable.is_boolean or variable.shape not in (FULL, SCALAR):
+            continue
+        if grower.dice.chance(70):
+            term = plus(term, times(constant("0.1"), grower.squashed(variable.term())))
+    return term
+
+
+def hyperball(grower: Grower) -> tuple[list[ast.Binding], ast.Expression]:
+    """A step on the sphere on which the weight started."""
+    solid = grower.solid()
+    assert solid is not None
+    first = call_node("norm", ast.Name("weight"))
+    radius = ast.Binding(ast.Identifier("radius"), call_node("prev", ast.Name("radius"), first))
+    moved = minus(Term(ast.Name("weight"), FULL, LIMIT), times(constant("0.05"), solid))
+    scaled = ast.Binary("*", ast.Name("w"), ast.Name("radius"))
+    length = ast.Binary("/", scaled, call_node("norm", ast.Name("w")))
+    return [ast.Binding(ast.Identifier("w"), moved.node), radius], length
+
+
+def foreign(variables: Sequence[Variable]) -> tuple[Variable, ...]:
+    """The variables as another machine sees them: streams of the step before."""
+    return tuple(Variable(v.name, v.shape, bound=LIMIT, is_foreign=True) for v in variables if not v.is_boolean)
+
+
+# Functions
+
+
+def grow_function(
+    dice: Dice, text: str, settings: dict[str, tuple[ast.Expression, ...]], known: Sequence[FunctionPlan]
+) -> tuple[ast.Function, FunctionPlan]:
+    """A function of a value of any shape; its body sees that value as a tensor."""
+    scalars = ("k",) if dice.chance(50) else ()
+    has_memory, is_scalar = dice.chance(50), dice.chance(20)
+    x = Variable("x", FULL, bound=LIMIT, initial=[])
+    variables = (x, *(Variable(each, SCALAR, Phase.CONSTANT, 1) for each in scalars))
+    scope = Scope(
+        Universe.TENSOR, variables, data=(x,), settings=settings, has_memory=has_memory,
+        functions=tuple(plan for plan in known if has_memory or not plan.has_memory),
+    )  # fmt: skip
+    grower = grower_of(dice, scope)
+    is_block = has_memory or dice.chance(40)
+    planned = plan_variables(grower, 1 + dice.below(2), ("s", "r")) if is_block else []
+    body = grow_bindings(grower, planned, planned if has_memory else ())
+    inner = grower.within(replace(scope, variables=(*planned[::-1], *variables), remembered=tuple(planned)))
+    result = inner.exact(FULL, 1 + dice.below(2))
+    if is_scalar:
+        result = inner.reduced(result, None)
+    parameters = (
+        ast.Parameter(ast.Identifier("x")),
+        *(ast.Parameter(ast.Identifier(k), ast.Number("0.6")) for k in scalars),
+    )
+    node = ast.Function(ast.Identifier(text), parameters, tuple(body), inner.tamed(result).node, is_block=is_block)
+    return node, FunctionPlan(text, scalars, has_memory, is_scalar)

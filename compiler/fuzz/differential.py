@@ -1,0 +1,184 @@
+"""One program in every way there is: printed and read, after each pass, generated with and without writing in place.
+
+:func:`examine` raises :class:`Disagreement` where two ways differ. Errors are measured as the largest difference
+over the largest element of the step (of the memory, for memories), which must not exceed ``TOLERANCE``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optforge.compiler import ir
+from optforge.compiler.check import check_source
+from optforge.compiler.fuzz.programs import RandomProgram, Trial
+from optforge.compiler.interpret import evaluate_function
+from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
+from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program, render_runtime
+from optforge.compiler.validate import require_valid
+from optforge.dsl.diagnostics import SpecError
+from optforge.dsl.parser import parse_source
+from optforge.dsl.printer import print_file
+from optforge.dsl.source import Source
+
+Array = NDArray[np.float64]
+TOLERANCE = 1e-10
+SMALLEST_STEP = 1e-4  # relative to the weight: below it a step is rounding
+SMALLEST_VALUE = 1e-3  # generated programs keep their values near 1
+LINE_WIDTH = 120
+IGNORED_BY_ORACLE = ("schedule", "guard")  # the last pass shows what these did to the order
+PACKAGE = "optforge_random_programs"
+
+
+class Disagreement(Exception):
+    """Two ways gave different results; ``text`` is the spec, ready to be saved."""
+
+    def __init__(self, way: str, detail: str, text: str) -> None:
+        self.way, self.detail, self.text = way, detail, text
+        super().__init__(f"{way}: {detail}\n\n{text}")
+
+
+class Difference(Exception):
+    """Where two ways differ, before it is known in which spec."""
+
+    def __init__(self, way: str, detail: str) -> None:
+        self.way, self.detail = way, detail
+        super().__init__(f"{way}: {detail}")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program at every stage, and its two modules."""
+
+    program: ir.Program
+    stages: tuple[tuple[str, ir.Program], ...]
+    module: ModuleType
+    plain_module: ModuleType
+    rendered: str
+
+    def declared(self, name: str) -> Any:
+        return next(each for each in self.program.declarations if each.name == name)
+
+    def versions(self, name: str) -> Iterator[tuple[str, Any]]:
+        """The declaration after each pass that the oracle can tell from the one before."""
+        for stage, program in self.stages:
+            if stage not in IGNORED_BY_ORACLE:
+                yield stage, next(each for each in program.declarations if each.name == name)
+
+
+def examine(program: RandomProgram) -> Compiled:
+    """Everything that must hold for the program; raises :class:`Disagreement`."""
+    from optforge.compiler.fuzz.trials import run_trial
+
+    text = program.text
+    try:
+        require_printed(program, text)
+        compiled = compile_everywhere(text)
+        for trial in program.trials:
+            run_trial(compiled, trial, program.seed)
+    except Difference as difference:
+        raise Disagreement(difference.way, difference.detail, text) from None
+    except SpecError as error:
+        raise Disagreement("type-directed generation", str(error), text) from None
+    except Exception as error:
+        raise Disagreement("no crash", f"{type(error).__name__}: {error}", text) from error
+    return compiled
+
+
+def require_printed(program: RandomProgram, text: str) -> None:
+    """What is printed reads back as the same tree and is final."""
+    tree, problems = parse_source(Source("random.opt", text))
+    if tree is None:
+        raise Difference("printer", f"the printed text does not parse: {problems}")
+    if tree != program.tree:
+        raise Difference("printer", f"the printed text reads back as another tree: {print_file(tree)}")
+    if print_file(tree) != text:
+        raise Difference("printer", "formatting what was formatted changes it")
+
+
+def compile_everywhere(text: str) -> Compiled:
+    program = check_source(Source("random.opt", text)).require()
+    stages = [("check", program)]
+    current = fold_requirements(program)
+    for name, rewrite in PASSES:
+        current = map_functions(rewrite, current)
+        require_valid(current, name)
+        stages.append((name, current))
+    rendered = [render_program(stage, origin_line("random.opt", text)) for stage in (current, stages[-2][1])]
+    for line in rendered[0].splitlines():
+        if len(line) > LINE_WIDTH:
+            raise Difference("layout", f"a line of {len(line)} characters: {line}")
+    return Compiled(program, tuple(stages), loaded(rendered[0]), loaded(rendered[1]), rendered[0])
+
+
+def loaded(text: str) -> ModuleType:
+    """The module of a rendered text, known to nobody else, beside the runtime as it would be rendered now."""
+    runtime()
+    module = ModuleType(f"{PACKAGE}._random")
+    module.__package__ = PACKAGE
+    exec(compile(text, "<random>", "exec"), module.__dict__)
+    return module
+
+
+@lru_cache(maxsize=1)
+def runtime() -> ModuleType:
+    package = ModuleType(PACKAGE)
+    package.__path__ = []
+    module = ModuleType(f"{PACKAGE}._runtime")
+    sys.modules |= {package.__name__: package, module.__name__: module}
+    exec(compile(render_runtime(), str(RUNTIME), "exec"), module.__dict__)
+    return module
+
+
+# Measuring
+
+
+def require_close(way: str, what: str, found: Any, wanted: Any, scale: float) -> None:
+    """The largest difference is at most ``TOLERANCE`` times the scale."""
+    found, wanted = np.asarray(found, dtype=np.float64).ravel(), np.asarray(wanted, dtype=np.float64).ravel()
+    if found.shape != wanted.shape:
+        raise Difference(way, f"{what} has {found.size} elements, not {wanted.size}")
+    if not found.size:
+        return
+    difference = np.abs(found - wanted)
+    worst = int(difference.argmax())
+    if not difference[worst] <= TOLERANCE * scale:
+        values = f"{float(found[worst])!r} instead of {float(wanted[worst])!r}"
+        raise Difference(way, f"{what}, element {worst}: {values}; error / scale = {difference[worst] / scale:.3g}")
+
+
+def size(value: Any) -> float:
+    array = np.asarray(value, dtype=np.float64)
+    return max(SMALLEST_VALUE, float(np.abs(array).max(initial=0.0)))
+
+
+def require_same_function(
+    name: str, versions: Sequence[tuple[str, ir.Function]], inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every version of a function gives the same outputs, which are returned."""
+    (_, first), *later = versions
+    wanted = evaluate_function(first, inputs)
+    before = first
+    for stage, function in later:
+        if function == before:
+            continue
+        found = evaluate_function(function, inputs)
+        for output, value in wanted.items():
+            require_close(f"pass {stage}", f"{output} of {name}", found[output], value, size(value))
+        before = function
+    return wanted
+
+
+def hyper_values(declaration: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hypers of a declaration: their defaults, or what they were given."""
+    return {hyper.name: given.get(hyper.name, hyper.default and hyper.default.value) for hyper in declaration.hypers}
+
+
+__all__ = ["Compiled", "Disagreement", "Trial", "examine"]

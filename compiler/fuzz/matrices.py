@@ -1,0 +1,160 @@
+"""Productions of matrix operators, each on arguments for which its result is well determined."""
+
+from __future__ import annotations
+
+from optforge.compiler.fuzz.grower import Grower, Production, Scope
+from optforge.compiler.fuzz.terms import (
+    DATA_BOUND,
+    WEIGHT_BOUND,
+    Term,
+    call_node,
+    name,
+    swapped,
+)
+from optforge.compiler.types import FULL, SCALAR, Dim, Phase, Shape
+from optforge.dsl import ast
+
+COEFFICIENTS = (
+    ((2.0, -1.5, 0.5),),
+    ((3.4445, -4.775, 2.0315), (2.0, -1.5, 0.5)),
+    ((1.5, -0.5, 0.0),),
+)
+
+
+def is_matrix(scope: Scope, shape: Shape) -> bool:
+    return scope.is_matrix and bool(scope.data)
+
+
+def has_data(scope: Scope, shape: Shape) -> bool:
+    return is_matrix(scope, shape) and not scope.is_smooth
+
+
+def product(grower: Grower, shape: Shape, depth: int) -> Term:
+    inner = grower.dice.pick((Dim.COLS, Dim.ROWS))
+    left, right = grower.exact((shape[0], inner), depth - 1), grower.exact((inner, shape[1]), depth - 1)
+    node = ast.Binary("@", left.node, right.node)
+    return Term(node, shape, 12 * left.bound * right.bound, Phase.STREAM, shape)
+
+
+def transpose(grower: Grower, shape: Shape, depth: int) -> Term:
+    return swapped(grower.exact(shape[::-1], depth))
+
+
+def is_data_shape(scope: Scope, shape: Shape) -> bool:
+    return has_data(scope, shape) and shape in (FULL, FULL[::-1])
+
+
+def orthogonalized(grower: Grower, shape: Shape, depth: int) -> Term:
+    """The polar factor of data in general position."""
+    term = grower.solid()
+    assert term is not None
+    if shape != FULL:
+        term = swapped(term)
+    keywords: dict[str, ast.Expression] = {}
+    match grower.dice.below(5):
+        case 1:
+            keywords["method"] = grower.setting("method")
+        case 2:
+            keywords["steps"] = grower.setting("iterations")
+        case 3:
+            keywords["coefficients"] = triples(grower.dice.pick(COEFFICIENTS))
+        case 4:
+            keywords["steps"], keywords["method"] = grower.setting("iterations"), grower.setting("method")
+    return Term(grower.call("orthogonalize", term.node, **keywords), shape, 1.5, Phase.STREAM, shape)
+
+
+def triples(rows: tuple[tuple[float, float, float], ...]) -> ast.Expression:
+    """One triple as it is, several in a tuple of tuples."""
+    shown = [ast.Tuple(tuple(signed(value) for value in row)) for row in rows]
+    return shown[0] if len(shown) == 1 else ast.Tuple(tuple(shown))
+
+
+def signed(value: float) -> ast.Expression:
+    return ast.Unary("-", ast.Number(repr(-value))) if value < 0 else ast.Number(repr(value))
+
+
+# Symmetric matrices
+
+
+def is_gram(scope: Scope, shape: Shape) -> bool:
+    return has_data(scope, shape) and shape[0] is shape[1] and shape != SCALAR
+
+
+def semidefinite(grower: Grower, shape: Shape, depth: int) -> Term:
+    """``x @ x'``, or an average of such, or a kernel."""
+    form = grower.dice.below(4)
+    if form == 3:
+        return kernel(grower, shape)
+    x = grower.exact(FULL, depth - 1)
+    pair = (x, swapped(x)) if shape[0] is Dim.ROWS else (swapped(x), x)
+    node: ast.Expression = ast.Binary("@", pair[0].node, pair[1].node)
+    if form == 2 and grower.scope.has_memory:
+        node = grower.call("ema", node, grower.setting("decay"))
+    return Term(node, shape, 12 * x.bound**2, Phase.STREAM, shape)
+
+
+def kernel(grower: Grower, shape: Shape) -> Term:
+    """A positive definite matrix with distinct eigenvalues, whatever the dimensions: d exp(-|a - a'|) d."""
+    per = "row" if shape[0] is Dim.ROWS else "col"
+    first, last = grower.scope.data[0].name, grower.scope.data[-1].name
+    a: ast.Expression = ast.Binary("*", ast.Number("2"), call_node("mean", name(first), per=name(per)))
+    d: ast.Expression = ast.Binary(
+        "+", ast.Number("0.5"), call_node("abs", call_node("mean", name(last), per=name(per)))
+    )
+    apart = call_node("exp", ast.Unary("-", call_node("abs", ast.Binary("-", a, ast.Unary("'", a)))))
+    node: ast.Expression = ast.Binary("*", ast.Binary("*", apart, d), ast.Unary("'", d))
+    if grower.scope.has_memory and grower.dice.chance(40):
+        node = grower.call("ema", node, grower.setting("decay"))
+    return Term(node, shape, (0.5 + max(DATA_BOUND, WEIGHT_BOUND)) ** 2, Phase.STREAM, shape)
+
+
+def inverse_root(grower: Grower, shape: Shape, depth: int) -> Term:
+    gram = semidefinite(grower, shape, depth)
+    eps = ast.Number(grower.dice.pick(("0.1", "0.5", "1")))
+    arguments = (gram.node, grower.setting("root"))
+    node = grower.call("inverse_root", *arguments, eps) if grower.dice.chance(50) else (
+        grower.call("inverse_root", *arguments, eps=eps))  # fmt: skip
+    return Term(node, shape, 10, Phase.STREAM, shape)
+
+
+def basis(grower: Grower, shape: Shape) -> Term:
+    function = grower.dice.pick(("eigenbasis", "qr"))
+    return Term(grower.call(function, kernel(grower, shape).node), shape, 1, Phase.STREAM, shape)
+
+
+def orthonormal(grower: Grower, shape: Shape, depth: int) -> Term:
+    return basis(grower, shape)
+
+
+def rotated(grower: Grower, shape: Shape, depth: int) -> Term:
+    """``q @ f(q' @ x)`` with an odd f: the same whatever the signs of the columns of q."""
+    q = basis(grower, (shape[0], shape[0]))
+    x = grower.exact(shape, depth - 1)
+    inner = ast.Binary("@", ast.Unary("'", q.node), x.node)
+    node = ast.Binary("@", q.node, call_node("tanh", inner))
+    return Term(node, shape, 4, Phase.STREAM, shape)
+
+
+def is_square_left(scope: Scope, shape: Shape) -> bool:
+    return has_data(scope, shape) and shape[0] is not Dim.ONE
+
+
+def traced(grower: Grower, shape: Shape, depth: int) -> Term:
+    dim = grower.dice.pick((Dim.ROWS, Dim.COLS))
+    if grower.dice.chance(40):
+        root = inverse_root(grower, (dim, dim), depth)
+        return Term(grower.call("det", root.node), SCALAR, 1e6)
+    gram = semidefinite(grower, (dim, dim), depth)
+    return Term(grower.call("trace", gram.node), SCALAR, 12 * gram.bound)
+
+
+MATRIX_PRODUCTIONS = (
+    Production(8, product, is_matrix),
+    Production(4, transpose, is_matrix),
+    Production(6, orthogonalized, is_data_shape),
+    Production(8, semidefinite, is_gram),
+    Production(5, inverse_root, is_gram),
+    Production(5, orthonormal, is_gram),
+    Production(3, rotated, is_square_left),
+    Production(3, traced, has_data),
+)

@@ -1,0 +1,305 @@
+"""Random well-typed specs: optimizers, schedules and penalties with all that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hypothesis import strategies as st
+
+from optforge.compiler.fuzz.blocks import (
+    NAMES,
+    foreign,
+    grow_bindings,
+    grow_function,
+    grow_update,
+    grower_of,
+    plan_variables,
+)
+from optforge.compiler.fuzz.grower import FunctionPlan, Grower, Scope, data_variables
+from optforge.compiler.fuzz.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
+from optforge.compiler.fuzz.terms import Dice, Variable, name, squared_mean
+from optforge.compiler.types import FULL, SCALAR, Phase, Universe
+from optforge.dsl import ast
+from optforge.dsl.printer import print_file
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one declaration is run: the hypers of each parameter group, and the arguments of events."""
+
+    name: str
+    kind: str
+    groups: tuple[dict[str, Setting], ...]
+    events: dict[str, dict[str, Setting]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RandomProgram:
+    tree: ast.File
+    trials: tuple[Trial, ...]
+    seed: int
+
+    @property
+    def text(self) -> str:
+        return print_file(self.tree)
+
+    def __repr__(self) -> str:
+        return f"RandomProgram({self.trials}, seed={self.seed})\n{self.text}"
+
+
+@dataclass
+class Made:
+    """An optimizer that others in its file may extend or use."""
+
+    node: ast.Optimizer
+    hypers: HyperSet
+    universe: Universe
+    planned: list[Variable]
+    data: tuple[Variable, ...]
+    is_for_all: bool
+    events: dict[str, dict[str, Setting]]
+
+
+@dataclass
+class FileGrower:
+    dice: Dice
+    functions: list[ast.Function] = field(default_factory=list)
+    plans: list[FunctionPlan] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+
+    def add_function(self, text: str) -> None:
+        node, plan = grow_function(self.dice, text, SETTINGS, self.plans)
+        self.functions.append(node)
+        self.plans.append(plan)
+
+    def scope(self, universe: Universe, hypers: HyperSet, data: tuple[Variable, ...] | None = None) -> Scope:
+        return Scope(
+            universe, tuple(hypers.variables), data=data or data_variables("grad", "weight"),
+            functions=tuple(self.plans), settings=hypers.settings, choices=tuple(hypers.choices),
+        )  # fmt: skip
+
+    # Optimizers
+
+    def optimizer(self, text: str) -> Made:
+        hypers = grow_hypers(self.dice, self.dice.below(5))
+        form = self.dice.weighted(((9, "matrix"), (5, "tensor"), (6, "used"), (3, "two"), (1, "roles")))
+        universe = Universe.TENSOR if form == "tensor" else Universe.MATRIX
+        words = {"tensor": ("tensor",), "roles": ("matrix", "embedding", "head")}.get(form, ("matrix",))
+        scope = self.scope(universe, hypers)
+        members, planned, events = self.main_rule(scope, words, form)
+        if form in ("used", "roles"):
+            members.append(self.delegate(hypers))
+        if form == "two":
+            block, _ = self.block(self.scope(Universe.TENSOR, hypers), 1, is_alone=False)
+            members.append(ast.Rule((ast.Identifier("rest"),), block))
+        node = ast.Optimizer(ast.Identifier(text), None, (*(plan.node for plan in hypers.plans), *members), self.doc())
+        return Made(node, hypers, universe, planned, scope.data, form == "tensor", events)
+
+    def main_rule(
+        self, scope: Scope, words: tuple[str, ...], form: str
+    ) -> tuple[list[ast.OptimizerMember], list[Variable], dict[str, dict[str, Setting]]]:
+        """The rule that says most, with its event if it has one."""
+        count = 1 + self.dice.below(4)
+        if form == "two" or not self.dice.chance(22):
+            block, planned = self.block(scope, count, is_alone=form in ("matrix", "tensor"))
+            return [rule_of(words, block)], planned, {}
+        base = grower_of(self.dice, scope)
+        seen = plan_variables(base, 1 + self.dice.below(2), ("h", "curvature", "y"))
+        planned = plan_variables(base, count, NAMES)
+        event, arguments = self.event(scope, seen, planned)
+        inside = replace(scope, variables=(*foreign(seen), *scope.variables))
+        block, _ = self.block(inside, count, form in ("matrix", "tensor"), planned)
+        members: list[ast.OptimizerMember] = [rule_of(words, block), event]
+        return self.dice.shuffled(members), planned, {event.name.name: arguments}
+
+    def block(
+        self, scope: Scope, count: int, is_alone: bool, planned: list[Variable] | None = None
+    ) -> tuple[tuple[ast.Statement, ...], list[Variable]]:
+        """The equations of a rule, in any order."""
+        base = grower_of(self.dice, scope)
+        planned = plan_variables(base, count, NAMES) if planned is None else planned
+        if self.dice.chance(20):
+            scope = replace(scope, total_scope=self.total_scope(scope, is_alone))
+        remembered = [variable for variable in planned if not variable.is_boolean]
+        bindings = grow_bindings(grower_of(self.dice, scope), planned, remembered)
+        inside = replace(scope, variables=(*planned[::-1], *scope.variables), remembered=tuple(remembered))
+        needed, value = grow_update(grower_of(self.dice, inside), planned)
+        update = ast.Update(ast.Identifier("weight"), value)
+        return tuple(self.dice.shuffled([*bindings, *needed, update])), planned
+
+    def total_scope(self, scope: Scope, is_alone: bool) -> Scope:
+        """What a sum over all parameters may read: beside other rules only what all of them have."""
+        inner = scope.without_memory()
+        return inner if is_alone else replace(inner, universe=Universe.TENSOR, variables=tuple(
+            v for v in inner.variables if v.phase is Phase.CONSTANT
+        ))  # fmt: skip
+
+    def event(
+        self, scope: Scope, seen: list[Variable], planned: Sequence[Variable]
+    ) -> tuple[ast.Event, dict[str, Setting]]:
+        """An event that reads, and is read by, the rule with the planned streams."""
+        text = self.dice.pick(("probe", "refresh"))
+        parameters, arguments, variables = self.event_parameters()
+        data = scope.data if self.dice.chance(70) else data_variables("weight")
+        inside = replace(scope, variables=(*variables, *foreign(planned), *scope.variables), data=data)
+        remembered = [variable for variable in seen if not variable.is_boolean]
+        statements: list[ast.Statement] = list(grow_bindings(grower_of(self.dice, inside), seen, remembered))
+        if self.dice.chance(35):
+            read = replace(inside, variables=(*seen[::-1], *inside.variables), remembered=tuple(remembered))
+            grower = grower_of(self.dice, read)
+            moved = grower.small(grower.exact(FULL, 2))
+            step = ast.Binary("*", ast.Number("0.05"), moved.node)
+            statements.append(ast.Update(ast.Identifier("weight"), ast.Binary("+", ast.Name("weight"), step)))
+        return ast.Event(ast.Identifier(text), parameters, tuple(self.dice.shuffled(statements)), self.doc()), arguments
+
+    def event_parameters(self) -> tuple[tuple[ast.Parameter, ...], dict[str, Setting], list[Variable]]:
+        parameters: list[ast.Parameter] = []
+        arguments: dict[str, Setting] = {}
+        variables: list[Variable] = []
+        for text in ("size", "gain")[: self.dice.below(3)]:
+            has_default = self.dice.chance(50) or bool(parameters and parameters[-1].default)
+            parameters.append(ast.Parameter(ast.Identifier(text), ast.Number("0.5") if has_default else None))
+            variables.append(Variable(text, SCALAR, Phase.CONSTANT, 2))
+            if not has_default or self.dice.chance(50):
+                arguments[text] = 1.25
+        return tuple(parameters), arguments, variables
+
+    def delegate(self, hypers: HyperSet) -> ast.Delegate:
+        """``for rest: use`` a shipped optimizer or one of this file."""
+        own = [made for made in self.made if made.is_for_all]
+        used = self.dice.pick([None, *own])
+        target = "AdamW" if used is None else used.node.name.name
+        keywords: list[tuple[ast.Identifier, ast.Expression]] = []
+        if self.dice.chance(60):
+            keywords.append((ast.Identifier("lr"), ast.Binary("*", name("lr"), ast.Number("0.5"))))
+        if used is None and self.dice.chance(50):
+            keywords.append((ast.Identifier("weight_decay"), ast.Number("0")))
+        if used is not None:
+            for plan in used.hypers.plans:
+                if plan.is_required and plan.name != "lr":
+                    keywords.append((ast.Identifier(plan.name), setting_node(plan.values[0])))
+            if used.hypers.plans[0].is_required and not any(key.name == "lr" for key, _ in keywords):
+                keywords.append((ast.Identifier("lr"), name("lr")))
+        return ast.Delegate((ast.Identifier("rest"),), ast.Identifier(target), (), tuple(keywords))
+
+    def extension(self, text: str, base: Made) -> Made:
+        """An optimizer that replaces an equation, the result or a default of another."""
+        hypers = replace(base.hypers, plans=list(base.hypers.plans))
+        members: list[ast.OptimizerMember] = []
+        if self.dice.chance(40):
+            plan = HyperPlan(replace(base.hypers.plans[0].node, default=ast.Number("0.07")), (0.06,))
+            hypers.plans[0] = plan
+            members.append(plan.node)
+        scope = self.scope(base.universe, hypers, base.data)
+        statements: list[ast.Statement] = []
+        numbers = [v for v in base.planned if not v.is_boolean and v.phase is Phase.STREAM]
+        grower = grower_of(self.dice, scope)
+        if numbers and self.dice.chance(60):
+            changed = self.dice.pick(numbers)
+            other = grower.small(grower.number(changed.shape, 1))
+            value = ast.Binary("+", ast.Binary("*", ast.Number("0.5"), ast.Name("super")), other.node)
+            statements.append(ast.Binding(ast.Identifier(changed.name), value))
+        if not statements or self.dice.chance(40):
+            step = ast.Binary("*", ast.Number("0.02"), grower.small(grower.exact(FULL, 1)).node)
+            statements.append(ast.Update(ast.Identifier("weight"), ast.Binary("-", ast.Name("super"), step)))
+        words = ("tensor",) if base.universe is Universe.TENSOR else ("matrix",)
+        members.append(rule_of(words, tuple(statements)))
+        node = ast.Optimizer(ast.Identifier(text), base.node.name, tuple(members), self.doc())
+        return Made(node, hypers, base.universe, base.planned, base.data, base.is_for_all, base.events)
+
+    # Schedules and penalties
+
+    def schedule(self) -> tuple[ast.Schedule, HyperSet]:
+        hypers = grow_hypers(self.dice, self.dice.below(3))
+        scope = replace(self.scope(Universe.TENSOR, hypers), data=(), has_memory=False)
+        grower = grower_of(self.dice, scope)
+        planned = [Variable(text, SCALAR, Phase.STEP) for text in ("s", "ramp")[: self.dice.below(3)]]
+        bindings = grow_bindings(grower, planned, ())
+        inside = grower.within(replace(scope, variables=(*planned, *scope.variables)).steps())
+        factor = ast.Update(ast.Identifier("factor"), inside.number(SCALAR, 3).node)
+        statements: list[ast.Statement] = [*bindings, factor]
+        members = (*(plan.node for plan in hypers.plans), *self.dice.shuffled(statements))
+        return ast.Schedule(ast.Identifier("Wave"), members, self.doc()), hypers
+
+    def penalty(self) -> tuple[ast.Penalty, HyperSet]:
+        """Smooth everywhere, so that its gradient can be checked by differences."""
+        hypers = grow_hypers(self.dice, self.dice.below(3))
+        universe = self.dice.pick((Universe.MATRIX, Universe.TENSOR))
+        scope = replace(
+            self.scope(universe, hypers), data=data_variables("weight"), has_memory=False, has_steps=False,
+            is_smooth=True, functions=(),
+        )  # fmt: skip
+        grower = grower_of(self.dice, scope)
+        planned = [Variable(text, FULL) for text in ("u", "s")[: self.dice.below(3)]]
+        bindings = grow_bindings(grower, planned, ())
+        inside = grower.within(replace(scope, variables=(*planned, *scope.variables)))
+        loss = ast.Update(ast.Identifier("loss"), squared_mean(inside.exact(FULL, 2)).node)
+        words = ("matrix",) if universe is Universe.MATRIX else ("tensor",)
+        statements: list[ast.Statement] = [*bindings, loss]
+        rule = rule_of(words, tuple(self.dice.shuffled(statements)))
+        members: tuple[ast.Hyper | ast.Rule, ...] = (*(plan.node for plan in hypers.plans), rule)
+        return ast.Penalty(ast.Identifier("Ridge"), members, self.doc()), hypers
+
+    def doc(self) -> ast.Text | None:
+        text = self.dice.pick(DOCS) if self.dice.chance(15) else None
+        return None if text is None else ast.Text(text)
+
+    # Trials
+
+    def trial(self, text: str, kind: str, hypers: HyperSet, events: dict[str, dict[str, Setting]]) -> Trial:
+        groups = [self.values(hypers) for _ in range(1 + self.dice.chance(25) * (kind == "optimizer"))]
+        return Trial(text, kind, tuple(groups), events)
+
+    def values(self, hypers: HyperSet) -> dict[str, Setting]:
+        """What the constructor is given: all that is required, and some of the rest."""
+        chosen = [plan for plan in hypers.plans if plan.is_required or self.dice.chance(30)]
+        return {plan.name: self.dice.pick(plan.values) for plan in chosen}
+
+
+def rule_of(words: Sequence[str], statements: tuple[ast.Statement, ...]) -> ast.Rule:
+    return ast.Rule(tuple(ast.Identifier(word) for word in words), statements)
+
+
+def setting_node(value: Setting) -> ast.Expression:
+    match value:
+        case bool():
+            return ast.Boolean(value)
+        case str():
+            return ast.Text(value)
+        case _:
+            return ast.Number(repr(value))
+
+
+def grow_file(dice: Dice) -> RandomProgram:
+    """A file with functions, one optimizer or two, and now and then a schedule and a penalty."""
+    grower = FileGrower(dice)
+    for text in ("blend", "fold")[: dice.weighted(((6, 0), (3, 1), (1, 2)))]:
+        grower.add_function(text)
+    first = grower.optimizer("First")
+    grower.made.append(first)
+    trials = [grower.trial("First", "optimizer", first.hypers, first.events)]
+    items: list[ast.Item] = [*grower.functions, first.node]
+    second = dice.weighted(((15, "none"), (3, "extension"), (2, "other")))
+    if second != "none":
+        made = grower.extension("Second", first) if second == "extension" else grower.optimizer("Second")
+        items.append(made.node)
+        trials.append(grower.trial("Second", "optimizer", made.hypers, made.events))
+    if dice.chance(10):
+        schedule, hypers = grower.schedule()
+        items.append(schedule)
+        trials.append(grower.trial("Wave", "schedule", hypers, {}))
+    if dice.chance(12):
+        penalty, hypers = grower.penalty()
+        items.append(penalty)
+        trials.append(grower.trial("Ridge", "penalty", hypers, {}))
+    return RandomProgram(ast.File(grower.doc(), tuple(items)), tuple(trials), dice.below(1000))
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> RandomProgram:
+    """Whole files, simplest first."""
+    return grow_file(Dice(draw))
+
+
+__all__ = ["Grower", "RandomProgram", "Trial", "grow_file", "programs"]

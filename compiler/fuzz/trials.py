@@ -1,0 +1,287 @@
+"""The runs of one declaration: an optimizer on parameters of many shapes, a schedule, a penalty."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+
+from optforge.compiler import interpret, ir
+from optforge.compiler.fuzz.differential import (
+    SMALLEST_STEP,
+    Array,
+    Compiled,
+    Difference,
+    hyper_values,
+    require_close,
+    require_same_function,
+    size,
+)
+from optforge.compiler.fuzz.programs import Trial
+
+STEPS = 5
+MATRIX_SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
+    ((4, 4), (6, 3), (3, 5), (3, 5)),
+    ((1, 4), (5, 1), (4, 4), (2, 3, 2)),
+    ((3, 5), (3, 5), (1, 4), (6, 3)),
+)
+OTHER_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "conv": ((3, 2, 2, 1),),
+    "embedding": ((5, 3),),
+    "head": ((3, 5),),
+    "vector": ((5,), ()),
+}
+
+
+def run_trial(compiled: Compiled, trial: Trial, seed: int) -> None:
+    declaration: ir.Declaration = compiled.declared(trial.name)
+    match declaration:
+        case ir.Optimizer():
+            OptimizerTrial(compiled, trial, declaration, seed).run()
+        case ir.Schedule():
+            run_schedule(compiled, trial, declaration)
+        case ir.Penalty():
+            run_penalty(compiled, trial, declaration, seed)
+        case _:
+            assert_never(declaration)
+
+
+# Optimizers
+
+
+@dataclass
+class Placed:
+    """One parameter everywhere: in the oracle, and in both generated optimizers."""
+
+    label: str
+    rule: ir.Rule
+    hypers: Mapping[str, Any]
+    oracle: interpret.Parameter
+    tensors: tuple[torch.nn.Parameter, torch.nn.Parameter]
+    grad: Array | None = None
+    before: Array = field(default_factory=lambda: np.zeros(0))
+
+
+class OptimizerTrial:
+    """Steps and events, with what must agree checked after each."""
+
+    def __init__(self, compiled: Compiled, trial: Trial, declaration: ir.Optimizer, seed: int) -> None:
+        self.compiled, self.trial, self.declaration = compiled, trial, declaration
+        self.random = np.random.default_rng(seed)
+        self.shapes = {**OTHER_SHAPES, "matrix": MATRIX_SHAPES[seed % len(MATRIX_SHAPES)]}
+        groups = [group for index in range(len(trial.groups)) for group in self.grouped(index)]
+        self.placed = [each for _, placed in groups for each in placed]
+        self.optimizers: list[Any] = []
+        for way, module in enumerate((compiled.module, compiled.plain_module)):
+            cls = getattr(module, trial.name)
+            own = [
+                {"params": [each.tensors[way] for each in placed], **constructor_defaults(cls), **options}
+                for options, placed in groups
+            ]
+            self.optimizers.append(cls(own, **trial.groups[0]))
+        self.events = {event.name: event for rule in declaration.rules for event in rule.events}
+
+    def grouped(self, index: int) -> Iterator[tuple[dict[str, Any], list[Placed]]]:
+        """The options and parameters of the groups that have the hypers of one trial group: one group for each role."""
+        given, stride = self.trial.groups[index], len(self.trial.groups)
+        for rule in self.declaration.rules:
+            for role in rule.roles:
+                placed = [self.place(rule, role, shape, given) for shape in self.shapes[role][index::stride]]
+                if placed:
+                    yield {"rule": role, **given}, placed
+
+    def place(self, rule: ir.Rule, role: str, shape: tuple[int, ...], given: Mapping[str, Any]) -> Placed:
+        weight = self.data(shape)
+        tensors = (torch.nn.Parameter(torch.tensor(weight)), torch.nn.Parameter(torch.tensor(weight)))
+        values = hyper_values(self.declaration, given)
+        label = f"{role} parameter {shape}"
+        return Placed(label, rule, values, interpret.Parameter(weight, rule), tensors, before=weight)
+
+    def data(self, shape: tuple[int, ...]) -> Array:
+        return np.clip(self.random.standard_normal(shape), -3, 3)
+
+    def run(self) -> None:
+        for step in range(1, STEPS + 1):
+            self.set_gradients()
+            for name in self.events:
+                if self.random.random() < 0.4:
+                    self.fire(step, name)
+            if step == 2:
+                self.compare_passes(step)
+            self.advance(f"step {step}")
+
+    def set_gradients(self, every: bool = False) -> None:
+        """New gradients; some are missing unless it says ``every``."""
+        for each in self.placed:
+            each.grad = None if not every and self.random.random() < 0.1 else self.data(each.oracle.shape)
+            for tensor in each.tensors:
+                tensor.grad = None if each.grad is None else torch.tensor(each.grad)
+
+    def advance(self, moment: str) -> None:
+        self.note_weights()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        interpret.step_parameters(*self.for_oracle())
+        self.compare(moment)
+
+    def fire(self, step: int, name: str) -> None:
+        event = self.events[name]
+        if self.reading_depends_on_passes(name):
+            self.set_gradients(every=True)
+        given = dict(self.trial.events.get(name, {}))
+        given |= {p.name: 1.25 for p in event.parameters if p.default is None and p.name not in given}
+        self.note_weights()
+        for optimizer in self.optimizers:
+            getattr(optimizer, name)(**given)
+        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in event.parameters}
+        parameters, grads, hypers = self.for_oracle()
+        interpret.fire_event(parameters, name, grads, hypers, arguments)
+        self.compare(f"event {name} before step {step}")
+
+    def reading_depends_on_passes(self, name: str) -> bool:
+        """Whether only a branch that is never taken reads the gradient, so that ways differ in what they skip."""
+        (_, first), *_, (_, last) = self.compiled.versions(self.trial.name)
+        for old, new in zip(first.rules, last.rules, strict=True):
+            pairs = [(old.initial, new.initial)] if old.initial else []
+            pairs += [(a.function, b.function) for a, b in zip(old.events, new.events, strict=True) if a.name == name]
+            if any(interpret.reads_grad(one) != interpret.reads_grad(two) for one, two in pairs):
+                return True
+        return False
+
+    def for_oracle(self) -> tuple[list[interpret.Parameter], list[Array | None], list[Mapping[str, Any]]]:
+        placed = self.placed
+        return [each.oracle for each in placed], [each.grad for each in placed], [each.hypers for each in placed]
+
+    def note_weights(self) -> None:
+        for each in self.placed:
+            each.before = each.oracle.value.copy()
+
+    # Agreement
+
+    def compare(self, moment: str) -> None:
+        for each in self.placed:
+            self.compare_gradients(each, moment)
+            pairs = zip(self.optimizers, each.tensors, strict=True)
+            states = [optimizer.state.get(own, {}) for optimizer, own in pairs]
+            self.compare_in_place(each, states, moment)
+            weight = each.oracle.value
+            if not np.isfinite(weight).all():
+                raise Difference("tameness", f"{moment}, {each.label}: the weight is not finite")
+            step = float(np.abs(weight - each.before).max(initial=0.0))
+            scale = max(step, SMALLEST_STEP * size(weight))
+            found = each.tensors[0].detach().numpy()
+            require_close("generated module", f"{moment}, weight of {each.label}", found, weight, scale)
+            self.compare_memories(each, states[0], moment)
+
+    def compare_gradients(self, each: Placed, moment: str) -> None:
+        for tensor in each.tensors:
+            found = np.zeros(0) if tensor.grad is None else tensor.grad.numpy()
+            if each.grad is not None and not np.array_equal(found, each.grad):
+                raise Difference("gradient untouched", f"{moment}, {each.label}")
+
+    def compare_in_place(self, each: Placed, states: Sequence[Mapping[str, Any]], moment: str) -> None:
+        """With and without writing in place the bits are the same."""
+        one, two = each.tensors
+        pairs: list[tuple[str, Any, Any]] = [("weight", one.detach(), two.detach())]
+        pairs += [(name, value, states[1].get(name)) for name, value in states[0].items()]
+        for name, left, right in pairs:
+            same = torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+            if not same:
+                raise Difference("in place", f"{moment}, {name} of {each.label}: {left} in place, {right} without")
+
+    def compare_memories(self, each: Placed, state: Mapping[str, Any], moment: str) -> None:
+        oracle = each.oracle
+        counters = {"step": oracle.steps, **{f"{name}_step": count for name, count in oracle.fired.items()}}
+        for name, count in counters.items():
+            if state.get(name, 0) != count:
+                raise Difference("counters", f"{moment}, {name} of {each.label}: {state.get(name)}, not {count}")
+        found = set(state) - set(counters)
+        if found != set(oracle.memories):
+            raise Difference("memories", f"{moment}, {each.label}: {sorted(found)}, not {sorted(oracle.memories)}")
+        for name, wanted in oracle.memories.items():
+            what = f"{moment}, memory {name} of {each.label}"
+            require_close("generated module", what, state[name].numpy(), wanted, size(wanted))
+
+    def compare_passes(self, step: int) -> None:
+        """Every function of every rule after each pass, on the present state of one parameter."""
+        versions = list(self.compiled.versions(self.trial.name))
+        for index, rule in enumerate(self.declaration.rules):
+            each = next((p for p in self.placed if p.rule is rule and p.grad is not None), None)
+            if each is None:
+                continue
+            grad = interpret.as_matrix(each.grad, rule.universe) if each.grad is not None else None
+            each.oracle.start(grad, each.hypers)
+            inputs = each.oracle.inputs(grad, each.hypers) | {f"total_{n}": np.full((1, 1), 0.37) for n in range(1, 9)}
+            inputs |= {p.name: 1.25 for event in rule.events for p in event.parameters}
+            inputs["t"] = float(self.random.integers(1, 7))
+            for name, functions in functions_of([(stage, each.rules[index]) for stage, each in versions]).items():
+                require_same_function(f"{name} of rule {rule.name}", functions, inputs)
+
+
+def constructor_defaults(cls: type) -> dict[str, Any]:
+    """The defaults of the hypers of a generated class."""
+    arguments = inspect.signature(cls).parameters.values()
+    return {a.name: a.default for a in arguments if a.kind is a.POSITIONAL_OR_KEYWORD and a.default is not a.empty}
+
+
+def functions_of(rules: Sequence[tuple[str, ir.Rule]]) -> dict[str, list[tuple[str, ir.Function]]]:
+    """Each function of a rule in all its versions."""
+    found: dict[str, list[tuple[str, ir.Function]]] = {}
+    for stage, rule in rules:
+        functions = {"step": rule.step, **{event.name: event.function for event in rule.events}}
+        functions |= {"init": rule.initial} if rule.initial else {}
+        functions |= {total.name: total for total in rule.totals}
+        for name, function in functions.items():
+            found.setdefault(name, []).append((stage, function))
+    return found
+
+
+# Schedules and penalties
+
+
+def run_schedule(compiled: Compiled, trial: Trial, declaration: ir.Schedule) -> None:
+    """The factor of each step, and the lr that a scheduler sets."""
+    values = hyper_values(declaration, trial.groups[0])
+    versions = [(stage, each.function) for stage, each in compiled.versions(trial.name)]
+    base = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = getattr(compiled.module, trial.name)(base, **trial.groups[0])
+    for t in range(1, 9):
+        factor = require_same_function("factor", versions, {**values, "t": float(t)})["factor"]
+        require_close("generated module", f"factor at t = {t}", base.param_groups[0]["lr"], factor, size(factor))
+        base.step()
+        scheduler.step()
+
+
+def run_penalty(compiled: Compiled, trial: Trial, declaration: ir.Penalty, seed: int) -> None:
+    """The value, and the derivative along a random direction by differences."""
+    rng = np.random.default_rng(seed)
+    shapes = [(4, 4), (6, 3), (1, 4), (2, 3, 2), (5,)]
+    weights = [rng.standard_normal(shape) for shape in shapes]
+    values = hyper_values(declaration, trial.groups[0])
+
+    def oracle(shift: float) -> float:
+        rules = {role: rule for rule in declaration.rules for role in rule.roles}
+        total = 0.0
+        for weight, direction in zip(weights, directions, strict=True):
+            rule = rules.get("matrix" if weight.ndim > 1 else "vector")
+            if rule is not None:
+                inputs = {**values, "weight": interpret.as_matrix(weight + shift * direction, rule.universe)}
+                total += float(interpret.evaluate_function(rule.step, inputs)["loss"].item())
+        return total
+
+    directions = [rng.standard_normal(shape) for shape in shapes]
+    slope = (oracle(1e-5) - oracle(-1e-5)) / 2e-5
+    for module in (compiled.module, compiled.plain_module):
+        tensors = [torch.nn.Parameter(torch.tensor(weight)) for weight in weights]
+        loss = getattr(module, trial.name)(tensors, **trial.groups[0])()
+        require_close("generated penalty", "loss", loss.item(), oracle(0.0), size(oracle(0.0)))
+        if not loss.requires_grad:
+            continue
+        loss.backward()
+        pairs = [(p.grad.numpy(), d) for p, d in zip(tensors, directions, strict=True) if p.grad is not None]
+        found = sum(float((grad * direction).sum()) for grad, direction in pairs)
+        require_close("penalty's gradient", "slope", found, slope, 1e5 * max(size(slope), size(oracle(0.0))))
