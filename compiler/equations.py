@@ -62,23 +62,23 @@ class Equations:
             self.growth.is_reported = True
             report(errors.too_large(*self.growth.problem, span))
 
-    def written_out(self, expr: ir.Expr, report: Reporter) -> ir.Expr:
-        """The expression with the equations that its calls left behind put back in."""
+    def written_out(self, expr: ir.Expr, span: Span, report: Reporter) -> ir.Expr:
+        """The expression, which stands at ``span``, with the equations that its calls left behind put back in."""
         own = [name for name in ir.references(expr) if name in self.found]
         graph = dependencies(self.found.values())
         order, cycles = ordered(graph, own)
         if cycles:
             for problem in instantaneous_cycles(ir.Function("", Universe.TENSOR, tuple(self.found.values()), ())):
                 report(problem)
-            return number("0", expr.span)
+            return number("0", span)
         values: dict[str, ir.Expr] = {}
         sizes: dict[str, tuple[int, int]] = {}
         for name in (name for name in order if name in self.found):
             value = self.found[name].value
             sizes[name] = measured(value, sizes)
             if not self._fits(*sizes[name]):
-                self.report_growth(report, expr.span)
-                return number("0", expr.span)
+                self.report_growth(report, span)
+                return number("0", span)
             values[name] = put_in(value, values)
         return put_in(expr, values)
 

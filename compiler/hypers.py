@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from optforge.compiler import ir
 from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import FlatOptimizer, FlatRule
+from optforge.compiler.infer import kind_hint
 from optforge.compiler.inline import Lookup, Place
 from optforge.compiler.library import Report, Scope
 from optforge.compiler.names import require_usable_name
@@ -94,7 +95,7 @@ def add_requirement(
         scope, hyper_lookup(values), equations, report, "", "", lambda: values,
         memory=False, totals=False, what="a condition",
     )  # fmt: skip
-    condition = equations.written_out(place.expression(node.condition), report)
+    condition = equations.written_out(place.expression(node.condition), node.condition.span, report)
     subject = values[node.name.name]
     shown = subject.name if isinstance(subject, ir.Input) else name
     requirements.setdefault(condition, ir.Requirement(shown, subject, condition, node.condition.span))
@@ -131,7 +132,7 @@ def delegate_hypers(
             scope, hyper_lookup(outer.values), equations, report, "", "", lambda: outer.values,
             memory=False, totals=False, what="the arguments of `use`",
         )  # fmt: skip
-        given = equations.written_out(place.expression(value), report)
+        given = equations.written_out(place.expression(value), value.span, report)
         if require_same_kind(keyword.name, flat, given, outer, report):
             bound[keyword.name] = given
     inner = Hypers()
@@ -152,7 +153,8 @@ def require_same_kind(name: str, flat: FlatOptimizer, given: ir.Expr, outer: Hyp
     wanted = resolve_hyper(name, flat.hypers[name][0], Report())
     place, found = f"`{name}` of `{flat.name}`", kind_of(given, outer)
     if found is not wanted.kind:
-        report(errors.wrong_kind(place, wanted.kind.value, found.value, given.span))
+        hint = kind_hint(wanted.kind, found, given.span)
+        report(errors.wrong_kind(place, wanted.kind.value, found.value, given.span, hint))
         return False
     possible: tuple[str, ...] = ()
     if isinstance(given, ir.Literal) and found is Kind.TEXT:

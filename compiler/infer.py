@@ -6,6 +6,7 @@ and once more with a report, when what does not fit becomes a diagnostic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -40,6 +41,16 @@ AXIS_HINTS = {
     '"row"': "without quotes: `per=row`",
     '"col"': "without quotes: `per=col`",
 }
+
+
+def kind_hint(wanted: Kind, found: Kind, span: Span) -> str | None:
+    """What to do about a value of the wrong kind."""
+    if wanted is Kind.NUMBER and found is Kind.BOOLEAN:
+        return "`1 if ... else 0` makes a number of a condition"
+    if wanted is Kind.BOOLEAN and found is Kind.NUMBER:
+        is_literal = re.fullmatch(r"[\d.]+", span.text)
+        return "write `true` or `false`" if is_literal else "compare the number with something, such as `... > 0`"
+    return AXIS_HINTS.get(span.text) if wanted is Kind.AXIS else None
 
 
 def silent(diagnostic: Diagnostic) -> None:
@@ -122,7 +133,9 @@ class Inference:
         self._require_kind("a condition", Kind.BOOLEAN, condition.type, condition.span)
         if then.type.kind is not otherwise.type.kind:
             self.report(
-                errors.wrong_kind("the other branch", then.type.kind.value, otherwise.type.kind.value, otherwise.span)
+                errors.wrong_kind(
+                    "the branch after `else`", then.type.kind.value, otherwise.type.kind.value, otherwise.span
+                )
             )
         parts = (then, otherwise) if condition.type.is_scalar_phase else (condition, then, otherwise)
         shape: Shape | None = None
@@ -180,14 +193,7 @@ class Inference:
     def _require_kind(self, where: str, wanted: Kind, found: Type, span: Span) -> bool:
         if found.kind is wanted:
             return True
-        hint = None
-        if wanted is Kind.NUMBER and found.kind is Kind.BOOLEAN:
-            hint = "`1 if ... else 0` makes a number of a condition"
-        elif wanted is Kind.BOOLEAN and found.kind is Kind.NUMBER:
-            hint = "compare the number with something, such as `... > 0`"
-        elif wanted is Kind.AXIS:
-            hint = AXIS_HINTS.get(span.text)
-        self.report(errors.wrong_kind(where, wanted.value, found.kind.value, span, hint))
+        self.report(errors.wrong_kind(where, wanted.value, found.kind.value, span, kind_hint(wanted, found.kind, span)))
         return False
 
     def _require_alike(self, operator: Operator, node: ir.Apply) -> bool:

@@ -118,7 +118,8 @@ class Place:
             values = tuple(constant_value(item) for item in row.items) if isinstance(row, ast.Tuple) else ()
             if len(values) != 3 or None in values:
                 wanted = "three numbers, or tuples of three numbers"
-                self.report(errors.wrong_kind("a tuple of coefficients", wanted, "this", row.span))
+                found = "something else" if len(values) == 3 else f"{len(values)} values"
+                self.report(errors.wrong_kind("a tuple of coefficients", wanted, found, row.span))
                 return literal((), "()", Kind.TRIPLES, node.span)
             triples.append(tuple(value for value in values if value is not None))
         spelled = ", ".join("(" + ", ".join(repr(value) for value in triple) + ")" for triple in triples)
@@ -146,7 +147,8 @@ class Place:
             help_text = f"`{name}` is a function: call it, `{name}(...)`"
             self.report(errors.unknown_name(name, node.span, visible, help_text))
         else:
-            self.report(errors.unknown_name(name, node.span, visible))
+            hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else None
+            self.report(errors.unknown_name(name, node.span, visible, errors.nearest(name, visible) or hint))
         return number("0", node.span)
 
     # Calls
@@ -207,7 +209,7 @@ class Place:
             given[keyword.name] = value
         missing = [p.name for p in parameters if p.default is None and p.name not in given]
         if missing:
-            problem = "lacks its argument " + errors.listed(missing, "and")
+            problem = f"lacks its argument{'s' if len(missing) > 1 else ''} " + errors.listed(missing, "and")
             self.report(errors.wrong_arity(name, signature, problem, node.span))
             return None
         return given
@@ -253,7 +255,7 @@ class Place:
         before = len(self.equations.names)
         result = replace(self, report=self._report_at(node.span, name))._body(function, scope, given, node.span)
         self._relocate(before, node.span)
-        return relocated(result, node.span)
+        return self._relocated(result, node.span)
 
     def _report_at(self, span: Span, name: str) -> Reporter:
         """Reports that show the call where they would show the inside of a prelude function."""
@@ -269,7 +271,21 @@ class Place:
         """What a prelude function leaves behind stands, for messages, where it was called."""
         for name in self.equations.names[before:]:
             equation = self.equations.found[name]
-            self.equations.found[name] = replace(equation, value=relocated(equation.value, span), span=span)
+            self.equations.found[name] = replace(equation, value=self._relocated(equation.value, span), span=span)
+
+    def _relocated(self, expr: ir.Expr, span: Span) -> ir.Expr:
+        """The expression with all that stands in the prelude moved to the call, or to the one argument it is about."""
+
+        def move(node: ir.Expr) -> ir.Expr:
+            if node.span.source is span.source:
+                return node
+            places = {child.span for child in ir.children(node)} - {span}
+            if isinstance(node, ir.Ref):
+                places = {self.equations.found[node.name].value.span}
+            place = places.pop() if len(places) == 1 else span
+            return replace(node, span=place if place.source is span.source else span)
+
+        return ir.transform(move, expr)
 
     def _body(self, function: ast.Function, scope: Scope, given: Mapping[str, ast.Expression], span: Span) -> ir.Expr:
         names: dict[str, ir.Expr] = {}
@@ -311,15 +327,6 @@ class Place:
 
 def counted(arguments: int) -> str:
     return "no arguments" if not arguments else f"{arguments} argument{'s' if arguments > 1 else ''} at most"
-
-
-def relocated(expr: ir.Expr, span: Span) -> ir.Expr:
-    """The expression with every part that stands in another file moved to the call."""
-
-    def move(node: ir.Expr) -> ir.Expr:
-        return node if node.span.source is span.source else replace(node, span=span)
-
-    return ir.transform(move, expr)
 
 
 def joined(operator: str, tests: list[ir.Expr], span: Span) -> ir.Expr:

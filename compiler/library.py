@@ -64,6 +64,8 @@ class Scope:
         """What a name stands for that is no optimizer: a schedule, a penalty or a function."""
         if name in self.others:
             return self.others[name]
+        if name in self.functions or name in prelude().functions:
+            return "function"
         kinds = ("schedule", "penalty", "function")
         words = ("schedule", "penalty", "def")
         return next((kind for kind, word in zip(kinds, words, strict=True) if (word, name) in self.neighbours), None)

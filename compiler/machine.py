@@ -162,5 +162,5 @@ class Machine:
         place = replace(
             self.place(definition, "claim", "claim"), equations=local, memory=False, totals=False, what="a claim"
         )
-        value = local.written_out(place.expression(promise), self.report)
+        value = local.written_out(place.expression(promise), promise.span, self.report)
         return ir.Claim(text, form, value, node.span)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
+import re
 
 from optforge.compiler.library import Report
 from optforge.compiler.ops import CALLABLE, OPERATORS
@@ -11,55 +13,85 @@ from optforge.dsl import ast, errors
 
 NAME_LIMIT = 60
 
-# Keys that every parameter group has, and arguments of every constructor.
+# Arguments of the constructors of optimizers, schedules and penalties, and of `fire`.
+ARGUMENTS = {"self", "params", "model", "optimizer", "precision", "skip_nonfinite", "generator", "last_epoch", "event"}
+
+# Keys that a parameter group has, may have, or has for other optimizers and torch's own code.
 GROUP_KEYS = {
-    "params", "param_names", "rule", "split", "transposed", "precision", "skip_nonfinite", "generator",
-    "initial_lr", "self", "maximize", "foreach", "capturable", "differentiable", "fused", "model", "backend",
+    "param_names", "rule", "split", "transposed", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
+    "swa_lr", "maximize", "foreach", "capturable", "differentiable", "fused", "backend",
 }  # fmt: skip
 
 # Attributes of torch.optim.Optimizer and of the runtime's base class that an event must not hide.
 METHODS = {
     "step", "zero_grad", "state", "state_dict", "load_state_dict", "add_param_group", "param_groups", "defaults",
-    "fire", "check_hypers", "profile_hook_step", "register_step_pre_hook", "register_step_post_hook",
-    "register_state_dict_pre_hook", "register_state_dict_post_hook", "register_load_state_dict_pre_hook",
-    "register_load_state_dict_post_hook",
+    "fire", "check_hypers", "generator", "skip_nonfinite", "profile_hook_step", "register_step_pre_hook",
+    "register_step_post_hook", "register_state_dict_pre_hook", "register_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook", "OptimizerPreHook",
+    "OptimizerPostHook", "RULES",
 }  # fmt: skip
 
-# Module-level names of generated files.
-CLASS_NAMES = {
-    "Tensor", "Module", "Kernel", "Memory", "Rule", "Event", "SpecOptimizer", "SpecSchedule", "SpecPenalty",
-    "Optimizer", "LRScheduler", "Any", "None", "True", "False",
+# Names at the top of generated modules, which may have the whole runtime written out in them.
+MODULE_NAMES = {
+    "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "ClassVar", "Collection",
+    "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "HEAD_NAMES", "Iterable",
+    "Iterator", "Kernel", "LAYOUTS", "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ", "OPTIONS",
+    "Optimizer", "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real",
+    "Route", "Rule", "SCHEDULER_KEYS", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "SpecOptimizer",
+    "SpecPenalty", "SpecSchedule", "Tensor", "Triples", "Work", "annotations", "cache", "cast", "chain",
+    "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis", "explain_routing",
+    "field", "get_total_norm", "groupby", "inspect", "inverse_root", "iterate_in", "lru_cache", "math", "nn",
+    "orthogonalize", "param_groups", "power", "qr", "re", "require", "round_stochastically", "route", "torch", "trace",
 }  # fmt: skip
 
-# What generated functions call, and arguments that stand beside the hypers in their signatures.
-PYTHON_NAMES = {
-    "abs", "min", "max", "math", "torch", "require", "event", "optimizer", "last_epoch",
+# What generated functions call: a parameter of that name would hide it.
+CALLED = {
+    "abs", "min", "max", "math", "torch", "require",
     *(name for operator in OPERATORS.values() for name in operator.imports),
 }  # fmt: skip
 
-KINDS = {
-    "hyperparameter": (GROUP_KEYS, "every parameter group has a key of that name"),
-    "event": (METHODS, "every optimizer has a method of that name"),
-    "class": (CLASS_NAMES, "every generated module has a class of that name"),
-}
+WORD = "it is a word of Python"
+CONSTRUCTOR = "constructors have an argument of that name"
+FUNCTIONS = "generated functions use that name"
 
 
 def require_usable_name(name: ast.Identifier, kind: str, report: Report) -> None:
     """Report a name that has a meaning already or that generated Python could not carry."""
     text = name.name
-    taken, reason = KINDS.get(kind, (set(), ""))
+    reason = reason_against(text, kind)
     if text in RESERVED:
         report(errors.reserved_name(text, name.span))
-    elif keyword.iskeyword(text) or keyword.issoftkeyword(text):
-        report(errors.python_name(text, "it is a word of Python", name.span))
-    elif text.startswith("__"):
-        report(errors.python_name(text, "names with two leading underscores belong to Python", name.span))
-    elif text in taken:
+    elif reason:
         report(errors.python_name(text, reason, name.span))
-    elif kind == "hyperparameter" and text in PYTHON_NAMES:
-        report(errors.python_name(text, "generated functions use that name", name.span))
     elif len(text) > NAME_LIMIT:
         report(errors.too_large("this name is too long", NAME_LIMIT, name.span))
+
+
+def reason_against(text: str, kind: str) -> str | None:
+    """Why something of this kind cannot have that name in generated Python; None where it can."""
+    if keyword.iskeyword(text) or keyword.issoftkeyword(text):
+        return WORD
+    if text.startswith("__"):
+        return "names with two leading underscores belong to Python"
+    match kind:
+        case "hyperparameter" | "argument":
+            return reason_against_parameter(text)
+        case "event" if text in METHODS:
+            return "every optimizer has an attribute of that name"
+        case "class" if text in MODULE_NAMES or text in dir(builtins):
+            return "generated modules use that name"
+        case "event" | "class" if text.startswith("_"):
+            return "in Python a leading underscore says that nobody else should use it"
+        case _:
+            return None
+
+
+def reason_against_parameter(text: str) -> str | None:
+    if text in ARGUMENTS:
+        return CONSTRUCTOR
+    if text in GROUP_KEYS:
+        return "parameter groups have a key of that name"
+    return FUNCTIONS if text in CALLED or re.fullmatch(r"total_\d+", text) else None
 
 
 def require_usable_function_name(name: ast.Identifier, report: Report) -> None:

@@ -49,7 +49,7 @@ def resolve_file(file: ast.File, folder: Path | None, report: Report) -> RawProg
             continue
         require_usable_name(item.name, "class", report)
         if item.name.name in seen:
-            report(errors.duplicate("class", item.name.name, item.name.span, seen[item.name.name]))
+            report(errors.duplicate("name", item.name.name, item.name.span, seen[item.name.name]))
             continue
         seen[item.name.name] = item.name.span
         declaration = resolve_item(item, scope, report)
@@ -87,7 +87,28 @@ def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
         require_own_names(item, report)
         place = Place(scope, universal, Equations(report.growth), report, "", name.name)
         arguments = tuple(ast.Name("weight", span=name.span) for each in item.parameters if each.default is None)
-        place.inlined(ast.Call(name, arguments, span=name.span), item, scope)
+        result = place.inlined(ast.Call(name, arguments, span=name.span), item, scope)
+        if not report.failed:
+            warn_unused_locals(item, place.equations, result, report)
+
+
+def warn_unused_locals(function: ast.Function, equations: Equations, result: ir.Expr, report: Report) -> None:
+    """Equations of a function that its result does not depend on."""
+    prefix = f"{function.name.name}."
+    graph = {name: names_read(equation.value) for name, equation in equations.found.items()}
+    waiting, live = names_read(result), set[str]()
+    while waiting:
+        live |= waiting
+        waiting = {needed for name in waiting for needed in graph.get(name, ())} - live
+    for statement in function.body:
+        if isinstance(statement, ast.Binding) and f"{prefix}{statement.target.name}" not in live:
+            report(errors.unused_binding(statement.target.name, statement.target.span))
+
+
+def names_read(expr: ir.Expr) -> set[str]:
+    """The equations that an expression reads, in this step or the one before."""
+    nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
+    return {node.name for node in nodes if isinstance(node, ir.Ref)}
 
 
 def require_own_names(function: ast.Function, report: Report) -> None:
@@ -124,7 +145,7 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
 
 def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tuple[str, ...]) -> tuple[RawRule, ...]:
     if not flat.rules:
-        report(errors.missing_update("weight", flat.span))
+        report(errors.missing_update("weight", flat.span, "add a rule: `for matrix:` with `weight <- ...`"))
     require_separate(flat.rules, report)
     taken = {word for rule in flat.rules for word in rule.words}
     rules: list[RawRule] = []
@@ -208,8 +229,12 @@ def resolve_event(
     name = event.node.name
     require_usable_name(name, "event", report)
     parameters = []
+    taken = {hyper: value.span for hyper, value in hypers.values.items() if isinstance(value, ir.Input)}
     for parameter in event.node.parameters:
-        require_usable_name(parameter.name, "hyperparameter", report)
+        require_usable_name(parameter.name, "argument", report)
+        if parameter.name.name in taken:
+            report(errors.duplicate("argument", parameter.name.name, parameter.span, taken[parameter.name.name]))
+        taken.setdefault(parameter.name.name, parameter.name.span)
         node = ast.Hyper(parameter.name, parameter.default, span=parameter.span)
         parameters.append(resolve_hyper(parameter.name.name, node, report))
     machine = Machine(event.block, events, name.name, hypers.values, report, rule, tuple(p.name for p in parameters))

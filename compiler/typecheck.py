@@ -38,6 +38,7 @@ def check_requirement(
     requirement: ir.Requirement, declaration: RawDeclaration, kinds: dict[str, Kind], report: Report
 ) -> ir.Requirement:
     """A condition must be true or false, constant, and true for the defaults."""
+    known = report.count
     inference = Inference("", Universe.TENSOR, "", {}, kinds, {}, report)
     condition = inference.typed(requirement.condition)
     if condition.type.kind is not Kind.BOOLEAN:
@@ -45,7 +46,7 @@ def check_requirement(
         report(errors.wrong_kind("`where`", "a condition", condition.type.kind.value, condition.span, hint))
         return requirement
     checked = replace(requirement, condition=condition, value=inference.typed(requirement.value))
-    if not report.failed:
+    if report.count == known:
         require_defaults(checked, declaration, report)
     return checked
 

@@ -355,7 +355,8 @@ def python_name(name: str, reason: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * (grad + weight_decay * weight)
     """
-    return wrong(f"`{name}` cannot be used as a name: {reason}", span, help=f"rename it, for example to `{name}_`")
+    other = f"{name.strip('_')}_"
+    return wrong(f"`{name}` cannot be used as a name: {reason}", span, help=f"rename it, for example to `{other}`")
 
 
 @entry("E012", "unknown name")
@@ -982,7 +983,8 @@ def unknown_choice(where: str, value: str, choices: Sequence[str], span: Span) -
             for matrix:
                 weight <- weight - lr * orthogonalize(grad, method="newton_schulz")
     """
-    hint = nearest(value, choices) or "choose " + " or ".join(f'"{choice}"' for choice in choices)
+    close = nearest(value, choices)
+    hint = close.replace("`", '"') if close else "choose " + listed(choices).replace("`", '"')
     return wrong(f'{where} cannot be "{value}"', span, help=hint)
 
 
@@ -1134,7 +1136,7 @@ def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
             hyper lr = 0.01 where lr > 0
             for tensor:
                 r = 0.9 * prev(r, start) + 0.1 * norm(weight)
-                start = 2 * prev(r)
+                start = 2 * r
                 weight <- weight - lr * r * grad
 
     Right:

@@ -1,0 +1,117 @@
+"""What a spec can mean wrongly, word for word: fixtures in ``tests/cases/errors``.
+
+Each ``CODE_name.opt`` has mistakes of that code, ``CODE_name.txt`` all that is said about it. Comments ``#> text``
+in it are the repair: the text stands for the line below, an empty one for none. ``OPTFORGE_UPDATE=1`` writes the
+texts anew; read every difference before committing it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from optforge.compiler.check import check_source
+from optforge.dsl.diagnostics import Diagnostic, render_text
+from optforge.dsl.errors import CATALOGUE, examples
+from optforge.dsl.source import Source
+
+CASES = Path(__file__).parent / "cases"
+FOLDER = CASES / "errors"
+FIXTURES = sorted(FOLDER.glob("*.opt"))
+SYNTAX = [code for code in CATALOGUE if code < "E010"]
+UPDATE = os.environ.get("OPTFORGE_UPDATE") == "1"
+
+named_after_stem = pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+
+
+def check(text: str, name: str = "spec.opt") -> tuple[Diagnostic, ...]:
+    return check_source(Source(name, text)).diagnostics
+
+
+def said_of(path: Path) -> tuple[Diagnostic, ...]:
+    return check(path.read_text(encoding="utf-8"), path.name)
+
+
+def code_of(path: Path) -> str:
+    return path.stem.partition("_")[0]
+
+
+def repaired(text: str) -> str:
+    """The spec with the line after each ``#> repair`` replaced by the repair."""
+    lines: list[str] = []
+    skip = False
+    for line in text.splitlines():
+        indent, mark, repair = line.partition("#>")
+        if mark and not indent.strip():
+            lines += [indent + repair.removeprefix(" ")] if repair.strip() else []
+        elif not skip:
+            lines.append(line)
+        skip = bool(mark) and not indent.strip()
+    return "\n".join(lines) + "\n"
+
+
+@named_after_stem
+def test_fixture_says_exactly_this(path):
+    found = render_text(said_of(path)) + "\n"
+    expected = path.with_suffix(".txt")
+    if UPDATE:
+        expected.write_text(found, encoding="utf-8", newline="\n")
+    assert found == expected.read_text(encoding="utf-8")
+
+
+@named_after_stem
+def test_fixture_raises_its_code(path):
+    """Its own code comes; others only where the same mistakes cannot be made without them."""
+    codes = {diagnostic.code for diagnostic in said_of(path)}
+    assert code_of(path) in codes
+    assert codes <= {code_of(path)} | ALSO.get(path.stem, set())
+
+
+# Fixtures in which a second code is part of the same story.
+ALSO: dict[str, set[str]] = {}
+
+
+@named_after_stem
+def test_repair_is_free_of_mistakes(path):
+    text = path.read_text(encoding="utf-8")
+    assert "#>" in text
+    assert render_text(check(repaired(text))) == ""
+
+
+def test_every_code_has_a_fixture_and_every_fixture_its_code():
+    paths = [*FIXTURES, *(CASES / "syntax").glob("*.opt")]
+    assert {code_of(path) for path in paths} == set(CATALOGUE)
+
+
+def test_every_text_belongs_to_a_fixture():
+    assert {path.stem for path in FOLDER.glob("*.txt")} == {path.stem for path in FIXTURES}
+
+
+@named_after_stem
+def test_everything_said_points_into_the_spec(path):
+    """Labels may stand in a shipped spec; the mistake itself is the user's, and something is underlined."""
+    for diagnostic in said_of(path):
+        assert diagnostic.span.source.path == path.name
+        assert diagnostic.span.text.strip()
+        assert "\n" not in diagnostic.message + diagnostic.note + (diagnostic.help or "")
+        places = [(label.span.source.path, label.span.start, label.span.end) for label in diagnostic.labels]
+        assert all(not Path(place).is_absolute() for place, _, _ in places)
+
+
+@named_after_stem
+def test_nothing_is_said_twice(path):
+    said = [(diagnostic.message, diagnostic.span.start, diagnostic.span.end) for diagnostic in said_of(path)]
+    assert len(said) == len(set(said))
+
+
+@pytest.mark.parametrize("code", [code for code in CATALOGUE if code not in SYNTAX])
+def test_explanation_has_a_wrong_and_a_right_spec(code):
+    wrong, right = examples(code)
+    assert {diagnostic.code for diagnostic in check(wrong)} == {code}
+    assert render_text(check(right)) == ""
+
+
+def test_repairs_are_put_in():
+    assert repaired("a\n  #> b\n  c\n#>\nd\ne\n") == "a\n  b\ne\n"
