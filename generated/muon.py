@@ -72,7 +72,7 @@ class Muon(SpecOptimizer):
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
-        lr: learning rate of the matrices; `lr >= 0`.
+        lr: learning rate of the matrices; `lr >= 0`; `lr * rest_ratio >= 0`.
         beta: decay of the momentum; `0 <= beta < 1`.
         nesterov: look one step ahead.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
@@ -164,10 +164,5 @@ class Muon(SpecOptimizer):
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("steps", steps, "steps >= 1", steps >= 1)
         require("rest_ratio", rest_ratio, "rest_ratio >= 0", rest_ratio >= 0)
-        require(
-            "rest_lr",
-            lr * rest_ratio,
-            "lr * rest_ratio >= 0",
-            lr * rest_ratio >= 0,
-        )
+        require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)

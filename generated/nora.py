@@ -59,7 +59,7 @@ class Nora(SpecOptimizer):
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
-        lr: learning rate; `lr >= 0`.
+        lr: learning rate; `lr >= 0`; `lr * rest_ratio >= 0`.
         beta: decay of the momentum; `0 <= beta < 1`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
@@ -135,10 +135,5 @@ class Nora(SpecOptimizer):
         require("beta", beta, "0 <= beta < 1", 0 <= beta < 1)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("rest_ratio", rest_ratio, "rest_ratio >= 0", rest_ratio >= 0)
-        require(
-            "rest_lr",
-            lr * rest_ratio,
-            "lr * rest_ratio >= 0",
-            lr * rest_ratio >= 0,
-        )
+        require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)

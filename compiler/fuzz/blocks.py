@@ -78,7 +78,7 @@ def is_pure(node: object, scope: Scope) -> bool:
 
 
 def grow_value(grower: Grower, variable: Variable, earlier: Sequence[Variable]) -> ast.Expression:
-    depth = 1 + grower.dice.below(3)
+    depth = 1 + grower.dice.weighted(((3, 0), (3, 1), (1, 2)))
     if variable.is_boolean:
         return grow_flag(grower, variable, depth)
     if variable.phase is not Phase.STREAM:
@@ -147,7 +147,7 @@ def grow_update(grower: Grower, planned: Sequence[Variable]) -> tuple[list[ast.B
     weight = ast.Name("weight")
     rates: tuple[ast.Expression, ...] = (ast.Name("lr"), ast.Number("0.05"))
     lr = grower.dice.pick(rates)
-    u = grower.small(with_unread(grower, grower.exact(FULL, 1 + grower.dice.below(3)), planned)).node
+    u = grower.small(with_unread(grower, grower.exact(FULL, 1 + grower.dice.below(2)), planned)).node
     decayed = ast.Binary("*", ast.Number("0.1"), weight)
     step: ast.Expression = ast.Binary("*", lr, u)
     match grower.dice.below(6):

@@ -115,7 +115,9 @@ def compile_everywhere(text: str) -> Compiled:
     for line in rendered[0].splitlines():
         if len(line) > LINE_WIDTH:
             raise Difference("layout", f"a line of {len(line)} characters: {line}")
-    return Compiled(program, tuple(stages), loaded(rendered[0]), loaded(rendered[1]), rendered[0])
+    module = loaded(rendered[0])
+    plain = module if rendered[0] == rendered[1] else loaded(rendered[1])
+    return Compiled(program, tuple(stages), module, plain, rendered[0])
 
 
 def loaded(text: str) -> ModuleType:

@@ -100,7 +100,7 @@ class FileGrower:
         self, scope: Scope, words: tuple[str, ...], form: str
     ) -> tuple[list[ast.OptimizerMember], list[Variable], dict[str, dict[str, Setting]]]:
         """The rule that says most, with its event if it has one."""
-        count = 1 + self.dice.below(4)
+        count = 1 + self.dice.weighted(((4, 0), (3, 1), (2, 2), (1, 3)))
         if form == "two" or not self.dice.chance(22):
             block, planned = self.block(scope, count, is_alone=form in ("matrix", "tensor"))
             return [rule_of(words, block)], planned, {}
@@ -280,7 +280,7 @@ def grow_file(dice: Dice) -> RandomProgram:
     grower.made.append(first)
     trials = [grower.trial("First", "optimizer", first.hypers, first.events)]
     items: list[ast.Item] = [*grower.functions, first.node]
-    second = dice.weighted(((15, "none"), (3, "extension"), (2, "other")))
+    second = dice.weighted(((16, "none"), (3, "extension"), (1, "other")))
     if second != "none":
         made = grower.extension("Second", first) if second == "extension" else grower.optimizer("Second")
         items.append(made.node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from optforge.compiler import ir
-from optforge.compiler.targets.torch.layouts import layout_of
+from optforge.compiler.targets.torch.layouts import step_layout
 from optforge.compiler.targets.torch.statements import WIDTH
 from optforge.compiler.text import expression_text
 from optforge.compiler.types import FULL, Universe
@@ -95,7 +95,7 @@ def doc_lines(text: str, width: int = WIDTH) -> tuple[str, ...]:
 
 def describe_tensors(rule: ir.Rule) -> str:
     """One sentence on the shapes that the rule's function takes."""
-    if layout_of(rule.step) == "elementwise":
+    if step_layout(rule) == "elementwise":
         return f"One step for a block of elements of {roles_text(rule)} parameters"
     shape = "(..., rows, cols)" if rule.universe is Universe.MATRIX else "(..., n, 1)"
     narrow = [f"{m.name} {shape_text(m)}" for m in rule.memories if m.type.shape != FULL]

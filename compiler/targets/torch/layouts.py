@@ -17,6 +17,13 @@ def layout_of(function: ir.Function) -> str:
     return "elementwise" if alone and all(o.value.type.shape == FULL for o in function.outputs) else "tensor"
 
 
+def step_layout(rule: ir.Rule) -> str:
+    """The layout of the rule's step, in which all memories are kept, also those that only its events read."""
+    layout = layout_of(rule.step)
+    is_narrow = any(memory.type.shape != FULL for memory in rule.memories)
+    return "tensor" if layout == "elementwise" and is_narrow else layout
+
+
 def is_elementwise(node: ir.Expr) -> bool:
     if isinstance(node, ir.Apply) and not OPERATORS[node.operator].elementwise and not node.type.is_scalar_phase:
         return False

@@ -18,7 +18,7 @@ from optforge.compiler.targets.torch.documents import (
     wrapped,
 )
 from optforge.compiler.targets.torch.expressions import number_text, quoted
-from optforge.compiler.targets.torch.layouts import layout_of
+from optforge.compiler.targets.torch.layouts import layout_of, step_layout
 from optforge.compiler.targets.torch.statements import (
     WIDTH,
     Lowering,
@@ -177,6 +177,14 @@ def lower_rule(rule: ir.Rule, prefix: str, order: tuple[str, ...]) -> tuple[list
     def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
         return lower_function(function, name, docstring(wrapped(sentence, WIDTH - 10)), memories, order)
 
+    def total_lines(totals: tuple[ir.Function, ...], indent: int) -> list[str]:
+        found = [f"{' ' * indent}totals=("] if totals else []
+        for total in totals:
+            name = total.outputs[0].name
+            functions.append(lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}."))
+            found += kernel_lines("", total, functions[-1], rule, indent + 4)
+        return [*found, f"{' ' * indent}),"] if totals else []
+
     shown = describe_tensors(rule)
     noun = "loss" if rule.step.outputs[0].name == "loss" else "rule"
     functions = [lowered(rule.step, f"{stem}_{noun}", f"{shown}.")]
@@ -189,19 +197,14 @@ def lower_rule(rule: ir.Rule, prefix: str, order: tuple[str, ...]) -> tuple[list
         )
         functions.append(initial)
         lines += kernel_lines("init", rule.initial, initial, rule, 4)
-    if rule.totals:
-        lines.append("    totals=(")
-        for total in rule.totals:
-            name = total.outputs[0].name
-            functions.append(lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}."))
-            lines += kernel_lines("", total, functions[-1], rule, 8)
-        lines.append("    ),")
+    lines += total_lines(rule.totals, 4)
     if rule.events:
         lines.append("    events=(")
         for event in rule.events:
             functions.append(lowered(event.function, f"{stem}_{event.name}", f"What the event {event.name} does."))
             lines += ["        Event(", f'            name="{event.name}",']
             lines += kernel_lines("kernel", event.function, functions[-1], rule, 12)
+            lines += total_lines(event.totals, 12)
             lines.append("        ),")
         lines.append("    ),")
     return [*lines, "),"], functions
@@ -219,10 +222,11 @@ def memory_lines(rule: ir.Rule) -> list[str]:
 def kernel_lines(argument: str, function: ir.Function, lowered: PyFunction, rule: ir.Rule, indent: int) -> list[str]:
     space = " " * indent
     head = f"{argument}=Kernel(" if argument else "Kernel("
+    layout = step_layout(rule) if function is rule.step else layout_of(function)
     return [
         f"{space}{head}",
         f"{space}    {lowered.name},",
-        f'{space}    layout="{layout_of(function)}",',
+        f'{space}    layout="{layout}",',
         *assigned_tuple("inputs", quote_all(lowered.inputs), indent + 4),
         *assigned_tuple("scalars", quote_all(lowered.scalars), indent + 4),
         *assigned_tuple("outputs", quote_all(lowered.outputs), indent + 4),
