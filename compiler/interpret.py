@@ -143,20 +143,22 @@ def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | Non
     for parameter, grad, values in active:
         parameter.start(grad, values)
         parameter.steps += 1
-    totals = sum_totals(active)
+    functions = [total for parameter, _, _ in active for total in parameter.rule.totals]
+    totals = sum_totals(functions, active, [{"t": float(parameter.steps)} for parameter, _, _ in active])
     for parameter, grad, values in active:
         inputs = {**parameter.inputs(grad, values), **totals, "t": float(parameter.steps)}
         apply_outputs(parameter, evaluate_function(parameter.rule.step, inputs))
 
 
-def sum_totals(active: Sequence[tuple[Parameter, Array, Values]]) -> dict[str, Array]:
-    """Each total in order, summed over every parameter."""
+def sum_totals(
+    functions: Sequence[ir.Function], active: Sequence[tuple[Parameter, Array, Values]], more: Sequence[Values]
+) -> dict[str, Array]:
+    """Each total in order, summed over every parameter; ``more`` inputs for each of these."""
     totals: dict[str, Array] = {}
-    functions = {total.outputs[0].name: total for parameter, _, _ in active for total in parameter.rule.totals}
-    for name, function in functions.items():
-        summands = []
-        for parameter, grad, values in active:
-            inputs = {**parameter.inputs(grad, values), **totals, "t": float(parameter.steps)}
+    for name, function in {function.outputs[0].name: function for function in functions}.items():
+        summands = [np.zeros((1, 1))]
+        for (parameter, grad, values), own in zip(active, more, strict=True):
+            inputs = {**parameter.inputs(grad, values), **totals, **own}
             if function.universe is Universe.TENSOR:
                 inputs |= {"weight": parameter.weight.reshape(-1, 1), "grad": grad.reshape(-1, 1)}
             summands.append(evaluate_function(function, inputs)[name])
@@ -171,15 +173,38 @@ def fire_event(
     hypers: Sequence[Values],
     arguments: Values,
 ) -> None:
-    """The event for every parameter whose rule has it."""
+    """The event for every parameter whose rule has it; totals range over all parameters with a gradient."""
+    functions = [total for p in parameters for event in p.rule.events if event.name == name for total in event.totals]
+    totals = event_totals(functions, parameters, name, grads, hypers, arguments) if functions else {}
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
         for event in parameter.rule.events:
             if event.name == name and (grad is not None or not needs_grad(parameter, event)):
                 matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
-                inputs = {**parameter.inputs(matrix, values), **arguments, "t": float(parameter.fired[name])}
+                own = {**arguments, **totals, "t": float(parameter.fired[name])}
+                inputs = {**parameter.inputs(matrix, values), **own}
                 apply_outputs(parameter, evaluate_function(event.function, inputs))
+
+
+def event_totals(
+    functions: Sequence[ir.Function],
+    parameters: Sequence[Parameter],
+    name: str,
+    grads: Sequence[Array | None],
+    hypers: Sequence[Values],
+    arguments: Values,
+) -> dict[str, Array]:
+    """The totals of an event that is about to be fired."""
+    active = [
+        (parameter, as_matrix(grad, parameter.rule.universe), values)
+        for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
+        if grad is not None
+    ]
+    for parameter, grad, values in active:
+        parameter.start(grad, values)
+    more = [{**arguments, "t": float(parameter.fired.get(name, 0) + 1)} for parameter, _, _ in active]
+    return sum_totals(functions, active, more)
 
 
 def needs_grad(parameter: Parameter, event: ir.Event) -> bool:

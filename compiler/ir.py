@@ -163,12 +163,13 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a method of the generated class computes, with the arguments of its call."""
+    """What a method of the generated class computes, with the arguments of its call; its totals come first."""
 
     name: str
     parameters: tuple[Hyper, ...]
     function: Function
     doc: str = ""
+    totals: tuple[Function, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,10 @@ def map_functions(change: Pass, program: ir.Program) -> ir.Program:
             step=change(old.step),
             initial=change(old.initial) if old.initial else None,
             totals=tuple(change(total) for total in old.totals),
-            events=tuple(replace(event, function=change(event.function)) for event in old.events),
+            events=tuple(
+                replace(event, function=change(event.function), totals=tuple(change(total) for total in event.totals))
+                for event in old.events
+            ),
         )
 
     def declaration(old: ir.Declaration) -> ir.Declaration:

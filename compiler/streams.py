@@ -119,14 +119,18 @@ class RuleStreams:
         if kind != "optimizer":
             return self._without_memory()
         functions = {owner: self._stepping(owner, function) for owner, function in self.machines.items()}
-        step, totals = self._totals(functions["step"])
-        functions["step"] = step
-        live = self._live_memories(functions, totals)
+        totals: dict[str, tuple[ir.Function, ...]] = {}
+        for owner, function in functions.items():
+            functions[owner], totals[owner] = self._totals(function, "" if owner == "step" else f"{owner}_")
+        live = self._live_memories([*functions.values()], [total for own in totals.values() for total in own])
         functions = {owner: self._pruned(function, live) for owner, function in functions.items()}
         memories = tuple(
             ir.Memory(self.names[key], slot.type) for key, slot in self.slots.items() if self.names[key] in live
         )
-        events = tuple(ir.Event(event.name, event.parameters, functions[event.name], event.doc) for event in raw.events)
+        events = tuple(
+            ir.Event(event.name, event.parameters, functions[event.name], event.doc, totals[event.name])
+            for event in raw.events
+        )
         return ir.Rule(
             raw.name,
             raw.roles,
@@ -134,7 +138,7 @@ class RuleStreams:
             memories,
             functions["step"],
             self._initial(live),
-            totals,
+            totals["step"],
             events,
             raw.claims,
             raw.text,
@@ -168,12 +172,12 @@ class RuleStreams:
         ]
         return replace(changed, outputs=tuple(outputs))
 
-    def _live_memories(self, functions: dict[str, ir.Function], totals: tuple[ir.Function, ...]) -> set[str]:
+    def _live_memories(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[str]:
         """Memories that some weight depends on, now or later, perhaps through a total."""
         live = {node.name for total in totals for node in inputs_of(total) if node.source is ir.Source.MEMORY}
         while True:
             before = len(live)
-            for function in functions.values():
+            for function in functions:
                 outputs = tuple(o for o in function.outputs if o.name == "weight" or o.name in live)
                 read = inputs_of(sliced(function, outputs))
                 live |= {node.name for node in read if node.source is ir.Source.MEMORY}
@@ -183,7 +187,7 @@ class RuleStreams:
     def _pruned(self, function: ir.Function, live: set[str]) -> ir.Function:
         return sliced(function, tuple(o for o in function.outputs if o.name == "weight" or o.name in live))
 
-    def _totals(self, step: ir.Function) -> tuple[ir.Function, tuple[ir.Function, ...]]:
+    def _totals(self, step: ir.Function, prefix: str) -> tuple[ir.Function, tuple[ir.Function, ...]]:
         """Each ``total(x)`` becomes an input, and a function that computes x for one parameter."""
         order, _ = ordered(dependencies(step.equations), [equation.name for equation in step.equations])
         by_name = {equation.name: equation for equation in step.equations}
@@ -195,7 +199,7 @@ class RuleStreams:
                 return node
             (summand,) = node.arguments
             if summand not in totals:
-                name = f"total_{len(totals) + 1}"
+                name = f"{prefix}total_{len(totals) + 1}"
                 whole = ir.Function(name, step.universe, tuple(done), step.outputs)
                 totals[summand] = self._total_function(sliced(whole, (ir.Output(name, summand),)), node)
             (output,) = totals[summand].outputs

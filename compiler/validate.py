@@ -21,7 +21,8 @@ def functions_of(program: ir.Program) -> list[ir.Function]:
             found.append(declaration.function)
             continue
         for rule in declaration.rules:
-            found += [rule.step, *rule.totals, *(event.function for event in rule.events)]
+            found += [rule.step, *rule.totals]
+            found += [function for event in rule.events for function in (event.function, *event.totals)]
             found += [rule.initial] if rule.initial else []
     return found
 

@@ -1042,7 +1042,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             return loss
         for work in works:
             self._initialize(work)
-        totals = {name: self._totals(rule.totals, works) for name, rule in _rules_of(works).items()}
+        totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
         for work in works:
             step = work.rule.step
             scalars = work.scalars(step, totals[work.rule.name], {})
@@ -1063,10 +1063,10 @@ class SpecOptimizer(torch.optim.Optimizer):
             return rule.name in events and (p.grad is not None or not self._needs_grad(rule, events[rule.name], p))
 
         works = self._collect(f"{event}_step", takes_part)
-        stepped = self._collect("step", _has_grad) if any(found.totals for found in events.values()) else []
+        stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
         for work in (*works, *stepped):
             self._initialize(work)
-        totals = {name: self._totals(found.totals, stepped) for name, found in events.items()}
+        totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
         for work in works:
             found = events[work.rule.name]
             scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
@@ -1161,13 +1161,15 @@ class SpecOptimizer(torch.optim.Optimizer):
             zeros["master"].copy_(p)
         return zeros
 
-    def _totals(self, kernels: Iterable[Kernel], works: Iterable[Work]) -> dict[str, Tensor]:
+    def _totals(
+        self, kernels: Iterable[Kernel], works: Sequence[Work], arguments: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
         """The sum over the units of all works of each total, in order, as later ones may use earlier ones."""
         totals: dict[str, Tensor] = {}
         for kernel in kernels:
-            values = []
+            values = [(torch.zeros(1, 1, 1),) * len(kernel.outputs)] if not works else []
             for work in works:
-                scalars = work.scalars(kernel, totals, {})
+                scalars = work.scalars(kernel, totals, arguments)
                 for bucket in self._arrange(work, _wider("tensor", work.rule.step.layout, kernel.layout)):
                     values.append(Call(kernel, bucket, work, self.state).evaluate(scalars))
             for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):

@@ -910,7 +910,7 @@ def test_totals_are_shared_by_the_rules_of_an_optimizer():
     set_gradients(params, 0)
     norm = torch.cat([p.grad.flatten() for p in params]).norm()
     works = optimizer._collect("step", lambda rule, p: True)
-    found = optimizer._totals(totals, works)
+    found = optimizer._totals(totals, works, {})
     expected = sum(p.grad.abs().max() for p in params) / norm.square()
     torch.testing.assert_close(found["total_2"].float(), expected)
     optimizer.step()

@@ -256,18 +256,23 @@ def test_schedule_free_shows_the_mean_and_returns():
 
 
 def test_sam_steps_from_where_the_climb_began():
-    p = nn.Parameter(randn(4, 6))
-    optimizer = load("SAM")([p], lr=0.1, rho=0.5)
-    target = randn(4, 6, seed=1)
+    """All parameters climb as one, by rho in all; one without gradient stays where it is."""
+    params = [nn.Parameter(randn(*shape)) for shape in ((4, 6), (5,), (3,))]
+    optimizer = load("SAM")(params, lr=0.1, rho=0.5)
     for _ in range(4):
-        before = p.detach().clone()
-        p.grad = (before - target) ** 3
+        before = [p.detach().clone() for p in params]
+        for p in params[:2]:
+            p.grad = p.detach() ** 3
+        whole = math.sqrt(sum(float(p.grad.square().sum()) for p in params[:2]))
+        climbed = [start + 0.5 * start**3 / whole for start in before[:2]]
         optimizer.ascend()
-        climbed = before + 0.5 * p.grad / p.grad.norm()
-        require_close(p.detach(), climbed)
-        p.grad = (p.detach() - target) ** 3
+        for p, expected in zip(params[:2], climbed, strict=True):
+            require_close(p.detach(), expected)
+            p.grad = expected**3
         optimizer.step()
-        require_close(p.detach(), before - 0.1 * (climbed - target) ** 3)
+        for p, start, there in zip(params[:2], before, climbed, strict=False):
+            require_close(p.detach(), start - 0.1 * there**3)
+    assert torch.equal(params[2].detach(), randn(3))
 
 
 def test_time_in_an_event_counts_its_firings():

@@ -235,6 +235,7 @@ def functions_of(rules: Sequence[tuple[str, ir.Rule]]) -> dict[str, list[tuple[s
         functions = {"step": rule.step, **{event.name: event.function for event in rule.events}}
         functions |= {"init": rule.initial} if rule.initial else {}
         functions |= {total.name: total for total in rule.totals}
+        functions |= {total.name: total for event in rule.events for total in event.totals}
         for name, function in functions.items():
             found.setdefault(name, []).append((stage, function))
     return found
