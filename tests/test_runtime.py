@@ -831,6 +831,19 @@ def test_distributed_tensors_are_errors():
         dist.destroy_process_group()
 
 
+def test_distributed_checkpoints_know_the_state():
+    state_dict = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    model, other = nn.Linear(4, 3), nn.Linear(4, 3)
+    optimizer, resumed = Blend(model), Blend(other)
+    steps(optimizer, list(model.parameters()), 2)
+    optimizer.zero_grad()
+    saved = state_dict.get_optimizer_state_dict(model, optimizer)
+    assert set(saved["state"]["weight"]) == {"m", "v", "row", "col", "step"}
+    state_dict.set_optimizer_state_dict(other, resumed, saved)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert resumed.state[q]["step"] == 2 and torch.equal(resumed.state[q]["m"], optimizer.state[p]["m"])
+
+
 # -- init, totals, events ----------------------------------------------------------------------------------------------
 
 
