@@ -7,6 +7,7 @@ over the largest element of the step (of the memory, for memories), which must n
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -125,7 +126,9 @@ def loaded(text: str) -> ModuleType:
     runtime()
     module = ModuleType(f"{PACKAGE}._random")
     module.__package__ = PACKAGE
-    exec(compile(text, "<random>", "exec"), module.__dict__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(text, "<random>", "exec"), module.__dict__)
     return module
 
 
