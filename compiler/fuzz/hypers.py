@@ -11,7 +11,14 @@ from optforge.dsl import ast
 
 Setting: TypeAlias = "float | int | bool | str"
 
-DOCS = (None, "what it is", "a \\ and a 'quote' and {braces}", "ends in ä quote\\", "50 % of # nothing")
+DOCS = (
+    None,
+    "what it is",
+    "a \\ and a 'quote' and {braces}",
+    'in "quotes" here',
+    "ends in ä quote\\",
+    "50 % of # nothing",
+)
 DECAYS = ("0.5", "0.9", "0.75", "6e-1")
 SETTINGS: dict[str, tuple[ast.Expression, ...]] = {
     "decay": tuple(literal(spelling) for spelling in DECAYS),
@@ -115,7 +122,7 @@ def member(text: str, *values: str) -> ast.Member:
 
 
 def add_mode(dice: Dice, hypers: HyperSet) -> None:
-    values = ("soft", "hard \\ 'mode'")
+    values = ("soft", "a \"hard\" \\ 'mode'")
     hypers.add(dice, "mode", ast.Text(dice.pick(values)), member("mode", *values), *values)
     hypers.choices.append(("mode", values))
 

@@ -29,7 +29,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
     else:
         lines += ["    optimizer: its groups' lr is the base that the factor multiplies."]
     for hyper in sorted(node.hypers, key=lambda hyper: hyper.default is not None):
-        conditions = [expression_text(r.condition) for r in node.requirements if r.subject == hyper.name]
+        conditions = [escaped(expression_text(r.condition)) for r in node.requirements if r.subject == hyper.name]
         parts = [escaped(hyper.doc)] if hyper.doc else []
         parts += [f"`{condition}`" for condition in conditions]
         lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
@@ -46,7 +46,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
         lines += [
             "",
             "Claims of the spec:",
-            *(line for claim in claims for line in wrapped(claim.text, WIDTH - 8, "    ")),
+            *(line for claim in claims for line in wrapped(escaped(claim.text), WIDTH - 8, "    ")),
         ]
     return tuple(lines)
 

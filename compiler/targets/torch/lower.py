@@ -15,6 +15,7 @@ from optforge.compiler.targets.torch.documents import (
     describe_tensors,
     doc_lines,
     docstring,
+    escaped,
     wrapped,
 )
 from optforge.compiler.targets.torch.expressions import number_text, quoted
@@ -112,7 +113,7 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
     used = {name for function in functions for name in function.used}
     used |= {name for each in classes for name in each.uses}
     return PyModule(
-        docstring((*doc_lines(program.doc or "A generated module."), "", *wrapped(origin))),
+        docstring((*doc_lines(program.doc or "A generated module."), "", *wrapped(escaped(origin)))),
         import_lines(used),
         tuple(sorted((each.name for each in classes), key=export_order)),
         functions,
