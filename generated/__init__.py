@@ -9,33 +9,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adadelta import Adadelta
+    from .adafactor import Adafactor
+    from .adagrad import Adagrad
+    from .adam import Adam
+    from .adamax import Adamax
     from .adamw import AdamW
+    from .amsgrad import AMSGrad
+    from .asgd import ASGD
     from .muon import Muon
+    from .nadam import NAdam
     from .namo import NAMO
     from .namo_d import NAMOD
     from .nora import Nora
     from .normuon import NorMuon
+    from .radam import RAdam
+    from .rmsprop import RMSprop
+    from .rprop import Rprop
     from .sgd import SGD
     from .uba import UBA
 
 __all__ = [
+    "ASGD",
     "NAMO",
     "NAMOD",
     "SGD",
     "UBA",
+    "AMSGrad",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
     "AdamW",
+    "Adamax",
     "Muon",
+    "NAdam",
     "NorMuon",
     "Nora",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
 ]
 
 _HOMES = {
+    "AMSGrad": "amsgrad",
+    "ASGD": "asgd",
+    "Adadelta": "adadelta",
+    "Adafactor": "adafactor",
+    "Adagrad": "adagrad",
+    "Adam": "adam",
     "AdamW": "adamw",
+    "Adamax": "adamax",
     "Muon": "muon",
     "NAMO": "namo",
     "NAMOD": "namo_d",
+    "NAdam": "nadam",
     "NorMuon": "normuon",
     "Nora": "nora",
+    "RAdam": "radam",
+    "RMSprop": "rmsprop",
+    "Rprop": "rprop",
     "SGD": "sgd",
     "UBA": "uba",
 }

@@ -1,8 +1,4 @@
-"""NAMO (arXiv 2602.17080): orthogonalized momentum times one Adam-like step size per matrix.
-
-The paper adds epsilon to sqrt(v) before the bias correction, the spec after it as Adam does; so does this reference.
-The paper's own form is `step_size_of_paper`.
-"""
+"""NAMO (arXiv 2602.17080): orthogonalized momentum times one Adam-like step size per matrix."""
 
 from __future__ import annotations
 
@@ -48,9 +44,7 @@ class NAMO(PerParameter):
         t = state["step"]
         M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
         v = memory(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
-        M_hat = M / (1 - mu1**t)
-        v_hat = v / (1 - mu2**t)
-        alpha = M_hat.norm() / (v_hat.sqrt() + eps)
+        alpha = step_size_of_paper(M, v, t, mu1, mu2, eps)
         W -= lr * alpha * (newton_schulz(M) + weight_decay * W)
 
     def step_rest(

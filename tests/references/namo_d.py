@@ -46,7 +46,7 @@ class NAMOD(NAMO):
         t = state["step"]
         M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
         v = memory(state, "v", G[0]).mul_(mu2).add_((G * G).sum(0), alpha=1 - mu2)
-        d = torch.linalg.vector_norm(M, dim=0) / (1 - mu1**t) / ((v / (1 - mu2**t)).sqrt() + eps)
+        d = (1 - mu2**t) ** 0.5 / (1 - mu1**t) * torch.linalg.vector_norm(M, dim=0) / (v.sqrt() + eps)
         mean = d.mean()
         band = torch.minimum(torch.maximum(d, c * mean), mean / c)
         W -= lr * (newton_schulz(M) + weight_decay * W) @ torch.diag(band)
