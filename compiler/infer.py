@@ -74,6 +74,7 @@ class Inference:
     choices: Mapping[str, tuple[str, ...]]
     report: Reporter = silent
     in_claim: bool = False
+    is_settled: bool = True  # shapes can no longer grow
 
     def typed(self, expr: ir.Expr) -> ir.Expr:
         """The same expression with a type on every node."""
@@ -124,7 +125,7 @@ class Inference:
         except ValueError:
             shape = stream.type.shape
             self._shapes_differ("prev", (stream, initial), 0, 1, node.span)
-        if stream.type.shape is not None and shape != stream.type.shape:
+        if self.is_settled and stream.type.shape is not None and shape != stream.type.shape:
             self._wrong_shape("the initial value", stream.type.shape, initial.type.shape, initial.span)
         return replace(node, stream=stream, initial=initial, type=Type(Kind.NUMBER, shape, Phase.STREAM))
 

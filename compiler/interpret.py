@@ -64,15 +64,10 @@ class Evaluation:
             assert operator.scalar is not None
             return compute(operator.scalar, arguments, node)
         arrays = [
-            value if parameter.want in SETTINGS else np.asarray(value).reshape(self._reshaped(value))
+            value if parameter.want in SETTINGS else as_array(value)
             for value, parameter in zip(arguments, operator.parameters, strict=True)
         ]
-        with np.errstate(all="ignore"):
-            return operator.reference(*arrays)
-
-    @staticmethod
-    def _reshaped(value: Any) -> tuple[int, ...]:
-        return value.shape if isinstance(value, np.ndarray) and value.ndim == 2 else (1, 1)
+        return operator.reference(*arrays)
 
     def _size(self, wanted: Type) -> tuple[int, int]:
         assert wanted.shape is not None
@@ -81,13 +76,19 @@ class Evaluation:
         return size[wanted.shape[0]], size[wanted.shape[1]]
 
 
+def as_array(value: Any) -> Any:
+    """The value with two dimensions."""
+    return value if isinstance(value, np.ndarray) and value.ndim == 2 else np.asarray(value).reshape(1, 1)
+
+
 def evaluate_function(function: ir.Function, inputs: Values) -> dict[str, Any]:
     """The outputs of a function by name; inputs by name, ``rows`` and ``cols`` from the weight."""
     filled = dict(inputs)
     if "weight" in filled:
         filled["rows"], filled["cols"] = filled["weight"].shape
     evaluation = Evaluation(function, filled)
-    return {output.name: evaluation.value(output.value) for output in function.outputs}
+    with np.errstate(all="ignore"):
+        return {output.name: evaluation.value(output.value) for output in function.outputs}
 
 
 class Parameter:

@@ -124,7 +124,9 @@ def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:
         changed = False
         for part in parts:
             problems: list[Diagnostic] = []
-            inference = Inference(part.owner, rule.universe, "", known, part.kinds, {}, problems.append)
+            inference = Inference(
+                part.owner, rule.universe, "", known, part.kinds, {}, problems.append, is_settled=False
+            )
             for equation in part.function.equations:
                 problems.clear()
                 found = inference.typed(equation.value).type

@@ -142,6 +142,13 @@ def runtime() -> ModuleType:
     return module
 
 
+def forget_modules() -> None:
+    """Let go of the classes that the runtime keeps notes about."""
+    for value in vars(runtime()).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+
+
 # Measuring
 
 

@@ -57,10 +57,13 @@ class Writer:
 
     names: Mapping[str, str]
     used: set[str] = field(default_factory=set)
+    known: dict[int, tuple[ir.Expr, str, Level]] = field(default_factory=dict)
 
     def text(self, expr: ir.Expr, level: Level = Level.ANY) -> str:
         """The expression, in parentheses if it binds less tightly than ``level``."""
-        written, own = self._written(expr)
+        if id(expr) not in self.known:  # written once: looking for a good place to break a line asks often
+            self.known[id(expr)] = (expr, *self._written(expr))
+        _, written, own = self.known[id(expr)]
         return f"({written})" if own < level else written
 
     def in_place(self, expr: ir.Expr) -> str:
