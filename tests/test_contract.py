@@ -125,6 +125,11 @@ def test_hooks_run(cls):
     optimizer.register_step_post_hook(lambda *_: calls.append("after"))
     run(optimizer, parameters(made), range(1))
     assert calls == ["before", "after"]
+    other = build(cls, groups(cls))
+    other.register_load_state_dict_pre_hook(lambda *_: optimizer.state_dict())
+    other.register_load_state_dict_post_hook(lambda o: calls.append(len(o.state)))
+    other.load_state_dict({"replaced": "by the hook"})
+    assert same(other.state_dict(), optimizer.state_dict()) and calls[2:] == [len(parameters(made))]
 
 
 @every_class
@@ -410,6 +415,7 @@ def test_states_that_do_not_fit_are_errors_and_change_nothing(cls):
     refused(lambda s: s["state"][0].update(exp_avg=torch.ones(2)), "exp_avg")
     refused(lambda s: s["param_groups"].append({}), "different number")
     refused(lambda s: s["param_groups"][0]["params"].pop(), "match the size")
+    refused(lambda s: s["param_groups"][0].pop("lr" if "lr" in hyper_arguments(cls) else "rule"), "without")
     memory = next(iter(optimizer.state[params[0]].keys() - {"step"}), None)
     if memory is not None:
         refused(lambda s: s["state"][0].pop(memory), f"lacks {memory}")

@@ -735,6 +735,9 @@ def test_params_may_be_named_grouped_or_a_module():
     for wrong, error in ((model.weight, TypeError), ([], ValueError), ({model.weight}, None)):
         with pytest.raises(error) if error else pytest.raises(Exception):
             Blend([{"params": wrong}] if error is None else wrong)
+    named = Blend(model.named_parameters())
+    named.load_state_dict(Blend(model.parameters()).state_dict())
+    assert named.param_groups[0]["param_names"] == ["weight", "bias"]
     group = {"params": [model.weight]}
     Blend([group])
     assert set(group) == {"params"}  # the caller's group is not filled in
@@ -800,6 +803,12 @@ def test_parameters_below_two_dimensions_are_no_matrices():
                 make()
         Blend([p])
         Sphere([{"params": [p], "rule": "matrix"}])  # its rule takes every shape
+        rows = Kernel(lambda w: (w,), "matrix", ("weight",), (), ("weight",))
+        flat = Kernel(lambda w: (w,), "elementwise", ("weight",), (), ("weight",))
+        for rule in (Rule("all", ("matrix", "vector"), (), rows), Rule("some", ("matrix",), (), flat)):
+            one_rule = type("OneRule", (Descent,), {"RULES": (rule,)})
+            with pytest.raises(ValueError, match=f"not a matrix, as the rule '{rule.name}' needs"):
+                one_rule([{"params": [p], "rule": "matrix"}])
 
 
 def test_a_role_without_rule_is_an_error_that_names_the_parameter():
@@ -1043,6 +1052,16 @@ def test_events_may_move_weights_and_need_no_gradient(precision, stepped):
     optimizer.ascend(-0.25)
     for p, old in zip(params, start, strict=True):
         torch.testing.assert_close(p.detach(), old, rtol=1e-2, atol=1e-2)
+
+
+def test_events_see_replaced_states():
+    params = [parameter(4, 3), parameter(4, 3)]
+    optimizer = Curvature(params)
+    steps(optimizer, params, 2)
+    before = [p.detach().clone() for p in params]
+    optimizer.state[params[0]]["h"] = torch.full((4, 3), -1.0)
+    optimizer.ascend(0.5)
+    assert torch.equal(params[0], before[0] - 0.5) and torch.equal(params[1], before[1] + 0.5)
 
 
 def test_events_between_steps_do_not_disturb_batches():

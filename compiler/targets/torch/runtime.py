@@ -820,7 +820,7 @@ class Call:
         memory = memories.get(name)
         tensors = [self.state[p][name] for p in bucket.params] if memory else bucket.params
         batch = bucket.gather(tensors, memory)
-        live = len(tensors) == 1 and batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
+        live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
         return Source(batch, live, tensors, memory)
 
     def evaluate(self, scalars: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -1064,7 +1064,7 @@ class SpecOptimizer(torch.optim.Optimizer):
 
         works = self._collect(f"{event}_step", takes_part)
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
-        for work in (*works, *stepped):
+        for work in works:
             self._initialize(work)
         totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
         for work in works:
