@@ -47,7 +47,7 @@ def generated_files(units: Iterable[Unit], out: Path, standalone: bool, whole: b
     """
     files: dict[Path, str] = {}
     origins: dict[Path, Path] = {}
-    for unit in units:
+    for unit in (unit for unit in units if unit.result.require().declarations):
         target = out / f"{module_name(unit.path)}.py"
         if target in origins:
             raise BuildProblem(f"{origins[target]} and {unit.path} would both become {target}")

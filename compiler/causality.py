@@ -80,6 +80,22 @@ def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function
     return ir.Function(function.name, function.universe, tuple(by_name[name] for name in order), outputs)
 
 
+def names_read(expr: ir.Expr) -> set[str]:
+    """The equations that an expression reads, in this step or the one before."""
+    nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
+    return {node.name for node in nodes if isinstance(node, ir.Ref)}
+
+
+def reachable(graph: Mapping[str, Iterable[str]], roots: Iterable[str]) -> set[str]:
+    """The roots and all that they need, directly or not."""
+    found: set[str] = set()
+    waiting = set(roots)
+    while waiting:
+        found |= waiting
+        waiting = {needed for name in waiting for needed in graph.get(name, ())} - found
+    return found
+
+
 def inputs_of(function: ir.Function) -> list[ir.Input]:
     """The distinct inputs a function reads, in reading order."""
     values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]

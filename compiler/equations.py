@@ -19,7 +19,7 @@ from optforge.dsl.source import Span
 
 # How many operations the calls of a file may be written out to, and how deep they may nest.
 SIZE_LIMIT = 20_000
-DEPTH_LIMIT = 120
+DEPTH_LIMIT = 100
 
 
 @dataclass

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.library import Report, Scope
+from optforge.compiler.library import EQUATION_LIMIT, Report, Scope, few
 from optforge.compiler.universal import RESERVED
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
+
+# How many hypers and events an optimizer may have, and how many that `extends` and `use` lead to, one after another.
+MEMBER_LIMIT = 300
+PATH_LIMIT = 20
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
 RULE_WORDS = (*ROLES, "rest", "tensor")
@@ -95,6 +99,9 @@ def find_optimizer(
         cycle = [*path[path.index(name.name) :], name.name]
         report.once(errors.recursion(cycle, name.span), frozenset(cycle))
         return None
+    if len(path) > PATH_LIMIT:
+        report.once(errors.too_large("this refers to too many others in a row", PATH_LIMIT, name.span), "path")
+        return None
     found = scope.find_optimizer(name.name)
     if found is None:
         other = scope.kind_of(name.name)
@@ -105,7 +112,7 @@ def find_optimizer(
 
 def collect_hypers(hypers: list[ast.Hyper], scope: Scope, report: Report) -> dict[str, tuple[ast.Hyper, Scope]]:
     collected: dict[str, tuple[ast.Hyper, Scope]] = {}
-    for hyper in hypers:
+    for hyper in few(hypers, MEMBER_LIMIT, "hyperparameters"):
         name = hyper.name.name
         if name in collected:
             report(errors.duplicate("hyperparameter", name, hyper.name.span, collected[name][0].name.span))
@@ -142,7 +149,7 @@ def collect_block(
     block = Block()
     claims = []
     mistaken: list[ast.Update] = []
-    for statement in statements:
+    for statement in few(statements, EQUATION_LIMIT, "equations"):
         match statement:
             case ast.Claim():
                 claims.append((statement, scope))
@@ -193,7 +200,7 @@ def take_mistaken(update: ast.Update, block: Block, target: str, scope: Scope, r
 
 def collect_events(events: list[ast.Event], scope: Scope, report: Report) -> dict[str, FlatEvent]:
     collected: dict[str, FlatEvent] = {}
-    for event in events:
+    for event in few(events, MEMBER_LIMIT, "events"):
         name = event.name.name
         if name in collected:
             report(errors.duplicate("event", name, event.name.span, collected[name].node.name.span))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from optforge.compiler import ir
-from optforge.compiler.equations import Equations
-from optforge.compiler.library import Reporter, Scope, prelude
+from optforge.compiler.equations import DEPTH_LIMIT, Equations
+from optforge.compiler.library import EQUATION_LIMIT, Reporter, Scope, few, prelude
 from optforge.compiler.ops import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
 from optforge.compiler.types import Kind
 from optforge.compiler.universal import UNIVERSAL, literal, number, universal
@@ -96,7 +96,15 @@ class Place:
     def _apply(self, operator: str, arguments: tuple[ast.Expression, ...], span: Span) -> ir.Expr:
         return ir.Apply(operator, tuple(self.expression(argument) for argument in arguments), span=span)
 
+    def _is_short(self, parts: tuple[object, ...], span: Span) -> bool:
+        """Whether a chain has few enough parts; each makes the expression one level deeper."""
+        if len(parts) > DEPTH_LIMIT:
+            self.report(errors.too_large("this has too many parts", DEPTH_LIMIT, span))
+        return len(parts) <= DEPTH_LIMIT
+
     def _comparison(self, node: ast.Comparison) -> ir.Expr:
+        if not self._is_short(node.rest, node.span):
+            return literal(True, "true", Kind.BOOLEAN, node.span)
         operands = [self.expression(node.first), *(self.expression(operand) for _, operand in node.rest)]
         pairs: list[ir.Expr] = [
             ir.Apply(BINARY[symbol], (left, right), span=left.span.to(right.span))
@@ -105,6 +113,8 @@ class Place:
         return joined("and", pairs, node.span)
 
     def _member(self, node: ast.Member) -> ir.Expr:
+        if not self._is_short(node.choices.items, node.span):
+            return literal(True, "true", Kind.BOOLEAN, node.span)
         item = self.expression(node.item)
         tests: list[ir.Expr] = [
             ir.Apply("eq", (item, self.expression(choice)), span=node.span) for choice in node.choices.items
@@ -112,6 +122,8 @@ class Place:
         return joined("or", tests, node.span)
 
     def _triples(self, node: ast.Tuple) -> ir.Expr:
+        if not self._is_short(node.items, node.span):
+            return literal((), "()", Kind.TRIPLES, node.span)
         rows = node.items if all(isinstance(item, ast.Tuple) for item in node.items) else (node,)
         triples = []
         for row in rows:
@@ -231,7 +243,7 @@ class Place:
             self.equations.define(name, stream, node.span)
             stream = ir.Ref(name, span=stream.span)
         initial = self.expression(given["init"]) if "init" in given else number("0", node.span)
-        if isinstance(stream, ir.Input) and stream.source not in (ir.Source.STREAM, ir.Source.MEMORY):
+        if isinstance(stream, ir.Input) and stream.source is not ir.Source.STREAM:
             self.report(errors.prev_needs_name(given["x"].span, given["x"].name))
         return ir.Prev(stream, initial, self.binding, given["x"].name if self.inner else "", span=node.span)
 
@@ -304,7 +316,7 @@ class Place:
             value = self.expression(asked) if asked else local.expression(parameter.default or ast.Number("0"))
             names[name] = self._named(value, f"{self.path}.{name}", span)
         targets = {}
-        for statement in function.body:
+        for statement in few(function.body, EQUATION_LIMIT, "equations"):
             name = statement.target.name
             if name not in names:
                 targets[name] = self.equations.fresh(f"{self.path}.{name}")

@@ -7,12 +7,13 @@ Files are parsed when a name in them is first needed, and only once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from optforge.dsl import ast
+from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic, SpecError
 from optforge.dsl.parser import parse_source, read_source
 from optforge.dsl.source import Source
@@ -132,6 +133,20 @@ def prelude() -> Scope:
     return scope_of(file, None)
 
 
+# More than this nobody reads.
+ERROR_LIMIT = 50
+EQUATION_LIMIT = 1000
+
+Many = TypeVar("Many", bound=ast.Node)
+
+
+def few(nodes: Sequence[Many], limit: int, what: str) -> Sequence[Many]:
+    """The nodes themselves; too many of them end the check, for what is said about parts of them is no help."""
+    if len(nodes) > limit:
+        raise SpecError((errors.too_large(f"these are too many {what}", limit, nodes[limit].span),))
+    return nodes
+
+
 Reporter = Callable[[Diagnostic], None]
 
 
@@ -146,7 +161,10 @@ class Growth:
 
 
 class Report:
-    """Collects the diagnostics of a file, one of a code at each place; ``count`` counts also those left out."""
+    """Collects the diagnostics of a file, one of a code at each place; ``count`` counts also those left out.
+
+    A :class:`SpecError` without diagnostics ends the check when there are enough of them.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -163,6 +181,8 @@ class Report:
         if key not in self._keys:
             self._keys.add(key)
             self.diagnostics.append(diagnostic)
+        if len(self.diagnostics) >= ERROR_LIMIT and self.failed:
+            raise SpecError(())
 
     @property
     def failed(self) -> bool:

@@ -91,7 +91,7 @@ def reason_against_parameter(text: str) -> str | None:
         return CONSTRUCTOR
     if text in GROUP_KEYS:
         return "parameter groups have a key of that name"
-    return FUNCTIONS if text in CALLED or re.fullmatch(r"total_\d+", text) else None
+    return FUNCTIONS if text in CALLED or re.fullmatch(r"(\w+_)?total_\d+", text) else None
 
 
 def require_usable_function_name(name: ast.Identifier, report: Report) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optforge.compiler import ir
+from optforge.compiler.causality import names_read, reachable
 from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import (
     ROLES,
@@ -96,19 +97,10 @@ def warn_unused_locals(function: ast.Function, equations: Equations, result: ir.
     """Equations of a function that its result does not depend on."""
     prefix = f"{function.name.name}."
     graph = {name: names_read(equation.value) for name, equation in equations.found.items()}
-    waiting, live = names_read(result), set[str]()
-    while waiting:
-        live |= waiting
-        waiting = {needed for name in waiting for needed in graph.get(name, ())} - live
+    live = reachable(graph, names_read(result))
     for statement in function.body:
         if isinstance(statement, ast.Binding) and f"{prefix}{statement.target.name}" not in live:
             report(errors.unused_binding(statement.target.name, statement.target.span))
-
-
-def names_read(expr: ir.Expr) -> set[str]:
-    """The equations that an expression reads, in this step or the one before."""
-    nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
-    return {node.name for node in nodes if isinstance(node, ir.Ref)}
 
 
 def require_own_names(function: ast.Function, report: Report) -> None:

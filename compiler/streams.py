@@ -10,7 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
-from optforge.compiler.causality import dependencies, inputs_of, instantaneous_cycles, local_name, ordered, sliced
+from optforge.compiler.causality import (
+    dependencies,
+    inputs_of,
+    instantaneous_cycles,
+    local_name,
+    names_read,
+    ordered,
+    reachable,
+    sliced,
+)
 from optforge.compiler.library import Report
 from optforge.compiler.memories import Slot, collect_slots, name_slots, root_of
 from optforge.compiler.ops import OPERATORS
@@ -174,15 +183,15 @@ class RuleStreams:
 
     def _live_memories(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[str]:
         """Memories that some weight depends on, now or later, perhaps through a total."""
-        live = {node.name for total in totals for node in inputs_of(total) if node.source is ir.Source.MEMORY}
-        while True:
-            before = len(live)
-            for function in functions:
-                outputs = tuple(o for o in function.outputs if o.name == "weight" or o.name in live)
-                read = inputs_of(sliced(function, outputs))
-                live |= {node.name for node in read if node.source is ir.Source.MEMORY}
-            if len(live) == before:
-                return live
+        waiting = {node.name for total in totals for node in inputs_of(total) if node.source is ir.Source.MEMORY}
+        graph: dict[str, set[str]] = {}
+        for function in functions:
+            graph |= {f"{function.name}:{e.name}": streams_read(function.name, e.value) for e in function.equations}
+            for output in function.outputs:
+                reads = streams_read(function.name, output.value)
+                waiting |= reads if output.name == "weight" else set()
+                graph[output.name] = reads
+        return {name for name in reachable(graph, waiting) if ":" not in name}
 
     def _pruned(self, function: ir.Function, live: set[str]) -> ir.Function:
         return sliced(function, tuple(o for o in function.outputs if o.name == "weight" or o.name in live))
@@ -334,18 +343,13 @@ def live_names(raw: RawRule) -> set[str]:
     for owner, function in raw_machines(raw).items():
         graph |= {f"{owner}:{e.name}": streams_read(owner, e.value) for e in function.equations}
         waiting |= {name for output in function.outputs for name in streams_read(owner, output.value)}
-    live: set[str] = set()
-    while waiting:
-        live |= waiting
-        waiting = {needed for name in waiting for needed in graph.get(name, ())} - live
-    return live
+    return reachable(graph, waiting)
 
 
 def streams_read(owner: str, expr: ir.Expr) -> set[str]:
-    """``owner:name`` of every stream that an expression of a machine reads, now or one step ago."""
-    nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
-    own = {f"{owner}:{node.name}" for node in nodes if isinstance(node, ir.Ref)}
-    return own | {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
+    """``owner:name`` of every stream that an expression of a machine reads, now or one step ago; and memories."""
+    own = {f"{owner}:{name}" for name in names_read(expr)}
+    return own | {n.name for n in ir.walk(expr) if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
 
 
 def read_inputs(raw: RawRule) -> set[str]:

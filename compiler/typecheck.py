@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
+from optforge.compiler.causality import names_read, ordered
 from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
 from optforge.compiler.infer import BOTTOM, Inference, Reporter
 from optforge.compiler.library import Report
@@ -110,12 +111,21 @@ def check_rule(rule: RawRule, kinds: dict[str, Kind], choices: dict[str, tuple[s
 def settle_types(rule: RawRule, parts: list[Part]) -> dict[str, Type]:
     """The type of each ``owner:equation``: the least solution, unknown shapes being scalars in the end."""
     known = {f"{part.owner}:{equation.name}": BOTTOM for part in parts for equation in part.function.equations}
+    parts = [replace(part, function=in_reading_order(part.function)) for part in parts]
     iterate(rule, parts, known)
     for name, found in known.items():
         if found.shape is None:
             known[name] = replace(found, shape=SCALAR)
     iterate(rule, parts, known)
     return known
+
+
+def in_reading_order(function: ir.Function) -> ir.Function:
+    """The function with every equation after those that it reads, as far as that can be."""
+    by_name = {equation.name: equation for equation in function.equations}
+    graph = {equation.name: sorted(names_read(equation.value)) for equation in function.equations}
+    order, _ = ordered(graph, by_name)
+    return replace(function, equations=tuple(by_name[name] for name in order))
 
 
 def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:

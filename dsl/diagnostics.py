@@ -17,6 +17,7 @@ from optforge.dsl.source import Source, Span
 
 TAB = "    "
 WIDTH = 100
+MESSAGE = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def render_text(diagnostics: Iterable[Diagnostic], *, colour: bool = False) -> s
 
 def _render_one(diagnostic: Diagnostic, paint: _Painter) -> Iterator[str]:
     severity = diagnostic.severity
-    yield paint(severity, f"{severity}[{diagnostic.code}]") + paint("title", f": {_visible(diagnostic.message)}")
+    yield paint(severity, f"{severity}[{diagnostic.code}]") + paint("title", f": {_shortened(diagnostic.message)}")
     marks = [_mark(diagnostic.span, "^", diagnostic.note)]
     marks += [_mark(label.span, "-", label.text) for label in diagnostic.labels]
     digits = max(4, *(len(str(mark.line)) for mark in marks))
@@ -113,7 +114,7 @@ def _render_one(diagnostic: Diagnostic, paint: _Painter) -> Iterator[str]:
         if group[0].source.text:
             yield from _render_lines(group, severity, digits, paint)
     if diagnostic.help is not None:
-        yield paint("frame", f"{'=':>{digits}} ") + paint("title", "help: ") + _visible(diagnostic.help)
+        yield paint("frame", f"{'=':>{digits}} ") + paint("title", "help: ") + _shortened(diagnostic.help)
 
 
 def _mark(span: Span, sign: Literal["^", "-"], text: str) -> _Mark:
@@ -165,6 +166,11 @@ def _window(cells: list[str], mark: _Mark) -> tuple[int, int]:
         columns += _columns(cells[last])
         last += 1
     return first, last
+
+
+def _shortened(text: str) -> str:
+    """A message as it is shown: what quotes a name of a thousand letters breaks off."""
+    return _visible(text if len(text) <= MESSAGE else f"{text[:MESSAGE]}...")
 
 
 def _visible(text: str) -> str:

@@ -9,6 +9,7 @@ from optforge.compiler import ir
 from optforge.compiler.types import SCALAR, Kind, Phase, Type
 
 Context = tuple[ir.Expr, ...]
+GUARD_LIMIT = 4
 BOOLEAN = Type(Kind.BOOLEAN, SCALAR, Phase.STEP)
 
 
@@ -47,8 +48,12 @@ def uses(expr: ir.Expr, context: Context) -> Iterator[tuple[str, Context]]:
 
 
 def with_condition(context: Context, condition: ir.Expr) -> Context:
-    """Conditions that read equations cannot guard: those might not be computed yet."""
-    if any(isinstance(node, ir.Ref) for node in ir.walk(condition)) or condition in context:
+    """Conditions that read equations cannot guard: those might not be computed yet. A few are enough."""
+    if (
+        len(context) >= GUARD_LIMIT
+        or any(isinstance(node, ir.Ref) for node in ir.walk(condition))
+        or condition in context
+    ):
         return context
     return (*context, condition)
 

@@ -10,6 +10,10 @@ from collections import Counter
 from dataclasses import replace
 
 from optforge.compiler import ir
+from optforge.compiler.causality import dependencies, ordered
+
+# Expressions deeper than this stay apart, so that whatever walks them by recursion comes to an end.
+HEIGHT_LIMIT = 40
 
 
 def propagate_copies(function: ir.Function) -> ir.Function:
@@ -65,18 +69,23 @@ def substituted(function: ir.Function, replacement: dict[str, ir.Expr]) -> ir.Fu
 
 def inline_single_uses(function: ir.Function) -> ir.Function:
     """Equations with a made-up name (a path) and one use take the place of that use."""
-    values = [equation.value for equation in function.equations] + [output.value for output in function.outputs]
-    uses = Counter(name for value in values for name in ir.references(value))
-    single = {e.name: e.value for e in function.equations if "." in e.name and uses[e.name] == 1}
-
-    def change(node: ir.Expr) -> ir.Expr:
-        if isinstance(node, ir.Ref) and node.name in single:
-            return expand(single[node.name])
-        return node
+    graph = dependencies(function.equations)
+    values = {equation.name: equation.value for equation in function.equations}
+    uses = Counter(name for value in values.values() for name in ir.references(value))
+    uses.update(name for output in function.outputs for name in ir.references(output.value))
+    single: dict[str, ir.Expr] = {}
 
     def expand(expr: ir.Expr) -> ir.Expr:
-        return ir.transform(change, expr)
+        return ir.transform(lambda node: single.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)
 
+    for name in ordered(graph, values)[0]:
+        value = expand(values[name])
+        if "." in name and uses[name] == 1 and height(value) <= HEIGHT_LIMIT:
+            single[name] = value
     kept = tuple(replace(e, value=expand(e.value)) for e in function.equations if e.name not in single)
     outputs = tuple(replace(output, value=expand(output.value)) for output in function.outputs)
     return replace(function, equations=kept, outputs=outputs)
+
+
+def height(expr: ir.Expr) -> int:
+    return 1 + max((height(child) for child in ir.children(expr)), default=0)
