@@ -14,6 +14,7 @@ from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
 from optforge.compiler.types import SCALAR, Kind, Phase, Type
 
 CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
+TRUTH = Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)
 SCALAR_REDUCTIONS = {"sum", "mean", "amax"}
 
 
@@ -33,6 +34,8 @@ def simplified(node: ir.Expr) -> ir.Expr:
             return computed(node)
         case ir.Apply(operator="and" | "or"):
             return without_known(node)
+        case ir.Apply(operator="not", arguments=(inner,)):
+            return opposite(node, inner)
         case ir.Apply(operator="neg", arguments=(ir.Apply(operator="neg", arguments=(inner,)),)):
             return inner
         case ir.Apply(operator=name, arguments=(inner, *_)) if name in SCALAR_REDUCTIONS and inner.type.shape == SCALAR:
@@ -115,6 +118,13 @@ def without_known(node: ir.Apply) -> ir.Expr:
         if is_literal_truth(known, not deciding):
             return standing_for(node, other)
     return node
+
+
+def opposite(node: ir.Apply, inner: ir.Expr) -> ir.Expr:
+    is_false = is_literal_truth(inner, False)
+    if not is_false and not is_literal_truth(inner, True):
+        return node
+    return standing_for(node, ir.Literal(is_false, str(is_false).lower(), type=TRUTH, span=node.span))
 
 
 def is_literal_truth(expr: ir.Expr, value: bool) -> bool:
