@@ -17,6 +17,7 @@ from operator import is_
 from typing import TypeAlias, assert_never
 
 from optforge.compiler.types import UNTYPED, Kind, Type, Universe
+from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
 
 Value: TypeAlias = "float | bool | str | tuple[tuple[float, ...], ...]"
@@ -91,6 +92,8 @@ class Select(Node):
     then: Expr
     otherwise: Expr
 
+
+Written: TypeAlias = ast.Binding | ast.Update | ast.Delegate
 
 Expr: TypeAlias = Literal | Input | Ref | Prev | Apply | Select
 
@@ -176,7 +179,7 @@ class Event:
 class Claim:
     """``promise`` is a comparison, or the argument of one of the special forms (``form`` names it)."""
 
-    text: str
+    written: ast.Expression
     form: str
     promise: Expr
     span: Span = field(default=NOWHERE, compare=False, repr=False)
@@ -195,7 +198,7 @@ class Rule:
     totals: tuple[Function, ...]
     events: tuple[Event, ...]
     claims: tuple[Claim, ...]
-    equations_text: tuple[str, ...]  # the spec's own lines, for docstrings
+    written: tuple[Written, ...]  # the spec's own equations, for docstrings
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +221,7 @@ class Schedule:
     hypers: tuple[Hyper, ...]
     requirements: tuple[Requirement, ...]
     function: Function
-    equations_text: tuple[str, ...]
+    written: tuple[Written, ...]
     claims: tuple[Claim, ...] = ()
 
 

@@ -14,17 +14,14 @@ from optforge.compiler.names import require_usable_name
 from optforge.compiler.types import Universe
 from optforge.compiler.universal import CLAIM_FORMS, UNIVERSAL, number, universal
 from optforge.dsl import ast, errors
-from optforge.dsl.printer import print_expression
 from optforge.dsl.source import Span
 
 
-def equation_lines(block: Block) -> list[str]:
+def written_equations(block: Block) -> tuple[ir.Written, ...]:
     """The equations as the spec says them, replaced ones left out."""
-    return [
-        f"{definition.name.name} {arrow} {print_expression(definition.value)}"
-        for arrow, definitions in (("=", block.bindings), ("<-", block.updates))
-        for definition in definitions.values()
-    ]
+    bindings = (ast.Binding(definition.name, definition.value) for definition in block.bindings.values())
+    updates = (ast.Update(definition.name, definition.value) for definition in block.updates.values())
+    return (*bindings, *updates)
 
 
 class Machine:
@@ -154,7 +151,6 @@ class Machine:
         self.report(errors.bad_claim("it is neither a comparison nor of a known form", node.promise.span, hint))
 
     def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope) -> ir.Claim:
-        text = print_expression(node.promise)
         if form == "equivariant" and not (isinstance(promise, ast.Name) and promise.name in ("rows", "cols")):
             self.report(errors.bad_claim("`equivariant` takes `rows` or `cols`", node.span))
         local = Equations(self.report.growth)
@@ -163,4 +159,4 @@ class Machine:
             self.place(definition, "claim", "claim"), equations=local, memory=False, totals=False, what="a claim"
         )
         value = local.written_out(place.expression(promise), promise.span, self.report)
-        return ir.Claim(text, form, value, node.span)
+        return ir.Claim(node.promise, form, value, node.span)

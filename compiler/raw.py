@@ -30,7 +30,7 @@ class RawRule:
     step: ir.Function
     events: tuple[RawEvent, ...]
     claims: tuple[ir.Claim, ...]
-    text: tuple[str, ...]
+    written: tuple[ir.Written, ...]
     span: Span
 
 

@@ -28,7 +28,7 @@ from optforge.compiler.flatten import (
 from optforge.compiler.hypers import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
 from optforge.compiler.inline import Place, overrides_prelude
 from optforge.compiler.library import Report, Scope, scope_of
-from optforge.compiler.machine import Machine, equation_lines
+from optforge.compiler.machine import Machine, written_equations
 from optforge.compiler.names import require_usable_function_name, require_usable_name
 from optforge.compiler.raw import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.types import Universe
@@ -205,7 +205,7 @@ def resolve_rule(
         step,
         tuple(concerned or (raw_events if not reads else ())),
         machine.claims(),
-        tuple(equation_lines(rule.block)),
+        written_equations(rule.block),
         rule.span,
     )
 
@@ -256,8 +256,8 @@ def resolve_delegate(
         shared = tuple(role for role in roles if role in candidate.roles)
         if shared:
             name = rule.words[0] if not chosen else f"{rule.words[0]}_{candidate.name}"
-            text = (f"use {node.span.text.split('use', 1)[1].strip()}", *candidate.text)
-            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, text=text))
+            written = (node, *candidate.written)
+            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, written=written))
     missing = [role for role in roles if not any(role in candidate.roles for candidate in chosen)]
     if missing and report.count == known:
         report(errors.delegate_without_rule(flat.name, missing, node.optimizer.span))
@@ -278,7 +278,7 @@ def resolve_schedule(node: ast.Schedule, scope: Scope, report: Report) -> RawDec
     function = machine.function(Universe.TENSOR)
     require_inputs(function, ("t",), "a schedule", report)
     rule = RawRule(
-        "schedule", (), (), Universe.TENSOR, function, (), machine.claims(), tuple(equation_lines(block)), node.span
+        "schedule", (), (), Universe.TENSOR, function, (), machine.claims(), written_equations(block), node.span
     )
     return declaration("schedule", node, hypers, (rule,))
 
@@ -304,7 +304,7 @@ def resolve_penalty(node: ast.Penalty, scope: Scope, report: Report) -> RawDecla
         function = machine.function(universe)
         require_inputs(function, ("weight", "rows", "cols"), "a penalty", report)
         roles = roles_of(rule.words, taken)
-        lines = tuple(equation_lines(rule.block))
+        lines = written_equations(rule.block)
         claims = machine.claims()
         rules.append(RawRule(rule.words[0], roles, rule.words, universe, function, (), claims, lines, rule.span))
     return declaration("penalty", node, hypers, tuple(rules))

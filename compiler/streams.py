@@ -57,7 +57,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
             return ir.Penalty(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
         case _:
             (only,) = rules
-            text = only.equations_text
+            text = only.written
             return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, only.step, text, only.claims)
 
 
@@ -150,7 +150,7 @@ class RuleStreams:
             totals["step"],
             events,
             raw.claims,
-            raw.text,
+            raw.written,
         )
 
     def _without_memory(self) -> ir.Rule:
@@ -161,7 +161,7 @@ class RuleStreams:
             step = sliced(step, outputs)
         else:
             step = sliced(step, step.outputs)
-        return ir.Rule(raw.name, raw.roles, raw.universe, (), step, None, (), (), raw.claims, raw.text)
+        return ir.Rule(raw.name, raw.roles, raw.universe, (), step, None, (), (), raw.claims, raw.written)
 
     def _stepping(self, owner: str, function: ir.Function) -> ir.Function:
         """``prev`` and foreign streams become memory inputs; every memory of the machine an output."""

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import textwrap
+from typing import assert_never
 
 from optforge.compiler import ir
 from optforge.compiler.targets.torch.layouts import step_layout
 from optforge.compiler.targets.torch.statements import WIDTH
 from optforge.compiler.text import expression_text
 from optforge.compiler.types import FULL, Universe
+from optforge.dsl import ast
+from optforge.dsl.printer import print_expression
 
 
 def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:
     """The class docstring: the spec's words, its equations, its hypers with their conditions, its claims."""
     lines = list(doc_lines(node.doc or f"{node.name}, generated from its spec.", WIDTH - 4))
     if isinstance(node, ir.Schedule):
-        lines += ["", *equation_block(node.equations_text)]
+        lines += ["", *equation_block(node.written)]
     for rule in rules:
         lines += [
             "",
             *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
             "",
-            *equation_block(rule.equations_text),
+            *equation_block(rule.written),
         ]
     lines += ["", "Args:"]
     if not isinstance(node, ir.Schedule):
@@ -41,12 +44,16 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
             "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.", WIDTH - 8, "    "
         )
     lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
-    claims = [claim for rule in rules for claim in rule.claims]
+    claims = [print_expression(claim.written) for rule in rules for claim in rule.claims]
     if claims:
         lines += [
             "",
             "Claims of the spec:",
-            *(line for claim in claims for line in wrapped(escaped(claim.text), WIDTH - 8, "    ")),
+            *(
+                line
+                for claim in claims
+                for line in wrapped(escaped(print_expression(claim.written)), WIDTH - 8, "    ")
+            ),
         ]
     return tuple(lines)
 
@@ -59,8 +66,22 @@ def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
     return (f'"""{first}', *rest, '"""')
 
 
-def equation_block(equations: tuple[str, ...]) -> list[str]:
-    return [line for text in equations for line in wrapped(escaped(text), WIDTH - 8, "    ", hanging="    ")]
+def equation_block(equations: tuple[ir.Written, ...]) -> list[str]:
+    return [line for each in equations for line in wrapped(escaped(equation_text(each)), WIDTH - 8, "    ")]
+
+
+def equation_text(written: ir.Written) -> str:
+    """An equation in the spec's own words."""
+    match written:
+        case ast.Binding(target=target, value=value):
+            return f"{target.name} = {print_expression(value)}"
+        case ast.Update(target=target, value=value):
+            return f"{target.name} <- {print_expression(value)}"
+        case ast.Delegate():
+            given = [f"{name.name}={print_expression(value)}" for name, value in written.keywords]
+            return f"use {written.optimizer.name}({', '.join(given)})"
+        case _:
+            assert_never(written)
 
 
 def escaped(text: str) -> str:
