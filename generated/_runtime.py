@@ -208,8 +208,11 @@ def _dtype_of_iteration(x: Tensor) -> torch.dtype:
     return torch.bfloat16 if _multiplies_bfloat16(x.device) else torch.float32
 
 
-def _triples(method: str, steps: int) -> Triples:
+def _triples(method: str, steps: float) -> Triples:
     """The coefficients (a, b, c) of each of the steps x -> a x + b x³ + c x⁵ on singular values."""
+    if steps != int(steps):
+        raise ValueError(f"invalid steps={steps!r} of orthogonalize: a whole number is expected")
+    steps = int(steps)
     if method == "newton_schulz":
         return [NEWTON_SCHULZ] * steps
     if method == "exact":
@@ -223,7 +226,7 @@ def _triples(method: str, steps: int) -> Triples:
 
 
 def orthogonalize(
-    x: Tensor, steps: int = 5, method: str = "newton_schulz", coefficients: Triples | None = None
+    x: Tensor, steps: float = 5, method: str = "newton_schulz", coefficients: Triples | None = None
 ) -> Tensor:
     """The nearest orthogonal matrix to each matrix of x (..., rows, cols), exactly ("svd") or by odd quintic steps.
 
@@ -820,7 +823,7 @@ class Call:
         memory = memories.get(name)
         tensors = [self.state[p][name] for p in bucket.params] if memory else bucket.params
         batch = bucket.gather(tensors, memory)
-        live = len(tensors) == 1 and batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
+        live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
         return Source(batch, live, tensors, memory)
 
     def evaluate(self, scalars: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -1064,7 +1067,7 @@ class SpecOptimizer(torch.optim.Optimizer):
 
         works = self._collect(f"{event}_step", takes_part)
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
-        for work in (*works, *stepped):
+        for work in works:
             self._initialize(work)
         totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
         for work in works:

@@ -49,11 +49,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
         lines += [
             "",
             "Claims of the spec:",
-            *(
-                line
-                for claim in claims
-                for line in wrapped(escaped(print_expression(claim.written)), WIDTH - 8, "    ")
-            ),
+            *(line for claim in claims for line in wrapped(escaped(claim), WIDTH - 8, "    ")),
         ]
     return tuple(lines)
 
