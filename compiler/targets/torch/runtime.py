@@ -208,8 +208,11 @@ def _dtype_of_iteration(x: Tensor) -> torch.dtype:
     return torch.bfloat16 if _multiplies_bfloat16(x.device) else torch.float32
 
 
-def _triples(method: str, steps: int) -> Triples:
+def _triples(method: str, steps: float) -> Triples:
     """The coefficients (a, b, c) of each of the steps x -> a x + b x³ + c x⁵ on singular values."""
+    if steps != int(steps):
+        raise ValueError(f"invalid steps={steps!r} of orthogonalize: a whole number is expected")
+    steps = int(steps)
     if method == "newton_schulz":
         return [NEWTON_SCHULZ] * steps
     if method == "exact":
@@ -223,7 +226,7 @@ def _triples(method: str, steps: int) -> Triples:
 
 
 def orthogonalize(
-    x: Tensor, steps: int = 5, method: str = "newton_schulz", coefficients: Triples | None = None
+    x: Tensor, steps: float = 5, method: str = "newton_schulz", coefficients: Triples | None = None
 ) -> Tensor:
     """The nearest orthogonal matrix to each matrix of x (..., rows, cols), exactly ("svd") or by odd quintic steps.
 
