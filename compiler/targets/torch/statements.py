@@ -17,6 +17,7 @@ from optforge.compiler.ops import OPERATORS
 from optforge.compiler.targets.torch.expressions import Writer
 
 WIDTH = 88
+CHOICE = 32  # how much longer the line of a choice may be before it becomes an `if` statement
 RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
 TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}
 PART = re.compile(r"_part(_\d+)?$")
@@ -204,9 +205,10 @@ class Lowering:
     def assigned(self, name: str, value: ir.Expr, width: int) -> list[str]:
         """``name = value`` in lines of at most ``width`` (less the indentation of a function)."""
         text = self.writer.text(value)
-        if fits(f"{name} = {text}", width):
+        is_choice = isinstance(value, ir.Select) and value.condition.type.is_scalar_phase
+        if fits(f"{name} = {text}", width + CHOICE if is_choice else width):
             return [f"{name} = {text}"]
-        if isinstance(value, ir.Select) and value.condition.type.is_scalar_phase:
+        if isinstance(value, ir.Select) and is_choice:
             lines, condition = self.shortened(value.condition, width, "condition", self.writer.text)
             return [
                 *lines,
