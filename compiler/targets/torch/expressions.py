@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from optforge.compiler import ir
@@ -153,6 +153,9 @@ class Writer:
         chain = self._chain(node)
         if chain is not None:
             return chain, Level.COMPARE
+        if node.operator in MIRRORED and isinstance(node.arguments[0], ir.Literal):
+            node = replace(node, operator=MIRRORED[node.operator], arguments=node.arguments[::-1])
+            operator = OPERATORS[node.operator]
         values = node.arguments[: operator.values]
         phases = "".join("S" if value.type.is_scalar_phase else "T" for value in values)
         pattern = operator.torch.get(phases) or operator.torch["*"]
@@ -214,6 +217,10 @@ class Writer:
     def _tail(self, node: ir.Expr) -> str:
         assert isinstance(node, ir.Apply)
         return f"{OPERATORS[node.operator].symbol} {self.text(node.arguments[1], Level.BIT_OR)}"
+
+
+# A comparison with a literal is written with the literal on the right.
+MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 
 
 def gram_size(shape: Shape) -> str:
