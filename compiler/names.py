@@ -80,6 +80,8 @@ def reason_against(text: str, kind: str) -> str | None:
             return "every optimizer has an attribute of that name"
         case "class" if text in MODULE_NAMES or text in dir(builtins):
             return "generated modules use that name"
+        case "event" | "class" if text in ("l", "O", "I"):
+            return "it looks like a digit"
         case "event" | "class" if text.startswith("_"):
             return "in Python a leading underscore says that nobody else should use it"
         case _:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
+from optforge.compiler.names import MODULE_NAMES
 from optforge.compiler.targets.torch.documents import (
     class_doc,
     describe_tensors,
@@ -107,7 +108,8 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
     """The module of a program; ``origin`` is the line that says where it comes from."""
     single = len(program.declarations) == 1
     declarations = [replace(e, doc=e.doc or (program.doc if single else "")) for e in program.declarations]
-    lowered = [lower_declaration(each, not single) for each in declarations]
+    taken = {*MODULE_NAMES, *(each.name for each in declarations)}
+    lowered = [lower_declaration(each, not single, taken) for each in declarations]
     functions = tuple(function for _, own in lowered for function in own)
     classes = tuple(each for each, _ in lowered)
     used = {name for function in functions for name in function.used}
@@ -132,9 +134,11 @@ def import_lines(used: set[str]) -> tuple[str, ...]:
     return (*lines, "from ._runtime import (", *(f"    {name}," for name in runtime), ")")
 
 
-def export_order(name: str) -> tuple[int, str]:
-    """Constants' case before classes' case before the rest, as sorters of ``__all__`` have it."""
-    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+def export_order(name: str) -> tuple[int, list[tuple[bool, int, str]]]:
+    """Constants' case before classes' case before the rest, numbers by size, as sorters of ``__all__`` have it."""
+    parts = re.findall(r"\d+|\D", name)
+    natural = [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2, natural
 
 
 def import_order(name: str) -> tuple[int, str]:
@@ -142,7 +146,10 @@ def import_order(name: str) -> tuple[int, str]:
     return (1 if name[0].islower() else 0, name)
 
 
-def lower_declaration(node: ir.Declaration, is_one_of_several: bool) -> tuple[PyClass, tuple[PyFunction, ...]]:
+def lower_declaration(
+    node: ir.Declaration, is_one_of_several: bool, taken: set[str]
+) -> tuple[PyClass, tuple[PyFunction, ...]]:
+    """The class of a declaration and its functions, whose names join those that are taken in the module."""
     prefix = f"{snake_case(node.name)}_" if is_one_of_several else ""
     match node:
         case ir.Schedule():
@@ -156,7 +163,7 @@ def lower_declaration(node: ir.Declaration, is_one_of_several: bool) -> tuple[Py
             rules: list[str] = []
             order = tuple(hyper.name for hyper in node.hypers)
             for rule in node.rules:
-                text, own = lower_rule(rule, prefix, order)
+                text, own = lower_rule(rule, prefix, order, taken)
                 rules.extend(text)
                 functions.extend(own)
             kind = "optimizer" if isinstance(node, ir.Optimizer) else "penalty"
@@ -170,13 +177,26 @@ def snake_case(name: str) -> str:
 # Rules
 
 
-def lower_rule(rule: ir.Rule, prefix: str, order: tuple[str, ...]) -> tuple[list[str], list[PyFunction]]:
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The name itself, or with a number behind it where it is taken; it is taken from now on."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    return name
+
+
+def lower_rule(
+    rule: ir.Rule, prefix: str, order: tuple[str, ...], taken: set[str]
+) -> tuple[list[str], list[PyFunction]]:
     """The text of a ``Rule(...)`` and the functions it names."""
     memories = tuple(memory.name for memory in rule.memories)
     stem = f"{prefix}{rule.name}"
 
     def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
-        return lower_function(function, name, docstring(wrapped(sentence, WIDTH - 10)), memories, order)
+        doc = docstring(wrapped(sentence, WIDTH - 10))
+        return lower_function(function, free_name(name, taken), doc, memories, order)
 
     def total_lines(totals: tuple[ir.Function, ...], indent: int) -> list[str]:
         found = [f"{' ' * indent}totals=("] if totals else []
@@ -265,7 +285,7 @@ def lower_class(
         docstring(class_doc(node, ir_rules)),
         rules,
         (first, *(declared(hyper) for hyper in hypers), *last),
-        ("hypers = {", *(f'    "{name}": {name},' for name in names), "}"),
+        ("hypers = {", *(f'    "{name}": {name},' for name in names), "}") if names else ("hypers = {}",),
         call,
         signature_lines("check_hypers", [], names, WIDTH - 12, " -> None"),
         tuple(line for requirement in node.requirements for line in requirement_lines(requirement)),

@@ -1,0 +1,253 @@
+"""Names that Python, torch or the runtime use: refused clearly, or generated code that still means the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from optforge.compiler import interpret, ir
+from optforge.compiler.check import check_source
+from optforge.compiler.load import compile_source
+from optforge.compiler.names import METHODS, MODULE_NAMES
+from optforge.compiler.pipeline import compile_program
+from optforge.compiler.targets.torch import runtime
+from optforge.compiler.targets.torch.render import render_program, render_standalone
+from optforge.dsl.source import Source
+
+ROOT = Path(__file__).parent.parent
+LISTED = """
+    abs args annotations AdamW all Any bool case cls closure col cols condition defaults denominator det device dict dim
+    dtype e1 ema eval event events Event exec factor False fill fire float generator grad holds hyper_ hypers id import
+    in_place inf initial input int Kernel keepdim l lambda layout lerp list loss lr m m_2 m_part match math matrix
+    matrix_init matrix_rule max Memory min mod momentum mT name nan new_full None norm O object open Optimizer
+    orthogonalize other p param_groups parameter params per pi plain_matrix_rule Plain power precision prev print
+    property RULES require rest_lr row rows rule Rule scale self shape skip_nonfinite Source SpecOptimizer square
+    staticmethod state state_dict step str sum super t tensor Tensor torch total_1 type update value weight weight_
+    weight_2 weights Work x X _ _x __class__ __import__ __init__ zero_grad
+"""
+NAMES = LISTED.split()
+CLASSES = """
+    X Plain_ A2 A10 A1b AB Ab a aB a2 a10 b_1 B_1 B1 B_ Z9 ZZ9 SGD SGD2 SGD10 NAdam NAMO NAMOD Nora x9 x10 x1_a
+"""
+
+# One spec for each place that a name can stand in, with functions of every kind around it.
+PLACES = {
+    "hyper": """
+optimizer Plain:
+    hyper NAME = 0.5 where NAME > 0
+    for matrix:
+        m = ema(grad, 0.9)
+        weight <- weight - NAME * max(m, 0)^1.5 * sqrt(abs(NAME)) / max(norm(m), NAME)
+""",
+    "binding": """
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        NAME = orthogonalize(grad) + max(grad, 0)^1.5
+        weight <- weight - lr * sqrt(abs(NAME)) * min(norm(NAME), lr) - lr * NAME
+""",
+    "memory": """
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        NAME = 0.9 * prev(NAME, norm(weight)) + grad
+        weight <- weight - lr * max(NAME, 0)^1.5 * rows - lr * NAME
+    for rest:
+        weight <- weight - lr * grad
+""",
+    "event": """
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    on NAME(scale):
+        h = ema(scale * grad^2, 0.9)
+    for matrix:
+        weight <- weight - lr * grad / (1 + h)
+""",
+    "argument": """
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    on measure(NAME):
+        h = ema(max(NAME, 1) * grad^2, 0.9)
+    for matrix:
+        weight <- weight - lr * grad / (1 + h)
+""",
+    "stream of an event": """
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    on measure(scale):
+        NAME = ema(scale * grad^2, 0.9)
+    for matrix:
+        weight <- weight - lr * grad / (1 + NAME)
+""",
+    "class": """
+optimizer NAME:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        m = ema(orthogonalize(grad), 0.9)
+        weight <- weight - lr * max(m, 0)^1.5
+""",
+    "classes": """
+optimizer NAME:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        weight <- weight - lr * max(grad, 0)
+
+schedule Plain_:
+    hyper n = 5 where n > 0
+    factor <- max(1 - t / n, 0)
+""",
+    "function": """
+def NAME(x, k=2):
+    inner = prev(inner) + x
+    return k * inner
+
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        m = NAME(grad)
+        weight <- weight - lr * max(m, 0)^1.5
+""",
+    "inside of a function": """
+def remembered(NAME, k=2):
+    return_ = prev(return_) + NAME
+    return k * return_
+
+def nested(x):
+    NAME = prev(NAME) / 2 + abs(x)
+    return NAME
+
+optimizer Plain:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        m = remembered(grad) + nested(grad)
+        weight <- weight - lr * max(m, 0)^1.5
+""",
+    "hyper of a delegate": """
+optimizer Base:
+    hyper NAME = 0.5 where NAME > 0
+    for tensor:
+        weight <- weight - NAME * max(grad, 0)^1.5
+
+optimizer Plain:
+    for matrix: use Base()
+""",
+    "schedule": """
+schedule NAME:
+    hyper n = 5 where n > 0
+    factor <- max(1 - t / n, 0) + abs(cos(t))
+""",
+    "hyper of a schedule": """
+schedule Plain:
+    hyper NAME = 5 where NAME > 0
+    factor <- max(1 - t / NAME, 0) + abs(cos(t))
+""",
+    "penalty": """
+penalty NAME:
+    hyper scale = 0.5
+    for matrix:
+        loss <- scale * norm(weight)^1.5
+""",
+}
+
+# What may be said of a name: a word of the language, reserved, not for Python, taken already, or not for a memory.
+CLEAR = {"E004", "E010", "E011", "E013", "E029"}
+
+
+def accepted(place: str) -> Iterator[tuple[str, str]]:
+    """Each name that a place takes, with its spec."""
+    for name in NAMES:
+        text = PLACES[place].replace("NAME", name).lstrip()
+        result = check_source(Source("spec.opt", text))
+        if result.program is not None:
+            yield name, text
+        else:
+            codes = {diagnostic.code for diagnostic in result.diagnostics if diagnostic.severity == "error"}
+            assert codes & CLEAR, (place, name, codes)
+
+
+def steps_like_the_oracle(text: str) -> bool:
+    module = compile_source(text)
+    for declaration in compile_program(Source("spec.opt", text)).declarations:
+        made = getattr(module, declaration.name)
+        defaults = {hyper.name: hyper.default.value for hyper in declaration.hypers if hyper.default}
+        match declaration:
+            case ir.Optimizer():
+                if not same_steps(made, declaration, defaults):
+                    return False
+            case ir.Schedule():
+                if not np.isclose(made.factor(3, **defaults), interpret.schedule_factor(declaration, 3.0, defaults)):
+                    return False
+            case ir.Penalty():
+                if not made([torch.nn.Parameter(torch.ones(3, 4))])().item() > 0:
+                    return False
+    return True
+
+
+def same_steps(made: type, declaration: ir.Optimizer, hypers: dict[str, object]) -> bool:
+    rng = np.random.default_rng(0)
+    (rule,) = (rule for rule in declaration.rules if "matrix" in rule.roles)
+    p = torch.nn.Parameter(torch.from_numpy(rng.normal(size=(4, 3))))
+    optimizer, oracle = made([p]), interpret.Parameter(p.detach().numpy().copy(), rule)
+    for _ in range(3):
+        grad = rng.normal(size=(4, 3))
+        p.grad = torch.from_numpy(grad)
+        for event in rule.events:
+            arguments = {parameter.name: 2.0 for parameter in event.parameters}
+            getattr(optimizer, event.name)(**arguments)
+            interpret.fire_event([oracle], event.name, [grad], [hypers], arguments)
+        optimizer.step()
+        interpret.step_parameters([oracle], [grad], [hypers])
+    return np.allclose(p.detach().numpy(), oracle.value, rtol=1e-9, atol=1e-12)
+
+
+def require_ruff(folder: Path) -> None:
+    for arguments in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *arguments, "--config", str(ROOT / "pyproject.toml"), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def run_alone(text: str) -> None:
+    module = ModuleType("standalone")
+    sys.modules["standalone"] = module
+    exec(compile(text, "standalone.py", "exec"), vars(module))
+    del sys.modules["standalone"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_name_is_refused_clearly_or_changes_nothing(place, tmp_path):
+    """Accepted ones give modules that pass the linter and step like the interpreter, also with the runtime in them."""
+    kept = dict(accepted(place))
+    assert {"X", "weights"} <= set(kept)
+    for name, text in kept.items():
+        generated = render_program(compile_program(Source("spec.opt", text)), "Test.")
+        (tmp_path / f"spec_{name}_.py").write_text(generated)
+        assert steps_like_the_oracle(text), (place, name)
+        if "class" in place or place in ("schedule", "penalty"):
+            run_alone(render_standalone(generated))
+    require_ruff(tmp_path)
+
+
+def test_no_event_hides_an_attribute_of_optimizers():
+    module = compile_source(PLACES["hyper"].replace("NAME", "lr"))
+    optimizer = module.Plain([torch.zeros(2, 2)])
+    public = {name for name in {*dir(runtime.SpecOptimizer), *vars(optimizer)} if not name.startswith("_")}
+    assert public <= METHODS
+
+
+def test_no_class_hides_what_a_standalone_module_holds():
+    assert {name for name in vars(runtime) if not name.startswith("_")} <= MODULE_NAMES
+
+
+def test_classes_are_exported_in_the_order_of_the_linter(tmp_path):
+    text = "".join(f"optimizer {name}:\n    for tensor:\n        weight <- weight - grad\n" for name in CLASSES.split())
+    generated = render_program(compile_program(Source("spec.opt", text)), "Test.")
+    (tmp_path / "spec.py").write_text(generated)
+    require_ruff(tmp_path)
