@@ -1,35 +1,268 @@
-"""Random programs: every way to run them agrees, and a way that is broken on purpose is found out."""
+"""Random programs: every way to run them agrees, and a way that is broken on purpose is found out.
+
+The ways: printed and read back, after each pass in the interpreter, generated with and without writing in place.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 
-from optforge.compiler.fuzz.differential import Compiled, Disagreement, examine
-from optforge.compiler.fuzz.programs import RandomProgram, programs
+from optforge.compiler import ir
+from optforge.compiler.check import check_source
+from optforge.compiler.fuzz import differential
+from optforge.compiler.fuzz.__main__ import main
+from optforge.compiler.fuzz.choices import independent
+from optforge.compiler.fuzz.differential import Disagreement, compile_everywhere, examine
+from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
+from optforge.compiler.library import SPECS
+from optforge.compiler.ops import OPERATORS, Pattern
+from optforge.compiler.passes import fold, guard, idioms, storage
+from optforge.compiler.pipeline import run_passes
+from optforge.compiler.targets.torch import expressions
+from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.targets.torch.statements import Lowering
+from optforge.compiler.validate import functions_of
+from optforge.dsl import ast, precedence
+from optforge.dsl.parser import parse_source
+from optforge.dsl.source import Source
 
 SLICES, PER_SLICE = 20, 105
-QUICK = settings(
-    max_examples=PER_SLICE,
-    deadline=None,
-    database=None,
-    print_blob=False,
-    phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
-    report_multiple_bugs=False,
-)
+
+
+def for_random_programs(number: int, count: int, look: Callable[[RandomProgram], Any]) -> None:
+    """Shows that many programs to ``look``; the same ones in every run."""
+
+    @seed(number)
+    @independent(count)
+    @given(programs())
+    def each(program: RandomProgram) -> None:
+        look(program)
+
+    each()
 
 
 @pytest.mark.parametrize("number", range(SLICES))
 def test_all_ways_agree(number: int) -> None:
-    @seed(number)
-    @QUICK
-    @given(programs())
-    def agrees(program: RandomProgram) -> None:
+    for_random_programs(number, PER_SLICE, examine)
+    differential.forget_modules()
+
+
+# What the programs are made of
+
+
+def nodes(tree: object) -> Iterator[ast.Node]:
+    """Every node of a surface tree."""
+    if isinstance(tree, ast.Node):
+        yield tree
+        for each in fields(tree):
+            yield from nodes(getattr(tree, each.name))
+    elif isinstance(tree, tuple):
+        for item in tree:
+            yield from nodes(item)
+
+
+def applied_operators(program: ir.Program) -> Iterator[str]:
+    for function in functions_of(program):
+        for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs)):
+            yield from (node.operator for node in ir.walk(value) if isinstance(node, ir.Apply))
+
+
+def test_everything_occurs() -> None:
+    """Every operator, those that only passes write among them, and every kind of declaration and statement."""
+    found: Counter[str] = Counter()
+
+    def look(program: RandomProgram) -> None:
+        checked = check_source(Source("random.opt", program.text)).require()
+        found.update(applied_operators(checked))
+        found.update(applied_operators(run_passes(checked)))
+        for node in nodes(program.tree):
+            found[type(node).__name__] += 1
+            if isinstance(node, ast.Call):
+                found[node.function.name] += 1
+            if isinstance(node, ast.Name) and node.name == "super":
+                found["super"] += 1
+
+    for_random_programs(4, 400, look)
+    surface = {"Delegate", "Event", "Penalty", "Schedule", "Function", "Member", "Pipe", "Select", "Tuple", "super"}
+    prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
+               "clip_norm", "trust_ratio", "cautious", "prev"}  # fmt: skip
+    assert set(OPERATORS) | surface | prelude <= set(found)
+
+
+def test_rendered_modules_are_formatted(tmp_path: Path) -> None:
+    """What is rendered passes the formatter and the linter as it is."""
+    texts: list[str] = []
+    for_random_programs(5, 60, lambda program: texts.append(compile_everywhere(program.text).rendered))
+    for number, text in enumerate(texts):
+        (tmp_path / f"random_{number}.py").write_text(text, encoding="utf-8")
+    settings = str(Path(__file__).parent.parent / "pyproject.toml")
+    for command in (["format", "--check", "--diff"], ["check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", settings, str(tmp_path)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_command_counts_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seconds", "2", "--seed", "3"]) == 0
+    assert "all ways agree" in capsys.readouterr().out
+
+
+# Breaking a way on purpose
+
+
+def first_disagreement(count: int = 60) -> str | None:
+    """The way that differs in the first random program in which any does."""
+    found: list[str] = []
+
+    def look(program: RandomProgram) -> None:
+        if not found:
+            try:
+                examine(program)
+            except Disagreement as disagreement:
+                found.append(disagreement.way)
+
+    for_random_programs(6, count, look)
+    return found[0] if found else None
+
+
+def change_row(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    assert isinstance(OPERATORS, dict)
+    monkeypatch.setitem(OPERATORS, name, replace(OPERATORS[name], **changes))
+
+
+def subtract_by_adding(monkeypatch: pytest.MonkeyPatch) -> None:
+    change_row(monkeypatch, "sub", in_place=Pattern("{0:postfix}.add_({1})"))
+
+
+def always_overwrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.Plan, "is_free", lambda self, name, index: True)
+
+
+def overwrite_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_free = storage.Plan.is_free
+
+    def generous(self: storage.Plan, name: str, index: int) -> bool:
+        return is_free(self, name, index) or (name == "input:grad" and self.last_read[name] <= index)
+
+    monkeypatch.setattr(storage.Plan, "is_free", generous)
+
+
+def swap_lerp(monkeypatch: pytest.MonkeyPatch) -> None:
+    change_row(monkeypatch, "lerp", torch={"*": Pattern("{1:postfix}.lerp({0}, {2})")})
+
+
+def average_what_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idioms, "complementary", lambda decay, share: True)
+
+
+def guard_by_one_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "shared_context", lambda contexts: max(contexts, key=len))
+
+
+def take_every_literal_for_neutral(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "is_literal", lambda expr, value: isinstance(expr, ir.Literal))
+
+
+def confuse_rows_with_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(expressions.AXES, "row", "-2")
+
+
+def forget_initial_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_initial(program: ir.Program, origin: str) -> str:
+        changed = tuple(
+            replace(each, rules=tuple(replace(rule, initial=None) for rule in each.rules))
+            if isinstance(each, ir.Optimizer)
+            else each
+            for each in program.declarations
+        )
+        return render_program(replace(program, declarations=changed), origin)
+
+    monkeypatch.setattr(differential, "render_program", without_initial)
+
+
+def print_without_parentheses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(precedence.INFIX, "-", precedence.INFIX["*"])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "ways"),
+    [
+        (subtract_by_adding, {"in place"}),
+        (always_overwrite, {"in place", "gradient untouched", "no crash"}),
+        (overwrite_the_gradient, {"gradient untouched", "in place"}),
+        (swap_lerp, {"generated module", "in place"}),
+        (average_what_is_none, {"pass idioms"}),
+        (guard_by_one_use, {"no crash", "generated module"}),
+        (take_every_literal_for_neutral, {"pass fold"}),
+        (confuse_rows_with_columns, {"no crash", "generated module"}),
+        (forget_initial_values, {"generated module"}),
+        (print_without_parentheses, {"printer"}),
+    ],
+)
+def test_what_is_broken_is_found(
+    break_it: Callable[[pytest.MonkeyPatch], None], ways: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_it(monkeypatch)
+    assert first_disagreement() in ways
+
+
+def test_a_counterexample_is_a_small_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is shrunk, and printed so that it can be saved and checked."""
+    subtract_by_adding(monkeypatch)
+    with pytest.raises(Disagreement) as caught:
+        for_random_programs(6, 60, examine)
+    text = caught.value.text
+    assert len(text.splitlines()) <= 6
+    assert check_source(Source("saved.opt", text)).program is not None
+    assert caught.value.way == "in place" and "weight" in caught.value.detail and text in str(caught.value)
+
+
+# Programs in which ways once differed
+
+SAVED = Path(__file__).parent / "cases" / "programs"
+
+
+def program_of(text: str) -> RandomProgram:
+    """A program of which every declaration is run with its defaults."""
+    tree, problems = parse_source(Source("case.opt", text))
+    assert tree is not None, problems
+    kinds = {ast.Optimizer: "optimizer", ast.Schedule: "schedule", ast.Penalty: "penalty"}
+    trials = [Trial(item.name.name, kinds[type(item)], ({},)) for item in tree.items if type(item) in kinds]
+    return RandomProgram(tree, tuple(trials), 0)
+
+
+def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both the generated function and the runtime copy what another output would overwrite."""
+    program = program_of((SAVED / "delayed_streams.opt").read_text(encoding="utf-8"))
+    examine(program)
+    monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
+    monkeypatch.setattr(differential.runtime(), "_unaliased", lambda names, values, given: list(values))
+    with pytest.raises(Disagreement, match="memory"):
         examine(program)
 
-    agrees()
+
+@pytest.mark.parametrize("path", sorted(SAVED.glob("*.opt")), ids=lambda path: path.stem)
+def test_ways_that_once_differed(path: Path) -> None:
+    """Counterexamples that were found are saved there and stay."""
+    for number in range(3):
+        examine(replace(program_of(path.read_text(encoding="utf-8")), seed=number))
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.opt")), ids=lambda path: path.stem)
+def test_shipped_specs(path: Path) -> None:
+    """The shipped specs are run like random programs, as far as they need no hypers."""
+    program = program_of(path.read_text(encoding="utf-8"))
+    declared = {each.name: each for each in check_source(Source(path.name, program.text)).require().declarations}
+    ready = [t for t in program.trials if all(hyper.default is not None for hyper in declared[t.name].hypers)]
+    examine(replace(program, trials=tuple(ready)))

@@ -213,8 +213,9 @@ def grow_function(
     grower = grower_of(dice, scope)
     is_block = has_memory or dice.chance(40)
     planned = plan_variables(grower, 1 + dice.below(2), ("s", "r")) if is_block else []
-    body = grow_bindings(grower, planned, planned if has_memory else ())
-    inner = grower.within(replace(scope, variables=(*planned[::-1], *variables), remembered=tuple(planned)))
+    remembered = tuple(variable for variable in planned if has_memory and not variable.is_boolean)
+    body = grow_bindings(grower, planned, remembered)
+    inner = grower.within(replace(scope, variables=(*planned[::-1], *variables), remembered=remembered))
     result = inner.exact(FULL, 1 + dice.below(2))
     if is_scalar:
         result = inner.reduced(result, None)

@@ -7,6 +7,7 @@ so that ``1 - 0.95`` is ``0.05``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 from optforge.compiler import ir
@@ -30,8 +31,12 @@ def simplified(node: ir.Expr) -> ir.Expr:
             return standing_for(node, node.then)
         case ir.Select() if is_literal_truth(node.condition, False):
             return standing_for(node, node.otherwise)
+        case ir.Select() if node.then == node.otherwise:
+            return standing_for(node, node.then)
         case ir.Apply() if node.type.phase is Phase.CONSTANT and all_literals(node):
             return computed(node)
+        case ir.Apply(operator="eq" | "ne"):
+            return without_known_side(node)
         case ir.Apply(operator="and" | "or"):
             return without_known(node)
         case ir.Apply(operator="not", arguments=(inner,)):
@@ -120,7 +125,28 @@ def without_known(node: ir.Apply) -> ir.Expr:
     return node
 
 
+def without_known_side(node: ir.Apply) -> ir.Expr:
+    """``x == true`` as ``x``, ``x == false`` as ``not x``."""
+    left, right = node.arguments
+    for known, other in ((left, right), (right, left)):
+        for truth in (True, False):
+            if is_literal_truth(known, truth):
+                is_same = truth is (node.operator == "eq")
+                return standing_for(node, other if is_same else opposite(negated(other), other))
+    return node
+
+
+def negated(expr: ir.Expr) -> ir.Apply:
+    return ir.Apply("not", (expr,), type=expr.type, span=expr.span)
+
+
 def opposite(node: ir.Apply, inner: ir.Expr) -> ir.Expr:
+    """``not`` put into what it stands before, where that is as short."""
+    match inner:
+        case ir.Apply(operator="not", arguments=(same,)):
+            return same
+        case ir.Apply(operator="eq" | "ne"):
+            return replace(inner, operator="ne" if inner.operator == "eq" else "eq")
     is_false = is_literal_truth(inner, False)
     if not is_false and not is_literal_truth(inner, True):
         return node

@@ -35,8 +35,8 @@ GRAM_SIZES = {
 def quoted(text: str) -> str:
     """A Python string literal, everything unprintable escaped, in the quotes that formatters prefer."""
     escaped = text.encode("unicode_escape").decode("ascii")
-    if '"' in escaped and "'" not in escaped:
-        return f"'{escaped}'"
+    if escaped.count('"') > escaped.count("'"):
+        return "'" + escaped.replace("'", "\\'") + "'"
     return '"' + escaped.replace('"', '\\"') + '"'
 
 

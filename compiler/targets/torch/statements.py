@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
-from optforge.compiler.ops import OPERATORS
+from optforge.compiler.ops import OPERATORS, Level
 from optforge.compiler.targets.torch.expressions import Writer
 
 WIDTH = 88
@@ -209,7 +209,10 @@ class Lowering:
         if fits(f"{name} = {text}", width + CHOICE if is_choice else width):
             return [f"{name} = {text}"]
         if isinstance(value, ir.Select) and is_choice:
-            lines, condition = self.shortened(value.condition, width, "condition", self.writer.text)
+            lines, condition = self.shortened(value.condition, width, "condition", self.alternative)
+            short = f"{name} = {self.alternative(value.then)} if {condition} else {self.writer.text(value.otherwise)}"
+            if fits(short, width + CHOICE):
+                return [*lines, short]
             return [
                 *lines,
                 f"if {condition}:",
@@ -219,6 +222,10 @@ class Lowering:
             ]
         lines, text = self.shortened(value, width, name, self.writer.text)
         return [*lines, f"{name} = {text}"]
+
+    def alternative(self, expr: ir.Expr) -> str:
+        """The expression as it stands before ``else``."""
+        return self.writer.text(expr, Level.OR)
 
     def shortened(
         self, value: ir.Expr, width: int, name: str, write: Callable[[ir.Expr], str]
