@@ -31,15 +31,22 @@ def require_close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> 
 # -- the methods of the page -------------------------------------------------------------------------------------------
 
 
+# The page's NAMO and NAMO-D add eps after the bias correction, the paper and the shipped specs before it.
+VANISHING = {"NAMO": {"eps": 1e-30}, "NAMOD": {"eps": 1e-30}}
+
+
 def test_namo_in_ten_lines_is_namo():
-    found = run(lambda model: load("NAMO")(model))
-    assert worst_error(found.history, run(lambda model: REFERENCES["NAMO"](reference_groups(model))).history) <= 1e-10
+    eps = VANISHING["NAMO"]
+    found = run(lambda model: load("NAMO")(model, **eps))
+    expected = run(lambda model: REFERENCES["NAMO"](reference_groups(model), **eps))
+    assert worst_error(found.history, expected.history) <= 1e-10
 
 
 @pytest.mark.parametrize("name", ["NAMOD", "Nora", "NorMuon"])
 def test_rule_alone_is_the_method(name):
-    found = run(lambda model: load(name)(reference_groups(model)[0]["params"]))
-    expected = run(lambda model: REFERENCES[name](reference_groups(model)[:1]))
+    eps = VANISHING.get(name, {})
+    found = run(lambda model: load(name)(reference_groups(model)[0]["params"], **eps))
+    expected = run(lambda model: REFERENCES[name](reference_groups(model)[:1], **eps))
     assert worst_error(found.history, expected.history) <= 1e-10
 
 
