@@ -9,6 +9,8 @@ from optforge.compiler import ir
 from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label
 
+SHOWN = 8  # equations of a cycle; longer ones are shown in part
+
 
 def dependencies(equations: Iterable[ir.Equation]) -> dict[str, list[str]]:
     """For each equation the equations it needs in the same step, in the order it reads them."""
@@ -47,8 +49,9 @@ def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
     found: dict[frozenset[str], Diagnostic] = {}
     for cycle in cycles:
         shown = shown_cycle(cycle)
-        labels = [Label(spans[name], f"`{local_name(name)}` is part of the cycle") for name in shown[1:-1]]
+        labels = [Label(spans[name], f"`{local_name(name)}` is part of the cycle") for name in shown[1:-1][:SHOWN]]
         words = [local_name(name) for name in shown]
+        words = words if len(shown) <= SHOWN + 2 else [*words[:SHOWN], "...", *words[-2:]]
         found.setdefault(frozenset(cycle), errors.instantaneous_cycle(words, spans[shown[0]], labels))
     return list(found.values())
 

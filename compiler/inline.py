@@ -23,6 +23,7 @@ from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import NOWHERE, Source, Span
 
+TEXT_LIMIT = 60
 Lookup = Callable[[ast.Name], ir.Expr | None]
 
 
@@ -68,6 +69,7 @@ class Place:
             case ast.Boolean():
                 return literal(node.value, str(node.value).lower(), Kind.BOOLEAN, node.span)
             case ast.Text():
+                self._require_choosable(node)
                 return literal(node.value, f'"{node.value}"', Kind.TEXT, node.span)
             case ast.Name():
                 found = self.lookup(node) or self._unknown(node)
@@ -147,6 +149,15 @@ class Place:
             self.report(errors.bad_arithmetic(node.spelling, "is too large for a number", node.span))
         elif node.value == 0 and re.search("[1-9]", re.split("[eE]", node.spelling)[0]):
             self.report(errors.bad_arithmetic(node.spelling, "is too small for a number", node.span))
+
+    def _require_choosable(self, node: ast.Text) -> None:
+        """A string in an expression is a choice, which people type: short, and of characters that can be seen."""
+        strange = next((char for char in node.value if not char.isprintable()), None)
+        if strange is not None:
+            hint = "a string that is chosen has printable characters only"
+            self.report(errors.unexpected_character(strange, node.span, hint))
+        elif len(node.value) > TEXT_LIMIT:
+            self.report(errors.too_large("this string is too long", TEXT_LIMIT, node.span))
 
     def _unknown(self, node: ast.Name) -> ir.Expr:
         """Report a name without a value here, saying what else it may be."""
