@@ -31,7 +31,10 @@ def evaluate_constant(expr: ir.Expr, inputs: Mapping[str, ir.Value]) -> ir.Value
             values = [evaluate_constant(argument, inputs) for argument in arguments]
             if scalar is None or any(value is None for value in values):
                 return None
-            return compute(scalar, values, expr)
+            try:
+                return compute(scalar, values, expr)
+            except TypeError:  # values of the wrong kind, which the type checker reports
+                return None
         case _:
             return None
 

@@ -42,7 +42,6 @@ class Machine:
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams = arguments, what, streams
         self.equations = Equations(self.report.growth)
-        self.foreign: set[str] = set()
         self.visible_elsewhere: dict[str, str] = {}
         self.definitions: dict[str, list[Span]] = {}
         for name, event in events.items():
@@ -100,7 +99,6 @@ class Machine:
         if found is not None:
             return found
         if text in self.visible_elsewhere:
-            self.foreign.add(self.visible_elsewhere[text])
             self.require_one_event(text)
             return ir.Input(self.visible_elsewhere[text], ir.Source.MEMORY)
         return None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optforge.compiler import ir
-from optforge.compiler.causality import names_read, reachable
+from optforge.compiler.causality import inputs_of, names_read, reachable
 from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import (
     ROLES,
@@ -191,12 +191,10 @@ def resolve_rule(
     universe = universe_of(rule.words)
     step = machine.function(universe)
     raw_events = [resolve_event(event, rule.block, events, hypers, universe, report) for event in events.values()]
-    reads = {name.split(":")[0] for name in machine.foreign}
-    concerned = [
-        event
-        for event in raw_events
-        if event.name in reads or any(output.name == "weight" for output in event.function.outputs)
-    ]
+    reads = owners_read(step)
+    changing = {event.name for event in raw_events if event.function.outputs}
+    needed = reachable({event.name: owners_read(event.function) for event in raw_events}, reads | changing)
+    concerned = [event for event in raw_events if event.name in needed]
     return RawRule(
         rule.words[0],
         roles,
@@ -208,6 +206,11 @@ def resolve_rule(
         written_equations(rule.block),
         rule.span,
     )
+
+
+def owners_read(function: ir.Function) -> set[str]:
+    """The machines whose streams a function reads."""
+    return {node.name.split(":")[0] for node in inputs_of(function) if node.source is ir.Source.MEMORY}
 
 
 def resolve_event(
