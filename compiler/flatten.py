@@ -88,7 +88,22 @@ def flatten_optimizer(
         return own
     found = find_optimizer(node.base, scope, (*path, name), report)
     base = None if found is None else flatten_optimizer(*found, report, (*path, name))
-    return None if base is None else merge_optimizers(base, own)
+    if base is None:
+        return None
+    for name in base.hypers.keys() & own.hypers.keys():
+        require_same_default(base.name, base.hypers[name][0], own.hypers[name][0], report)
+    return merge_optimizers(base, own)
+
+
+DEFAULTS: dict[type, str] = {ast.Number: "a number", ast.Boolean: "true or false", ast.Text: "a string"}
+
+
+def require_same_default(base: str, below: ast.Hyper, above: ast.Hyper, report: Report) -> None:
+    """A hyper that replaces the base's must be of the same kind, for the base's equations read it."""
+    wanted, found = (DEFAULTS.get(type(each.default)) for each in (below, above))
+    if above.default and wanted and found and wanted != found:
+        place = f"`{above.name.name}` of `{base}`"
+        report(errors.wrong_kind(place, wanted, found, above.default.span))
 
 
 def find_optimizer(

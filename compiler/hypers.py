@@ -75,7 +75,9 @@ def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
         case None:
             return None
         case _:
-            report(errors.bad_default(node.name.name, "must be a number, true, false or a string", node.default.span))
+            hint = {"True": "write `true`", "False": "write `false`"}.get(node.default.span.text)
+            problem = "must be a number, true, false or a string"
+            report(errors.bad_default(node.name.name, problem, node.default.span, hint))
             return None
 
 

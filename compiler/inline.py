@@ -7,15 +7,15 @@ computed twice and each ``prev`` finds the equation it remembers. Equation names
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from optforge.compiler import ir
 from optforge.compiler.equations import DEPTH_LIMIT, Equations
+from optforge.compiler.habits import FUNCTIONS, VALUES
 from optforge.compiler.library import EQUATION_LIMIT, Reporter, Scope, few, prelude
+from optforge.compiler.literals import require_choosable, require_representable
 from optforge.compiler.ops import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
 from optforge.compiler.types import Kind
 from optforge.compiler.universal import UNIVERSAL, literal, number, universal
@@ -23,7 +23,6 @@ from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import NOWHERE, Source, Span
 
-TEXT_LIMIT = 60
 Lookup = Callable[[ast.Name], ir.Expr | None]
 
 
@@ -35,7 +34,7 @@ def see_nothing() -> Iterable[str]:
 class Place:
     """Where an expression stands: which names it sees and where its calls leave equations.
 
-    ``lookup`` gives None for an unknown name, ``visible`` the names it knows.
+    ``lookup`` gives None for an unknown name, ``visible`` the names it knows, ``hint`` what to say of others.
     """
 
     scope: Scope
@@ -50,6 +49,7 @@ class Place:
     memory: bool = True
     totals: bool = True
     what: str = "a rule"
+    hint: str | None = None
 
     def expression(self, node: ast.Expression) -> ir.Expr:
         """The IR of a surface expression; problems are reported and give a harmless literal."""
@@ -64,12 +64,12 @@ class Place:
     def _resolved(self, node: ast.Expression) -> ir.Expr:
         match node:
             case ast.Number():
-                self._require_representable(node)
+                require_representable(node, self.report)
                 return number(node.spelling, node.span)
             case ast.Boolean():
                 return literal(node.value, str(node.value).lower(), Kind.BOOLEAN, node.span)
             case ast.Text():
-                self._require_choosable(node)
+                require_choosable(node, self.report)
                 return literal(node.value, f'"{node.value}"', Kind.TEXT, node.span)
             case ast.Name():
                 found = self.lookup(node) or self._unknown(node)
@@ -144,21 +144,6 @@ class Place:
         source = prelude_source()
         return node.span.source is source and found.span is not NOWHERE and found.span.source is not source
 
-    def _require_representable(self, node: ast.Number) -> None:
-        if node.spelling != "inf" and math.isinf(node.value):
-            self.report(errors.bad_arithmetic(node.spelling, "is too large for a number", node.span))
-        elif node.value == 0 and re.search("[1-9]", re.split("[eE]", node.spelling)[0]):
-            self.report(errors.bad_arithmetic(node.spelling, "is too small for a number", node.span))
-
-    def _require_choosable(self, node: ast.Text) -> None:
-        """A string in an expression is a choice, which people type: short, and of characters that can be seen."""
-        strange = next((char for char in node.value if not char.isprintable()), None)
-        if strange is not None:
-            hint = "a string that is chosen has printable characters only"
-            self.report(errors.unexpected_character(strange, node.span, hint))
-        elif len(node.value) > TEXT_LIMIT:
-            self.report(errors.too_large("this string is too long", TEXT_LIMIT, node.span))
-
     def _unknown(self, node: ast.Name) -> ir.Expr:
         """Report a name without a value here, saying what else it may be."""
         name, visible = node.name, list(self.visible())
@@ -170,8 +155,9 @@ class Place:
             help_text = f"`{name}` is a function: call it, `{name}(...)`"
             self.report(errors.unknown_name(name, node.span, visible, help_text))
         else:
-            hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else None
-            self.report(errors.unknown_name(name, node.span, visible, errors.nearest(name, visible) or hint))
+            hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else self.hint
+            usual = f"here it is called `{VALUES[name]}`" if name in VALUES else errors.nearest(name, visible)
+            self.report(errors.unknown_name(name, node.span, visible, usual or hint))
         return number("0", node.span)
 
     # Calls
@@ -187,6 +173,7 @@ class Place:
             known = [*self.scope.known_functions(), *CALLABLE, "prev"]
             is_value = name in self.visible() or name in UNIVERSAL
             help_text = f"`{name}` is a value; multiply with `{name} * (...)`" if is_value else None
+            help_text = help_text or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS else None)
             self.report(errors.unknown_function(name, node.function.span, known, help_text))
             return number("0", node.span)
         return self.inlined(node, *found)

@@ -38,9 +38,10 @@ class Machine:
         arguments: tuple[str, ...] = (),
         what: str = "a rule",
         streams: bool = True,
+        hint: str | None = None,
     ) -> None:
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
-        self.arguments, self.what, self.streams = arguments, what, streams
+        self.arguments, self.what, self.streams, self.hint = arguments, what, streams, hint
         self.equations = Equations(self.report.growth)
         self.visible_elsewhere: dict[str, str] = {}
         self.definitions: dict[str, list[Span]] = {}
@@ -80,7 +81,7 @@ class Machine:
 
         return Place(
             definition.scope, lookup, self.equations, self.report, binding, path, self.visible,
-            memory=self.streams, totals=self.streams, what=self.what,
+            memory=self.streams, totals=self.streams, what=self.what, hint=self.hint,
         )  # fmt: skip
 
     def visible(self) -> list[str]:

@@ -15,7 +15,6 @@ from optforge.compiler.causality import inputs_of, names_read, reachable
 from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import (
     ROLES,
-    Block,
     FlatEvent,
     FlatOptimizer,
     FlatRule,
@@ -190,7 +189,7 @@ def resolve_rule(
         report(errors.missing_update("weight", rule.span))
     universe = universe_of(rule.words)
     step = machine.function(universe)
-    raw_events = [resolve_event(event, rule.block, events, hypers, universe, report) for event in events.values()]
+    raw_events = [resolve_event(event, rule, events, hypers, universe, report) for event in events.values()]
     reads = owners_read(step)
     changing = {event.name for event in raw_events if event.function.outputs}
     needed = reachable({event.name: owners_read(event.function) for event in raw_events}, reads | changing)
@@ -215,7 +214,7 @@ def owners_read(function: ir.Function) -> set[str]:
 
 def resolve_event(
     event: FlatEvent,
-    rule: Block,
+    rule: FlatRule,
     events: Mapping[str, FlatEvent],
     hypers: Hypers,
     universe: Universe,
@@ -232,7 +231,9 @@ def resolve_event(
         taken.setdefault(parameter.name.name, parameter.name.span)
         node = ast.Hyper(parameter.name, parameter.default, span=parameter.span)
         parameters.append(resolve_hyper(parameter.name.name, node, report))
-    machine = Machine(event.block, events, name.name, hypers.values, report, rule, tuple(p.name for p in parameters))
+    arguments = tuple(parameter.name for parameter in parameters)
+    hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
+    machine = Machine(event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint)
     machine.check_names()
     doc = event.node.doc.value if event.node.doc else ""
     return RawEvent(name.name, tuple(parameters), machine.function(universe), doc)

@@ -8,11 +8,14 @@ texts anew; read every difference before committing it.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from optforge.compiler.check import check_source
+from optforge.compiler.habits import FUNCTIONS, VALUES
+from optforge.compiler.universal import UNIVERSAL
 from optforge.dsl.diagnostics import Diagnostic, render_text
 from optforge.dsl.errors import CATALOGUE, examples
 from optforge.dsl.source import Source
@@ -115,3 +118,23 @@ def test_explanation_has_a_wrong_and_a_right_spec(code):
 
 def test_repairs_are_put_in():
     assert repaired("a\n  #> b\n  c\n#>\nd\ne\n") == "a\n  b\ne\n"
+
+
+def test_suggested_expressions_are_right():
+    """What the help says to write instead of a familiar function is itself free of mistakes."""
+    names = {
+        "a": "grad",
+        "b": "weight",
+        "condition": "lr > 0",
+        "x": "grad",
+        "y": "2",
+        "lo": "0",
+        "hi": "1",
+        "decay": "0.9",
+    }
+    for suggestion in set(FUNCTIONS.values()):
+        text = re.sub(r"[a-z]+", lambda word: names.get(word[0], word[0]), suggestion.replace("x @ y", "x @ weight'"))
+        text = re.sub(r"\bs\b", "grad @ grad'", text).replace("total(grad)", "total(norm(grad))")
+        equations = f"        b = {text}\n        weight <- weight - lr * norm(b if lr > 0 else b)\n"
+        assert not check(f"optimizer Plain:\n    hyper lr = 0.1\n    for matrix:\n{equations}"), suggestion
+    assert set(VALUES.values()) <= {*UNIVERSAL, "true", "false", "inf"}

@@ -1,0 +1,43 @@
+"""What people write who come from Python, torch or a paper, and how it is said here."""
+
+from __future__ import annotations
+
+# Values by the names that they have elsewhere.
+VALUES = {
+    **dict.fromkeys(("g", "gradient", "gradients", "G"), "grad"),
+    **dict.fromkeys(("w", "W", "p", "param", "params", "parameter", "theta", "weights"), "weight"),
+    **dict.fromkeys(("step", "steps", "iteration", "iterations", "k", "n_steps"), "t"),
+    **dict.fromkeys(("nrows", "n_rows", "num_rows", "out_features"), "rows"),
+    **dict.fromkeys(("ncols", "n_cols", "num_cols", "in_features", "columns"), "cols"),
+    **dict.fromkeys(("True", "TRUE"), "true"),
+    **dict.fromkeys(("False", "FALSE"), "false"),
+    "infinity": "inf",
+    "column": "col",
+}
+
+# Functions by the names that they have elsewhere.
+FUNCTIONS = {
+    **dict.fromkeys(("pow", "power"), "x^y"),
+    "square": "x^2",
+    **dict.fromkeys(("matmul", "mm", "bmm"), "x @ y"),
+    **dict.fromkeys(("transpose", "T", "t"), "x'"),
+    **dict.fromkeys(("select", "cond"), "a if condition else b"),
+    **dict.fromkeys(("clip", "clamp_min"), "clamp(x, lo, hi)"),
+    **dict.fromkeys(("maximum", "fmax"), "max(x, y)"),
+    **dict.fromkeys(("minimum", "fmin"), "min(x, y)"),
+    "relu": "max(x, 0)",
+    "rsqrt": "1 / sqrt(x)",
+    "reciprocal": "1 / x",
+    **dict.fromkeys(("numel", "size", "len"), "rows * cols"),
+    **dict.fromkeys(("frobenius_norm", "fro", "l2"), "norm(x)"),
+    **dict.fromkeys(("inner", "vdot"), "dot(x, y)"),
+    **dict.fromkeys(("newton_schulz", "newtonschulz5", "zeropower", "msign", "polar"), "orthogonalize(x)"),
+    "svd": 'orthogonalize(x, method="svd")',
+    **dict.fromkeys(("inv", "inverse"), "inverse_root(s, 1)"),
+    **dict.fromkeys(("eigh", "eig"), "eigenbasis(s)"),
+    **dict.fromkeys(("lerp", "moving_average"), "ema(x, decay)"),
+    **dict.fromkeys(("last", "previous", "pre", "delay", "old"), "prev(x)"),
+    "all_reduce": "total(x)",
+    "float": "1 if condition else 0",
+    "int": "floor(x)",
+}
