@@ -13,6 +13,7 @@ from optforge.compiler.library import Report
 from optforge.compiler.resolve import resolve_file
 from optforge.compiler.streams import check_streams
 from optforge.compiler.typecheck import check_program
+from optforge.dsl import ast
 from optforge.dsl.diagnostics import Diagnostic, SpecError
 from optforge.dsl.parser import parse_source, read_source
 from optforge.dsl.source import Source
@@ -40,6 +41,11 @@ def check_source(source: Source, folder: Path | None = None) -> Result:
         report(problem)
     if file is None or report.failed:
         return Result(None, tuple(report.diagnostics))
+    return check_tree(file, folder, report)
+
+
+def check_tree(file: ast.File, folder: Path | None, report: Report) -> Result:
+    """Everything that can be wrong with a parsed spec, added to what the report has already."""
     try:
         raw = resolve_file(file, folder, report)
         if not report.failed:

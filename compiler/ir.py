@@ -5,7 +5,7 @@ event, a schedule, a penalty. A function is a list of named equations and a list
 memory is nothing but an input and an output of the same name. Expressions are trees of five node
 classes; ``span`` takes no part in equality.
 
-:func:`map_children` is the only place that lists the children of a node.
+:func:`children` and :func:`map_children` are the only places that list the children of a node.
 """
 
 from __future__ import annotations
@@ -247,37 +247,38 @@ class Program:
     declarations: tuple[Declaration, ...]
 
 
-def map_children(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
-    """The same node with every child replaced by ``change(child)``; the node itself where none changes."""
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The direct children, left to right."""
     match expr:
         case Literal() | Input() | Ref():
-            return expr
+            return ()
         case Prev():
-            initial = change(expr.initial)
-            return expr if initial is expr.initial else replace(expr, initial=initial)
+            return (expr.initial,)
         case Apply():
-            arguments = tuple([change(argument) for argument in expr.arguments])
-            return expr if all(map(is_, arguments, expr.arguments)) else replace(expr, arguments=arguments)
+            return expr.arguments
         case Select():
-            old = (expr.condition, expr.then, expr.otherwise)
-            condition, then, otherwise = new = tuple([change(part) for part in old])
-            if all(map(is_, new, old)):
-                return expr
-            return replace(expr, condition=condition, then=then, otherwise=otherwise)
+            return (expr.condition, expr.then, expr.otherwise)
         case _:
             assert_never(expr)
 
 
-def children(expr: Expr) -> tuple[Expr, ...]:
-    """The direct children, left to right."""
-    found: list[Expr] = []
-
-    def note(child: Expr) -> Expr:
-        found.append(child)
-        return child
-
-    map_children(note, expr)
-    return tuple(found)
+def map_children(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
+    """The same node with every child replaced by ``change(child)``; the node itself where none changes."""
+    old = children(expr)
+    new = tuple([change(child) for child in old])
+    if all(map(is_, new, old)):
+        return expr
+    match expr:
+        case Prev():
+            return replace(expr, initial=new[0])
+        case Select():
+            return replace(expr, condition=new[0], then=new[1], otherwise=new[2])
+        case Apply():
+            return replace(expr, arguments=new)
+        case Literal() | Input() | Ref():
+            return expr
+        case _:
+            assert_never(expr)
 
 
 def walk(expr: Expr) -> Iterator[Expr]:

@@ -17,7 +17,7 @@ from hypothesis import given, seed
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
 from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import compile_everywhere
+from optforge.compiler.fuzz.differential import compile_everywhere, require_printed
 from optforge.compiler.fuzz.programs import RandomProgram, programs
 from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
 from optforge.compiler.text import dump_function, read_function
@@ -103,7 +103,7 @@ def test_random_functions_read_back_after_every_pass() -> None:
     @independent(60)
     @given(programs())
     def reads_back(program: RandomProgram) -> None:
-        for stage, after in compile_everywhere(program.text).stages:
+        for stage, after in compile_everywhere(require_printed(program, program.text), program.text).stages:
             for function in functions_of(after):
                 text = dump_function(function)
                 assert read_function(text) == function, (stage, text)

@@ -21,7 +21,7 @@ from optforge.compiler.check import check_source
 from optforge.compiler.fuzz import differential
 from optforge.compiler.fuzz.__main__ import main
 from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import Disagreement, compile_everywhere, examine
+from optforge.compiler.fuzz.differential import Disagreement, compile_everywhere, examine, require_printed
 from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
 from optforge.compiler.library import SPECS
 from optforge.compiler.ops import OPERATORS, Pattern
@@ -101,7 +101,11 @@ def test_everything_occurs() -> None:
 def test_rendered_modules_are_formatted(tmp_path: Path) -> None:
     """What is rendered passes the formatter and the linter as it is."""
     texts: list[str] = []
-    for_random_programs(5, 60, lambda program: texts.append(compile_everywhere(program.text).rendered))
+    for_random_programs(
+        5,
+        60,
+        lambda program: texts.append(compile_everywhere(require_printed(program, program.text), program.text).rendered),
+    )
     for number, text in enumerate(texts):
         (tmp_path / f"random_{number}.py").write_text(text, encoding="utf-8")
     settings = str(Path(__file__).parent.parent / "pyproject.toml")

@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optforge.compiler import ir
-from optforge.compiler.check import check_source
+from optforge.compiler.check import check_tree
 from optforge.compiler.fuzz.programs import RandomProgram, Trial
 from optforge.compiler.interpret import evaluate_function
+from optforge.compiler.library import Report
 from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
 from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program, render_runtime
 from optforge.compiler.validate import require_valid
+from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import parse_source
 from optforge.dsl.printer import print_file
@@ -80,8 +82,7 @@ def examine(program: RandomProgram) -> Compiled:
 
     text = program.text
     try:
-        require_printed(program, text)
-        compiled = compile_everywhere(text)
+        compiled = compile_everywhere(require_printed(program, text), text)
         for trial in program.trials:
             run_trial(compiled, trial, program.seed)
     except Difference as difference:
@@ -93,8 +94,8 @@ def examine(program: RandomProgram) -> Compiled:
     return compiled
 
 
-def require_printed(program: RandomProgram, text: str) -> None:
-    """What is printed reads back as the same tree and is final."""
+def require_printed(program: RandomProgram, text: str) -> ast.File:
+    """What is printed reads back as the same tree, which is returned, and is final."""
     tree, problems = parse_source(Source("random.opt", text))
     if tree is None:
         raise Difference("printer", f"the printed text does not parse: {problems}")
@@ -102,10 +103,11 @@ def require_printed(program: RandomProgram, text: str) -> None:
         raise Difference("printer", f"the printed text reads back as another tree: {print_file(tree)}")
     if print_file(tree) != text:
         raise Difference("printer", "formatting what was formatted changes it")
+    return tree
 
 
-def compile_everywhere(text: str) -> Compiled:
-    program = check_source(Source("random.opt", text)).require()
+def compile_everywhere(tree: ast.File, text: str) -> Compiled:
+    program = check_tree(tree, None, Report()).require()
     stages = [("check", program)]
     current = fold_requirements(program)
     for name, rewrite in PASSES:

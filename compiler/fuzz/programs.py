@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -46,6 +47,10 @@ class RandomProgram:
 
     def __repr__(self) -> str:
         return f"RandomProgram({self.trials}, seed={self.seed})\n{self.text}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis shows: the spec, and no trees."""
+        printer.text(repr(self))
 
 
 @dataclass

@@ -153,7 +153,7 @@ def lower_declaration(
     prefix = f"{snake_case(node.name)}_" if is_one_of_several else ""
     match node:
         case ir.Schedule():
-            factor = lower_function(node.function, "factor", (), (), ())
+            factor = lower_function(node.function, "factor", (), (), (), WIDTH - 4)
             factor = replace(
                 factor, returns=(f"return {factor.returns[0].removeprefix('return (').removesuffix(',)')}",)
             )

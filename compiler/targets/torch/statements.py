@@ -46,13 +46,18 @@ def python_name(name: str) -> str:
 
 
 def lower_function(
-    function: ir.Function, name: str, doc: tuple[str, ...], memories: tuple[str, ...], order: tuple[str, ...]
+    function: ir.Function,
+    name: str,
+    doc: tuple[str, ...],
+    memories: tuple[str, ...],
+    order: tuple[str, ...],
+    width: int = WIDTH,
 ) -> PyFunction:
     """The Python function of a scheduled IR function; tensors come by position, scalars by keyword.
 
     ``memories`` and ``order`` (of hypers) give the order of the parameters.
     """
-    return Lowering(function, memories, order).lowered(name, doc)
+    return Lowering(function, memories, order, width).lowered(name, doc)
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Lowering:
     function: ir.Function
     memories: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
+    width: int = WIDTH
     names: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     guards: dict[ir.Expr, str] = field(default_factory=dict)
@@ -166,24 +172,24 @@ class Lowering:
         name = self._name_equation(index, equation)
         if equation.when is not None:
             head = self._guard_head(equation.when)
-            lines = [f"    {line}" for line in self._assigned(name, equation, WIDTH - 4)]
+            lines = [f"    {line}" for line in self._assigned(name, equation, self.width - 4)]
             if self._continues_guard(head):
                 self.lines.extend(lines)
             else:
                 self.lines.extend([head, *lines])
         else:
-            self.lines.extend(self._assigned(name, equation, WIDTH))
+            self.lines.extend(self._assigned(name, equation, self.width))
         self.names[equation.name] = name
 
     def _guard_head(self, when: ir.Expr) -> str:
         """``if when:``, with a name for a condition that no line can hold."""
         head = f"if {self.writer.text(when)}:"
-        if fits(head, WIDTH):
+        if fits(head, self.width):
             return head
         if when not in self.guards:
             name = self._free("is_needed")
             self.names[f"guard:{name}"] = name
-            self.lines.extend(self.assigned(name, when, WIDTH))
+            self.lines.extend(self.assigned(name, when, self.width))
             self.guards[when] = name
         return f"if {self.guards[when]}:"
 
