@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint fuzz bench check-generated clean
+.PHONY: demo test lint fuzz bench check-generated clean
 
 demo: $(READY)
 	$(BIN)/optforge check specs/namo.opt
@@ -13,10 +13,7 @@ demo: $(READY)
 	$(BIN)/python -m examples.gpt2
 
 test: $(READY) lint check-generated
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
-
-test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
