@@ -7,6 +7,7 @@ compiler itself is. Messages go to stderr, in colour only on a terminal.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser()
     options = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
+    collects = gc.isenabled()
+    gc.disable()  # a command is over before garbage matters, and looking for it takes a tenth of a check
     try:
         return run(options)
     except CommandProblem as problem:
@@ -49,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"optforge: internal error ({type(bug).__name__}: {bug}). This is a mistake of the compiler, not of the")
         say("spec. Please report it with the spec; OPTFORGE_DEBUG=1 shows where it happened.")
         return COMPILER_IS_WRONG
+    finally:
+        if collects:
+            gc.enable()
 
 
 def say(text: str) -> None:
