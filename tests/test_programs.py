@@ -35,7 +35,7 @@ from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 
-SLICES, PER_SLICE = 20, 105
+SLICES, PER_SLICE = 20, 12
 
 
 def for_random_programs(number: int, count: int, look: Callable[[RandomProgram], Any]) -> None:

@@ -242,7 +242,8 @@ class Grower:
         forms: list[Callable[[], ast.Expression]] = [
             lambda: call_node("tanh", x),
             lambda: ast.Binary("/", x, root),
-            lambda: call_node("sin", x),
+            # The sine of a large number keeps its absolute error, which is large.
+            lambda: call_node("sin" if term.bound <= LIMIT else "tanh", x),
             lambda: ast.Binary("/", x, ast.Binary("+", one, call_node("abs", x))),
             lambda: call_node("clamp", x, literal_minus_one(), one),
             lambda: call_node("max", call_node("min", x, one), literal_minus_one()),
