@@ -55,10 +55,11 @@ def generated_files(units: Iterable[Unit], out: Path, standalone: bool, whole: b
         text = render_unit(unit)
         files[target] = render_standalone(text) if standalone else text
     if not standalone:
-        files[out / "_runtime.py"] = render_runtime()
         package = out / "__init__.py"
         if not package.exists() or MARK in package.read_text(encoding="utf-8"):
-            files[package] = render_package(exported_names(files, [] if whole else generated_modules(out)), MARK)
+            homes = exported_names(files, [] if whole else generated_modules(out))
+            files[package] = render_package(homes, MARK)
+        files |= {out / "_runtime" / name: text for name, text in render_runtime().items()}
     return files
 
 
@@ -78,7 +79,7 @@ def exported_names(files: dict[Path, str], others: Iterable[Path]) -> dict[str, 
 def generated_modules(out: Path) -> list[Path]:
     """The modules in a folder that some build has written."""
     paths = sorted(out.glob("*.py")) if out.is_dir() else []
-    own = [path for path in paths if path.name not in ("__init__.py", "_runtime.py")]
+    own = [path for path in paths if path.name != "__init__.py"]
     return [path for path in own if MARK in path.read_text(encoding="utf-8")]
 
 

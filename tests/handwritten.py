@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from optforge.compiler.targets.torch.runtime import (
-    ROLES,
     Event,
     Kernel,
     Memory,
@@ -18,6 +17,7 @@ from optforge.compiler.targets.torch.runtime import (
     require,
     trace,
 )
+from optforge.compiler.targets.torch.runtime.interface import ROLES
 
 FULL = ("rows", "cols")
 

@@ -17,7 +17,7 @@ NEEDED = (
     "optforge/dsl/grammar.lark",
     "optforge/dsl/grammar.json",
     "optforge/dsl/prelude.opt",
-    "optforge/compiler/targets/torch/runtime.py",
+    "optforge/compiler/targets/torch/runtime/__init__.py",
     "optforge/compiler/targets/torch/templates/module.py.jinja",
     "optforge/generated/namo.py",
     "optforge/specs/namo.opt",

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +25,7 @@ from optforge.compiler.fuzz.programs import RandomProgram, Trial
 from optforge.compiler.interpret import evaluate_function
 from optforge.compiler.library import Report
 from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
-from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program, render_runtime
+from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program
 from optforge.compiler.validate import require_valid
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
@@ -164,15 +165,18 @@ def loaded(text: str) -> ModuleType:
 def runtime() -> ModuleType:
     package = ModuleType(PACKAGE)
     package.__path__ = []
-    module = ModuleType(f"{PACKAGE}._runtime")
-    sys.modules |= {package.__name__: package, module.__name__: module}
-    exec(compile(render_runtime(), str(RUNTIME), "exec"), module.__dict__)
+    sys.modules[package.__name__] = package
+    found = spec_from_file_location(f"{PACKAGE}._runtime", RUNTIME / "__init__.py")
+    assert found is not None and found.loader is not None
+    module = sys.modules[found.name] = module_from_spec(found)
+    found.loader.exec_module(module)
     return module
 
 
 def forget_modules() -> None:
     """Let go of the classes that the runtime keeps notes about."""
-    for value in vars(runtime()).values():
+    own = [module for name, module in sys.modules.items() if name.startswith(runtime().__name__)]
+    for value in (value for module in own for value in vars(module).values()):
         if hasattr(value, "cache_clear"):
             value.cache_clear()
 

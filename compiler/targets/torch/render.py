@@ -14,7 +14,7 @@ from optforge.compiler import ir
 from optforge.compiler.targets.torch.lower import PyModule, lower_package, lower_program
 
 HERE = Path(__file__).parent
-RUNTIME = HERE / "runtime.py"
+RUNTIME = HERE / "runtime"
 
 
 @lru_cache(maxsize=1)
@@ -45,9 +45,9 @@ def render_package(homes: Mapping[str, str], mark: str) -> str:
     return environment().get_template("package.py.jinja").render(package=lower_package(homes, mark))
 
 
-def render_runtime() -> str:
-    """What ``_runtime.py`` beside generated modules holds."""
-    return RUNTIME.read_text(encoding="utf-8")
+def render_runtime() -> dict[str, str]:
+    """The modules of the package ``_runtime`` beside generated modules: the name and text of each."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.glob("*.py"))}
 
 
 def origin_line(path: str, text: str) -> str:
@@ -59,15 +59,35 @@ def origin_line(path: str, text: str) -> str:
 def render_standalone(module_text: str) -> str:
     """One file that depends on torch alone: the runtime written out before the module's own code."""
     head, doc, body = split_module(module_text)
-    _, _, runtime = split_module(render_runtime())
-    own = re.sub(r"^from \._runtime import \([^)]*\)\n", "", body, flags=re.MULTILINE)
-    imports, rest = take_imports(runtime)
-    own_imports, own_rest = take_imports(own)
-    merged = merge_imports(imports, own_imports)
-    exports = re.search(r"^__all__ = \[[^\]]*\]\n", own_rest, re.MULTILINE)
+    imports: list[str] = []
+    blocks: list[str] = []
+    for text in (*runtime_in_order(), body):
+        found, rest = take_imports(text)
+        imports += [line for line in found if not line.startswith("from .")]
+        blocks.append(rest.strip("\n"))
+    exports = EXPORTS.search(blocks[-1])
     listed = exports.group(0) if exports else ""
-    own_rest = own_rest.replace(listed, "").strip("\n")
-    return f"{head}{doc}\n\nfrom __future__ import annotations\n\n{merged}\n{listed}\n{rest.strip()}\n\n\n{own_rest}\n"
+    blocks[-1] = blocks[-1].replace(listed, "").strip("\n")
+    top = f"{head}{doc}\n\nfrom __future__ import annotations\n\n{merge_imports(imports)}\n{listed}"
+    # Constants follow the import block after one empty line, functions after two.
+    space = "\n" if CONSTANT.match(blocks[0]) else "\n\n"
+    return top + space + "\n\n\n".join(blocks) + "\n"
+
+
+def runtime_in_order() -> list[str]:
+    """The code of the runtime's modules, each after those it imports."""
+    texts = {name.removesuffix(".py"): split_module(text)[2] for name, text in render_runtime().items()}
+    ordered: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        for needed in SIBLING.findall(texts[name]):
+            if needed not in ordered:
+                add(needed)
+        ordered[name] = texts[name]
+
+    add("__init__")
+    del ordered["__init__"]
+    return list(ordered.values())
 
 
 def split_module(text: str) -> tuple[str, str, str]:
@@ -77,6 +97,9 @@ def split_module(text: str) -> tuple[str, str, str]:
     return match["head"], match["doc"], text[match.end() :]
 
 
+EXPORTS = re.compile(r"^__all__ = \[[^\]]*\]\n", re.MULTILINE)
+CONSTANT = re.compile(r"\w+(?:, \w+)*(?:: [^=\n]*)? = ")
+SIBLING = re.compile(r"^from \.(\w+) import ", re.MULTILINE)
 IMPORT = re.compile(r"(?:import [\w.]+|from [\w.]+ import (?:\([^)]*\)|[^\n(]+))\n")
 
 
@@ -92,11 +115,11 @@ def take_imports(text: str) -> tuple[list[str], str]:
     return found, text[position:]
 
 
-def merge_imports(first: list[str], second: list[str]) -> str:
-    """Both lists without repetitions, the standard library before torch, sorted as import sorters do."""
+def merge_imports(lines: list[str]) -> str:
+    """The imports without repetitions, the standard library before torch, sorted as import sorters do."""
     names: dict[str, set[str]] = {}
     plain = set()
-    for line in (*first, *second):
+    for line in lines:
         if line.startswith("import "):
             plain.add(line)
             continue
@@ -105,9 +128,9 @@ def merge_imports(first: list[str], second: list[str]) -> str:
     froms = {module: f"from {module} import {', '.join(sorted(found, key=by_case))}" for module, found in names.items()}
     blocks = []
     for is_torch in (False, True):
-        imports = sorted(line for line in plain if ("torch" in line) is is_torch)
-        lines = imports + [text for module, text in sorted(froms.items()) if module.startswith("torch") is is_torch]
-        blocks.append("\n".join(lines))
+        modules = sorted(line for line in plain if ("torch" in line) is is_torch)
+        merged = modules + [text for module, text in sorted(froms.items()) if module.startswith("torch") is is_torch]
+        blocks.append("\n".join(merged))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

@@ -1,0 +1,47 @@
+"""Elementwise functions that give the same bits wherever an element stands, and rounding without bias."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def power(x: Any, y: Any) -> Any:
+    """x ** y elementwise, where either may be a number; the same bits wherever an element stands in memory.
+
+    On the CPU, torch.pow rounds differently in a vector register and in the rest of a loop, so that a result would
+    depend on what a parameter is batched with; exp and log do not. They run in float64, so that float32 results are
+    correct to the last place and float64 ones to about |y log x| places.
+    """
+    if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+        return torch.pow(torch.tensor(x, dtype=torch.float64), y).item()
+    like = x if isinstance(x, Tensor) and (x.ndim or not isinstance(y, Tensor)) else y
+    exact = not isinstance(y, Tensor) and y in (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
+    if like.device.type != "cpu" or exact:
+        return torch.pow(x, y)
+    base = torch.as_tensor(x, dtype=torch.float64)
+    exponent = torch.as_tensor(y, dtype=torch.float64)
+    size = (base.abs().log() * exponent).exp()
+    size = torch.where((exponent == 0) | (base == 1), 1.0, size)
+    size = torch.where(base.signbit() & (exponent.fmod(2).abs() == 1), -size, size)
+    no_number = (base < 0) & base.isfinite() & (exponent.frac() != 0)
+    return torch.where(no_number, math.nan, size).to(like.dtype)
+
+
+def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+    """float32 x in `dtype` (bfloat16 or float16), rounded up or down at random so that the expected value is x."""
+    if dtype == torch.bfloat16:
+        bits = x.view(torch.int32)
+        noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)
+        rounded = noise.add_(bits).bitwise_and_(-1 << 16).view(torch.float32)
+    else:
+        # Steps of float16 are 2^(exponent - 11), where frexp puts the mantissa in [1/2, 1), but never below 2^-24.
+        step = torch.frexp(x).exponent.clamp_min_(-13).sub_(11)
+        scaled = torch.ldexp(x, -step)
+        floor = scaled.floor()
+        up = torch.empty_like(x).uniform_(generator=generator) < scaled - floor
+        rounded = torch.ldexp(floor + up, step)
+    return torch.where(x.isfinite(), rounded, x).to(dtype)

@@ -1,0 +1,46 @@
+"""What the generated optimizers, schedules and penalties share; depends on torch alone.
+
+A generated class says what one step does to one parameter, as pure functions (`Kernel`) collected in `RULES`. This
+package decides everything around them: which rule a parameter gets (routing), which parameters run as one call
+(buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
+particular optimizer.
+
+Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, orthogonal,
+places, routing, buckets, calls, optimizer, schedules. Names with an underscore are private to the package.
+"""
+
+from __future__ import annotations
+
+from .hypers import require
+from .interface import Event, Kernel, Memory, Rule
+from .matrices import det, eigenbasis, inverse_root, logdet, qr, trace
+from .numbers import power, round_stochastically
+from .optimizer import SpecOptimizer
+from .orthogonal import iterate_in, orthogonalize
+from .routing import Route, explain_routing, param_groups, route
+from .schedules import SpecPenalty, SpecSchedule
+
+__all__ = [
+    "Event",
+    "Kernel",
+    "Memory",
+    "Route",
+    "Rule",
+    "SpecOptimizer",
+    "SpecPenalty",
+    "SpecSchedule",
+    "det",
+    "eigenbasis",
+    "explain_routing",
+    "inverse_root",
+    "iterate_in",
+    "logdet",
+    "orthogonalize",
+    "param_groups",
+    "power",
+    "qr",
+    "require",
+    "round_stochastically",
+    "route",
+    "trace",
+]

@@ -1,0 +1,81 @@
+"""What generated modules are made of: kernels, memories, events and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+ROLES = ("matrix", "conv", "embedding", "head", "vector")
+PARAMETER = ("weight", "grad")  # what kernels call the parameter
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PRECISIONS = ("plain", "kahan", "stochastic", "master")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
+
+    `inputs` are "weight", "grad" and names of memories; `outputs` are "weight" and names of memories (a total's is its
+    own name). The function may overwrite a weight or memory that it also returns, never the gradient.
+    `layout` says which elements of a parameter interact, and so what the function is given:
+
+    - "elementwise": none; any contiguous piece of parameters, 1-D.
+    - "tensor": those of one parameter; (batch, numel, 1), and (batch, 1, 1) for one value per parameter.
+    - "matrix": those of one matrix, by rows and columns; (batch, rows, cols), and 1 where a value is per row or column.
+    """
+
+    function: Callable[..., tuple[Any, ...]]
+    layout: str
+    inputs: tuple[str, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols" or 1."""
+
+    name: str
+    shape: tuple[str | int, str | int]
+
+    @property
+    def full(self) -> bool:
+        """Whether there is one value per element of the parameter."""
+        return self.shape == ("rows", "cols")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What `SpecOptimizer.fire(name)` runs; its totals are computed just before."""
+
+    name: str
+    kernel: Kernel
+    totals: tuple[Kernel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One step for the parameters of some roles. `init` gives memories their first value (zero without it)."""
+
+    name: str
+    roles: tuple[str, ...]
+    memories: tuple[Memory, ...]
+    step: Kernel
+    init: Kernel | None = None
+    totals: tuple[Kernel, ...] = ()
+    events: tuple[Event, ...] = ()
+
+    def __post_init__(self) -> None:
+        """ValueError for memories whose names the state uses otherwise, or that the rule's layout cannot hold."""
+        reserved = {*PARAMETER, "step", "kahan", "master", *(f"{event.name}_step" for event in self.events)}
+        for memory in self.memories:
+            if memory.name in reserved:
+                raise ValueError(f"a memory of the rule {self.name!r} has the reserved name {memory.name!r}")
+            if self.step.layout == "elementwise" and not memory.full:
+                raise ValueError(f"memory {memory.name!r} of the elementwise rule {self.name!r} is not elementwise")
+
+    def event(self, name: str) -> Event | None:
+        return next((event for event in self.events if event.name == name), None)

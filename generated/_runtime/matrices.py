@@ -1,0 +1,89 @@
+"""Matrix functions for kernels: roots, bases, traces and determinants. Matrices have any leading batch dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .numbers import power
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _shielded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x) of the finite matrices in x and NaN for the others, on which LAPACK would raise or not return.
+
+    The result lies in memory row by row, while LAPACK writes columns.
+    """
+    finite = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    return torch.where(finite, function(torch.where(finite, x, 0.0)), math.nan).contiguous()
+
+
+def _symmetric(s: Tensor) -> Tensor:
+    wide = _at_least_float32(s)
+    return (wide + wide.mT) / 2
+
+
+def _polar_factor(x: Tensor) -> Tensor:
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    return cast(Tensor, u @ vh)
+
+
+def inverse_root(s: Tensor, p: float, eps: float = 1e-12) -> Tensor:
+    """(sym(s) + eps)^(-1/p) of each square matrix of s (..., n, n), negative eigenvalues counted as zero."""
+
+    def root(symmetric: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(symmetric)
+        scaled: Tensor = vectors * power(values.clamp_min(0) + eps, -1 / p).unsqueeze(-2)
+        return torch.matmul(scaled, vectors.mT)
+
+    return _shielded(root, _symmetric(s)).to(s.dtype)
+
+
+def _signs(x: Tensor) -> Tensor:
+    """-1 where x is negative and 1 elsewhere, in the dtype of x: numbers given to `where` would be float32 first."""
+    return 1 - 2 * (x < 0).to(x.dtype)
+
+
+def eigenbasis(s: Tensor) -> Tensor:
+    """Eigenvectors of sym(s) (..., n, n) as columns, by ascending eigenvalue; the largest component is positive."""
+
+    def basis(symmetric: Tensor) -> Tensor:
+        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
+        largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+        return vectors * _signs(largest)
+
+    return _shielded(basis, _symmetric(s)).to(s.dtype)
+
+
+def qr(x: Tensor) -> Tensor:
+    """The orthonormal factor of each square matrix of x (..., n, n), whose triangular one has a positive diagonal."""
+
+    def factor(square: Tensor) -> Tensor:
+        q, r = torch.linalg.qr(square)
+        return torch.mul(q, _signs(r.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2))
+
+    return _shielded(factor, _at_least_float32(x)).to(x.dtype)
+
+
+def trace(x: Tensor) -> Tensor:
+    """(..., 1, 1): the trace of each square matrix of x (..., n, n)."""
+    return x.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+
+
+def det(x: Tensor) -> Tensor:
+    """(..., 1, 1): the determinant of each square matrix of x (..., n, n)."""
+    determinant: Tensor = torch.linalg.det(_at_least_float32(x))
+    return determinant.to(x.dtype)[..., None, None]
+
+
+def logdet(x: Tensor) -> Tensor:
+    """(..., 1, 1): the logarithm of the determinant's absolute value, which itself often is too small to be held."""
+    logarithm: Tensor = torch.linalg.slogdet(_at_least_float32(x)).logabsdet
+    return logarithm.to(x.dtype)[..., None, None]

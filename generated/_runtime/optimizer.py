@@ -1,0 +1,383 @@
+"""The base of generated optimizers: groups, steps, events and checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from itertools import chain
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from .buckets import Bucket, _arranged
+from .calls import Call, Work, _ordered_sum, _precision_memory
+from .hypers import _checked_hypers, _nearest
+from .interface import DTYPES, PRECISIONS, Event, Kernel, Rule
+from .places import Slot, _places, _wider
+from .routing import _rule_named, param_groups
+
+OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
+SCHEDULER_KEYS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "differentiable")
+
+
+class SpecOptimizer(torch.optim.Optimizer):
+    """Base of generated optimizers: a `torch.optim.Optimizer` that runs the kernels of `RULES`.
+
+    Args:
+        params: a module (routed by role), tensors, (name, tensor) pairs, or groups of these as in torch. A group may
+            set any hyper and `rule` (a role or a rule's name), `transposed`, `split` (a number or a tuple of row
+            counts) and `precision`.
+        hypers: the defaults of the hypers.
+        precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
+            their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
+        skip_nonfinite: leave everything as it is in steps in which a gradient has a NaN or infinity.
+
+    `generator`, an attribute, gives the random numbers of stochastic rounding.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    generator: torch.Generator | None = None
+    skip_nonfinite: bool = False
+
+    def __init__(
+        self, params: Any, hypers: Mapping[str, Any], *, precision: str = "plain", skip_nonfinite: bool = False
+    ) -> None:
+        self.skip_nonfinite = skip_nonfinite
+        self._hyper_names = tuple(hypers)
+        self._forget()
+        _checked_hypers(type(self), hypers)
+        if isinstance(params, nn.Module):
+            params = param_groups(params)
+        defaults = {**hypers, "rule": None, "transposed": False, "split": None, "precision": precision}
+        super().__init__(params, defaults)
+
+    @staticmethod
+    def check_hypers(**hypers: Any) -> None:
+        """Overridden by generated classes: calls `require` for each condition of the spec."""
+
+    def _forget(self) -> None:
+        """Drops what is derived from groups, parameters and states."""
+        self._checked: dict[int, tuple[Any, ...]] = {}
+        self._slots: dict[Tensor, Slot] = {}
+        self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
+        self._owners: dict[Tensor, Bucket] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"skip_nonfinite": self.skip_nonfinite, "_hyper_names": self._hyper_names}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._forget()
+        super().__setstate__(state)
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; ValueError for unknown keys, invalid hypers, or a parameter that no rule takes."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        group = dict(param_group)
+        self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS))
+        if not isinstance(group["params"], (Tensor, set)):
+            group["params"] = list(group["params"])
+            tensors = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
+            if len({id(p) for p in tensors}) < len(tensors):
+                raise ValueError("some parameters appear more than once in a parameter group")
+        super().add_param_group(group)
+        try:
+            self._check_group(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def _require_known_keys(self, group: Mapping[str, Any], others: Iterable[str]) -> None:
+        known = {*self._hyper_names, *others}
+        for key in group:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """ValueError unless the group's hypers, options and parameters are valid."""
+        _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
+        if group["precision"] not in PRECISIONS:
+            raise ValueError(f"invalid precision={group['precision']!r}{_nearest(group['precision'], PRECISIONS)}")
+        if not isinstance(group["transposed"], bool):
+            raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
+        if not isinstance(group["split"], (int, type(None))):
+            group["split"] = tuple(group["split"])
+        for i, p in enumerate(group["params"]):
+            name = group["param_names"][i] if "param_names" in group else f"parameter {i} of its group"
+            self._check_parameter(p, group, f"{name} of shape {tuple(p.shape)}")
+
+    def _check_parameter(self, p: Tensor, group: Mapping[str, Any], name: str) -> None:
+        if hasattr(p, "placements"):
+            raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
+        if p.layout is not torch.strided or p.dtype not in DTYPES:
+            raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
+        role = _role_in(group, p)
+        rule = _rule_named(self.RULES, role)
+        if rule is None:
+            names = {name for rule in self.RULES for name in (rule.name, *rule.roles)}
+            raise ValueError(f"{type(self).__name__} has no rule {role!r} for {name}{_nearest(role, names)}")
+        layouts = [kernel.layout for kernel in (rule.step, rule.init, *(e.kernel for e in rule.events)) if kernel]
+        if p.ndim < 2 and ("matrix" in layouts or ("matrix" in rule.roles and "vector" not in rule.roles)):
+            raise ValueError(f"{name} is not a matrix, as the rule {rule.name!r} needs; set another rule for its group")
+        if p.numel():
+            _places("matrix", tuple(p.shape), group["transposed"], group["split"])
+
+    def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
+        """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
+        given = [group[name] for name in self._hyper_names]
+        values = tuple([v.item() if hasattr(v, "item") else v for v in given])
+        if values != self._checked.get(id(group)):
+            _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
+            self._checked[id(group)] = values
+        return values
+
+    # -- steps and events ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step for every parameter that has a gradient; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        works = self._collect("step", _has_grad)
+        if self.skip_nonfinite and not _all_finite(works):
+            return loss
+        for work in works:
+            self._initialize(work)
+        totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
+        for work in works:
+            step = work.rule.step
+            scalars = work.scalars(step, totals[work.rule.name], {})
+            for bucket in self._arrange(work, step.layout, settled=True):
+                Call(step, bucket, work, self.state).execute(scalars, self.generator)
+            for p in work.params:
+                self.state[p]["step"] = work.t
+        return loss
+
+    @torch.no_grad()
+    def fire(self, event: str, **arguments: Any) -> None:
+        """Runs the event on the parameters of every rule that has it; without gradient only those that need none."""
+        events = {rule.name: found for rule in self.RULES if (found := rule.event(event))}
+        if not events:
+            raise ValueError(f"{type(self).__name__} has no event {event!r}")
+
+        def takes_part(rule: Rule, p: Tensor) -> bool:
+            return rule.name in events and (p.grad is not None or not self._needs_grad(rule, events[rule.name], p))
+
+        works = self._collect(f"{event}_step", takes_part)
+        stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
+        for work in works:
+            self._initialize(work)
+        totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
+        for work in works:
+            found = events[work.rule.name]
+            scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
+            for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
+                Call(found.kernel, bucket, work, self.state).execute(scalars, self.generator)
+            for p in work.params:
+                self.state[p][f"{event}_step"] = work.t
+
+    def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
+        init_reads = rule.init is not None and "grad" in rule.init.inputs
+        is_new = any(memory.name not in self.state.get(p, ()) for memory in rule.memories)
+        return "grad" in event.kernel.inputs or (init_reads and is_new)
+
+    def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[Work]:
+        """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
+        works: dict[tuple[Any, ...], Work] = {}
+        runs: dict[tuple[Any, ...], int] = {}
+        for group in self.param_groups:
+            values = self._values(group)
+            run = runs.setdefault((values, group["precision"]), len(runs))
+            for p in group["params"]:
+                slot = self._slots.get(p)
+                if slot is None or not slot.fits(p):
+                    slot = self._new_slot(p, group)
+                if not takes_part(slot.rule, p) or not p.numel():
+                    continue
+                if p.grad is not None:
+                    _require_dense(p)
+                t = self.state.get(p, {}).get(counter, 0) + 1
+                key = (run, slot.rule.name, slot.dtype, slot.device, t)
+                work = works.get(key)
+                if work is None:
+                    precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
+                    hypers = dict(zip(self._hyper_names, values, strict=True))
+                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, t, hypers)
+                work.params.append(p)
+        return list(works.values())
+
+    def _new_slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
+        if p in self._slots:
+            self._buckets.clear()  # they were made for another shape, dtype or device
+        self._slots[p] = self._slot_in(group, p)
+        return self._slots[p]
+
+    def _slot_in(self, group: Mapping[str, Any], p: Tensor) -> Slot:
+        """The slot of p in a group that has been checked."""
+        rule = cast(Rule, _rule_named(self.RULES, _role_in(group, p)))
+        return Slot(rule, p.shape, p.dtype, p.device, group["transposed"], group["split"])
+
+    def _arrange(self, work: Work, layout: str, settled: bool = False) -> list[Bucket]:
+        """The buckets of the work in this layout, kept from step to step; `settled` ones own the memories."""
+        key = (layout, tuple(map(id, work.params)))
+        buckets = self._buckets.get(key)
+        if buckets is None:
+            if len(self._buckets) > 1000:  # gradients that come and go make new sets of parameters without end
+                self._buckets.clear()
+            buckets = self._buckets[key] = _arranged([(p, self._slots[p]) for p in work.params], layout)
+        for bucket in buckets if work.memories else ():
+            if not bucket.is_settled(self.state):
+                if settled and bucket.entries[0][1].whole:
+                    self._settle(bucket, work)
+                else:
+                    bucket.release(self.state)
+        return buckets
+
+    def _settle(self, bucket: Bucket, work: Work) -> None:
+        taken = set(bucket.params)
+        for p in bucket.params:
+            self._owners.get(p, bucket).release(self.state, taken)
+            self._owners[p] = bucket
+        bucket.settle(self.state, work.memories)
+
+    def _initialize(self, work: Work) -> None:
+        """Gives the parameters of the work that are new their memories."""
+        names = {memory.name for memory, _ in work.memories}
+        new = [p for p in work.params if not names <= self.state[p].keys()] if names else []
+        if not new:
+            return
+        fresh: dict[Tensor, dict[str, Any]] = {p: self._zeros(p, work) for p in new}
+        init = work.rule.init
+        if init is not None:
+            first = Work(work.rule, work.precision, work.dtype, work.device, 1, work.hypers, new)
+            for bucket in self._arrange(first, _wider(work.rule.step.layout, init.layout)):
+                Call(init, bucket, first, fresh).execute(first.scalars(init, {}, {}))
+        for p in new:
+            self.state[p].update(fresh[p])
+
+    def _zeros(self, p: Tensor, work: Work) -> dict[str, Any]:
+        shapes = [(memory, self._slots[p].state_shape(memory), dtype) for memory, dtype in work.memories]
+        zeros = {memory.name: torch.zeros(shape, dtype=dtype, device=p.device) for memory, shape, dtype in shapes}
+        if "master" in zeros and work.precision == "master":
+            zeros["master"].copy_(p)
+        return zeros
+
+    def _totals(
+        self, kernels: Iterable[Kernel], works: Sequence[Work], arguments: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """The sum over the units of all works of each total, in order, as later ones may use earlier ones."""
+        totals: dict[str, Tensor] = {}
+        for kernel in kernels:
+            values = [(torch.zeros(1, 1, 1),) * len(kernel.outputs)] if not works else []
+            for work in works:
+                scalars = work.scalars(kernel, totals, arguments)
+                for bucket in self._arrange(work, _wider("tensor", work.rule.step.layout, kernel.layout)):
+                    values.append(Call(kernel, bucket, work, self.state).evaluate(scalars))
+            for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):
+                totals[name] = _ordered_sum(list(parts))
+        return totals
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but states keep their dtype; ValueError, and no change, if they do not fit this optimizer."""
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        groups = self._loaded_groups(state_dict["param_groups"])
+        ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        owners = dict(zip(ids, ((p, group) for group in groups for p in group["params"]), strict=True))
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for key, entry in state_dict["state"].items():
+            if key in owners:
+                p, group = owners[key]
+                state[p] = self._loaded_entry(p, group, entry)
+            else:
+                state[key] = entry
+        self.__setstate__({"state": state, "param_groups": groups})
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _loaded_groups(self, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        if len(saved) != len(self.param_groups):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        groups = []
+        for own, other in zip(self.param_groups, saved, strict=True):
+            if len(own["params"]) != len(other["params"]):
+                raise ValueError(
+                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+                )
+            for name in (*self._hyper_names, "rule", "transposed", "split", "precision"):
+                if name not in other:
+                    raise ValueError(f"loaded state dict has a parameter group without {name!r}")
+            self._require_known_keys(other, (*OPTIONS, *SCHEDULER_KEYS, *own))
+            group = {**deepcopy({k: v for k, v in other.items() if k != "params"}), "params": own["params"]}
+            if "param_names" in own:
+                group.setdefault("param_names", own["param_names"])
+            self._check_group(group)
+            groups.append(group)
+        return groups
+
+    def _loaded_entry(self, p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of one parameter's state on its device; ValueError unless it has the memories of its rule."""
+        if not entry:
+            return {}
+        slot = self._slot_in(group, p)
+        rule = slot.rule
+        extra = _precision_memory(group["precision"]) if p.dtype.itemsize < 4 else None
+        expected = {m.name: slot.state_shape(m) for m in (*rule.memories, *([extra] if extra else []))}
+        counters = {"step", *(f"{event.name}_step" for event in rule.events)}
+        if lacking := sorted(expected.keys() - entry.keys()):
+            raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
+        if unknown := sorted(entry.keys() - expected.keys() - counters):
+            raise ValueError(
+                f"loaded state of a {rule.name} parameter has {', '.join(unknown)}, which its rule does not"
+            )
+        for name, shape in expected.items():
+            if tuple(entry[name].shape) != shape:
+                raise ValueError(f"loaded state {name} has shape {tuple(entry[name].shape)}, where {shape} is expected")
+        return {
+            name: value.detach().to(p.device, copy=True) if name in expected else int(value)
+            for name, value in entry.items()
+        }
+
+
+def _has_grad(rule: Rule, p: Tensor) -> bool:
+    return p.grad is not None
+
+
+def _role_in(group: Mapping[str, Any], p: Tensor) -> str:
+    return str(group["rule"] or ("matrix" if p.ndim >= 2 else "vector"))
+
+
+def _rules_of(works: Iterable[Work]) -> dict[str, Rule]:
+    return {work.rule.name: work.rule for work in works}
+
+
+def _all_finite(works: Iterable[Work]) -> bool:
+    """Whether no gradient has a NaN or infinity; waits for the device once."""
+    grads = [p.grad for work in works for p in work.params if p.grad is not None]
+    return not grads or bool(get_total_norm(grads, math.inf).isfinite())
+
+
+def _require_dense(p: Tensor) -> None:
+    grad = cast(Tensor, p.grad)
+    if type(grad) is not Tensor and hasattr(grad, "placements"):
+        raise NotImplementedError(
+            f"a gradient of shape {tuple(p.shape)} is a DTensor with placements {grad.placements}"
+        )
+    if grad.layout is not torch.strided or not grad.is_floating_point():
+        raise RuntimeError(
+            f"a gradient of shape {tuple(p.shape)} is {grad.dtype}, {grad.layout}; it must be dense and real"
+        )
