@@ -6,7 +6,7 @@ package decides everything around them: which rule a parameter gets (routing), w
 particular optimizer.
 
 Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, orthogonal,
-places, routing, buckets, calls, optimizer, schedules. Names with an underscore are private to the package.
+places, routing, buckets, calls, checkpoints, optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from .buckets import Bucket, _arranged
-from .calls import Call, Work, _ordered_sum, _precision_memory
+from .calls import Call, Work, _ordered_sum
+from .checkpoints import _loaded_entry, _loaded_groups
 from .hypers import _checked_hypers, _nearest
 from .interface import DTYPES, PRECISIONS, Event, Kernel, Rule
 from .places import Slot, _places, _wider
@@ -295,62 +295,23 @@ class SpecOptimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        groups = self._loaded_groups(state_dict["param_groups"])
+        required = (*self._hyper_names, "rule", "transposed", "split", "precision")
+        groups = _loaded_groups(self.param_groups, state_dict["param_groups"], required)
+        for own, group in zip(self.param_groups, groups, strict=True):
+            self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
+            self._check_group(group)
         ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         owners = dict(zip(ids, ((p, group) for group in groups for p in group["params"]), strict=True))
         state: defaultdict[Any, Any] = defaultdict(dict)
         for key, entry in state_dict["state"].items():
             if key in owners:
                 p, group = owners[key]
-                state[p] = self._loaded_entry(p, group, entry)
+                state[p] = _loaded_entry(p, self._slot_in(group, p), group["precision"], entry)
             else:
                 state[key] = entry
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-    def _loaded_groups(self, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        if len(saved) != len(self.param_groups):
-            raise ValueError("loaded state dict has a different number of parameter groups")
-        groups = []
-        for own, other in zip(self.param_groups, saved, strict=True):
-            if len(own["params"]) != len(other["params"]):
-                raise ValueError(
-                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
-                )
-            for name in (*self._hyper_names, "rule", "transposed", "split", "precision"):
-                if name not in other:
-                    raise ValueError(f"loaded state dict has a parameter group without {name!r}")
-            self._require_known_keys(other, (*OPTIONS, *SCHEDULER_KEYS, *own))
-            group = {**deepcopy({k: v for k, v in other.items() if k != "params"}), "params": own["params"]}
-            if "param_names" in own:
-                group.setdefault("param_names", own["param_names"])
-            self._check_group(group)
-            groups.append(group)
-        return groups
-
-    def _loaded_entry(self, p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of one parameter's state on its device; ValueError unless it has the memories of its rule."""
-        if not entry:
-            return {}
-        slot = self._slot_in(group, p)
-        rule = slot.rule
-        extra = _precision_memory(group["precision"]) if p.dtype.itemsize < 4 else None
-        expected = {m.name: slot.state_shape(m) for m in (*rule.memories, *([extra] if extra else []))}
-        counters = {"step", *(f"{event.name}_step" for event in rule.events)}
-        if lacking := sorted(expected.keys() - entry.keys()):
-            raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
-        if unknown := sorted(entry.keys() - expected.keys() - counters):
-            raise ValueError(
-                f"loaded state of a {rule.name} parameter has {', '.join(unknown)}, which its rule does not"
-            )
-        for name, shape in expected.items():
-            if tuple(entry[name].shape) != shape:
-                raise ValueError(f"loaded state {name} has shape {tuple(entry[name].shape)}, where {shape} is expected")
-        return {
-            name: value.detach().to(p.device, copy=True) if name in expected else int(value)
-            for name, value in entry.items()
-        }
 
 
 def _has_grad(rule: Rule, p: Tensor) -> bool:
