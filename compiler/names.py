@@ -34,15 +34,15 @@ METHODS = {
 # Names at the top of generated modules, which may have the whole runtime written out in them.
 MODULE_NAMES = {
     "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "ClassVar", "Collection",
-    "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "HEAD_NAMES", "Iterable",
-    "Iterator", "Kernel", "LAYOUTS", "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ", "OPTIONS",
-    "Optimizer", "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real",
-    "Route", "Rule", "SCHEDULER_KEYS", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "SpecOptimizer",
-    "SpecPenalty", "SpecSchedule", "Tensor", "Triples", "Work", "annotations", "cache", "cast", "chain",
-    "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis", "explain_routing",
-    "field", "get_total_norm", "groupby", "inspect", "inverse_root", "iterate_in", "logdet", "lru_cache", "math",
-    "nn", "orthogonalize", "param_groups", "power", "qr", "re", "require", "round_stochastically", "route", "torch",
-    "trace",
+    "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "FrameType", "HEAD_NAMES",
+    "Iterable", "Iterator", "Kernel", "LAYOUTS", "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ",
+    "OPTIONS", "Optimizer", "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES",
+    "Real", "Route", "Rule", "SCHEDULER_KEYS", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "SpecOptimizer",
+    "SpecPenalty", "SpecSchedule", "Tensor", "TracebackType", "Triples", "Work", "annotations", "cache", "cast",
+    "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis",
+    "explain_routing", "field", "get_total_norm", "groupby", "inspect", "inverse_root", "iterate_in", "logdet",
+    "lru_cache", "math", "nn", "orthogonalize", "param_groups", "power", "qr", "re", "require", "round_stochastically",
+    "route", "signal", "threading", "torch", "trace",
 }  # fmt: skip
 
 # What generated functions call: a parameter of that name would hide it.

@@ -17,6 +17,7 @@ from .calls import Call, Work, _ordered_sum
 from .checkpoints import _loaded_entry, _loaded_groups
 from .hypers import _checked_hypers, _nearest
 from .interface import DTYPES, PRECISIONS, Event, Kernel, Rule
+from .interrupts import _DeferredInterrupts
 from .places import Slot, _places, _wider
 from .routing import _rule_named, param_groups
 
@@ -37,6 +38,13 @@ class SpecOptimizer(torch.optim.Optimizer):
         skip_nonfinite: leave everything as it is in steps in which a gradient has a NaN or infinity.
 
     `generator`, an attribute, gives the random numbers of stochastic rounding.
+
+    Faults: what can be checked in advance (hypers, gradients, the closure) raises before a step or event has changed
+    anything. An operation that fails later (no memory left, LAPACK) raises to the caller, who may call `step` again:
+    parameters step bucket by bucket, `state[p]["step"]` counts those that are done, and the others are as before, save
+    that in the bucket that failed memories may have taken in the gradient and weights have moved in part. The next
+    `step` is one more for every gradient; without the gradients of those counted it completes the one that failed.
+    Ctrl-C is raised when the step is complete, a second one when a bucket is: each parameter is all before or all after.
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
@@ -143,7 +151,10 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step for every parameter that has a gradient; returns the closure's loss."""
+        """One step for every parameter that has a gradient; returns the closure's loss.
+
+        Faults and Ctrl-C in the middle: see the class.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -151,16 +162,17 @@ class SpecOptimizer(torch.optim.Optimizer):
         works = self._collect("step", _has_grad)
         if self.skip_nonfinite and not _all_finite(works):
             return loss
-        for work in works:
-            self._initialize(work)
-        totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
-        for work in works:
-            step = work.rule.step
-            scalars = work.scalars(step, totals[work.rule.name], {})
-            for bucket in self._arrange(work, step.layout, settled=True):
-                Call(step, bucket, work, self.state).execute(scalars, self.generator)
-            for p in work.params:
-                self.state[p]["step"] = work.t
+        with _DeferredInterrupts() as interrupts:
+            for work in works:
+                self._initialize(work)
+            totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
+            for work, buckets in [(w, self._arrange(w, w.rule.step.layout, settled=True)) for w in works]:
+                step = work.rule.step
+                scalars = work.scalars(step, totals[work.rule.name], {})
+                for bucket in buckets:
+                    Call(step, bucket, work, self.state).execute(scalars, self.generator)
+                    self._count(bucket, "step", work.t)
+                    interrupts.pause()
         return loss
 
     @torch.no_grad()
@@ -175,16 +187,21 @@ class SpecOptimizer(torch.optim.Optimizer):
 
         works = self._collect(f"{event}_step", takes_part)
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
-        for work in works:
-            self._initialize(work)
-        totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
-        for work in works:
-            found = events[work.rule.name]
-            scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
-            for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
-                Call(found.kernel, bucket, work, self.state).execute(scalars, self.generator)
-            for p in work.params:
-                self.state[p][f"{event}_step"] = work.t
+        with _DeferredInterrupts() as interrupts:
+            for work in works:
+                self._initialize(work)
+            totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
+            for work in works:
+                found = events[work.rule.name]
+                scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
+                for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
+                    Call(found.kernel, bucket, work, self.state).execute(scalars, self.generator)
+                    self._count(bucket, f"{event}_step", work.t)
+                    interrupts.pause()
+
+    def _count(self, bucket: Bucket, counter: str, t: int) -> None:
+        for p in bucket.completed:
+            self.state[p][counter] = t
 
     def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
         init_reads = rule.init is not None and "grad" in rule.init.inputs
@@ -253,7 +270,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _initialize(self, work: Work) -> None:
         """Gives the parameters of the work that are new their memories."""
         names = {memory.name for memory, _ in work.memories}
-        new = [p for p in work.params if not names <= self.state[p].keys()] if names else []
+        new = [p for p in work.params if not names <= self.state.get(p, {}).keys()]
         if not new:
             return
         fresh: dict[Tensor, dict[str, Any]] = {p: self._zeros(p, work) for p in new}
