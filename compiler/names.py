@@ -14,7 +14,10 @@ from optforge.dsl import ast, errors
 NAME_LIMIT = 60
 
 # Arguments of the constructors of optimizers, schedules and penalties, and of `fire`.
-ARGUMENTS = {"self", "params", "model", "optimizer", "precision", "skip_nonfinite", "generator", "last_epoch", "event"}
+ARGUMENTS = {
+    "self", "params", "model", "optimizer", "precision", "skip_nonfinite", "backend", "capturable", "generator",
+    "last_epoch", "event",
+}  # fmt: skip
 
 # Keys that a parameter group has, may have, or has for other optimizers and torch's own code.
 GROUP_KEYS = {
@@ -25,7 +28,8 @@ GROUP_KEYS = {
 # Attributes of torch.optim.Optimizer and of the runtime's base class that an event must not hide.
 METHODS = {
     "step", "zero_grad", "state", "state_dict", "load_state_dict", "add_param_group", "param_groups", "defaults",
-    "fire", "check_hypers", "generator", "skip_nonfinite", "profile_hook_step", "register_step_pre_hook",
+    "fire", "check_hypers", "generator", "skip_nonfinite", "backend", "capturable", "compile_options",
+    "profile_hook_step", "register_step_pre_hook",
     "register_step_post_hook", "register_state_dict_pre_hook", "register_state_dict_post_hook",
     "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook", "OptimizerPreHook",
     "OptimizerPostHook", "RULES",
@@ -33,7 +37,7 @@ METHODS = {
 
 # Names at the top of generated modules, which may have the whole runtime written out in them.
 MODULE_NAMES = {
-    "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "ClassVar", "Collection",
+    "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "AbstractContextManager", "ClassVar", "ExitStack", "nullcontext", "Collection",
     "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "FrameType", "HEAD_NAMES",
     "Iterable", "Iterator", "Kernel", "LAYOUTS", "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ",
     "OPTIONS", "Optimizer", "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES",

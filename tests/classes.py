@@ -52,10 +52,13 @@ def generated_classes() -> list[type[Any]]:
     return [c for c in found if isinstance(c, type) and getattr(c, "RULES", None) and hasattr(c, "step")]
 
 
+OPTIONS = ("self", "params", "precision", "skip_nonfinite", "backend", "capturable")
+
+
 def hyper_arguments(cls: type[Any]) -> dict[str, inspect.Parameter]:
     """The constructor's arguments that are hypers."""
     arguments = inspect.signature(cls.__init__).parameters
-    return {name: a for name, a in arguments.items() if name not in ("self", "params", "precision", "skip_nonfinite")}
+    return {name: a for name, a in arguments.items() if name not in OPTIONS}
 
 
 def build(cls: type[Any], params: Any, **options: Any) -> Any:

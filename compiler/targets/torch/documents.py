@@ -13,6 +13,13 @@ from optforge.compiler.types import FULL, Universe
 from optforge.dsl import ast
 from optforge.dsl.printer import print_expression
 
+OPTIONS = (
+    "precision: how parameters below 32 bits are kept: plain, kahan, stochastic or master.",
+    "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.",
+    "backend: how steps are run: eager, compile, or auto, which chooses by rule and size.",
+    "capturable: count on the device, so that a CUDA graph can hold a step.",
+)
+
 
 def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:
     """The class docstring: the spec's words, its equations, its hypers with their conditions, its claims."""
@@ -37,12 +44,8 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
         parts += [f"`{condition}`" for condition in conditions]
         lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
     if not isinstance(node, ir.Schedule | ir.Penalty):
-        lines += wrapped(
-            "precision: how parameters below 32 bits are kept: plain, kahan, stochastic or master.", WIDTH - 8, "    "
-        )
-        lines += wrapped(
-            "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.", WIDTH - 8, "    "
-        )
+        for option in OPTIONS:
+            lines += wrapped(option, WIDTH - 8, "    ")
     lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
     own = [rule for rule in rules if not any(isinstance(each, ast.Delegate) for each in rule.written)]
     of_rules = [claim for rule in own for claim in rule.claims]

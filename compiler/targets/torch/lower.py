@@ -298,13 +298,21 @@ def lower_class(
 CONSTRUCTION: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "optimizer": (
         "params",
-        ("*", 'precision: str = "plain"', "skip_nonfinite: bool = False"),
+        (
+            "*",
+            'precision: str = "plain"',
+            "skip_nonfinite: bool = False",
+            'backend: str = "auto"',
+            "capturable: bool = False",
+        ),
         (
             "super().__init__(",
             "    params,",
             "    hypers,",
             "    precision=precision,",
             "    skip_nonfinite=skip_nonfinite,",
+            "    backend=backend,",
+            "    capturable=capturable,",
             ")",
         ),
     ),

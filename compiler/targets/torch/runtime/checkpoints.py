@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .calls import _precision_memory
+from .computations import _precision_memory
 from .places import Slot
 
 

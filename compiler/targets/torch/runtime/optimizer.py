@@ -12,14 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from .autocast import _without_autocast
 from .buckets import Bucket, _arranged
 from .calls import Call, Work, _ordered_sum
 from .checkpoints import _loaded_entry, _loaded_groups
+from .computations import Computation
+from .counters import Counters, _is_capturing
 from .hypers import _checked_hypers, _nearest
 from .interface import DTYPES, PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
+from .storage import _require_apart, _require_own_elements
 from .places import Slot, _places, _wider
 from .routing import _rule_named, param_groups
+from .strategies import BACKENDS, Runner, _strategy
 
 OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
 SCHEDULER_KEYS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "differentiable")
@@ -35,16 +40,23 @@ class SpecOptimizer(torch.optim.Optimizer):
         hypers: the defaults of the hypers.
         precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
-        skip_nonfinite: leave everything as it is in steps in which a gradient has a NaN or infinity.
+        skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
+            NaN or infinity.
+        backend: "eager" runs kernels as they are written, "compile" through torch.compile, "auto" by torch's fused
+            kernels where there are some, compiled from `AUTO_ELEMENTS` elements of a rule on, else eagerly.
+        capturable: count steps on the device, and read hypers that are tensors there, so that a CUDA graph can hold
+            a step; run a few steps before capturing one.
 
-    `generator`, an attribute, gives the random numbers of stochastic rounding.
+    `generator`, an attribute, gives the random numbers of stochastic rounding; `compile_options`, another, are the
+    options that torch.compile gets, such as `{"triton.cudagraphs": True}`.
 
     Faults: what can be checked in advance (hypers, gradients, the closure) raises before a step or event has changed
     anything. An operation that fails later (no memory left, LAPACK) raises to the caller, who may call `step` again:
     parameters step bucket by bucket, `state[p]["step"]` counts those that are done, and the others are as before, save
-    that in the bucket that failed memories may have taken in the gradient and weights have moved in part. The next
-    `step` is one more for every gradient; without the gradients of those counted it completes the one that failed.
-    Ctrl-C is raised when the step is complete, a second one when a bucket is: each parameter is all before or all after.
+    that in the bucket that failed memories may have taken in the gradient and some weights have moved (so may those of
+    an unequal `split` in buckets before it). The next `step` is one more for every gradient; without the gradients of
+    those counted it completes the one that failed. Ctrl-C is raised when the step is complete, a second one when the
+    bucket at work is.
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
@@ -53,9 +65,22 @@ class SpecOptimizer(torch.optim.Optimizer):
     skip_nonfinite: bool = False
 
     def __init__(
-        self, params: Any, hypers: Mapping[str, Any], *, precision: str = "plain", skip_nonfinite: bool = False
+        self,
+        params: Any,
+        hypers: Mapping[str, Any],
+        *,
+        precision: str = "plain",
+        skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
+        if capturable and skip_nonfinite:
+            raise ValueError("skip_nonfinite waits for the device in each step, which a capturable step must not")
         self.skip_nonfinite = skip_nonfinite
+        self.backend, self.capturable = backend, capturable
+        self.compile_options: dict[str, Any] = {}
         self._hyper_names = tuple(hypers)
         self._forget()
         _checked_hypers(type(self), hypers)
@@ -74,14 +99,16 @@ class SpecOptimizer(torch.optim.Optimizer):
         self._slots: dict[Tensor, Slot] = {}
         self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
         self._owners: dict[Tensor, Bucket] = {}
+        self._counters = Counters(self.capturable)
+        self._uncompilable: set[Computation] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"skip_nonfinite": self.skip_nonfinite, "_hyper_names": self._hyper_names}
-        return {**super().__getstate__(), **own}
+        names = ("skip_nonfinite", "backend", "capturable", "compile_options", "generator", "_hyper_names")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._forget()
         super().__setstate__(state)
+        self._forget()
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
@@ -99,6 +126,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         super().add_param_group(group)
         try:
             self._check_group(group)
+            _require_apart(p for each in self.param_groups for p in each["params"])
         except Exception:
             self.param_groups.pop()
             raise
@@ -112,8 +140,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers, options and parameters are valid."""
         _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
-        if group["precision"] not in PRECISIONS:
-            raise ValueError(f"invalid precision={group['precision']!r}{_nearest(group['precision'], PRECISIONS)}")
+        _require_precision(group["precision"])
         if not isinstance(group["transposed"], bool):
             raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
         if not isinstance(group["split"], (int, type(None))):
@@ -127,6 +154,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
         if p.layout is not torch.strided or p.dtype not in DTYPES:
             raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
+        _require_own_elements(p, name)
         role = _role_in(group, p)
         rule = _rule_named(self.RULES, role)
         if rule is None:
@@ -141,10 +169,16 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
         given = [group[name] for name in self._hyper_names]
-        values = tuple([v.item() if hasattr(v, "item") else v for v in given])
-        if values != self._checked.get(id(group)):
+        if _is_capturing():
+            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(v) for v in given])
+        values = tuple([_plain(v) for v in given])
+        checked = (*values, group["precision"])
+        if checked != self._checked.get(id(group)):
             _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
-            self._checked[id(group)] = values
+            _require_precision(group["precision"])
+            self._checked[id(group)] = checked
+        if self.capturable:
+            return tuple([v if isinstance(v, Tensor) else plain for v, plain in zip(given, values, strict=True)])
         return values
 
     # -- steps and events ----------------------------------------------------------------------------------------------
@@ -162,16 +196,17 @@ class SpecOptimizer(torch.optim.Optimizer):
         works = self._collect("step", _has_grad)
         if self.skip_nonfinite and not _all_finite(works):
             return loss
-        with _DeferredInterrupts() as interrupts:
+        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
                 self._initialize(work)
             totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
             for work, buckets in [(w, self._arrange(w, w.rule.step.layout, settled=True)) for w in works]:
                 step = work.rule.step
                 scalars = work.scalars(step, totals[work.rule.name], {})
+                run = self._runner(step, work)
                 for bucket in buckets:
-                    Call(step, bucket, work, self.state).execute(scalars, self.generator)
-                    self._count(bucket, "step", work.t)
+                    run(bucket, scalars)
+                    self._counters.advance("step", self.state, bucket.completed, work.count)
                     interrupts.pause()
         return loss
 
@@ -187,21 +222,28 @@ class SpecOptimizer(torch.optim.Optimizer):
 
         works = self._collect(f"{event}_step", takes_part)
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
-        with _DeferredInterrupts() as interrupts:
+        if self.skip_nonfinite and not _all_finite([*self._reading_gradients(works, events), *stepped]):
+            return
+        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
                 self._initialize(work)
             totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
             for work in works:
                 found = events[work.rule.name]
                 scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
+                run = self._runner(found.kernel, work)
                 for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
-                    Call(found.kernel, bucket, work, self.state).execute(scalars, self.generator)
-                    self._count(bucket, f"{event}_step", work.t)
+                    run(bucket, scalars)
+                    self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)
                     interrupts.pause()
 
-    def _count(self, bucket: Bucket, counter: str, t: int) -> None:
-        for p in bucket.completed:
-            self.state[p][counter] = t
+    def _runner(self, kernel: Kernel, work: Work) -> Runner:
+        strategy = _strategy(kernel, work, self.backend, self.capturable, self._uncompilable)
+        return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._uncompilable)
+
+    def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
+        """The works in which the event, or the first values of memories, are computed from gradients."""
+        return [w for w in works if any(self._needs_grad(w.rule, events[w.rule.name], p) for p in w.params)]
 
     def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
         init_reads = rule.init is not None and "grad" in rule.init.inputs
@@ -212,9 +254,10 @@ class SpecOptimizer(torch.optim.Optimizer):
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
         works: dict[tuple[Any, ...], Work] = {}
         runs: dict[tuple[Any, ...], int] = {}
+        counts = self._counters.known(counter, self.state)
         for group in self.param_groups:
             values = self._values(group)
-            run = runs.setdefault((values, group["precision"]), len(runs))
+            run = runs.setdefault((_distinguished(values), group["precision"]), len(runs))
             for p in group["params"]:
                 slot = self._slots.get(p)
                 if slot is None or not slot.fits(p):
@@ -223,13 +266,14 @@ class SpecOptimizer(torch.optim.Optimizer):
                     continue
                 if p.grad is not None:
                     _require_dense(p)
-                t = self.state.get(p, {}).get(counter, 0) + 1
-                key = (run, slot.rule.name, slot.dtype, slot.device, t)
+                count = counts.get(p, 0) + 1
+                key = (run, slot.rule.name, slot.dtype, slot.device, count)
                 work = works.get(key)
                 if work is None:
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))
-                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, t, hypers)
+                    t = self._counters.current(counter, self.state, p, count)
+                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, count, t, hypers)
                 work.params.append(p)
         return list(works.values())
 
@@ -276,11 +320,11 @@ class SpecOptimizer(torch.optim.Optimizer):
         fresh: dict[Tensor, dict[str, Any]] = {p: self._zeros(p, work) for p in new}
         init = work.rule.init
         if init is not None:
-            first = Work(work.rule, work.precision, work.dtype, work.device, 1, work.hypers, new)
+            first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new)
             for bucket in self._arrange(first, _wider(work.rule.step.layout, init.layout)):
                 Call(init, bucket, first, fresh).execute(first.scalars(init, {}, {}))
         for p in new:
-            self.state[p].update(fresh[p])
+            self.state[p].update({**fresh[p], **self.state[p]})  # another precision adds a memory to those there are
 
     def _zeros(self, p: Tensor, work: Work) -> dict[str, Any]:
         shapes = [(memory, self._slots[p].state_shape(memory), dtype) for memory, dtype in work.memories]
@@ -295,7 +339,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         """The sum over the units of all works of each total, in order, as later ones may use earlier ones."""
         totals: dict[str, Tensor] = {}
         for kernel in kernels:
-            values = [(torch.zeros(1, 1, 1),) * len(kernel.outputs)] if not works else []
+            values = [(torch.zeros(1, 1, 1, device="cpu"),) * len(kernel.outputs)] if not works else []
             for work in works:
                 scalars = work.scalars(kernel, totals, arguments)
                 for bucket in self._arrange(work, _wider("tensor", work.rule.step.layout, kernel.layout)):
@@ -329,6 +373,20 @@ class SpecOptimizer(torch.optim.Optimizer):
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values that a dictionary can tell apart; tensors, which only a capturable optimizer has here, by identity."""
+    return tuple([id(value) if isinstance(value, Tensor) else value for value in values])
+
+
+def _require_precision(precision: object) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
 
 
 def _has_grad(rule: Rule, p: Tensor) -> bool:
