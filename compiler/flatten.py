@@ -32,12 +32,22 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What a memory was in older versions, and whether that was said of the base."""
+
+    node: ast.Was
+    scope: Scope
+    is_inherited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """The equations of a rule, event or schedule: bindings by name and the ``<-`` results."""
 
     bindings: dict[str, Definition] = field(default_factory=dict)
     updates: dict[str, Definition] = field(default_factory=dict)
     claims: tuple[tuple[ast.Claim, Scope], ...] = ()
+    was: tuple[Past, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +174,14 @@ def collect_block(
     """Sort statements into bindings, results and claims; ``target`` is what may stand left of ``<-``."""
     block = Block()
     claims = []
+    was = []
     mistaken: list[ast.Update] = []
     for statement in few(statements, EQUATION_LIMIT, "equations"):
         match statement:
             case ast.Claim():
                 claims.append((statement, scope))
+            case ast.Was():
+                was.append(Past(statement, scope))
             case ast.Binding(target=name, value=value) if name.name == target:
                 report_bound_result(name, report)
                 block.updates.setdefault(target, Definition(name, value, scope))
@@ -188,7 +201,7 @@ def collect_block(
                 continue
     for update in mistaken:
         take_mistaken(update, block, target, scope, report)
-    return replace(block, claims=tuple(claims))
+    return replace(block, claims=tuple(claims), was=tuple(was))
 
 
 def report_bound_result(name: ast.Identifier, report: Report) -> None:
@@ -279,10 +292,15 @@ def merge_rule(base: FlatRule, own: FlatRule, words: tuple[str, ...]) -> FlatRul
 
 
 def merge_blocks(base: Block, own: Block) -> Block:
-    """Equation by equation. What the base claims of its equations need not hold of others, so they claim anew."""
+    """Equation by equation. What the base claims of its equations need not hold of others, so they claim anew.
+
+    What a memory of the base was holds as long as its equation does, and nothing else is said of it.
+    """
 
     def merged(below: dict[str, Definition], above: dict[str, Definition]) -> dict[str, Definition]:
         return below | {name: replace(definition, below=below.get(name)) for name, definition in above.items()}
 
     claims = own.claims if own.bindings or own.updates else base.claims + own.claims
-    return Block(merged(base.bindings, own.bindings), merged(base.updates, own.updates), claims)
+    told = {*own.bindings, *(past.node.target.name for past in own.was)}
+    was = tuple(replace(past, is_inherited=True) for past in base.was if past.node.target.name not in told) + own.was
+    return Block(merged(base.bindings, own.bindings), merged(base.updates, own.updates), claims, was)

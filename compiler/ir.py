@@ -158,10 +158,15 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A tensor kept from step to step under ``name`` (the checkpoint format)."""
+    """A tensor kept from step to step under ``name`` (the checkpoint format).
+
+    Memories of equal ``fingerprint`` hold the same values whatever the spec calls them; ``equation`` says it in words.
+    """
 
     name: str
     type: Type
+    fingerprint: str = field(default="", compare=False)
+    equation: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,7 @@ class Rule:
     events: tuple[Event, ...]
     claims: tuple[Claim, ...]
     written: tuple[Written, ...]  # the spec's own equations, for docstrings
+    was: tuple[Function, ...] = ()  # each makes one memory out of those of an older checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +216,8 @@ class Optimizer:
     hypers: tuple[Hyper, ...]
     requirements: tuple[Requirement, ...]
     rules: tuple[Rule, ...]
+    was: tuple[Function, ...] = ()  # each makes one hyper out of those of an older checkpoint
+    fingerprint: str = field(default="", compare=False)  # of all that the optimizer computes
 
 
 @dataclass(frozen=True, slots=True)

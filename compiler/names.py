@@ -22,7 +22,7 @@ ARGUMENTS = {
 # Keys that a parameter group has, may have, or has for other optimizers and torch's own code.
 GROUP_KEYS = {
     "param_names", "rule", "split", "transposed", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
-    "swa_lr", "maximize", "foreach", "capturable", "differentiable", "fused", "backend",
+    "swa_lr", "maximize", "foreach", "capturable", "differentiable", "fused", "backend", "spec",
 }  # fmt: skip
 
 # Attributes of torch.optim.Optimizer and of the runtime's base class that an event must not hide.
@@ -32,21 +32,23 @@ METHODS = {
     "profile_hook_step", "register_step_pre_hook",
     "register_step_post_hook", "register_state_dict_pre_hook", "register_state_dict_post_hook",
     "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook", "OptimizerPreHook",
-    "OptimizerPostHook", "RULES",
+    "OptimizerPostHook", "RULES", "SPEC",
 }  # fmt: skip
 
 # Names at the top of generated modules, which may have the whole runtime written out in them.
 MODULE_NAMES = {
-    "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "AbstractContextManager", "ClassVar", "ExitStack", "nullcontext", "Collection",
-    "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "FrameType", "HEAD_NAMES",
-    "Iterable", "Iterator", "Kernel", "LAYOUTS", "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ",
-    "OPTIONS", "Optimizer", "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES",
-    "Real", "Route", "Rule", "SCHEDULER_KEYS", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "SpecOptimizer",
-    "SpecPenalty", "SpecSchedule", "Tensor", "TracebackType", "Triples", "Work", "annotations", "cache", "cast",
+    "AbstractContextManager", "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "ClassVar",
+    "Collection", "ContextVar", "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event",
+    "ExitStack", "FakeTensor", "FrameType", "HEAD_NAMES", "Iterable", "Iterator", "Kernel", "LAYOUTS", "LRScheduler",
+    "Mapping", "Memory", "Module", "NEWTON_SCHULZ", "NamedTuple", "OPTIONS", "Optimizer", "PARAMETER", "POLAR_EXPRESS",
+    "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real", "Route", "Rule", "SCHEDULER_KEYS",
+    "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "Spec", "SpecOptimizer",
+    "SpecPenalty", "SpecSchedule", "Tensor", "TracebackType", "Triples", "Was", "Work", "annotations", "cache", "cast",
     "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis",
-    "explain_routing", "field", "get_total_norm", "groupby", "inspect", "inverse_root", "iterate_in", "logdet",
-    "lru_cache", "math", "nn", "orthogonalize", "param_groups", "power", "qr", "re", "require", "round_stochastically",
-    "route", "signal", "threading", "torch", "trace",
+    "explain_orthogonalize", "explain_routing", "field", "get_proxy_mode", "get_total_norm", "groupby", "importlib",
+    "inspect", "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "math", "nn", "no_type_check",
+    "nullcontext", "orthogonalize", "os", "param_groups", "partial", "power", "qr", "re", "require",
+    "round_stochastically", "route", "signal", "symmetric_products", "threading", "tl", "torch", "trace", "warnings",
 }  # fmt: skip
 
 # What generated functions call: a parameter of that name would hide it.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
+from optforge.compiler.fingerprints import with_fingerprints
 from optforge.compiler.passes.dead import drop_dead
 from optforge.compiler.passes.fold import fold_constants, simplified
 from optforge.compiler.passes.guard import guard_branches
@@ -43,7 +44,7 @@ def run_passes(
     program: ir.Program, until: str | None = None, verify: bool = False, in_place: bool = True
 ) -> ir.Program:
     """The program after all passes, or after the one named ``until``."""
-    program = fold_requirements(program)
+    program = fold_requirements(with_fingerprints(program))
     for name, rewrite in PASSES:
         if name != "storage" or in_place:
             program = map_functions(rewrite, program)
@@ -74,6 +75,7 @@ def map_functions(change: Pass, program: ir.Program) -> ir.Program:
             step=change(old.step),
             initial=change(old.initial) if old.initial else None,
             totals=tuple(change(total) for total in old.totals),
+            was=tuple(change(each) for each in old.was),
             events=tuple(
                 replace(event, function=change(event.function), totals=tuple(change(total) for total in event.totals))
                 for event in old.events
@@ -83,6 +85,9 @@ def map_functions(change: Pass, program: ir.Program) -> ir.Program:
     def declaration(old: ir.Declaration) -> ir.Declaration:
         if isinstance(old, ir.Schedule):
             return replace(old, function=change(old.function))
-        return replace(old, rules=tuple(rule(each) for each in old.rules))
+        rules = tuple(rule(each) for each in old.rules)
+        if isinstance(old, ir.Penalty):
+            return replace(old, rules=rules)
+        return replace(old, rules=rules, was=tuple(change(each) for each in old.was))
 
     return replace(program, declarations=tuple(declaration(each) for each in program.declarations))

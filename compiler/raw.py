@@ -20,6 +20,19 @@ class RawEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RawWas:
+    """``target was value``; memory inputs are those of an older checkpoint.
+
+    An inherited one is about a memory that the optimizer at hand need not have any more.
+    """
+
+    target: str
+    value: ir.Expr
+    span: Span
+    is_inherited: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RawRule:
     """A rule with ``prev`` still in place; memory inputs named ``owner:stream`` read another machine's stream."""
 
@@ -32,6 +45,7 @@ class RawRule:
     claims: tuple[ir.Claim, ...]
     written: tuple[ir.Written, ...]
     span: Span
+    was: tuple[RawWas, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,7 @@ class RawDeclaration:
     requirements: tuple[ir.Requirement, ...]
     rules: tuple[RawRule, ...]
     span: Span
+    was: tuple[RawWas, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from optforge.compiler.inline import Place, overrides_prelude
 from optforge.compiler.library import Report, Scope, scope_of
 from optforge.compiler.machine import Machine, written_equations
 from optforge.compiler.names import require_usable_function_name, require_usable_name
+from optforge.compiler.past import require_no_past, resolve_hyper_past, resolve_past
 from optforge.compiler.raw import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.types import Universe
 from optforge.compiler.universal import universal
@@ -125,7 +126,8 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
     hypers = own_hypers(flat.hypers, report)
     rules = resolve_rules(flat, hypers, report, ())
     visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
-    whole = RawDeclaration("optimizer", flat.name, flat.doc, visible, requirements, rules, flat.span)
+    was = resolve_hyper_past(flat.hypers, report)
+    whole = RawDeclaration("optimizer", flat.name, flat.doc, visible, requirements, rules, flat.span, was)
     return without_unread(whole, flat.inherited)
 
 
@@ -199,6 +201,7 @@ def resolve_rule(
         machine.claims(),
         written_equations(rule.block),
         rule.span,
+        resolve_past(rule.block.was, hypers.values, report),
     )
 
 
@@ -256,7 +259,8 @@ def resolve_delegate(
         if shared:
             name = rule.words[0] if not chosen else f"{rule.words[0]}_{candidate.name}"
             written = (node, *candidate.written)
-            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, written=written))
+            was = tuple(replace(each, is_inherited=True) for each in candidate.was)
+            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, written=written, was=was))
     missing = [role for role in roles if not any(role in candidate.roles for candidate in chosen)]
     if missing and report.count == known:
         report(errors.delegate_without_rule(flat.name, missing, node.optimizer.span))
@@ -269,6 +273,7 @@ def resolve_delegate(
 
 def resolve_schedule(node: ast.Schedule, scope: Scope, report: Report) -> RawDeclaration:
     hypers = own_hypers(collect_hypers([m for m in node.members if isinstance(m, ast.Hyper)], scope, report), report)
+    require_no_past(node.members, "a schedule", report)
     block = collect_block(node.members, "factor", scope, report)
     machine = Machine(block, {}, "schedule", hypers.values, report, what="a schedule", streams=False)
     machine.check_names()
@@ -286,6 +291,7 @@ def resolve_penalty(node: ast.Penalty, scope: Scope, report: Report) -> RawDecla
     hypers = own_hypers(collect_hypers([m for m in node.members if isinstance(m, ast.Hyper)], scope, report), report)
     members = [member for member in node.members if isinstance(member, ast.Rule | ast.Delegate)]
     flat = collect_rules(members, "loss", scope, report)
+    require_no_past((*node.members, *(past.node for rule in flat for past in rule.block.was)), "a penalty", report)
     require_separate(flat, report)
     if not flat:
         report(errors.missing_update("loss", node.name.span, "add a rule: `for matrix:` with `loss <- ...`"))

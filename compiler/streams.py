@@ -23,6 +23,7 @@ from optforge.compiler.causality import (
 from optforge.compiler.library import Report
 from optforge.compiler.memories import Slot, collect_slots, name_slots, root_of
 from optforge.compiler.ops import OPERATORS
+from optforge.compiler.past import check_hyper_past, check_past
 from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.dsl import errors
@@ -48,11 +49,16 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
     if report.failed:
         return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
     rules = tuple(RuleStreams(each, len(raw.rules) > 1, report).rule(raw.kind) for each in raw.rules)
+    past = [
+        check_past(each.was, rule.memories, raw.hypers, report) for each, rule in zip(raw.rules, rules, strict=True)
+    ]
+    rules = tuple(replace(rule, was=was) for rule, was in zip(rules, past, strict=True))
     if not report.failed:
         warn_unused(raw, report)
     match raw.kind:
         case "optimizer":
-            return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
+            was = check_hyper_past(raw.was, raw.hypers, report)
+            return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, rules, was)
         case "penalty":
             return ir.Penalty(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
         case _:

@@ -24,6 +24,8 @@ def functions_of(program: ir.Program) -> list[ir.Function]:
             found += [rule.step, *rule.totals]
             found += [function for event in rule.events for function in (event.function, *event.totals)]
             found += [rule.initial] if rule.initial else []
+            found += rule.was
+        found += declaration.was if isinstance(declaration, ir.Optimizer) else ()
     return found
 
 

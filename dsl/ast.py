@@ -160,7 +160,15 @@ class Claim(Node):
     promise: Expression
 
 
-Statement: TypeAlias = Binding | Update | Claim
+@dataclass(frozen=True, slots=True)
+class Was(Node):
+    """``target was value``: the memory of that name, made of the memories of an older version of the spec."""
+
+    target: Identifier
+    value: Expression
+
+
+Statement: TypeAlias = Binding | Update | Claim | Was
 
 
 # Declarations. ``doc`` is the text between the quotes, unindented as written; None without one.
@@ -188,17 +196,21 @@ class Function(Node):
 
 @dataclass(frozen=True, slots=True)
 class Hyper(Node):
-    """``hyper name = default where condition "doc"``; without a default it must be given."""
+    """``hyper name = default was before where condition "doc"``; without a default it must be given.
+
+    ``before`` is its value in terms of the hyperparameters of an older version of the spec.
+    """
 
     name: Identifier
     default: Expression | None = None
     condition: Expression | None = None
     doc: Text | None = None
+    before: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rule(Node):
-    """``for roles:`` with its equations and claims, in source order."""
+    """``for roles:`` with its equations, claims and what its memories were, in source order."""
 
     roles: tuple[Identifier, ...]
     statements: tuple[Statement, ...]

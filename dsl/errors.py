@@ -1091,6 +1091,34 @@ def bad_claim(problem: str, span: Span, help: str | None = None) -> Diagnostic:
     return wrong(f"this claims nothing that can be checked: {problem}", span, help=help)
 
 
+@entry("E040", "a past that nothing has")
+def bad_past(problem: str, span: Span, help: str | None = None) -> Diagnostic:
+    """`m was exp_avg` says what a memory of the rule was called in older versions of the spec, so that checkpoints of
+    these can be loaded; `v was exp_avg_sq / (1 - beta2)` says that it was scaled otherwise. On the left stands a
+    memory: a value that is remembered from step to step. On the right stand memories of the older version,
+    hyperparameters, `t` (the steps taken) and elementwise operators, for each element is converted by itself.
+
+    Wrong:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                n was exp_avg
+                weight <- weight - lr * m
+
+    Right:
+
+        optimizer Momentum:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = ema(grad, 0.9)
+                m was exp_avg
+                weight <- weight - lr * m
+    """
+    return wrong(f"no checkpoint can be read this way: {problem}", span, help=help)
+
+
 # Streams
 
 

@@ -110,6 +110,8 @@ class _Printer:
                 return lay_out_head(f"on {name.name}", parameters, ":", depth)
             case ast.Update(target=target, value=value):
                 return lay_out(f"{target.name} <- ", value, "", depth)
+            case ast.Was(target=target, value=value):
+                return lay_out(f"{target.name} was ", value, "", depth)
             case ast.Claim(promise=promise):
                 return lay_out("claim ", promise, "", depth)
             case _:
@@ -174,9 +176,13 @@ def lay_out_hypers(hypers: list[ast.Hyper], depth: int) -> list[list[str]]:
 
 
 def _hyper_cells(hyper: ast.Hyper) -> list[str]:
+    values = [
+        "" if hyper.default is None else f"= {print_expression(hyper.default)}",
+        "" if hyper.before is None else f"was {print_expression(hyper.before)}",
+    ]
     return [
         f"hyper {hyper.name.name}",
-        "" if hyper.default is None else f"= {print_expression(hyper.default)}",
+        " ".join(filter(None, values)),
         "" if hyper.condition is None else f"where {print_expression(hyper.condition)}",
         "" if hyper.doc is None else print_text(hyper.doc),
     ]
@@ -195,11 +201,14 @@ def _join_cells(cells: list[str], widths: list[int], depth: int) -> str:
 
 
 def _break_hyper(hyper: ast.Hyper, depth: int) -> list[str]:
-    """A hyper that no line can hold, broken inside its condition, or else inside its default."""
+    """A hyper that no line can hold, broken inside its condition, or else inside its last value."""
     name, default, _, doc = _hyper_cells(hyper)
     tail = f"  {doc}" if doc else ""
     if hyper.condition is not None:
         return lay_out(" ".join(filter(None, (name, default, "where "))), hyper.condition, tail, depth)
+    if hyper.before is not None:
+        value = "" if hyper.default is None else f"= {print_expression(hyper.default)} "
+        return lay_out(f"{name} {value}was ", hyper.before, tail, depth)
     if hyper.default is not None:
         return lay_out(f"{name} = ", hyper.default, tail, depth)
     return [f"{INDENT * depth}{name}{tail}"]

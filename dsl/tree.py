@@ -126,10 +126,11 @@ class TreeBuilder:
         span: Span,
         name: Lexeme,
         default: ast.Expression | None,
+        before: ast.Expression | None,
         condition: ast.Expression | None,
         doc: Lexeme | None,
     ) -> ast.Hyper:
-        return ast.Hyper(self._identifier(name), default, condition, doc and self._text(doc), span=span)
+        return ast.Hyper(self._identifier(name), default, condition, doc and self._text(doc), before, span=span)
 
     def delegate(
         self, span: Span, roles: tuple[ast.Identifier, ...], optimizer: Lexeme, arguments: Arguments | None
@@ -157,6 +158,9 @@ class TreeBuilder:
 
     def claim(self, span: Span, promise: ast.Expression) -> ast.Claim:
         return ast.Claim(promise, span=span)
+
+    def was(self, span: Span, target: Lexeme, value: ast.Expression) -> ast.Was:
+        return ast.Was(self._identifier(target), value, span=span)
 
     def binding(self, span: Span, target: Lexeme, value: ast.Expression) -> ast.Binding:
         return ast.Binding(self._identifier(target), value, span=span)

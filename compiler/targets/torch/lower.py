@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
 from optforge.compiler.names import MODULE_NAMES
+from optforge.compiler.targets.torch.descriptions import lower_spec
 from optforge.compiler.targets.torch.documents import (
     class_doc,
     describe_tensors,
@@ -25,6 +26,7 @@ from optforge.compiler.targets.torch.statements import (
     WIDTH,
     Lowering,
     PyFunction,
+    free_name,
     lower_function,
     signature_lines,
 )
@@ -52,6 +54,7 @@ class PyClass:
     base: str
     doc: tuple[str, ...]
     rules: tuple[str, ...]
+    spec: tuple[str, ...]
     arguments: tuple[str, ...]
     hypers: tuple[str, ...]
     construction: tuple[str, ...]
@@ -62,9 +65,9 @@ class PyClass:
 
     @property
     def uses(self) -> set[str]:
-        text = "\n".join((*self.rules, *self.arguments, *self.checks))
+        text = "\n".join((*self.rules, *self.spec, *self.arguments, *self.checks))
         words = set(re.findall(r"[A-Za-z_]+(?=[(.])", text)) | ({"Tensor"} if "| Tensor" in text else set())
-        known = {"Kernel", "Memory", "Rule", "Event", "require", "math", "Tensor"}
+        known = {"Kernel", "Memory", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
         return (words & known) | {self.base} | (set(self.factor.used) if self.factor else set())
 
 
@@ -166,8 +169,11 @@ def lower_declaration(
                 text, own = lower_rule(rule, prefix, order, taken)
                 rules.extend(text)
                 functions.extend(own)
-            kind = "optimizer" if isinstance(node, ir.Optimizer) else "penalty"
-            return lower_class(kind, node, tuple(rules), node.rules, None), tuple(functions)
+            if isinstance(node, ir.Penalty):
+                return lower_class("penalty", node, tuple(rules), node.rules, None), tuple(functions)
+            spec, past = lower_spec(node, prefix, taken)
+            lowered = lower_class("optimizer", node, tuple(rules), node.rules, None)
+            return replace(lowered, spec=tuple(spec)), (*functions, *past)
 
 
 def snake_case(name: str) -> str:
@@ -175,16 +181,6 @@ def snake_case(name: str) -> str:
 
 
 # Rules
-
-
-def free_name(wanted: str, taken: set[str]) -> str:
-    """The name itself, or with a number behind it where it is taken; it is taken from now on."""
-    name, count = wanted, 1
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
-    return name
 
 
 def lower_rule(
@@ -284,6 +280,7 @@ def lower_class(
         BASES[kind],
         docstring(class_doc(node, ir_rules)),
         rules,
+        (),
         (first, *(declared(hyper) for hyper in hypers), *last),
         ("hypers = {", *(f'    "{name}": {name},' for name in names), "}") if names else ("hypers = {}",),
         call,

@@ -46,6 +46,16 @@ def python_name(name: str) -> str:
     return f"{text}_" if text in TAKEN or keyword.iskeyword(text) else text
 
 
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The name itself, or with a number behind it where it is taken; it is taken from now on."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    return name
+
+
 def lower_function(
     function: ir.Function,
     name: str,

@@ -5,20 +5,22 @@ package decides everything around them: which rule a parameter gets (routing), w
 (buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
 particular optimizer.
 
-Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, orthogonal,
-places, routing, buckets, calls, checkpoints, optimizer, schedules. Names with an underscore are private to the package.
+Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
+orthogonal, places, routing, buckets, calls, checkpoints, optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations
 
+from .checkpoints import Spec, Was
 from .hypers import require
 from .interface import Event, Kernel, Memory, Rule
 from .matrices import det, eigenbasis, inverse_root, logdet, qr, trace
 from .numbers import power, round_stochastically
 from .optimizer import SpecOptimizer
-from .orthogonal import iterate_in, orthogonalize
+from .orthogonal import explain_orthogonalize, iterate_in, orthogonalize
 from .routing import Route, explain_routing, param_groups, route
 from .schedules import SpecPenalty, SpecSchedule
+from .symmetric import symmetric_products
 
 __all__ = [
     "Event",
@@ -26,11 +28,14 @@ __all__ = [
     "Memory",
     "Route",
     "Rule",
+    "Spec",
     "SpecOptimizer",
     "SpecPenalty",
     "SpecSchedule",
+    "Was",
     "det",
     "eigenbasis",
+    "explain_orthogonalize",
     "explain_routing",
     "inverse_root",
     "iterate_in",
@@ -42,5 +47,6 @@ __all__ = [
     "require",
     "round_stochastically",
     "route",
+    "symmetric_products",
     "trace",
 ]

@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from .autocast import _without_autocast
 from .buckets import Bucket, _arranged
 from .calls import Call, Work, _ordered_sum
-from .checkpoints import _loaded_entry, _loaded_groups
+from .checkpoints import SPEC_KEY, Spec, _description, _Reader, _require_same_spec
 from .computations import Computation
 from .counters import Counters, _is_capturing
 from .hypers import _checked_hypers, _nearest
@@ -60,6 +60,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
+    SPEC: ClassVar[Spec | None] = None
 
     generator: torch.Generator | None = None
     skip_nonfinite: bool = False
@@ -104,9 +105,13 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("skip_nonfinite", "backend", "capturable", "compile_options", "generator", "_hyper_names")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
+        own = {name: getattr(self, name) for name in names}
+        return {**super().__getstate__(), **own, "_spec": self.SPEC.hash if self.SPEC else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "_spec" in state:
+            _require_same_spec(type(self).__name__, self.SPEC, state.pop("_spec"))
         super().__setstate__(state)
         self._forget()
 
@@ -350,26 +355,44 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions."""
+        state_dict = super().state_dict()
+        if self.SPEC is not None:
+            text = _description(self.SPEC, self.RULES, self._hyper_names)
+            for group in state_dict["param_groups"]:
+                group[SPEC_KEY] = text
+        return state_dict
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but states keep their dtype; ValueError, and no change, if they do not fit this optimizer."""
+        """As in torch, but states keep their dtype, and memories their meaning.
+
+        A checkpoint of another version of the spec is converted as the spec says (`m was exp_avg`).
+
+        Raises:
+            ValueError: states or hypers do not fit this optimizer, or memories mean something else than in its spec.
+                Nothing has changed.
+        """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        required = (*self._hyper_names, "rule", "transposed", "split", "precision")
-        groups = _loaded_groups(self.param_groups, state_dict["param_groups"], required)
+        reader = _Reader(type(self).__name__, self.SPEC, self._hyper_names)
+        groups, origins = reader.groups(self.param_groups, state_dict["param_groups"])
         for own, group in zip(self.param_groups, groups, strict=True):
             self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
             self._check_group(group)
         ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        owners = dict(zip(ids, ((p, group) for group in groups for p in group["params"]), strict=True))
+        places = ((p, g, origin) for g, origin in zip(groups, origins, strict=True) for p in g["params"])
+        owners = dict(zip(ids, places, strict=True))
         state: defaultdict[Any, Any] = defaultdict(dict)
         for key, entry in state_dict["state"].items():
             if key in owners:
-                p, group = owners[key]
-                state[p] = _loaded_entry(p, self._slot_in(group, p), group["precision"], entry)
+                p, group, origin = owners[key]
+                state[p] = reader.entry(p, self._slot_in(group, p), _role_in(group, p), group, entry, origin)
             else:
                 state[key] = entry
+        reader.warn()
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)

@@ -1,0 +1,81 @@
+"""What a generated class tells its checkpoints: the fingerprints of its memories, and how older ones are read.
+
+In: an optimizer after all passes. Out: the lines of a ``Spec(...)``, and the functions that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from optforge.compiler import ir
+from optforge.compiler.causality import inputs_of
+from optforge.compiler.targets.torch.documents import docstring, wrapped
+from optforge.compiler.targets.torch.expressions import quoted
+from optforge.compiler.targets.torch.statements import WIDTH, PyFunction, free_name, lower_function
+
+INDENT = 4  # of the body of a class, in which the lines stand
+
+
+def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[str], list[PyFunction]]:
+    """The lines of ``Spec(...)`` without their indentation, and the functions from older memories and hypers."""
+    order = tuple(hyper.name for hyper in node.hypers)
+    lines = ["Spec(", f"    hash={quoted(node.fingerprint)},", *memories_lines(node.rules)]
+    functions: list[PyFunction] = []
+    entries: list[str] = []
+    for rule in node.rules:
+        for each in rule.was:
+            target = each.outputs[0].name
+            functions.append(past_function(each, free_name(f"{prefix}{rule.name}_{target}_was", taken), order))
+            entries += was_lines(rule.name, target, functions[-1])
+    for each in node.was:
+        target = each.outputs[0].name
+        functions.append(past_function(each, free_name(f"{prefix}{target}_was", taken), ()))
+        entries += was_lines("", target, functions[-1])
+    lines += ["    was=(", *(f"        {line}" for line in entries), "    ),"] if entries else []
+    return [*lines, ")"], functions
+
+
+def past_function(function: ir.Function, name: str, order: tuple[str, ...]) -> PyFunction:
+    """One memory or hyper as a function of those of an older checkpoint."""
+    target = function.outputs[0].name
+    memories = [each.name for each in inputs_of(function) if each.source is ir.Source.MEMORY]
+    doc = docstring(wrapped(f"The {target} of an older checkpoint.", WIDTH - 10))
+    lowered = lower_function(function, name, doc, tuple(dict.fromkeys(memories)), order)
+    return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))
+
+
+def was_lines(rule: str, target: str, function: PyFunction) -> list[str]:
+    """``Was(rule, target, function, memories, scalars),``, one argument a line where it is long."""
+    arguments = [quoted(rule), quoted(target), function.name, tuple_text(function.inputs), tuple_text(function.scalars)]
+    line = f"Was({', '.join(arguments)}),"
+    if len(line) + INDENT + 8 <= WIDTH:
+        return [line]
+    return ["Was(", *(f"    {argument}," for argument in arguments), "),"]
+
+
+def tuple_text(names: Iterable[str]) -> str:
+    shown = [quoted(name) for name in names]
+    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+
+
+def memories_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
+    """``memories={...},``: for each rule the fingerprint and the equation of each memory, long ones in parts."""
+    lines = ["    memories={"]
+    for rule in rules:
+        if not rule.memories:
+            lines.append(f"        {quoted(rule.name)}: {{}},")
+            continue
+        lines.append(f"        {quoted(rule.name)}: {{")
+        for memory in rule.memories:
+            lines += [f"            {line}" for line in memory_lines(memory)]
+        lines.append("        },")
+    return [*lines, "    },"]
+
+
+def memory_lines(memory: ir.Memory) -> list[str]:
+    parts = wrapped(memory.equation, WIDTH - INDENT - 20)
+    flat = f"{quoted(memory.name)}: ({', '.join(quoted(text) for text in (memory.fingerprint, *parts))}),"
+    if len(flat) + INDENT + 12 <= WIDTH:
+        return [flat]
+    return [f"{quoted(memory.name)}: (", *(f"    {quoted(text)}," for text in (memory.fingerprint, *parts)), "),"]
