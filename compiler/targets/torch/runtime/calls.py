@@ -112,6 +112,8 @@ class Call:
     ) -> None:
         """As `execute`, by the kernel's graph, compiled or as it was recorded."""
         stored = {name: source.batch for name, source in self.sources.items()}
+        if not stored:
+            return
         graph = _graph_for(self.computation, stored, scalars, compiled, options)
         for value in graph(stored, scalars):
             stored["weight"].copy_(self.computation.rounded("weight", value, generator))
@@ -134,8 +136,6 @@ class Call:
         for name, source in self.sources.items():
             if name in written and not source.live:
                 self.bucket.scatter(source.batch, source.tensors, source.memory)
-        if "master" in written and "master" in self.sources:
-            self.bucket.scatter(self.sources["master"].batch, self.bucket.params)
 
 
 def _ordered_sum(values: list[Tensor]) -> Tensor:

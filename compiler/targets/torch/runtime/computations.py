@@ -31,34 +31,31 @@ class Computation:
     dtype: torch.dtype
 
     @property
-    def weight(self) -> str:
-        """The name of what stands for the weight."""
-        return "master" if self.precision == "master" else "weight"
-
-    @property
     def names(self) -> list[str]:
         """The stored tensors that it reads or writes: parameter, gradient and memories; totals are not stored."""
         names = list(dict.fromkeys((*self.kernel.inputs, *self.kernel.outputs)))
-        if "weight" in names:
-            names[names.index("weight")] = self.weight
-            if self.precision == "kahan":
-                names.append("kahan")
-        return names
+        memory = _precision_memory(self.precision)
+        return [*names, memory.name] if memory and "weight" in names else names
 
     @property
     def written(self) -> set[str]:
-        """The stored tensors that it writes; a master's parameter is a copy that the caller makes."""
-        moves = "weight" in self.kernel.outputs
-        return {*self.kernel.outputs, *({self.weight, "kahan"} if moves else ())}
+        """The stored tensors that it writes."""
+        memory = _precision_memory(self.precision)
+        moved = {memory.name} if memory and "weight" in self.kernel.outputs else set()
+        return {*self.kernel.outputs, *moved}
 
     def given(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the kernel sees of the stored tensors: everything in the dtype of computation."""
+        """What the kernel sees of the stored tensors: everything in the dtype of computation.
+
+        A weight that no longer is its master, rounded, has been set from outside (a loaded model, a mask), and counts.
+        """
         dtype = _compute_dtype(self.dtype)
-        given = {name: batch.to(dtype) for name, batch in stored.items() if name != "kahan"}
+        given = {name: batch.to(dtype) for name, batch in stored.items() if name not in ("kahan", "master")}
         if "kahan" in stored:
             given["weight"] = given["weight"] + stored["kahan"]
-        if self.weight in given:
-            given["weight"] = given[self.weight]
+        if "master" in stored:
+            master = stored["master"]
+            given["weight"] = torch.where(master.to(self.dtype) == stored["weight"], master, given["weight"])
         return given
 
     def values(self, given: Mapping[str, Tensor], function: Callable[..., Any], scalars: Mapping[str, Any]) -> Any:
@@ -76,12 +73,10 @@ class Computation:
         values = self.values(given, function, scalars)
         results = dict(zip(self.kernel.outputs, _unaliased(self.kernel.outputs, values, given), strict=True))
         if "weight" in results:
-            weight = results.pop("weight")
-            if self.precision == "kahan":
-                low = weight.to(self.dtype)
-                results["kahan"] = weight - low
-                weight = low
-            results[self.weight] = weight
+            weight = results["weight"]
+            if self.precision in ("kahan", "master"):
+                low = results["weight"] = weight.to(self.dtype)
+                results[self.precision] = weight - low if self.precision == "kahan" else weight
         return results
 
     def rounded(self, name: str, value: Any, generator: torch.Generator | None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn.utils import get_total_norm
 
 from .autocast import _without_autocast
@@ -19,10 +20,10 @@ from .checkpoints import SPEC_KEY, Spec, _description, _Reader, _require_same_sp
 from .computations import Computation
 from .counters import Counters, _is_capturing
 from .hypers import _checked_hypers, _nearest
-from .interface import DTYPES, PRECISIONS, Event, Kernel, Rule
+from .interface import PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
-from .storage import _require_apart, _require_own_elements
-from .places import Slot, _places, _wider
+from .parameters import _has_grad, _require_apart, _require_dense, _require_parameter, _role_in
+from .places import Slot, _wider
 from .routing import _rule_named, param_groups
 from .strategies import BACKENDS, Runner, _strategy
 
@@ -152,24 +153,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             group["split"] = tuple(group["split"])
         for i, p in enumerate(group["params"]):
             name = group["param_names"][i] if "param_names" in group else f"parameter {i} of its group"
-            self._check_parameter(p, group, f"{name} of shape {tuple(p.shape)}")
-
-    def _check_parameter(self, p: Tensor, group: Mapping[str, Any], name: str) -> None:
-        if hasattr(p, "placements"):
-            raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
-        if p.layout is not torch.strided or p.dtype not in DTYPES:
-            raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
-        _require_own_elements(p, name)
-        role = _role_in(group, p)
-        rule = _rule_named(self.RULES, role)
-        if rule is None:
-            names = {name for rule in self.RULES for name in (rule.name, *rule.roles)}
-            raise ValueError(f"{type(self).__name__} has no rule {role!r} for {name}{_nearest(role, names)}")
-        layouts = [kernel.layout for kernel in (rule.step, rule.init, *(e.kernel for e in rule.events)) if kernel]
-        if p.ndim < 2 and ("matrix" in layouts or ("matrix" in rule.roles and "vector" not in rule.roles)):
-            raise ValueError(f"{name} is not a matrix, as the rule {rule.name!r} needs; set another rule for its group")
-        if p.numel():
-            _places("matrix", tuple(p.shape), group["transposed"], group["split"])
+            _require_parameter(p, group, f"{name} of shape {tuple(p.shape)}", type(self))
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
@@ -178,9 +162,12 @@ class SpecOptimizer(torch.optim.Optimizer):
             return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(v) for v in given])
         values = tuple([_plain(v) for v in given])
         checked = (*values, group["precision"])
-        if checked != self._checked.get(id(group)):
+        known = self._checked.get(id(group))
+        if checked != known:
             _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
             _require_precision(group["precision"])
+            if known and known[-1] != group["precision"]:
+                self._forget_precision(group["params"])
             self._checked[id(group)] = checked
         if self.capturable:
             return tuple([v if isinstance(v, Tensor) else plain for v, plain in zip(given, values, strict=True)])
@@ -188,6 +175,7 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
+    @_disable_dynamo  # what decides here is Python's work; kernels that are worth it compile themselves
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step for every parameter that has a gradient; returns the closure's loss.
@@ -215,6 +203,7 @@ class SpecOptimizer(torch.optim.Optimizer):
                     interrupts.pause()
         return loss
 
+    @_disable_dynamo
     @torch.no_grad()
     def fire(self, event: str, **arguments: Any) -> None:
         """Runs the event on the parameters of every rule that has it; without gradient only those that need none."""
@@ -285,8 +274,15 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _new_slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
         if p in self._slots:
             self._buckets.clear()  # they were made for another shape, dtype or device
+            self._forget_precision([p])
         self._slots[p] = self._slot_in(group, p)
         return self._slots[p]
+
+    def _forget_precision(self, params: Iterable[Tensor]) -> None:
+        """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
+        for p in params:
+            for name in ("kahan", "master"):
+                self.state.get(p, {}).pop(name, None)
 
     def _slot_in(self, group: Mapping[str, Any], p: Tensor) -> Slot:
         """The slot of p in a group that has been checked."""
@@ -412,14 +408,6 @@ def _require_precision(precision: object) -> None:
         raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
 
 
-def _has_grad(rule: Rule, p: Tensor) -> bool:
-    return p.grad is not None
-
-
-def _role_in(group: Mapping[str, Any], p: Tensor) -> str:
-    return str(group["rule"] or ("matrix" if p.ndim >= 2 else "vector"))
-
-
 def _rules_of(works: Iterable[Work]) -> dict[str, Rule]:
     return {work.rule.name: work.rule for work in works}
 
@@ -428,15 +416,3 @@ def _all_finite(works: Iterable[Work]) -> bool:
     """Whether no gradient has a NaN or infinity; waits for the device once."""
     grads = [p.grad for work in works for p in work.params if p.grad is not None]
     return not grads or bool(get_total_norm(grads, math.inf).isfinite())
-
-
-def _require_dense(p: Tensor) -> None:
-    grad = cast(Tensor, p.grad)
-    if type(grad) is not Tensor and hasattr(grad, "placements"):
-        raise NotImplementedError(
-            f"a gradient of shape {tuple(p.shape)} is a DTensor with placements {grad.placements}"
-        )
-    if grad.layout is not torch.strided or not grad.is_floating_point():
-        raise RuntimeError(
-            f"a gradient of shape {tuple(p.shape)} is {grad.dtype}, {grad.layout}; it must be dense and real"
-        )
