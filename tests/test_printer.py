@@ -59,9 +59,11 @@ expressions = st.recursive(leaves, grow, max_leaves=12)
 bindings = st.builds(ast.Binding, identifiers, expressions)
 equations = bindings | st.builds(ast.Update, identifiers, expressions)
 claims = st.builds(ast.Claim, expressions)
-hypers = st.builds(ast.Hyper, identifiers, st.none() | expressions, st.none() | expressions, docs)
+pasts = st.builds(ast.Was, identifiers, expressions)
+optional = st.none() | expressions
+hypers = st.builds(ast.Hyper, identifiers, optional, optional, docs, optional)
 roles = tuples_of(identifiers, 1, 2)
-rules = st.builds(ast.Rule, roles, tuples_of(equations | claims, 1, 4), docs)
+rules = st.builds(ast.Rule, roles, tuples_of(equations | claims | pasts, 1, 4), docs)
 keywords = tuples_of(st.tuples(identifiers, expressions), 0, 2)
 delegates = st.builds(ast.Delegate, roles, identifiers, tuples_of(expressions, 0, 2), keywords)
 parameters = st.builds(
@@ -242,7 +244,7 @@ optimizer Sample extends Base:
     hyper mu2          = 0.99
     hyper weight_decay = 0.1  where weight_decay >= 0
 
-    hyper method = "svd" where method in ("svd", "exact")
+    hyper method = "svd" was variant where method in ("svd", "exact")
 
     on curvature(batch_size):
         h = ema(batch_size * grad^2, mu2)
@@ -255,6 +257,7 @@ optimizer Sample extends Base:
         )
 
         claim state(rows * cols + 1)
+        m was exp_avg
         # the end of the rule
 
     for rest: use AdamW(lr=lr, beta2=0.95, weight_decay=0)
