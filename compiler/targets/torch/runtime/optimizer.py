@@ -133,7 +133,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         try:
             self._check_group(group)
             _require_apart(p for each in self.param_groups for p in each["params"])
-        except Exception:
+        except BaseException:
             self.param_groups.pop()
             raise
 
