@@ -175,6 +175,7 @@ def runtime() -> ModuleType:
 
 def forget_modules() -> None:
     """Let go of the classes that the runtime keeps notes about."""
+    runtime().graphs._forget_graphs()
     own = [module for name, module in sys.modules.items() if name.startswith(runtime().__name__)]
     for value in (value for module in own for value in vars(module).values()):
         if hasattr(value, "cache_clear"):

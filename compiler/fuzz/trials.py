@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, assert_never
 
 import numpy as np
@@ -24,6 +25,7 @@ from optforge.compiler.fuzz.differential import (
 from optforge.compiler.fuzz.programs import Trial
 
 STEPS = 5
+RECORDED = 1  # one program in so many also runs as recorded graphs, which take longest to make
 MATRIX_SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((4, 4), (6, 3), (3, 5), (3, 5)),
     ((1, 4), (5, 1), (4, 4), (2, 3, 2)),
@@ -61,13 +63,13 @@ def run_trial(compiled: Compiled, trial: Trial, seed: int) -> None:
 
 @dataclass
 class Placed:
-    """One parameter everywhere: in the oracle, and in both generated optimizers."""
+    """One parameter everywhere: in the oracle, and in each generated optimizer."""
 
     label: str
     rule: ir.Rule
     hypers: Mapping[str, Any]
     oracle: interpret.Parameter
-    tensors: tuple[torch.nn.Parameter, torch.nn.Parameter]
+    tensors: tuple[torch.nn.Parameter, ...]
     grad: Array | None = None
     before: Array = field(default_factory=lambda: np.zeros(0))
 
@@ -80,16 +82,19 @@ class OptimizerTrial:
         self.given = [known_hypers(declaration, group) for group in trial.groups]
         self.random = np.random.default_rng(seed)
         self.shapes = chosen_shapes(seed)
+        self.ways: list[tuple[ModuleType, dict[str, Any]]] = [(compiled.module, {}), (compiled.plain_module, {})]
+        if seed % RECORDED == 0:
+            self.ways.append((compiled.module, {"backend": "eager", "capturable": True}))
         groups = [group for index in range(len(self.given)) for group in self.grouped(index)]
         self.placed = [each for _, placed in groups for each in placed]
         self.optimizers: list[Any] = []
-        for way, module in enumerate((compiled.module, compiled.plain_module)):
+        for way, (module, strategy) in enumerate(self.ways):
             cls = getattr(module, trial.name)
             own = [
                 {"params": [each.tensors[way] for each in placed], **constructor_defaults(cls), **options}
                 for options, placed in groups
             ]
-            self.optimizers.append(cls(own, **self.given[0]))
+            self.optimizers.append(cls(own, **self.given[0], **strategy))
         self.events = {event.name: event for rule in declaration.rules for event in rule.events}
 
     def grouped(self, index: int) -> Iterator[tuple[dict[str, Any], list[Placed]]]:
@@ -103,7 +108,7 @@ class OptimizerTrial:
 
     def place(self, rule: ir.Rule, role: str, shape: tuple[int, ...], given: Mapping[str, Any]) -> Placed:
         weight = self.data(shape)
-        tensors = (torch.nn.Parameter(torch.tensor(weight)), torch.nn.Parameter(torch.tensor(weight)))
+        tensors = tuple(torch.nn.Parameter(torch.tensor(weight)) for _ in self.ways)
         values = hyper_values(self.declaration, given)
         label = f"{role} parameter {shape}"
         return Placed(label, rule, values, interpret.Parameter(weight, rule), tensors, before=weight)
@@ -179,15 +184,16 @@ class OptimizerTrial:
             self.compare_gradients(each, moment)
             pairs = zip(self.optimizers, each.tensors, strict=True)
             states = [optimizer.state.get(own, {}) for optimizer, own in pairs]
-            self.compare_in_place(each, states, moment)
+            self.compare_in_place(each, states[:2], moment)
             weight = each.oracle.value
             if not np.isfinite(weight).all():
                 raise Difference("tameness", f"{moment}, {each.label}: the weight is not finite")
             step = float(np.abs(weight - each.before).max(initial=0.0))
             scale = max(step, SMALLEST_STEP * size(weight))
-            found = each.tensors[0].detach().numpy()
-            require_close("generated module", f"{moment}, weight of {each.label}", found, weight, scale)
-            self.compare_memories(each, states[0], moment)
+            for (_, strategy), tensor, state in list(zip(self.ways, each.tensors, states, strict=True))[::2]:
+                way = "recorded graph" if strategy else "generated module"
+                require_close(way, f"{moment}, weight of {each.label}", tensor.detach().numpy(), weight, scale)
+                self.compare_memories(way, each, state, moment)
 
     def compare_gradients(self, each: Placed, moment: str) -> None:
         for tensor in each.tensors:
@@ -197,7 +203,7 @@ class OptimizerTrial:
 
     def compare_in_place(self, each: Placed, states: Sequence[Mapping[str, Any]], moment: str) -> None:
         """With and without writing in place the bits are the same."""
-        one, two = each.tensors
+        one, two = each.tensors[:2]
         pairs: list[tuple[str, Any, Any]] = [("weight", one.detach(), two.detach())]
         pairs += [(name, value, states[1].get(name)) for name, value in states[0].items()]
         for name, left, right in pairs:
@@ -205,7 +211,7 @@ class OptimizerTrial:
             if not same:
                 raise Difference("in place", f"{moment}, {name} of {each.label}: {left} in place, {right} without")
 
-    def compare_memories(self, each: Placed, state: Mapping[str, Any], moment: str) -> None:
+    def compare_memories(self, way: str, each: Placed, state: Mapping[str, Any], moment: str) -> None:
         oracle = each.oracle
         counters = {"step": oracle.steps, **{f"{name}_step": count for name, count in oracle.fired.items()}}
         for name, count in counters.items():
@@ -216,7 +222,7 @@ class OptimizerTrial:
             raise Difference("memories", f"{moment}, {each.label}: {sorted(found)}, not {sorted(oracle.memories)}")
         for name, wanted in oracle.memories.items():
             what = f"{moment}, memory {name} of {each.label}"
-            require_close("generated module", what, state[name].numpy(), wanted, size(wanted))
+            require_close(way, what, state[name].numpy(), wanted, size(wanted))
 
     def compare_passes(self) -> None:
         """Every function of every rule after each pass, on the present state of one parameter."""

@@ -1,0 +1,386 @@
+"""Kernels as graphs: what is recorded, that it takes the same steps, and that changing numbers make nothing new."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from classes import build, class_parameters, generated_classes, groups, hyper_arguments, parameters, set_gradients
+from handwritten import Blend, Curvature, Lookback
+from torch import Tensor, nn
+
+import optforge.generated as generated
+from optforge.compiler.targets.torch import runtime
+from optforge.generated._runtime import graphs, power, strategies, tracing
+
+CLASSES = {cls.__name__: cls for cls in generated_classes()}
+every_class = pytest.mark.parametrize("cls", [p for p in class_parameters() if p.values[0] in generated_classes()])
+needs_compiler = pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def no_graphs():
+    """Graphs are kept for the process: each test starts without."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    graphs._forget_graphs()
+    yield
+    graphs._forget_graphs()
+    torch.set_num_threads(threads)
+
+
+def recorded() -> int:
+    return sum(map(len, graphs._graphs.values()))
+
+
+def trained(
+    cls: Any, steps: int, dtype: torch.dtype = torch.float64, change: Any = None, **options: Any
+) -> list[Tensor]:
+    """The weights before and after the steps; `change(t, optimizer)` comes before each."""
+    made = groups(cls, dtype)
+    params = parameters(made)
+    optimizer = build(cls, made, **options)
+    before = [p.detach().clone() for p in params]
+    for t in range(steps):
+        set_gradients(params, t)
+        if change is not None:
+            change(t, optimizer)
+        optimizer.step()
+    return [*before, *(p.detach() for p in params)]
+
+
+def worst_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest difference of a weight, relative to the way it went."""
+    half = len(expected) // 2
+    worst = 0.0
+    for before, after, other in zip(expected[:half], expected[half:], found[half:], strict=True):
+        way = (after.double() - before.double()).abs().max().item() if after.numel() else 0.0
+        difference = (after.double() - other.double()).abs().max().item() if after.numel() else 0.0
+        worst = max(worst, difference / way if way else difference)
+    return worst
+
+
+def wobble(t: int, optimizer: Any) -> None:
+    """Other values of lr and of all decays in each step."""
+    for group in optimizer.param_groups:
+        for name in ("lr", "beta", "beta1", "beta2", "weight_decay"):
+            if isinstance(group.get(name), float):
+                group[name] *= 1 - 0.01 * (t % 3)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_remember_their_expression():
+    recorder = tracing.Recorder(torch.zeros(tracing.NUMBERS_LIMIT))
+    t, beta = tracing.Number(recorder, 3, "t"), tracing.Number(recorder, 0.9, "beta")
+    result: Any = -abs(2 / (1 - beta**t) + beta * 4 - t // 2 % 2)
+    assert result.value == -abs(2 / (1 - 0.9**3) + 0.9 * 4 - 3 // 2 % 2)
+    evaluate = tracing._evaluator([result.text], ["t", "beta"])
+    assert evaluate(3, 0.9) == (result.value,) and evaluate(5, 0.5) == (-abs(2 / (1 - 0.5**5) + 2.0 - 0),)
+    assert not recorder.places and not recorder.guards
+
+
+def test_numbers_beside_tensors_are_elements_of_the_vector():
+    vector = torch.arange(1.0, tracing.NUMBERS_LIMIT + 1)
+    recorder = tracing.Recorder(vector)
+    beta, x = tracing.Number(recorder, 0.9, "beta"), torch.ones(3)
+    decay: Any = 1 - beta
+    assert torch.equal(x * decay, x) and torch.equal(decay * x, x)
+    assert torch.equal(x.lerp(2 * x, decay), 2 * x) and torch.equal(x + beta, 3 * x) and torch.equal(beta - x, x)
+    assert torch.equal(torch.where(x > 5, x, beta), 2 * x) and torch.equal(torch.full_like(x, decay), x)
+    assert list(recorder.places) == ["(1 - beta)", "beta"] and not recorder.guards
+
+
+def test_decisions_by_numbers_are_guards():
+    recorder = tracing.Recorder(torch.zeros(tracing.NUMBERS_LIMIT))
+    t, steps = tracing.Number(recorder, 1, "t"), tracing.Number(recorder, 5.0, "steps")
+    assert t == 1 and not t > 3 and int(steps) == 5 and bool(t % 2) and float(t) == 1.0
+    holds = tracing._condition(recorder.guards, ["t", "steps"])
+    assert holds(1, 5) and not holds(2, 5) and not holds(1, 6)
+    assert list(recorder.guards) == ["(t == 1)", "(t > 3)", "steps", "bool((t % 2))", "t"]
+
+
+def rooted(weight, *, t, lr):
+    return (weight * math.sqrt(max(t, 2)) * power(lr, 0.3) * min(1, lr),)
+
+
+def test_functions_of_numbers_are_evaluated_in_each_step():
+    recorder = tracing.Recorder(torch.ones(tracing.NUMBERS_LIMIT))
+    t, lr = tracing.Number(recorder, 9, "t"), tracing.Number(recorder, 0.5, "lr")
+    tracing._with_numbers(rooted)(torch.ones(2), t=t, lr=lr)
+    evaluate = tracing._evaluator(list(recorder.places), ["t", "lr"])
+    assert evaluate(16, 2.0) == (4.0, 2.0**0.3, 1) and not recorder.guards
+    on_device = evaluate(torch.tensor(16.0, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64))
+    assert torch.stack(on_device).tolist() == pytest.approx([4.0, 2.0**0.3, 1.0], rel=1e-15)
+    assert math.sqrt(4) == 2  # the module itself is untouched
+
+
+def test_more_numbers_than_the_vector_holds_are_an_error():
+    recorder = tracing.Recorder(torch.zeros(tracing.NUMBERS_LIMIT))
+    with pytest.raises(RuntimeError, match="numbers"):
+        for i in range(tracing.NUMBERS_LIMIT + 1):
+            tracing.Number(recorder, i, f"n{i}").tensor()
+
+
+# -- recorded graphs ---------------------------------------------------------------------------------------------------
+
+
+@every_class
+def test_recorded_graphs_take_the_same_steps(cls):
+    """Hypers that change in each step included; float64, so that only rounding may differ."""
+    expected = trained(cls, 5, change=wobble, backend="eager")
+    found = trained(cls, 5, change=wobble, backend="eager", capturable=True)
+    assert recorded() and worst_error(found, expected) < 1e-11
+
+
+@pytest.mark.parametrize("precision", ["plain", "kahan", "stochastic", "master"])
+@pytest.mark.parametrize("name", ["AdamW", "NAMO"])
+def test_recorded_graphs_round_alike(name, precision):
+    def seeded(t, optimizer):
+        optimizer.generator = torch.Generator().manual_seed(t)
+
+    options = {"precision": precision, "change": seeded, "dtype": torch.bfloat16}
+    expected = trained(CLASSES[name], 4, backend="eager", **options)
+    found = trained(CLASSES[name], 4, backend="eager", capturable=True, **options)
+    # One bit of the weights' bfloat16 where float32 results differ in their last bit, and no more.
+    assert worst_error(found, expected) < 0.02
+
+
+def test_changing_numbers_record_nothing_new():
+    trained(CLASSES["AdamW"], 1, change=wobble, backend="eager", capturable=True)
+    once = recorded()
+    trained(CLASSES["AdamW"], 6, change=wobble, backend="eager", capturable=True)
+    assert recorded() == once == 1  # elementwise: one graph, whatever the sizes
+
+
+def test_flags_make_a_graph_of_their_own():
+    for nesterov in (True, False, True):
+        trained(CLASSES["Muon"], 1, backend="eager", capturable=True, nesterov=nesterov)
+    shapes = 4 + 1  # four shapes of matrices and convolutions, and the rest
+    assert recorded() == 2 * shapes - 1  # the rest has no such flag
+
+
+def test_what_python_decides_by_the_step_count_makes_a_graph_for_each_outcome():
+    source = """
+optimizer Warm:
+    hyper lr = 0.1
+    for tensor:
+        scale = 1 if t > 2 else 0.5
+        m = ema(grad, 0.9)
+        weight <- weight - lr * (m if mod(t, 2) == 0 else grad) * scale
+"""
+    from optforge import compile_source
+
+    cls = compile_source(source).Warm
+    expected = trained(cls, 6, backend="eager")
+    found = trained(cls, 6, backend="eager", capturable=True)
+    assert worst_error(found, expected) < 1e-12 and 2 <= recorded() <= 4
+
+
+@pytest.mark.parametrize("cls", [Blend, Curvature, Lookback], ids=lambda cls: cls.__name__)
+def test_recorded_events_and_totals(cls):
+    def capturable(t, optimizer):
+        if not optimizer.capturable:
+            optimizer.backend, optimizer.capturable = "eager", True
+            optimizer._forget()
+        fired(t, optimizer)
+
+    def fired(t, optimizer):
+        if cls is Curvature:
+            optimizer.curvature(batch_size=8.0 + t)
+            optimizer.ascend(by=0.01)
+
+    expected = trained(cls, 4, change=fired)
+    assert worst_error(trained(cls, 4, change=capturable), expected) < 1e-11 and runtime.graphs._graphs
+    runtime.graphs._forget_graphs()
+
+
+# -- capturable --------------------------------------------------------------------------------------------------------
+
+
+def test_capturable_counts_in_tensors_and_reads_hypers_from_them():
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    lr = torch.tensor(0.1)
+    optimizer = generated.AdamW([p], lr=lr, capturable=True)
+    plain = generated.AdamW([q], lr=0.1, backend="eager")
+    for t in range(4):
+        lr.fill_(0.1 / (t + 1))  # in place, as a captured graph needs it
+        plain.param_groups[0]["lr"] = 0.1 / (t + 1)
+        for x, o in ((p, optimizer), (q, plain)):
+            x.grad = torch.tensor([1.0, -2.0, 0.5]) * (t + 1)
+            o.step()
+    assert isinstance(optimizer.state[p]["step"], Tensor) and optimizer.state[p]["step"].item() == 4
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_capturable_parameters_may_have_different_counts():
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    twins = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    pairs = [
+        (params, generated.AdamW(params, capturable=True)),
+        (twins, generated.AdamW(twins, backend="eager")),
+    ]
+    for own, optimizer in pairs:
+        for t in range(5):
+            own[0].grad, own[1].grad = torch.ones(3), torch.ones(3) if t > 2 else None
+            optimizer.step()
+    steps = [pairs[0][1].state[p]["step"].item() for p in params]
+    assert steps == [5, 2] == [pairs[1][1].state[p]["step"] for p in twins]
+    for one, two in zip(params, twins, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_checkpoints_pass_between_capturable_and_not(first):
+    def stepped(optimizer: Any, p: Tensor, count: int) -> None:
+        for t in range(count):
+            p.grad = torch.tensor([1.0, -2.0, 0.5]) * (t + 1)
+            optimizer.step()
+
+    p = nn.Parameter(torch.ones(3))
+    optimizer = generated.AdamW([p], capturable=first)
+    stepped(optimizer, p, 3)
+    q = nn.Parameter(p.detach().clone())
+    other = generated.AdamW([q], capturable=not first)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    stepped(optimizer, p, 2)
+    stepped(other, q, 2)
+    assert float(other.state[q]["step"]) == 5
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_options_that_do_not_go_together_are_errors():
+    p = [nn.Parameter(torch.ones(3))]
+    with pytest.raises(ValueError, match="skip_nonfinite"):
+        generated.AdamW(p, capturable=True, skip_nonfinite=True)
+    with pytest.raises(ValueError, match="did you mean 'compile'"):
+        generated.AdamW(p, backend="compiled")
+
+
+# -- strategies --------------------------------------------------------------------------------------------------------
+
+
+def work_of(cls: Any, numel: int, device: str = "cpu") -> Any:
+    p = SimpleNamespace(numel=lambda: numel)
+    rule = next(rule for rule in cls.RULES if "vector" in rule.roles or "matrix" in rule.roles)
+    return rule.step, strategies.Work(
+        rule,
+        "plain",
+        torch.float32,
+        torch.device(device),
+        1,
+        1,
+        {},
+        [p],  # type: ignore[list-item]
+    )
+
+
+def test_auto_chooses_by_rule_and_size(monkeypatch):
+    def chosen(cls, numel, backend="auto", capturable=False, uncompilable=(), device="cpu"):
+        kernel, work = work_of(cls, numel, device)
+        return strategies._strategy(kernel, work, backend, capturable, uncompilable).name
+
+    monkeypatch.setattr(strategies, "_can_compile", lambda device: device.type == "cpu")
+    large = strategies.AUTO_ELEMENTS
+    assert chosen(generated.RMNP, large - 1) == "eager" and chosen(generated.RMNP, large) == "compile"
+    assert chosen(generated.RMNP, large, device="cuda") == "eager"
+    assert (
+        chosen(generated.RMNP, large, backend="eager") == "eager" and chosen(generated.RMNP, 1, "compile") == "compile"
+    )
+    assert chosen(generated.RMNP, 1, capturable=True) == "graph"
+    kernel, work = work_of(generated.RMNP, large)
+    computation = strategies.Computation(kernel, "plain", torch.float32)
+    assert strategies._strategy(kernel, work, "auto", False, {computation}).reason == "it could not be compiled"
+    assert chosen(generated.AdamW, large) == chosen(generated.AdamW, 1) == "fused"
+    assert chosen(generated.AdamW, large, "compile") == "compile" and chosen(generated.AdamW, 1, "eager") == "eager"
+
+
+def test_auto_goes_on_eagerly_where_compiling_fails(monkeypatch):
+    def failing(self, options):
+        def run(*tensors):
+            raise torch._dynamo.exc.TorchDynamoException("no such luck")
+
+        self.run = run
+
+    expected = trained(CLASSES["RMNP"], 3, backend="eager")
+    monkeypatch.setattr(graphs.Graph, "compile", failing)
+    monkeypatch.setattr(strategies, "AUTO_ELEMENTS", 1)
+    with pytest.warns(UserWarning, match="matrix_rule could not be compiled and runs eagerly: no such luck"):
+        found = trained(CLASSES["RMNP"], 3)
+    assert all(map(torch.equal, found, expected))
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+        trained(CLASSES["RMNP"], 1, backend="compile")
+
+
+# -- compiled ----------------------------------------------------------------------------------------------------------
+
+
+def compiled_graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AdamW",
+        *(pytest.param(n, marks=pytest.mark.wide) for n in ("SGD", "NAMO", "NAMOD", "Muon", "NorMuon", "Nora", "RMNP")),
+    ],
+)
+def test_compiled_steps_are_the_same_and_nothing_is_compiled_again(name):
+    """Hypers move in each step, and a second optimizer has other ones: the graphs stay those of the first step."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    expected = trained(CLASSES[name], 6, change=wobble, backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trained(CLASSES[name], 2, change=wobble, backend="compile")
+        after_two = compiled_graphs()
+        found = trained(CLASSES[name], 6, change=wobble, backend="compile")
+        lr = hyper_arguments(CLASSES[name])["lr"].default / 2
+        trained(CLASSES[name], 2, lr=lr, backend="compile")
+    assert after_two and compiled_graphs() == after_two
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert worst_error(found, expected) < 1e-11
+
+
+@needs_compiler
+def test_compiled_float32_is_within_the_rounding_of_weights():
+    expected = trained(CLASSES["AdamW"], 6, torch.float32, backend="eager")
+    found = trained(CLASSES["AdamW"], 6, torch.float32, backend="compile")
+    half = len(found) // 2
+    for one, two in zip(found[half:], expected[half:], strict=True):
+        assert (one - two).abs().max() <= 6 * torch.finfo(torch.float32).eps * two.abs().max()  # one place a step
+
+
+@needs_compiler
+@pytest.mark.wide
+def test_compiled_steps_in_every_precision():
+    for precision in ("plain", "kahan", "stochastic", "master"):
+        expected = trained(CLASSES["AdamW"], 3, torch.bfloat16, backend="eager", precision=precision)
+        found = trained(CLASSES["AdamW"], 3, torch.bfloat16, backend="compile", precision=precision)
+        # Two stochastic roundings of the same value may be one place of bfloat16 apart, and steps are that small.
+        half = len(found) // 2
+        for one, two in zip(found[half:], expected[half:], strict=True):
+            places = 4 if precision == "stochastic" else 1
+            torch.testing.assert_close(one.float(), two.float(), rtol=places * 2**-7, atol=1e-3)
+
+
+@needs_compiler
+def test_a_step_may_be_compiled_by_the_user():
+    torch._dynamo.reset()
+    p, q = nn.Parameter(torch.ones(5, 4)), nn.Parameter(torch.ones(5, 4))
+    optimizer, plain = generated.SGD([p], lr=0.1), generated.SGD([q], lr=0.1)
+    step = torch.compile(optimizer.step)
+    for t in range(3):
+        p.grad = q.grad = torch.full((5, 4), 1.0 + t)
+        step()
+        plain.step()
+    assert torch.equal(p, q)
