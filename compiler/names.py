@@ -45,7 +45,8 @@ MODULE_NAMES = {
     "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "Spec", "SpecOptimizer",
     "SpecPenalty", "SpecSchedule", "Tensor", "TracebackType", "Triples", "Was", "Work", "annotations", "cache", "cast",
     "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis",
-    "explain_orthogonalize", "explain_routing", "field", "get_proxy_mode", "get_total_norm", "groupby", "importlib",
+    "explain_orthogonalize", "explain_routing", "field", "fused_adagrad", "fused_adam", "fused_adamw", "fused_sgd",
+    "get_proxy_mode", "get_total_norm", "groupby", "importlib",
     "inspect", "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "math", "nn", "no_type_check",
     "nullcontext", "orthogonalize", "os", "param_groups", "partial", "power", "qr", "re", "require",
     "round_stochastically", "route", "signal", "symmetric_products", "threading", "tl", "torch", "trace", "warnings",
@@ -53,7 +54,7 @@ MODULE_NAMES = {
 
 # What generated functions call: a parameter of that name would hide it.
 CALLED = {
-    "abs", "min", "max", "math", "torch", "require",
+    "abs", "min", "max", "math", "torch", "require", "fused_adagrad", "fused_adam", "fused_adamw", "fused_sgd",
     *(name for operator in OPERATORS.values() for name in operator.imports),
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from optforge.compiler.targets.torch.documents import (
     wrapped,
 )
 from optforge.compiler.targets.torch.expressions import number_text, quoted
+from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.layouts import layout_of, step_layout
 from optforge.compiler.targets.torch.statements import (
     WIDTH,
@@ -166,7 +167,7 @@ def lower_declaration(
             rules: list[str] = []
             order = tuple(hyper.name for hyper in node.hypers)
             for rule in node.rules:
-                text, own = lower_rule(rule, prefix, order, taken)
+                text, own = lower_rule(rule, prefix, order, taken, node.requirements)
                 rules.extend(text)
                 functions.extend(own)
             if isinstance(node, ir.Penalty):
@@ -184,9 +185,9 @@ def snake_case(name: str) -> str:
 
 
 def lower_rule(
-    rule: ir.Rule, prefix: str, order: tuple[str, ...], taken: set[str]
+    rule: ir.Rule, prefix: str, order: tuple[str, ...], taken: set[str], requirements: tuple[ir.Requirement, ...]
 ) -> tuple[list[str], list[PyFunction]]:
-    """The text of a ``Rule(...)`` and the functions it names."""
+    """The text of a ``Rule(...)`` and the functions it names; ``requirements`` are those of its optimizer."""
     memories = tuple(memory.name for memory in rule.memories)
     stem = f"{prefix}{rule.name}"
 
@@ -207,7 +208,11 @@ def lower_rule(
     functions = [lowered(rule.step, f"{stem}_{noun}", f"{shown}.")]
     lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
     lines += memory_lines(rule)
-    lines += kernel_lines("step", rule.step, functions[0], rule, 4)
+    fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), requirements)
+    if fused:
+        taken.add(fused.name)
+        functions.append(fused)
+    lines += kernel_lines("step", rule.step, functions[0], rule, 4, fused.name if fused else None)
     if rule.initial:
         initial = lowered(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
@@ -236,7 +241,9 @@ def memory_lines(rule: ir.Rule) -> list[str]:
     return assigned_tuple("memories", shown, 4)
 
 
-def kernel_lines(argument: str, function: ir.Function, lowered: PyFunction, rule: ir.Rule, indent: int) -> list[str]:
+def kernel_lines(
+    argument: str, function: ir.Function, lowered: PyFunction, rule: ir.Rule, indent: int, fused: str | None = None
+) -> list[str]:
     space = " " * indent
     head = f"{argument}=Kernel(" if argument else "Kernel("
     layout = step_layout(rule) if function is rule.step else layout_of(function)
@@ -247,6 +254,7 @@ def kernel_lines(argument: str, function: ir.Function, lowered: PyFunction, rule
         *assigned_tuple("inputs", quote_all(lowered.inputs), indent + 4),
         *assigned_tuple("scalars", quote_all(lowered.scalars), indent + 4),
         *assigned_tuple("outputs", quote_all(lowered.outputs), indent + 4),
+        *([f"{space}    fused={fused},"] if fused else []),
         f"{space}),",
     ]
 

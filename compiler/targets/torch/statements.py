@@ -137,12 +137,12 @@ class Lowering:
     def _name_memories(self) -> None:
         for memory in self.memories:
             if memory in self.inputs:
-                self.names[f"input:{memory}"] = self._free(python_name(memory))
+                self.names[f"input:{memory}"] = self.free(python_name(memory))
 
     def _name_dimensions(self) -> None:
         used = [name for name in ("rows", "cols") if name in self.inputs]
         for name in used:
-            self.names[f"input:{name}"] = self._free(name)
+            self.names[f"input:{name}"] = self.free(name)
         if len(used) == 2:
             rows, cols = (self.names[f"input:{name}"] for name in used)
             if self.names["input:rows"] != rows:
@@ -151,7 +151,7 @@ class Lowering:
         elif used:
             self.lines.append(f"{self.names[f'input:{used[0]}']} = weight.shape[{-2 if used[0] == 'rows' else -1}]")
 
-    def _free(self, wanted: str) -> str:
+    def free(self, wanted: str) -> str:
         taken = set(self.names.values()) | TAKEN
         name, count = wanted, 1
         while name in taken:
@@ -171,7 +171,7 @@ class Lowering:
             ends = owners and all(key.startswith("input:") for key in owners)
             if ends and all(self._ends(key.removeprefix("input:"), index) for key in owners):
                 return text
-        return self._free(python_name(equation.name))
+        return self.free(python_name(equation.name))
 
     def _ends(self, name: str, index: int) -> bool:
         node = self.inputs.get(name)
@@ -204,7 +204,7 @@ class Lowering:
     def _named_guard(self, when: ir.Expr) -> str:
         """A name for a condition that no line can hold."""
         if when not in self.guards:
-            name = self._free("is_needed")
+            name = self.free("is_needed")
             self.names[f"guard:{name}"] = name
             self.lines.extend(self.assigned(name, when, self.width))
             self.guards[when] = name
@@ -258,7 +258,7 @@ class Lowering:
                 break
             wanted, part = found
             key = f"{name}.{len(self.names)}"
-            part_name = self._free(wanted)
+            part_name = self.free(wanted)
             self.names[key] = part_name
             lines += self.assigned(part_name, part, width)
             value = put_in(value, part, ir.Ref(key, type=part.type, span=part.span))

@@ -6,12 +6,14 @@ package decides everything around them: which rule a parameter gets (routing), w
 particular optimizer.
 
 Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
-orthogonal, places, routing, buckets, calls, checkpoints, optimizer, schedules. Names with an underscore are private to the package.
+orthogonal, places, routing, buckets, fused, calls, checkpoints, optimizer, schedules. Names with an underscore are
+private to the package.
 """
 
 from __future__ import annotations
 
 from .checkpoints import Spec, Was
+from .fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .hypers import require
 from .interface import Event, Kernel, Memory, Rule
 from .matrices import det, eigenbasis, inverse_root, logdet, qr, trace
@@ -37,6 +39,10 @@ __all__ = [
     "eigenbasis",
     "explain_orthogonalize",
     "explain_routing",
+    "fused_adagrad",
+    "fused_adam",
+    "fused_adamw",
+    "fused_sgd",
     "inverse_root",
     "iterate_in",
     "logdet",
