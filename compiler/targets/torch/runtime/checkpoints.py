@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from .computations import _compute_dtype, _precision_memory
 from .interface import Rule
+from .parameters import _role_in
 from .places import Slot
 
 SPEC_KEY = "spec"
@@ -67,12 +70,13 @@ class _Origin:
 
     def rule(self, role: str) -> str | None:
         """The name of the rule that a parameter of this role (or with this rule) had."""
-        found = [name for name, roles in self.roles.items() if role == name or role in roles]
-        return found[0] if found else None
+        if role in self.roles:
+            return role
+        return next((name for name, roles in self.roles.items() if role in roles), None)
 
 
-def _description(spec: Spec, rules: Sequence[Rule], hypers: Sequence[str]) -> str:
-    """What a group of the state dict says under `SPEC_KEY`; read by `_origin_of`."""
+def _describe(groups: Iterable[dict[str, Any]], spec: Spec, rules: Sequence[Rule], hypers: Sequence[str]) -> None:
+    """Gives the groups of a state dict what they say under `SPEC_KEY`; read by `_origin_of`."""
     described = {
         rule.name: {
             "roles": rule.roles,
@@ -80,7 +84,9 @@ def _description(spec: Spec, rules: Sequence[Rule], hypers: Sequence[str]) -> st
         }
         for rule in rules
     }
-    return json.dumps({"version": SCHEMA_VERSION, "hash": spec.hash, "hypers": list(hypers), "rules": described})
+    text = json.dumps({"version": SCHEMA_VERSION, "hash": spec.hash, "hypers": list(hypers), "rules": described})
+    for group in groups:
+        group[SPEC_KEY] = text
 
 
 @lru_cache(maxsize=64)
@@ -171,21 +177,35 @@ class _Reader:
         for name in lost:
             self.notices[f"the checkpoint's hyperparameter {name}={old[name]!r} does not exist any more"] = None
 
-    def warn(self) -> None:
-        """Tells what was converted, left out or kept; called when the checkpoint is going to be used."""
-        for notice in self.notices:
-            warnings.warn(f"{self.name}: {notice}", UserWarning, stacklevel=4)
-
     # -- states --------------------------------------------------------------------------------------------------------
 
-    def entry(
+    def state(
         self,
-        p: Tensor,
-        slot: Slot,
-        role: str,
-        group: Mapping[str, Any],
-        entry: Mapping[str, Any],
-        origin: _Origin | None,
+        saved: Mapping[str, Any],
+        groups: Sequence[dict[str, Any]],
+        origins: Sequence[_Origin | None],
+        slot_in: Callable[[Mapping[str, Any], Tensor], Slot],
+    ) -> defaultdict[Any, Any]:
+        """The state by parameter, given what `groups` returned; what belongs to no parameter stays as it is.
+
+        Warns of what was converted, left out or kept, once all has been found to fit.
+        """
+        ids = chain.from_iterable(group["params"] for group in saved["param_groups"])
+        places = ((p, g, origin) for g, origin in zip(groups, origins, strict=True) for p in g["params"])
+        owners = dict(zip(ids, places, strict=True))
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for key, entry in saved["state"].items():
+            if key in owners:
+                p, group, origin = owners[key]
+                state[p] = self._entry(p, slot_in(group, p), group, entry, origin)
+            else:
+                state[key] = entry
+        for notice in self.notices:
+            warnings.warn(f"{self.name}: {notice}", UserWarning, stacklevel=3)
+        return state
+
+    def _entry(
+        self, p: Tensor, slot: Slot, group: Mapping[str, Any], entry: Mapping[str, Any], origin: _Origin | None
     ) -> dict[str, Any]:
         """A copy of one parameter's state on its device, converted where the spec has changed.
 
@@ -199,7 +219,7 @@ class _Reader:
         expected = {m.name: slot.state_shape(m) for m in (*rule.memories, *([extra] if extra else []))}
         counters = {"step", *(f"{event.name}_step" for event in rule.events)}
         if self.spec is not None and (origin is None or origin.hash != self.spec.hash):
-            entry = self._converted(entry, p, slot, role, group, origin)
+            entry = self._converted(entry, p, slot, group, origin)
         if lacking := sorted(expected.keys() - entry.keys()):
             raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
         if unknown := sorted(entry.keys() - expected.keys() - counters):
@@ -215,13 +235,7 @@ class _Reader:
         }
 
     def _converted(
-        self,
-        entry: Mapping[str, Any],
-        p: Tensor,
-        slot: Slot,
-        role: str,
-        group: Mapping[str, Any],
-        origin: _Origin | None,
+        self, entry: Mapping[str, Any], p: Tensor, slot: Slot, group: Mapping[str, Any], origin: _Origin | None
     ) -> Mapping[str, Any]:
         """The state with the memories of this spec in place of those of the origin."""
         rule = slot.rule
@@ -230,6 +244,7 @@ class _Reader:
             if held or rule.memories:
                 raise ValueError(_undescribed(self.name, held))
             return entry
+        role = _role_in(group, p)
         before = origin.rule(role)
         if before is None:
             raise ValueError(f"the spec of the checkpoint has no rule for {role} parameters")
@@ -292,13 +307,14 @@ def _changes(old: _Told, new: _Told, plan: Mapping[str, str | Was], read: Iterab
     return [*lines, *(f"{name} is gone: it was `{old[name][1]}`" for name in gone)]
 
 
-def _require_same_spec(name: str, spec: Spec | None, hash: str | None) -> None:
-    """ValueError for a pickled optimizer of another spec: a pickle holds no description to convert it by."""
-    if spec is not None and hash != spec.hash:
+def _of_same_spec(name: str, spec: Spec | None, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What was pickled, without its hash; ValueError for that of another spec, as no description could convert it."""
+    if spec is not None and state.get("_spec", spec.hash) != spec.hash:
         raise ValueError(
-            f"this {name} was pickled with another version of its spec ({hash}, now {spec.hash}); "
+            f"this {name} was pickled with another version of its spec ({state['_spec']}, now {spec.hash}); "
             "between versions save its `state_dict()`"
         )
+    return {key: value for key, value in state.items() if key != "_spec"}
 
 
 def _is_common(name: str) -> bool:

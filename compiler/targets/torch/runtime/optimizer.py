@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from .autocast import _without_autocast
 from .buckets import Bucket, _arranged
 from .calls import Call, Work, _ordered_sum
-from .checkpoints import SPEC_KEY, Spec, _description, _Reader, _require_same_spec
+from .checkpoints import Spec, _describe, _of_same_spec, _Reader
 from .computations import Computation
 from .counters import Counters, _is_capturing
 from .hypers import _checked_hypers, _nearest
@@ -110,10 +108,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **own, "_spec": self.SPEC.hash if self.SPEC else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        if "_spec" in state:
-            _require_same_spec(type(self).__name__, self.SPEC, state.pop("_spec"))
-        super().__setstate__(state)
+        super().__setstate__(_of_same_spec(type(self).__name__, self.SPEC, state))
         self._forget()
 
     # -- groups --------------------------------------------------------------------------------------------------------
@@ -355,19 +350,14 @@ class SpecOptimizer(torch.optim.Optimizer):
         """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions."""
         state_dict = super().state_dict()
         if self.SPEC is not None:
-            text = _description(self.SPEC, self.RULES, self._hyper_names)
-            for group in state_dict["param_groups"]:
-                group[SPEC_KEY] = text
+            _describe(state_dict["param_groups"], self.SPEC, self.RULES, self._hyper_names)
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but states keep their dtype, and memories their meaning.
-
-        A checkpoint of another version of the spec is converted as the spec says (`m was exp_avg`).
+        """As in torch, but states keep their dtype, and are converted as the spec says (`m was exp_avg`).
 
         Raises:
-            ValueError: states or hypers do not fit this optimizer, or memories mean something else than in its spec.
-                Nothing has changed.
+            ValueError: states or hypers do not fit, or memories mean something else in this spec. Nothing has changed.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -378,17 +368,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         for own, group in zip(self.param_groups, groups, strict=True):
             self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
             self._check_group(group)
-        ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        places = ((p, g, origin) for g, origin in zip(groups, origins, strict=True) for p in g["params"])
-        owners = dict(zip(ids, places, strict=True))
-        state: defaultdict[Any, Any] = defaultdict(dict)
-        for key, entry in state_dict["state"].items():
-            if key in owners:
-                p, group, origin = owners[key]
-                state[p] = reader.entry(p, self._slot_in(group, p), _role_in(group, p), group, entry, origin)
-            else:
-                state[key] = entry
-        reader.warn()
+        state = reader.state(state_dict, groups, origins, self._slot_in)
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
