@@ -37,19 +37,21 @@ METHODS = {
 
 # Names at the top of generated modules, which may have the whole runtime written out in them.
 MODULE_NAMES = {
-    "AbstractContextManager", "Any", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "ClassVar",
-    "Collection", "ContextVar", "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event",
-    "ExitStack", "FakeTensor", "FrameType", "HEAD_NAMES", "Iterable", "Iterator", "Kernel", "LAYOUTS", "LRScheduler",
-    "Mapping", "Memory", "Module", "NEWTON_SCHULZ", "NamedTuple", "OPTIONS", "Optimizer", "PARAMETER", "POLAR_EXPRESS",
-    "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real", "Route", "Rule", "SCHEDULER_KEYS",
-    "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Sequence", "Slot", "Source", "Spec", "SpecOptimizer",
-    "SpecPenalty", "SpecSchedule", "Tensor", "TracebackType", "Triples", "Was", "Work", "annotations", "cache", "cast",
-    "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis",
-    "explain_orthogonalize", "explain_routing", "field", "fused_adagrad", "fused_adam", "fused_adamw", "fused_sgd",
-    "get_proxy_mode", "get_total_norm", "groupby", "importlib",
-    "inspect", "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "math", "nn", "no_type_check",
-    "nullcontext", "orthogonalize", "os", "param_groups", "partial", "power", "qr", "re", "require",
-    "round_stochastically", "route", "signal", "symmetric_products", "threading", "tl", "torch", "trace", "warnings",
+    "AUTO_ELEMENTS", "AbstractContextManager", "Any", "BACKENDS", "Bucket", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK",
+    "Call", "Callable", "ClassVar", "Collection", "Computation", "ContextVar", "Counters", "DEVICE_ALONE",
+    "DEVICE_BATCH", "DTYPES", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "ExitStack", "FORCED", "FakeTensor",
+    "FrameType", "FunctionType", "GRAPHS_LIMIT", "Graph", "HEAD_NAMES", "Iterable", "Iterator", "Kernel", "LAYOUTS",
+    "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ", "NUMBERS_LIMIT", "NamedTuple", "Number", "OPTIONS",
+    "Optimizer", "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real",
+    "Recorder", "Route", "Rule", "Runner", "SCHEDULER_KEYS", "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK",
+    "Scalars", "Sequence", "Slot", "Source", "Spec", "SpecOptimizer", "SpecPenalty", "SpecSchedule", "Strategy",
+    "Tensor", "TracebackType", "Triples", "Was", "Work", "annotations", "cache", "cast", "chain", "contextmanager",
+    "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis", "explain_orthogonalize", "explain_routing",
+    "explain_schedule", "field", "find_spec", "fused_adagrad", "fused_adam", "fused_adamw", "fused_sgd",
+    "get_proxy_mode", "get_total_norm", "groupby", "importlib", "inspect", "inverse_root", "iterate_in", "json",
+    "logdet", "lru_cache", "make_fx", "math", "nn", "no_type_check", "nullcontext", "orthogonalize", "os",
+    "param_groups", "partial", "power", "qr", "re", "require", "round_stochastically", "route", "shutil", "signal",
+    "symmetric_products", "threading", "tl", "torch", "trace", "tree_map", "warnings",
 }  # fmt: skip
 
 # What generated functions call: a parameter of that name would hide it.

@@ -16,6 +16,8 @@ from handwritten import Blend, Curvature, Lookback
 from torch import Tensor, nn
 
 import optforge.generated as generated
+from optforge import explain_schedule
+from optforge.compiler.cli import main
 from optforge.compiler.targets.torch import runtime
 from optforge.generated._runtime import graphs, power, strategies, tracing
 
@@ -384,3 +386,29 @@ def test_a_step_may_be_compiled_by_the_user():
         step()
         plain.step()
     assert torch.equal(p, q)
+
+
+# -- explained ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_schedule_of_an_optimizer_says_how_each_batch_runs():
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6), nn.Embedding(9, 4))
+    optimizer = generated.NAMO(model)
+    before = copy.deepcopy(optimizer.state_dict())
+    text = explain_schedule(optimizer)
+    assert optimizer.state_dict() == before
+    rows = [line.split() for line in text.splitlines()[1:]]
+    assert sorted((r[0], r[2], r[3], r[6]) for r in rows) == [
+        ("matrix", "4×6", "1", "eager"),
+        ("matrix", "6×4", "1", "eager"),
+        ("rest", "flat", "3", "fused"),
+    ]
+    assert "compile" in explain_schedule(generated.NAMO(model, backend="compile")).splitlines()[1]
+
+
+def test_the_schedule_of_a_spec_is_printed(capsys):
+    assert main(["build", "--explain-schedule", "specs/sgd.opt"]) == 0
+    text = capsys.readouterr().out
+    numbers = next(line for line in text.splitlines() if line.split()[:1] == ["numbers"])
+    assert numbers.split(maxsplit=1)[1].startswith("1 - dampening; lr; momentum; weight_decay")
+    assert "decided     nesterov; t == 1 or momentum == 0" in text and "fused_sgd" in text

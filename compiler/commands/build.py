@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optforge.compiler.commands.check import add_dump, dump_units
 from optforge.compiler.commands.console import (
@@ -17,6 +18,9 @@ from optforge.compiler.commands.console import (
     say,
 )
 
+if TYPE_CHECKING:
+    from optforge.compiler.check import Unit
+
 
 def add_parser(commands: Commands) -> None:
     example = "optforge build specs/namo.opt --out my_optimizers"
@@ -25,6 +29,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("generated"), help="where to write (default: generated)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
     parser.add_argument("--standalone", action="store_true", help="files that depend on torch alone, one per spec")
+    parser.add_argument(
+        "--explain-schedule",
+        action="store_true",
+        help="write nothing; say how each rule will run, and by what it is decided",
+    )
     add_dump(parser)
 
 
@@ -37,6 +46,8 @@ def run_build(options: argparse.Namespace) -> int:
     if options.dump_after:
         dump_units(units, options.dump_after, options.verify)
         return FINE
+    if options.explain_schedule:
+        return explained(units)
     try:
         files = generated_files(units, options.out, options.standalone, whole=not options.files)
     except BuildProblem as problem:
@@ -50,6 +61,15 @@ def run_build(options: argparse.Namespace) -> int:
     for path in different:
         say(f"wrote {path}")
     say(f"{len(files)} files, {len(different)} written, {len(stale)} removed")
+    return FINE
+
+
+def explained(units: Sequence[Unit]) -> int:
+    from optforge.compiler.pipeline import run_passes
+    from optforge.compiler.targets.torch.explain import explain_schedule
+
+    texts = [explain_schedule(run_passes(unit.result.require())) for unit in units]
+    print("\n\n".join(text for text in texts if text))
     return FINE
 
 

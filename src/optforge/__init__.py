@@ -28,6 +28,7 @@ __all__ = [
     "SpecError",
     "compile_source",
     "explain_routing",
+    "explain_schedule",
     "load",
     "param_groups",
 ]
@@ -72,6 +73,13 @@ def explain_routing(model: Module, optimizer: type | None = None) -> str:
     from optforge.generated import _runtime
 
     return _runtime.explain_routing(model, optimizer)
+
+
+def explain_schedule(optimizer: Any) -> str:
+    """A table of how a generated optimizer runs: its batches, the strategy of each (`backend=` overrides), and why."""
+    from optforge.generated import _runtime
+
+    return _runtime.explain_schedule(optimizer)
 
 
 def __getattr__(name: str) -> Any:

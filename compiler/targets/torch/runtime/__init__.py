@@ -6,8 +6,8 @@ package decides everything around them: which rule a parameter gets (routing), w
 particular optimizer.
 
 Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
-orthogonal, places, routing, buckets, fused, calls, checkpoints, optimizer, schedules. Names with an underscore are
-private to the package.
+orthogonal, places, routing, buckets, fused, computations, tracing, graphs, calls, counters, strategies, checkpoints,
+optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .optimizer import SpecOptimizer
 from .orthogonal import explain_orthogonalize, iterate_in, orthogonalize
 from .routing import Route, explain_routing, param_groups, route
 from .schedules import SpecPenalty, SpecSchedule
+from .strategies import explain_schedule
 from .symmetric import symmetric_products
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "eigenbasis",
     "explain_orthogonalize",
     "explain_routing",
+    "explain_schedule",
     "fused_adagrad",
     "fused_adam",
     "fused_adamw",

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .buckets import Bucket
+from .buckets import Bucket, _arranged
 from .calls import Call, Work
 from .computations import Computation
 from .fused import _fused_fits
 from .graphs import Scalars
 from .interface import Kernel
+from .routing import _columns
 
 BACKENDS = ("auto", "compile", "eager")
 
@@ -119,3 +120,21 @@ def _can_compile(device: torch.device) -> bool:
     if device.type == "cpu":
         return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
     return device.type in ("cuda", "xpu") and find_spec("triton") is not None
+
+
+def explain_schedule(optimizer: Any) -> str:
+    """A table of how a generated optimizer runs its next step: one line for equal batches, and why they run so."""
+    table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
+    for work in optimizer._collect("step", lambda rule, p: True):
+        kernel = work.rule.step
+        strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._uncompilable)
+        buckets = _arranged([(p, optimizer._slots[p]) for p in work.params], kernel.layout)
+        shapes: dict[str, list[Bucket]] = {}
+        for bucket in buckets:
+            unit = "×".join(map(str, bucket.entries[0][1].unit)) if len(bucket.entries[0][1].unit) == 2 else "flat"
+            shapes.setdefault(unit, []).append(bucket)
+        for shape, found in shapes.items():
+            tensors, dtype = sum(len(bucket.params) for bucket in found), str(work.dtype).removeprefix("torch.")
+            row = (work.rule.name, str(len(found)), shape, str(tensors), dtype, str(work.device))
+            table.append((*row, strategy.name, strategy.reason))
+    return _columns(table)
