@@ -44,8 +44,10 @@ MUTANTS := AdamW NAMO NAMOD Muon NorMuon Nora RMNP SophiaG SophiaH SGD Adam AMSG
 mutants: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m optforge.compiler.against.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
 
-bench: $(READY)
+# About fifteen minutes on two cores; nothing else should run meanwhile.
+bench: $(PEERS)
 	$(BIN)/python -m benchmarks.compiler_speed
+	$(BIN)/python -m benchmarks.optimizers --write
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
