@@ -9,15 +9,17 @@ the equations that define them, written out down to gradients, weights and hyper
 from __future__ import annotations
 
 import hashlib
+from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
-from optforge.compiler.causality import dependencies, inputs_of, local_name, ordered, reachable
+from optforge.compiler.causality import dependencies, local_name, ordered, reachable
 from optforge.compiler.ops import OPERATORS
 from optforge.compiler.text import expression_text
 
 LENGTH = 12  # hexadecimal digits: two of a thousand memories agree by chance once in a billion
+MANY = 16  # memories that depend on each other, from which on their names count
 LONG = 40  # operations that an equation may have to be shown inside of another
 
 
@@ -42,90 +44,174 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:LENGTH]
 
 
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An expression and the function in which its names mean something."""
+
+    owner: str
+    expr: ir.Expr
+
+
 class Machines:
-    """The step and the events of a rule, and what each of their memories depends on."""
+    """The step and the events of a rule: all their values under keys, and what is known of these.
+
+    Keys are ``next m`` and ``first m`` for what a memory becomes and begins with, ``total name``, ``result owner name``
+    for other outputs, and ``owner|name`` for equations.
+    """
 
     def __init__(self, rule: ir.Rule) -> None:
         self.rule = rule
-        self.functions = {"step": rule.step} | {f"event {event.name}": event.function for event in rule.events}
-        self.totals = {total.name: total for total in rule.totals}
-        self.totals |= {total.name: total for event in rule.events for total in event.totals}
-        self.owners = {o.name: owner for owner, function in self.functions.items() for o in function.outputs}
-        self.initial = {output.name: output.value for output in rule.initial.outputs} if rule.initial else {}
-        self.values = {
-            name: next(output.value for output in self.functions[owner].outputs if output.name == name)
-            for name, owner in self.owners.items()
-        }
         self.names = [memory.name for memory in rule.memories]
-        self.colors = self._refined()
+        self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.memories}
+        self.machines = {"step": rule.step} | {f"event {event.name}": event.function for event in rule.events}
+        self.owners = {o.name: owner for owner, function in self.machines.items() for o in function.outputs}
+        self.functions = dict(self.machines)
+        self.values: dict[str, Value] = {}
+        for owner, function in self.machines.items():
+            for output in function.outputs:
+                key = f"next {output.name}" if output.name in self.names else f"result {owner} {output.name}"
+                self.values[key] = Value(owner, output.value)
+        for total in (*rule.totals, *(total for event in rule.events for total in event.totals)):
+            self.functions[total.name] = total
+            self.values[f"total {total.name}"] = Value(total.name, total.outputs[0].value)
+        if rule.initial is not None:
+            self.functions["init"] = rule.initial
+            self.values |= {f"first {o.name}": Value("init", o.value) for o in rule.initial.outputs}
+        self.equations = {
+            owner: {equation.name: equation.value for equation in function.equations}
+            for owner, function in self.functions.items()
+        }
+        self.values |= {
+            f"{o}|{n}": Value(o, value) for o, named in self.equations.items() for n, value in named.items()
+        }
+        self.graph = {key: self._needs(value) for key, value in self.values.items()}
+        self.known: dict[str, str] = {}
+        self.colors: dict[str, str] = {}
+        for group in self._groups():
+            self._settle(group)
+        self._know(self._unknown(list(self.values)))
+        self.shown = {o: Shown(f, self._streams(o)) for o, f in self.functions.items()}
+
+    # What reads what
+
+    def _needs(self, value: Value) -> list[str]:
+        """The keys of what an expression reads in the same step."""
+        found = []
+        for node in ir.walk(value.expr):
+            if isinstance(node, ir.Ref):
+                found.append(f"{value.owner}|{node.name}")
+            elif isinstance(node, ir.Input) and node.source is ir.Source.TOTAL:
+                found.append(f"total {node.name}")
+        return list(dict.fromkeys(found))
+
+    def _groups(self) -> list[list[str]]:
+        """The memories, those that depend on each other together, each group after those it depends on."""
+        reads: dict[str, set[str]] = {}
+        for key in self._unknown(list(self.values)):
+            nodes = ir.walk(self.values[key].expr)
+            own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
+            reads[key] = own.union(*(reads[needed] for needed in self.graph[key]))
+        direct = {name: reads[f"next {name}"] for name in self.names}
+        within = {name: reachable(direct, {name}) for name in self.names}
+        groups: dict[str, list[str]] = {}
+        for name in sorted(self.names, key=lambda name: len(within[name])):
+            first = next((other for other in groups if name in within[other] and other in within[name]), name)
+            groups.setdefault(first, []).append(name)
+        return list(groups.values())
+
+    def _unknown(self, keys: list[str]) -> list[str]:
+        """Of the keys and all that they need, each after its needs, those of which nothing is known yet."""
+        order, _ = ordered(self.graph, keys)
+        return [key for key in order if key not in self.known]
+
+    # Digests
+
+    def _settle(self, group: list[str]) -> None:
+        """Fingerprints for memories that depend on each other, in which their names take no part.
+
+        At first they look alike; in each round one is told from another by what its equation reads. After as many
+        rounds as there are memories nothing more is learned. Of absurdly many, names tell one from another.
+        """
+        keys = [key for name in group for key in (f"first {name}", f"next {name}") if key in self.values]
+        pending = self._unknown(keys)
+        if len(group) > MANY:
+            named = self._round(pending, {name: f"memory {name}" for name in group})
+            self.colors |= {name: digest(color, *sorted(named.values())) for name, color in named.items()}
+        else:
+            colors = dict.fromkeys(group, "memory")
+            for _ in group:
+                colors = self._round(pending, colors)
+            self.colors |= colors
+        self._know(pending)
+
+    def _round(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
+        found = self._digests(pending, {**self.colors, **colors})
+        return {name: self._color(name, found) for name in colors}
+
+    def _color(self, name: str, found: Mapping[str, str]) -> str:
+        return digest(self.owners[name], self.shapes[name], found.get(f"first {name}", "0"), found[f"next {name}"])
+
+    def _know(self, pending: list[str]) -> None:
+        """Keeps the digests of values that read no memory without its fingerprint."""
+        self.known |= self._digests(pending, self.colors)
+        for key in pending:
+            self.graph[key] = []
+
+    def _digests(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
+        """The digests of values in their order, given those of the memories they read."""
+        found: dict[str, str] = {}
+        known = ChainMap(found, self.known)
+        for key in pending:
+            value = self.values[key]
+            found[key] = self._digest(value.owner, value.expr, known, colors)
+        return found
+
+    def _digest(self, owner: str, expr: ir.Expr, known: Mapping[str, str], colors: Mapping[str, str]) -> str:
+        match plain(expr, self.equations[owner]):
+            case ir.Literal(value=value):
+                return digest("literal", repr(value))
+            case ir.Input(name=name, source=ir.Source.MEMORY):
+                return digest("memory", colors[name])
+            case ir.Input(name=name, source=ir.Source.TOTAL):
+                return digest("total", known[f"total {name}"])
+            case ir.Input(name=name, source=source):
+                return digest("input", source.value, name)
+            case ir.Ref(name=name):
+                return known[f"{owner}|{name}"]
+            case ir.Select(condition=condition, then=then, otherwise=otherwise):
+                parts = [self._digest(owner, each, known, colors) for each in (condition, then, otherwise)]
+                return digest("select", *parts)
+            case ir.Apply(operator=operator, arguments=arguments):
+                parts = [self._digest(owner, each, known, colors) for each in arguments]
+                return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
+            case other:
+                raise AssertionError(f"{other} is gone after the stream check")
+
+    # What is told of the rule
 
     def memories(self) -> tuple[ir.Memory, ...]:
         """The memories with their fingerprints and equations."""
         return tuple(
-            replace(memory, fingerprint=self.colors[memory.name], equation=self.equation(memory.name))
+            replace(memory, fingerprint=self.colors[memory.name], equation=self._equation(memory.name))
             for memory in self.rule.memories
         )
 
     def whole(self) -> str:
         """The fingerprint of all that the rule computes, with the names that a checkpoint has for it."""
         named = [f"{name} {self.colors[name]}" for name in sorted(self.names)]
-        results = []
-        for owner, function in self.functions.items():
-            known = Digests(function, self, self.colors)
-            results += [f"{owner} {known.of(o.value)}" for o in function.outputs if o.name not in self.names]
+        results = [f"{key} {self.known[key]}" for key in self.values if key.startswith("result ")]
         arguments = [f"{event.name} {each.name}" for event in self.rule.events for each in event.parameters]
         return digest("rule", self.rule.name, *self.rule.roles, *named, *results, *arguments)
 
-    def _refined(self) -> dict[str, str]:
-        """A fingerprint for each memory that no name takes part in.
-
-        At first all memories look alike; in each round a memory is told from another by what its equation reads. After
-        as many rounds as there are memories that one depends on, nothing more is learned of it.
-        """
-        needs = {name: len(reachable(self._reads(), {name})) for name in self.names}
-        colors = dict.fromkeys(self.names, "memory")
-        found: dict[str, str] = {}
-        for count in range(1, max(needs.values(), default=0) + 1):
-            known = {owner: Digests(function, self, colors) for owner, function in self.functions.items()}
-            first = Digests(self.rule.initial, self, colors) if self.rule.initial else None
-            colors = {m.name: self._color(m, known[self.owners[m.name]], first) for m in self.rule.memories}
-            found |= {name: color for name, color in colors.items() if needs[name] == count}
-        return found
-
-    def _color(self, memory: ir.Memory, known: Digests, first: Digests | None) -> str:
-        assert memory.type.shape is not None
-        shape = " ".join(dim.value for dim in memory.type.shape)
-        initial = first.of(self.initial[memory.name]) if first and memory.name in self.initial else "0"
-        return digest(self.owners[memory.name], shape, initial, known.of(self.values[memory.name]))
-
-    def _reads(self) -> dict[str, set[str]]:
-        """The memories that each memory's equation reads, now or through totals."""
-        found = {}
-        for name in self.names:
-            function = self.functions[self.owners[name]]
-            needed = written_out(function, self.values[name])
-            reads = {each.name for value in needed for each in ir.walk(value) if isinstance(each, ir.Input)}
-            for total in self.totals.values():  # a total may read earlier ones
-                reads |= {node.name for node in inputs_of(total)} if reads & self.totals.keys() else set()
-            found[name] = reads & set(self.names)
-        return found
-
-    def equation(self, name: str) -> str:
+    def _equation(self, name: str) -> str:
         """The equation of a memory as a spec would write it, what it reads written out as far as that stays short."""
-        function = self.functions[self.owners[name]]
-        shown = Shown(function, {n: v for n, v in self.values.items() if n in self.names and n != name})
-        text = f"{name} = {expression_text(shown.definition(self.values[name]))}"
-        if self.rule.initial and name in self.initial:
-            first = Shown(self.rule.initial, {})
-            text += f", at first {expression_text(first.definition(self.initial[name]))}"
+        text = f"{name} = {expression_text(self.shown[self.owners[name]].definition(self.values[f'next {name}'].expr))}"
+        if f"first {name}" in self.values:
+            text += f", at first {expression_text(self.shown['init'].definition(self.values[f'first {name}'].expr))}"
         return text
 
-
-def written_out(function: ir.Function, value: ir.Expr) -> list[ir.Expr]:
-    """The value and those of all equations that it needs."""
-    values = {equation.name: equation.value for equation in function.equations}
-    order, _ = ordered(dependencies(function.equations), ir.references(value))
-    return [value, *(values[name] for name in order if name in values)]
+    def _streams(self, owner: str) -> dict[str, ir.Expr]:
+        return {name: self.values[f"next {name}"].expr for name in self.names if self.owners[name] == owner}
 
 
 def plain(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> ir.Expr:
@@ -143,39 +229,6 @@ def plain(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> ir.Expr:
                 expr = then if made.value else otherwise
             case _:
                 return expr
-
-
-class Digests:
-    """Digests of a function's expressions, given those of the memories that it reads."""
-
-    def __init__(self, function: ir.Function, machines: Machines, colors: Mapping[str, str]) -> None:
-        self.machines, self.colors = machines, colors
-        self.values = {equation.name: equation.value for equation in function.equations}
-        self.known: dict[str, str] = {}
-        order, _ = ordered(dependencies(function.equations), self.values)
-        for name in order:
-            self.known[name] = self.of(self.values[name])
-
-    def of(self, expr: ir.Expr) -> str:
-        match plain(expr, self.values):
-            case ir.Literal(value=value):
-                return digest("literal", repr(value))
-            case ir.Input(name=name, source=ir.Source.MEMORY):
-                return digest("memory", self.colors[name])
-            case ir.Input(name=name, source=ir.Source.TOTAL):
-                total = self.machines.totals[name]
-                return digest("total", Digests(total, self.machines, self.colors).of(total.outputs[0].value))
-            case ir.Input(name=name, source=source):
-                return digest("input", source.value, name)
-            case ir.Ref(name=name):
-                return self.known[name]
-            case ir.Select(condition=condition, then=then, otherwise=otherwise):
-                return digest("select", self.of(condition), self.of(then), self.of(otherwise))
-            case ir.Apply(operator=operator, arguments=arguments):
-                parts = [self.of(argument) for argument in arguments]
-                return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
-            case other:
-                raise AssertionError(f"{other} is gone after the stream check")
 
 
 class Shown:

@@ -267,6 +267,17 @@ optimizer Pair:
     assert one["a"] == other["b"] and one["b"] == other["a"] and one["a"] != one["b"]
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_a_change_anywhere_in_a_ring_of_memories_is_seen_everywhere_in_it(count):
+    """From some length on names tell memories apart; what computes something else is still seen."""
+    lines = [f"x{i} = 0.5 * prev(x{(i + 1) % count}) + {i + 1} * grad" for i in range(count)]
+    text = "optimizer Ring:\n    for tensor:\n" + "".join(f"        {line}\n" for line in (*lines, "weight <- x0"))
+    marks, other = fingerprints(text), fingerprints(text.replace("+ 3 *", "+ 4 *"))
+    assert len(set(marks.values())) == count and not {*marks.values()} & {*other.values()}
+    turned = re.sub(r"x(\d+)", lambda found: f"x{(int(found[1]) + 1) % count}", text)
+    assert ({*fingerprints(turned).values()} == {*marks.values()}) is (count == 3)
+
+
 def test_equal_fingerprints_of_shipped_specs_have_equal_equations():
     """Over all memories of all shipped specs; their names stand for each other."""
     told: dict[str, set[str]] = {}
