@@ -144,6 +144,8 @@ class SpecOptimizer(torch.optim.Optimizer):
         _require_precision(group["precision"])
         if not isinstance(group["transposed"], bool):
             raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
+        if group.get("differentiable"):  # torch gives groups the key, as False
+            raise ValueError("invalid differentiable=True: no gradient flows through a step")
         if not isinstance(group["split"], (int, type(None))):
             group["split"] = tuple(group["split"])
         for i, p in enumerate(group["params"]):
@@ -173,10 +175,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     @_disable_dynamo  # what decides here is Python's work; kernels that are worth it compile themselves
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step for every parameter that has a gradient; returns the closure's loss.
-
-        Faults and Ctrl-C in the middle: see the class.
-        """
+        """One step for every parameter that has a gradient; returns the closure's loss. On faults see the class."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -243,6 +242,8 @@ class SpecOptimizer(torch.optim.Optimizer):
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
         works: dict[tuple[Any, ...], Work] = {}
         runs: dict[tuple[Any, ...], int] = {}
+        if len(self._slots) > sum(len(group["params"]) for group in self.param_groups):
+            self._slots, self._buckets, self._owners = {}, {}, {}  # parameters left their groups, as if pruned
         counts = self._counters.known(counter, self.state)
         for group in self.param_groups:
             values = self._values(group)
