@@ -141,6 +141,8 @@ class Words:
         values = [*(e.value for e in step.equations), *(o.value for o in step.outputs)]
         nodes = [node for value in values for node in ir.walk(value)]
         scalars = [n for n in nodes if n.type.is_scalar_phase and not isinstance(n, ir.Literal | ir.Select)]
+        spellings = [n for n in nodes if isinstance(n, ir.Literal) and isinstance(n.value, float)]
+        self.numbers = {number: n for n in spellings if (number := former.form(n).number()) is not None}
         self.written: dict[str, ir.Expr] = {}
         for node in scalars:
             if all(isinstance(n, ir.Literal | ir.Input | ir.Apply | ir.Ref) for n in ir.walk(node)):
@@ -157,7 +159,7 @@ class Words:
         """The value as the spec has it, or put together from parts that the spec has; KeyError where it has not all."""
         number = value.number()
         if number is not None:
-            return literal(float(number), spelled(float(number)))
+            return self.numbers.get(number) or literal(float(number), spelled(float(number)))
         if value.key in self.written:
             return self.written[value.key]
         result: ir.Expr | None = None
