@@ -56,7 +56,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The published packages that specs are compared with.
 $(PEERS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,peers]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,peers,triton]"
 	touch $(PEERS)
 
 clean:

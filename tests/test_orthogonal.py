@@ -176,7 +176,7 @@ def errors(dtype: torch.dtype, triples, x: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("dtype", AT_LEAST)
 def test_the_gram_form_is_as_accurate_as_its_dtype_allows(dtype, name):
-    for shape in ((40, 100), (24, 64)):
+    for shape in ((40, 100), (80, 32)):
         for spectrum, x in spectra(*shape).items():
             plain, chosen = errors(dtype, TABLES[name], x)
             assert chosen < max(TIMES_PLAIN * plain, AT_LEAST[dtype]), (spectrum, plain, chosen)
@@ -214,7 +214,7 @@ def test_where_the_plain_form_is_kept():
 
     five = [NS] * 5
     assert longest((1, 40, 61), torch.float32, five) == longest((61, 40), torch.float32, five) == 5
-    assert longest((1, 40, 60), torch.float32, five) == 1
+    assert longest((1, 40, 60), torch.float32, five) == longest((31, 100), torch.float32, five) == 1
     assert longest((40, 100), torch.bfloat16, five) == 2
     assert longest((40, 100), torch.bfloat16, [(9.0, -20.0, 12.0)] * 5) == 1
     for precision in ("high", "medium"):
@@ -310,7 +310,7 @@ def test_threads_do_not_disturb_each_other():
 
 
 def test_autocast_does_not_reach_the_iteration():
-    x = torch.randn(8, 40)
+    x = torch.randn(32, 80)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = orthogonalize(x)
     assert torch.equal(inside, orthogonalize(x))

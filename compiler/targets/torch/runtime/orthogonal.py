@@ -116,6 +116,7 @@ def _margin(method: str, coefficients: Triples | None) -> float:
 # Without restarts bfloat16 diverges in 10 steps. Products in TF32 keep the plain form: it holds X in float32 and errs
 # by 8e-4, the Gram form by 0.03 however often it restarts.
 _TOLERATED = {torch.float64: 1e-12, torch.float32: 2e-3, torch.float16: 0.03, torch.bfloat16: 0.05}
+_GRAM_SIZE = 32  # smaller products cost what their calls cost, of which the Gram form has more
 
 
 def _restarts(dtype: torch.dtype, triples: Triples) -> list[int]:
@@ -154,7 +155,8 @@ def _pieces(shape: Sequence[int], dtype: torch.dtype, device: torch.device, trip
     so that the Gram form pays from l = 1.5 k on.
     """
     inexact = dtype == torch.float32 and not _multiplies_float32_exactly(device)
-    if dtype not in _TOLERATED or inexact or max(shape[-2:]) <= 1.5 * min(shape[-2:]):
+    short, long = sorted(shape[-2:])
+    if dtype not in _TOLERATED or inexact or short < _GRAM_SIZE or long <= 1.5 * short:
         return [[triple] for triple in triples]
     ends = [*_restarts(dtype, triples), len(triples)]
     return [triples[i:j] for i, j in zip([0, *ends], ends, strict=False)]
