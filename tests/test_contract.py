@@ -459,7 +459,10 @@ def test_tensor_hypers_are_like_numbers(cls):
 
 
 class Dtypes(TorchDispatchMode):
-    """Collects the floating dtypes of everything computed."""
+    """Collects the floating dtypes of everything computed.
+
+    But for step counts as torch's fused kernels take them, whatever the dtype of the weights: float32, and so exact.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -467,6 +470,8 @@ class Dtypes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.full.default and not out.ndim and out == int(out):
+            return out
         for value in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(value, Tensor) and value.is_floating_point():
                 self.seen.add(value.dtype)
