@@ -513,6 +513,8 @@ def test_an_old_name_among_several_is_found_and_today_s_checkpoints_are_left_alo
     once = loaded(doubled, trained(OLD, params := tensors()).state_dict(), others := tensors())
     twice = loaded(doubled, once.state_dict(), tensors())
     assert same([*once.state.values()], [*twice.state.values()])
+    later = loaded(changed("weight - lr *", "weight - 2 * lr *", doubled), once.state_dict(), tensors())
+    assert same([*once.state.values()], [*later.state.values()])
 
 
 def test_a_conversion_is_told_once():
