@@ -54,11 +54,9 @@ def measure(method: str, model: str, device_name: str, backend: str) -> dict[str
 
     from benchmarks.contestants import HYPERS, make_optimizer
     from benchmarks.measure import Track, timed
-    from benchmarks.races import races
 
     device = torch.device(device_name)
-    race = next(race for race in races(model, [method], device_type=device.type))
-    track = Track(race, model, device)
+    track = Track(model, "all", device)
     params = track.params()
     start = time.perf_counter()
     optimizer = make_optimizer(method, params, backend)

@@ -54,9 +54,9 @@ class Result:
 class Track:
     """The gradients that all contestants of a race share, and the weights that all start from."""
 
-    def __init__(self, race: Race, model: str, device: torch.device) -> None:
+    def __init__(self, model: str, scope: str, device: torch.device) -> None:
         self.device = device
-        self.entries = entries(model, race.scope)
+        self.entries = entries(model, scope)
         self.noise = random_tensors(self.entries, GRADIENT_STD, seed=1, device=device)
         self.weights = random_tensors(self.entries, WEIGHT_STD, seed=0, device=device)
         self.gradients = [torch.empty_like(noise) for noise in self.noise]
@@ -99,7 +99,7 @@ def run_race(
 
     Who raises is left out and named in `failed`: one package must not cost the others their measurement.
     """
-    track = Track(race, model, device)
+    track = Track(model, race.scope, device)
     timings: list[Timing] = []
     running: list[tuple[Timing, Step, list[Named]]] = []
     result = Result(race, model, len(track.entries), count(track.entries), timings, {})
@@ -238,7 +238,7 @@ def operator_times(step: Step, device: torch.device, rows: int = 15) -> str:
 
 def warmed(contestant: Contestant, race: Race, model: str, device: torch.device) -> tuple[Step, Tensor]:
     """A contestant's step with fresh gradients, after its warm-up; and a tensor that keeps them alive."""
-    track = Track(race, model, device)
+    track = Track(model, race.scope, device)
     params = track.params()
     step = contestant.make(params)
     warm_up(step, params, track)

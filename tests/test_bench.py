@@ -110,6 +110,16 @@ def test_packages_do_the_work_of_the_standard_form(method):
         assert flops_of_a_step(chosen.make) == iteration_flops(entries("tiny", "hidden"))
 
 
+def test_the_iteration_in_its_own_dtype_writes_no_input():
+    from torch.optim import _muon
+
+    x = torch.randn((4, 6), generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    with iterating_in(torch.float32):
+        _muon._zeropower_via_newtonschulz(x, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    assert torch.equal(x, before)
+
+
 def test_an_expression_that_is_gone_is_not_replaced():
     from torch.optim import _muon
 
@@ -163,7 +173,7 @@ def test_who_overwrites_gradients_disturbs_nobody():
 
     race = racing(Contestant("greedy", "", greedy, "other"), Contestant("watching", "", watching, "other"))
     run(race)
-    expected = Track(race, "tiny", CPU).noise
+    expected = Track("tiny", race.scope, CPU).noise
     assert len(seen) == 3 + 1 + 3  # warm-up, memory, rounds
     assert all(torch.equal(one, other) for found in seen for one, other in zip(found, expected, strict=True))
 
