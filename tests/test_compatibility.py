@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from classes import build, class_parameters, groups, hyper_arguments, parameters, roles, set_gradients
+from classes import UNDETERMINED, build, class_parameters, groups, hyper_arguments, parameters, roles, set_gradients
 from test_contract import has_totals, run, same, weights
 from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
@@ -22,11 +22,15 @@ from optforge.generated import SGD, AdamW, Muon
 
 every_class = pytest.mark.parametrize("cls", class_parameters())
 
-# What is the runtime's doing, whatever the equations: always for one class of each layout, for the others `wide`.
+# What is the runtime's doing, whatever the equations: one class of each layout, and of the methods it began with.
 FEW = {"AdamW", "Muon", "Nora", "Blend", "Sphere"}
-few_classes = pytest.mark.parametrize(
+few_classes = pytest.mark.parametrize("cls", [each for each in class_parameters() if each.id in FEW])
+always_few = pytest.mark.parametrize(
     "cls",
-    [p if p.id in FEW else pytest.param(*p.values, id=p.id, marks=pytest.mark.wide) for p in class_parameters()],
+    [
+        each if each.id in FEW else pytest.param(*each.values, id=each.id, marks=pytest.mark.wide)
+        for each in class_parameters()
+    ],
 )
 
 
@@ -36,11 +40,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def needs_lr(cls: type[Any]) -> None:
-    if "lr" not in hyper_arguments(cls):
-        pytest.skip("has no lr")
 
 
 def needs_independent_parameters(cls: type[Any]) -> None:
@@ -109,7 +108,7 @@ def other_values(cls: type[Any]) -> dict[str, Any]:
     return made
 
 
-@few_classes
+@always_few
 def test_every_hyper_is_live_in_every_group(cls):
     """A hyper set in a group between two steps acts there as if the rest of the run had been built with it."""
     needs_independent_parameters(cls)
@@ -298,10 +297,11 @@ def test_stochastic_weight_averaging_with_batch_norm():
 # -- accumulation, and gradients that are released early ---------------------------------------------------------------
 
 
-@few_classes
+@always_few
 def test_accumulated_gradients_are_those_of_one_large_batch(cls):
-    """In float64, so that the order of sums is all that differs; the step, of size 1e-3 or more, agrees to 1e-8."""
-    needs_lr(cls)
+    """In float64, so that the order of sums is all that differs; the steps agree to a millionth."""
+    if cls.__name__ in UNDETERMINED:
+        pytest.skip("rounding decides between bases of a null space")
     pieces, whole = mlp(dtype=torch.float64), mlp(dtype=torch.float64)
     optimizer, other = built_or_skipped(cls, pieces), built_or_skipped(cls, whole)
     start = weights(list(whole.parameters()))
@@ -397,12 +397,10 @@ def test_devices_are_never_mixed(cls):
         assert all(x.device.type == "meta" for x in optimizer.state[p].values() if isinstance(x, Tensor))
 
 
-@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0), (2, 0, 3, 3)])
 @every_class
-def test_parameters_of_size_zero_never_step(cls, shape):
-    """In every rule; also alone, and also when one appears beside others."""
+def test_parameters_of_size_zero_never_step(cls):
     for role in roles(cls):
-        if role == "vector" or len(shape) > 1:
+        for shape in [(0, 4), (4, 0), (2, 0, 3, 3), *([(0,)] if role == "vector" else [])]:
             p = nn.Parameter(torch.zeros(shape))
             optimizer = build(cls, [{"params": [p], "rule": role}])
             p.grad = torch.zeros_like(p)
