@@ -13,6 +13,7 @@ from optforge.compiler.passes.dead import drop_dead
 from optforge.compiler.passes.fold import fold_constants, simplified
 from optforge.compiler.passes.guard import guard_branches
 from optforge.compiler.passes.idioms import recognize_idioms
+from optforge.compiler.passes.norms import reuse_norms
 from optforge.compiler.passes.propagate import propagate_copies
 from optforge.compiler.passes.schedule import schedule_equations
 from optforge.compiler.passes.share import share_subexpressions
@@ -27,6 +28,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("propagate", propagate_copies),  # brings the inlined pieces together, where idioms can see them
     ("refold", fold_constants),  # literals that were arguments of functions have arrived
     ("idioms", recognize_idioms),  # before sharing, which would hide the parts of an idiom behind names
+    ("norms", reuse_norms),  # before sharing, which gives the reduction that is now read twice a name
     ("share", share_subexpressions),
     ("dead", drop_dead),
     ("schedule", schedule_equations),  # the rest reads the order

@@ -26,7 +26,7 @@ from optforge.dsl.source import Source
 
 CASES = Path(__file__).parent / "cases" / "passes"
 NAMES = [name for name, _ in PASSES]
-SHOWN = ("fold", "propagate", "idioms", "share", "dead", "schedule", "guard", "storage")
+SHOWN = ("fold", "propagate", "idioms", "norms", "share", "dead", "schedule", "guard", "storage")
 TITLE = re.compile(r"^=== (.*)$", re.MULTILINE)
 
 
