@@ -66,6 +66,9 @@ def resolve_hyper_past(hypers: Mapping[str, tuple[ast.Hyper, Scope]], report: Re
     for name, (node, scope) in hypers.items():
         if node.before is not None:
             value = past_value(node.before, scope, lookup, report)
+            if any(isinstance(each, ir.Input) and each.name == name for each in ir.walk(value)):
+                words = f"a checkpoint's `{name}` cannot be told from that of an older version"
+                report(errors.bad_past(words, node.before.span, "give the new hyperparameter another name"))
             found.append(RawWas(name, value, node.before.span, False))
     return tuple(found)
 

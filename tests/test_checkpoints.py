@@ -601,6 +601,19 @@ def test_a_renamed_hyper_is_refused_unless_the_spec_says_so():
         loaded(other, trained(PLAIN, tensors(), b=0.75).state_dict(), tensors())
 
 
+def test_a_hyper_that_was_renamed_before_is_left_alone_and_nothing_is_said_of_it():
+    both = PLAIN.replace("hyper b ", "hyper beta = 0.5\n    hyper b ").replace("b *", "b * beta *")
+    last = PLAIN.replace("hyper b  = 0.5", "hyper beta = 0.5 was b").replace("b *", "beta *")
+    optimizer = optimizer_class(last)(tensors())
+    with pytest.warns(UserWarning, match="hyperparameter b=0.25 does not exist any more"):
+        optimizer.load_state_dict(trained(both, tensors(), b=0.25, beta=0.75).state_dict())
+    assert optimizer.param_groups[0]["beta"] == 0.75
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.load_state_dict(trained(PLAIN, tensors(), b=0.25).state_dict())
+    assert optimizer.param_groups[0]["beta"] == 0.25
+
+
 def test_hypers_that_are_flags_or_choices_can_be_renamed():
     old = """
 optimizer Plain:
