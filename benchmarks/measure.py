@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from benchmarks.shapes import GRADIENT_STD, WEIGHT_STD, Named, count, entries, n
 WARM_UP = 3  # steps before the first one counted: first states, then compilation, then recorded graphs
 LEAST_ROUNDS, MOST_ROUNDS = 3, 41
 SLOW_STEP = 1.0  # seconds, from which one warm-up step is enough
+READY_WITHIN = 240.0  # seconds for a package to be ready, which may compile and tune for as long as it likes
 
 
 @dataclass
@@ -97,7 +100,8 @@ def run_race(
 ) -> Result:
     """All contestants in turn, each round beginning with another; rounds fill `budget` seconds unless they are given.
 
-    Who raises is left out and named in `failed`: one package must not cost the others their measurement.
+    A package that raises, or is not ready in time, is left out and named in `failed`: it must not cost the others
+    their measurement.
     """
     track = Track(model, race.scope, device)
     timings: list[Timing] = []
@@ -106,9 +110,11 @@ def run_race(
     for contestant in race.contestants:
         params, timing = track.params(), Timing(contestant)
         start = time.perf_counter()
+        limit = nullcontext() if contestant.package == "generated" else ready_within(READY_WITHIN)
         try:
-            step = contestant.make(params)
-            warm_up(step, params, track, least=2 if contestant.compiles else 1)
+            with limit:
+                step = contestant.make(params)
+                warm_up(step, params, track, least=2 if contestant.compiles else 1)
         except Exception as error:
             if contestant.package == "generated":
                 raise
@@ -122,6 +128,22 @@ def run_race(
         timing.peak_bytes = peak_extra_bytes(step, device)
     _take_turns(running, track, budget, rounds)
     return result
+
+
+@contextmanager
+def ready_within(seconds: float) -> Iterator[None]:
+    """TimeoutError if the block takes longer; once more every second, as tuners swallow what candidates raise."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not ready after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def warm_up(step: Step, params: Sequence[Named], track: Track, least: int = 1) -> None:

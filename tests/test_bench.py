@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import agreement, contestants, optimizers, peers
+from benchmarks import agreement, contestants, measure, optimizers, peers
 from benchmarks.agreement import claims, difference
 from benchmarks.cold import graphs, measure_cold
 from benchmarks.contestants import HYPERS, LR, Contestant, backends, make_optimizer, ours, packages, torchs
@@ -188,6 +189,20 @@ def test_a_package_that_fails_is_named_and_ours_is_an_error():
     assert [timing.contestant.name for timing in found.timings] == ["fine"]
     with pytest.raises(ValueError, match="not today"):
         run(racing(fine, Contestant("ours", "", failing, "generated")))
+
+
+def test_a_package_that_is_not_ready_is_left_out(monkeypatch):
+    monkeypatch.setattr(measure, "READY_WITHIN", 0.2)
+
+    def tuning(params):
+        for _ in range(100):
+            with suppress(RuntimeError):
+                time.sleep(0.1)
+        raise AssertionError("nobody stopped it")
+
+    fine = Contestant("fine", "", lambda params: lambda: None, "torch")
+    found = run(racing(fine, Contestant("theirs", "", tuning, "heavyball")))
+    assert found.failed == {"theirs": "TimeoutError: not ready after 0.2 s"}
 
 
 def test_peak_memory_is_what_is_held_at_once():
