@@ -7,6 +7,7 @@ specs, in specs put together at random and in mutants of these, is run beside th
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import os
 import random
@@ -383,6 +384,17 @@ def test_other_spellings_are_recognized(case: tuple[str, str, str]) -> None:
     kernel = kernel_of(compiled(changed(case)))
     assert kernel.fused is not None
     require_agreement(kernel, HYPERS, case)
+
+
+@pytest.mark.parametrize("growth", ("{0} + {0}", "{0} * {0}", "exp({0} + {0})", "1 / (1 + {0}) + {0}", "{0} / {0}"))
+@pytest.mark.parametrize("start", ("lr", "grad"))
+def test_what_would_grow_without_end_is_left_alone(start: str, growth: str) -> None:
+    names = [start, *(f"x{i}" for i in range(30))]
+    chain = [f"        {new} = {growth.format(old)}" for old, new in itertools.pairwise(names)]
+    update = "weight - x29 * grad" if start == "lr" else "weight - lr * x29"
+    text = "\n".join(["optimizer X:", "    hyper lr = 0.1", "    for tensor:", *chain, f"        weight <- {update}"])
+    kernel = kernel_of(compiled(text + "\n"))
+    assert (kernel.fused is None) == ((start, growth) != ("grad", "{0} + {0}"))
 
 
 # Specs put together at random: what fits together is known piece by piece

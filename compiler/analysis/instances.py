@@ -28,7 +28,7 @@ from optforge.compiler.analysis.normal_form import (
 )
 from optforge.compiler.types import FULL, Kind
 
-CONDITION_LIMIT, EQUATION_LIMIT = 3, 24
+CONDITION_LIMIT, NODE_LIMIT = 3, 200
 
 Forms = dict[str, Sum]  # of the outputs, and of everything that a name is kept for
 Equation = tuple[Sum, Sum]
@@ -76,7 +76,7 @@ def is_candidate(rule: ir.Rule) -> bool:
     outputs = {output.name for output in rule.step.outputs}
     return (
         outputs == {"weight", *(memory.name for memory in rule.memories)}
-        and len(rule.step.equations) <= EQUATION_LIMIT
+        and sum(1 for _ in every_node(rule.step)) <= NODE_LIMIT
         and all(memory.type.shape == FULL for memory in rule.memories)
     )
 

@@ -17,7 +17,7 @@ from optforge.compiler import ir
 
 ARITHMETIC = {"add", "sub", "mul", "div", "neg", "fill", "square", "lerp", "pow"}
 INVERSE = "1 / "
-TERM_LIMIT, KEY_LIMIT, POWER_LIMIT = 64, 4000, 4
+TERM_LIMIT, DEGREE_LIMIT, KEY_LIMIT, POWER_LIMIT = 64, 16, 4000, 4
 
 
 class TooLarge(Exception):
@@ -107,6 +107,8 @@ def outline_of(product: Product) -> str:
 
 
 def joined(one: Product, two: Product) -> Product:
+    if len(one) + len(two) > DEGREE_LIMIT:
+        raise TooLarge
     return tuple(sorted((*one, *two), key=lambda atom: atom.key))
 
 

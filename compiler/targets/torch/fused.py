@@ -14,7 +14,7 @@ from pathlib import Path
 
 from optforge.compiler import ir
 from optforge.compiler.analysis.instances import Case, Instance, instance_of
-from optforge.compiler.analysis.normal_form import Former, Product, Sum, single
+from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.passes.fold import is_literal_truth, spelled
 from optforge.compiler.pipeline import compile_program
@@ -36,6 +36,7 @@ FUNCTIONS = {
     "SGDWithMomentum": "fused_sgd",
 }
 LISTS = {"weight": "weights", "grad": "grads"}
+SIZE_LIMIT = 100  # of an argument
 SCALARS = (ir.Source.HYPER, ir.Source.STEP)
 SMALLER = {"lt": "lt", "le": "le", "gt": "lt", "ge": "le"}
 
@@ -56,9 +57,13 @@ def lower_fused(
     """
     for kernel in kernels():
         found = instance_of(kernel.rules[0], rule)
-        if found is None or not all(is_allowed(kernel, case, requirements) for case in found.cases):
+        if found is None:
             continue
-        values = arguments(kernel, found, rule.step)
+        try:
+            is_fit = all(is_allowed(kernel, case, requirements) for case in found.cases)
+            values = arguments(kernel, found, rule.step) if is_fit else None
+        except TooLarge:
+            continue
         if values is not None:
             return call_of(kernel, found, values, step, name)
     return None
@@ -100,7 +105,8 @@ def arguments(kernel: ir.Optimizer, found: Instance, step: ir.Function) -> dict[
     words = [Words(step, case) for case in found.cases]
     for hyper in kernel.hypers:
         try:
-            values[hyper.name] = by_cases([(dict(each.case.chosen), each.value(hyper.name)) for each in words], step)
+            value = by_cases([(dict(each.case.chosen), each.value(hyper.name)) for each in words])
+            values[hyper.name] = inlined(value, step)
         except KeyError:
             return None
     nodes = [node for value in values.values() for node in ir.walk(value)]
@@ -108,7 +114,7 @@ def arguments(kernel: ir.Optimizer, found: Instance, step: ir.Function) -> dict[
     return values if is_scalar else None
 
 
-def by_cases(cases: list[tuple[dict[ir.Expr, bool], ir.Expr]], step: ir.Function) -> ir.Expr:
+def by_cases(cases: list[tuple[dict[ir.Expr, bool], ir.Expr]]) -> ir.Expr:
     """One expression for the values in all cases: choices on the conditions that matter."""
     chosen, value = cases[0]
     if all(other == value for _, other in cases):
@@ -119,16 +125,15 @@ def by_cases(cases: list[tuple[dict[ir.Expr, bool], ir.Expr]], step: ir.Function
         kept = [
             ({c: t for c, t in each.items() if c != condition}, v) for each, v in cases if each[condition] is wanted
         ]
-        sides.append(by_cases(kept, step))
+        sides.append(by_cases(kept))
     then, otherwise = sides
-    shown = inlined(condition, step)
     if then == otherwise:
         return then
     if is_literal_truth(then, True) and is_literal_truth(otherwise, False):
-        return shown
+        return condition
     if is_literal_truth(then, False) and is_literal_truth(otherwise, True):
-        return apply("not", shown)
-    choice = ir.Select(shown, then, otherwise)
+        return apply("not", condition)
+    choice = ir.Select(condition, then, otherwise)
     return replace(choice, type=natural_type(choice))
 
 
@@ -146,7 +151,7 @@ class Words:
         self.written: dict[str, ir.Expr] = {}
         for node in scalars:
             if all(isinstance(n, ir.Literal | ir.Input | ir.Apply | ir.Ref) for n in ir.walk(node)):
-                self.written.setdefault(former.form(node).key, inlined(node, step))
+                self.written.setdefault(former.form(node).key, node)
 
     def value(self, hyper: str) -> ir.Expr:
         """The value of a hyper of the kernel."""
@@ -183,13 +188,13 @@ class Words:
 
 
 def inlined(expr: ir.Expr, step: ir.Function) -> ir.Expr:
-    """The expression without references to equations."""
+    """The expression without references to equations; raises :class:`TooLarge`."""
     values = {equation.name: equation.value for equation in step.equations}
-
-    def change(node: ir.Expr) -> ir.Expr:
-        return inlined(values[node.name], step) if isinstance(node, ir.Ref) else node
-
-    return ir.transform(change, expr)
+    while ir.references(expr):
+        if len(list(ir.walk(expr))) > SIZE_LIMIT:
+            raise TooLarge
+        expr = ir.transform(lambda node: values[node.name] if isinstance(node, ir.Ref) else node, expr)
+    return expr
 
 
 # The function
