@@ -15,13 +15,13 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """In significant digits, without an exponent; a dash if there is nothing to say."""
+    """In significant digits, large ones written out; a dash if there is nothing to say."""
     if value is None:
         return "–"
     if value == 0 or value != value or abs(value) == float("inf"):
         return f"{value:g}"
     text = f"{value:.{digits}g}"
-    return f"{float(text):,.0f}" if "e" in text else text
+    return f"{float(text):,.0f}" if "e+" in text else text
 
 
 def spread(found: Mapping[str, float]) -> str:

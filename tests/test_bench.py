@@ -329,7 +329,15 @@ def test_a_users_row_is_the_one_without_a_choice():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(None, "–"), (0.0, "0"), (1.23456, "1.23"), (0.000123, "0.000123"), (12345.6, "12,300"), (float("inf"), "inf")],
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (1.23456, "1.23"),
+        (0.000123, "0.000123"),
+        (1.2e-5, "1.2e-05"),
+        (12345.6, "12,300"),
+        (float("inf"), "inf"),
+    ],
 )
 def test_numbers(value, text):
     assert number(value) == text
