@@ -380,13 +380,16 @@ def test_checkpoints_continue_bitwise_with_the_dtypes_of_the_state(cls, dtype, w
 @every_class
 def test_loading_shares_no_memory(cls):
     made = groups(cls)
-    optimizer = build(cls, made)
+    hypers = {"lr": torch.tensor(0.01)} if "lr" in hyper_arguments(cls) else {}
+    optimizer = build(cls, made, **hypers)
     run(optimizer, parameters(made), range(2))
     saved = optimizer.state_dict()
     before = copy.deepcopy(saved)
     other_groups = groups(cls)
     other = build(cls, other_groups)
     other.load_state_dict(saved)
+    for group in other.param_groups if hypers else ():
+        group["lr"].mul_(0.5)
     run(other, parameters(other_groups), range(2, 4))
     assert same(optimizer.state_dict(), before)
 
@@ -407,6 +410,26 @@ def test_loading_mid_run_replaces_the_state(cls):
             p.copy_(old)
     run(optimizer, params, range(2, 4))
     assert same(snapshot(optimizer), expected)
+
+
+@every_class
+def test_memories_that_are_replaced_count(cls):
+    """Whoever puts another tensor in the state, as methods that prune or average do, finds it used."""
+    made, fresh = groups(cls), groups(cls)
+    params, others = parameters(made), parameters(fresh)
+    optimizer, other = build(cls, made), build(cls, fresh)
+    run(optimizer, params, range(2))
+    run(other, others, range(2))
+    halved = copy.deepcopy(other.state_dict())
+    for entry in halved["state"].values():
+        entry.update({name: value / 2 for name, value in entry.items() if not name.endswith("step")})
+    other.load_state_dict(halved)
+    for p in params:
+        entry = optimizer.state[p]
+        entry.update({name: value / 2 for name, value in entry.items() if not name.endswith("step")})
+    run(optimizer, params, range(2, 4))
+    run(other, others, range(2, 4))
+    assert same(snapshot(optimizer), snapshot(other))
 
 
 @every_class
@@ -515,9 +538,10 @@ def test_float32_is_close_to_float64(cls):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_low_precision_computes_in_float32(cls, dtype, precision):
-    """One step from equal weights is the float32 step, rounded."""
+    """One step from equal weights is the float32 step as it is written, rounded; fused kernels round otherwise."""
     low, single = groups(cls, dtype), groups(cls, torch.float32)
     optimizer, other = build(cls, low, precision=precision), build(cls, single, precision=precision)
+    optimizer.backend = other.backend = "eager"
     set_gradients(parameters(low), 0)
     with torch.no_grad():
         for p, q in zip(parameters(low), parameters(single), strict=True):
@@ -640,6 +664,82 @@ def test_layout_in_memory_does_not_matter(cls):
     for p, q in zip(params, others, strict=True):
         assert torch.equal(p, q)
         assert same(dict(optimizer.state[p]), dict(other.state[q]))
+
+
+def matrix_layout(cls: type[Any]) -> bool:
+    """Whether the first role's parameters, of two dimensions, are matrices to their rule."""
+    (rule,) = [rule for rule in cls.RULES if roles(cls)[0] in rule.roles]
+    return roles(cls)[0] == "matrix" and rule.step.layout == "matrix"
+
+
+@every_class
+@pytest.mark.parametrize("split", [2, (2, 4), (1, 1, 3, 1)])
+def test_a_split_parameter_steps_as_its_parts(cls, split):
+    """Also after a checkpoint that brings the split to an optimizer which had none."""
+    if not matrix_layout(cls) or has_totals(cls):
+        pytest.skip("has no matrices, or parameters depend on each other")
+    p, loaded = groups(cls)[0]["params"][0], groups(cls)[0]["params"][1]
+    rows = (3, 3) if split == 2 else split
+    parts = [torch.nn.Parameter(part.detach().clone()) for part in p.split(rows)]
+    optimizer = build(cls, [{"params": [p], "rule": "matrix", "split": split}])
+    alone = build(cls, [{"params": parts, "rule": "matrix"}])
+    other = build(cls, [{"params": [loaded], "rule": "matrix"}])
+    run(other, [loaded], range(1))
+    for t in range(4):
+        if t == 2:
+            other.load_state_dict(optimizer.state_dict())
+            loaded.data.copy_(p.data)
+        set_gradients([p], t)
+        loaded.grad = p.grad.clone()
+        for part, grad in zip(parts, p.grad.split(rows), strict=True):
+            part.grad = grad.clone()
+        for each in (optimizer, alone, other):
+            each.step()
+    assert torch.equal(p, torch.cat(parts))
+    assert torch.equal(p, loaded) and same(other.state_dict(), optimizer.state_dict())
+
+
+@every_class
+def test_a_transposed_parameter_steps_as_its_transpose(cls):
+    if not matrix_layout(cls):
+        pytest.skip("has no matrices")
+    params = groups(cls)[0]["params"]
+    turned = [torch.nn.Parameter(p.detach().t().clone()) for p in params]
+    optimizer = build(cls, [{"params": params, "rule": "matrix"}])
+    other = build(cls, [{"params": turned, "rule": "matrix", "transposed": True}])
+    for t in range(3):
+        set_gradients(params, t)
+        for p, q in zip(params, turned, strict=True):
+            q.grad = p.grad.t().clone()
+        optimizer.step()
+        other.step()
+        other.load_state_dict(copy.deepcopy(other.state_dict()))
+    full = {memory.name for rule in cls.RULES if "matrix" in rule.roles for memory in rule.memories if memory.full}
+    for p, q in zip(params, turned, strict=True):
+        assert torch.equal(p, q.t())
+        state = {name: value.t() if name in full else value for name, value in other.state[q].items()}
+        assert same(dict(optimizer.state[p]), state)
+
+
+@every_class
+def test_a_large_elementwise_parameter_steps_as_its_pieces(cls):
+    """What is walked block by block because it does not fit in the cache."""
+    rules = [rule for rule in cls.RULES if rule.step.layout == "elementwise" and "vector" in rule.roles]
+    if not rules or has_totals(cls):
+        pytest.skip("has no elementwise rule, or parameters depend on each other")
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.nn.Parameter(torch.randn((1 << 18) + 5, generator=generator))
+    pieces = [torch.nn.Parameter(piece.detach().clone()) for piece in whole.split(100_000)]
+    optimizer = build(cls, [{"params": [whole], "rule": "vector"}])
+    other = build(cls, [{"params": pieces, "rule": "vector"}])
+    optimizer.backend = other.backend = "eager"
+    for _ in range(2):
+        whole.grad = torch.randn(whole.shape, generator=generator)
+        for piece, grad in zip(pieces, whole.grad.split(100_000), strict=True):
+            piece.grad = grad.clone()
+        optimizer.step()
+        other.step()
+    assert torch.equal(whole, torch.cat(pieces))
 
 
 def _restrided(x: Tensor) -> Tensor:
