@@ -97,7 +97,7 @@ def held() -> tuple[int, int]:
 
 LONG = 100_000
 # Hypers that float32 holds exactly, with 1 - beta: rounded they would be other hypers, and a beta2 of 0.999 that is off
-# by eps is one of 1 - beta2 that is off by 1000 eps, the same at every step. A weight decay would have errors forgotten,
+# by eps is one of 1 - beta2 that is off by 1000 eps, the same at every step. A weight decay would have errors decay,
 # and its product with a weight that moves slowly is rounded the same way for hundreds of steps (in torch's AdamW too).
 EXACT = {
     "AdamW": {"lr": 2.0**-10, "weight_decay": 0.0, "beta1": 1 - 2.0**-3, "beta2": 1 - 2.0**-10},
