@@ -15,6 +15,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -58,6 +59,9 @@ class AdaBelief(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -81,6 +85,19 @@ class AdaBelief(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="731c6b951ac5",
+        memories={
+            "tensor": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": (
+                    "9f649b4d45e1",
+                    "v = beta2 * prev(v) + (1 - beta2) * (grad - m)^2 + eps",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -92,6 +109,8 @@ class AdaBelief(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -105,6 +124,8 @@ class AdaBelief(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -13,6 +13,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -55,6 +56,9 @@ class Adadelta(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -75,6 +79,23 @@ class Adadelta(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="c951ca8352c3",
+        memories={
+            "tensor": {
+                "v": (
+                    "76da388abdf1",
+                    "v = rho * prev(v) + (1 - rho) * (grad + weight_decay * weight)^2",
+                ),
+                "moved": (
+                    "294052eb11f0",
+                    "moved = rho * prev(moved) + (1 - rho) * (sqrt(prev(moved) + eps)",
+                    "/ sqrt(v + eps) * (grad + weight_decay * weight))^2",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -85,6 +106,8 @@ class Adadelta(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -97,6 +120,8 @@ class Adadelta(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

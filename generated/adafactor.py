@@ -15,6 +15,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -107,6 +108,9 @@ class Adafactor(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -155,6 +159,30 @@ class Adafactor(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="ea5538ae3449",
+        memories={
+            "matrix": {
+                "row_v": (
+                    "f0171d04f924",
+                    "row_v = (1 - t^beta2_decay) * prev(row_v) + t^beta2_decay *",
+                    "mean(grad^2, per=row)",
+                ),
+                "col_v": (
+                    "ce50a764de20",
+                    "col_v = (1 - t^beta2_decay) * prev(col_v) + t^beta2_decay *",
+                    "mean(grad^2, per=col)",
+                ),
+            },
+            "vector": {
+                "v": (
+                    "48f47e151c2c",
+                    "v = (1 - t^beta2_decay) * prev(v) + t^beta2_decay * grad^2",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -167,6 +195,8 @@ class Adafactor(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -181,6 +211,8 @@ class Adafactor(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

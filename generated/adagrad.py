@@ -14,7 +14,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adagrad,
     require,
 )
 
@@ -31,6 +33,18 @@ def tensor_rule(weight, grad, s, *, t, lr, lr_decay, weight_decay, eps):
     s = s.add_(g.square())
     weight = weight.sub_(lr / (1 + (t - 1) * lr_decay) * g / (s.sqrt() + eps))
     return weight, s
+
+
+def tensor_fused(weights, grads, s, *, t, lr, lr_decay, weight_decay, eps):
+    """`tensor_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adagrad(
+        weights,
+        grads,
+        s,
+        lr=lr / (1 + (t - 1) * lr_decay),
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
 
 def tensor_init(weight, *, initial):
@@ -59,6 +73,9 @@ class Adagrad(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -75,6 +92,7 @@ class Adagrad(SpecOptimizer):
                 inputs=("weight", "grad", "s"),
                 scalars=("t", "lr", "lr_decay", "weight_decay", "eps"),
                 outputs=("weight", "s"),
+                fused=tensor_fused,
             ),
             init=Kernel(
                 tensor_init,
@@ -84,6 +102,18 @@ class Adagrad(SpecOptimizer):
                 outputs=("s",),
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="e53b087648b9",
+        memories={
+            "tensor": {
+                "s": (
+                    "030b6644ea79",
+                    "s = prev(s) + (grad + weight_decay * weight)^2, at first initial",
+                ),
+            },
+        },
     )
 
     def __init__(
@@ -97,6 +127,8 @@ class Adagrad(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -110,6 +142,8 @@ class Adagrad(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -13,7 +13,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adam,
     require,
 )
 
@@ -32,6 +34,22 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = weight.sub_(lr * u)
     return weight, m, v
+
+
+def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
+    """`tensor_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adam(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
 
 class Adam(SpecOptimizer):
@@ -56,6 +74,9 @@ class Adam(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -72,8 +93,27 @@ class Adam(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
                 outputs=("weight", "m", "v"),
+                fused=tensor_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="03a5da8d6209",
+        memories={
+            "tensor": {
+                "m": (
+                    "195673e85711",
+                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
+                    "weight)",
+                ),
+                "v": (
+                    "0da448916367",
+                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
+                    "weight)^2",
+                ),
+            },
+        },
     )
 
     def __init__(
@@ -87,6 +127,8 @@ class Adam(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -100,6 +142,8 @@ class Adam(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -15,7 +15,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     require,
 )
 
@@ -52,6 +54,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
     return weight, m, v
 
 
+def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr * rest_ratio,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=0,
+    )
+
+
 class AdamH(SpecOptimizer):
     """AdamH: Adam with relative steps on the sphere of each matrix's first norm
     (Hyperball, arXiv 2606.16899).
@@ -86,6 +104,9 @@ class AdamH(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -130,8 +151,27 @@ class AdamH(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "beta1", "beta2", "eps", "rest_ratio"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="381807158779",
+        memories={
+            "matrix": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+                "radius": (
+                    "3ccf80ec8ceb",
+                    "radius = prev(radius), at first norm(weight)",
+                ),
+            },
+            "rest": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -145,6 +185,8 @@ class AdamH(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -158,6 +200,8 @@ class AdamH(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

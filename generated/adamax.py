@@ -14,6 +14,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -55,6 +56,9 @@ class Adamax(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -75,6 +79,24 @@ class Adamax(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="08f0a46fea3f",
+        memories={
+            "tensor": {
+                "m": (
+                    "195673e85711",
+                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
+                    "weight)",
+                ),
+                "top": (
+                    "0d39f1e5ead4",
+                    "top = max(beta2 * prev(top), abs(grad + weight_decay * weight) +",
+                    "eps)",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -86,6 +108,8 @@ class Adamax(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -99,6 +123,8 @@ class Adamax(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

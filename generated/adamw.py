@@ -13,7 +13,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     require,
 )
 
@@ -31,6 +33,22 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v
+
+
+def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
+    """`tensor_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
 
 class AdamW(SpecOptimizer):
@@ -54,6 +72,9 @@ class AdamW(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -74,8 +95,19 @@ class AdamW(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
                 outputs=("weight", "m", "v"),
+                fused=tensor_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="47b5f57b9a26",
+        memories={
+            "tensor": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -89,6 +121,8 @@ class AdamW(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -102,6 +136,8 @@ class AdamW(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

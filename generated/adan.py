@@ -17,6 +17,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -87,6 +88,9 @@ class Adan(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -122,6 +126,28 @@ class Adan(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="9f49d2b163af",
+        memories={
+            "tensor": {
+                "m": (
+                    "2de302965a1d",
+                    "m = beta1 * prev(m) + (1 - beta1) * grad, at first grad",
+                ),
+                "v": (
+                    "50f4fef64a4f",
+                    "v = beta2 * prev(v) + (1 - beta2) * (grad - prev(prev_grad))",
+                ),
+                "n": (
+                    "eb11101ec7e3",
+                    "n = beta3 * prev(n) + (1 - beta3) * (grad + beta2 * (grad -",
+                    "prev(prev_grad)))^2, at first grad^2",
+                ),
+                "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -134,6 +160,8 @@ class Adan(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -148,6 +176,8 @@ class Adan(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -20,6 +20,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -96,6 +97,9 @@ class AdEMAMix(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -133,6 +137,24 @@ class AdEMAMix(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="f2fc77637b63",
+        memories={
+            "tensor": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+                "slow": (
+                    "0d6bb003fef6",
+                    "slow = exp(log(beta1) * log(beta3) / ((1 - (t / warmup if t <",
+                    "warmup else 1)) * log(beta3) + (t / warmup if t < warmup else 1)",
+                    "* log(beta1))) * prev(slow) + (1 - exp(log(beta1) * log(beta3) /",
+                    "((1 - (t / warmup if t < warmup else 1)) * log(beta3) + (t /",
+                    "warmup if t < warmup else 1) * log(beta1)))) * grad",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -147,6 +169,8 @@ class AdEMAMix(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -163,6 +187,8 @@ class AdEMAMix(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

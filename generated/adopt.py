@@ -16,6 +16,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -68,6 +69,9 @@ class ADOPT(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -99,6 +103,23 @@ class ADOPT(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="0901a81884ad",
+        memories={
+            "tensor": {
+                "m": (
+                    "8922fa57e220",
+                    "m = beta1 * prev(m) + (1 - beta1) * clamp(grad /",
+                    "max(sqrt(prev(v)), eps), -(t - 1)^0.25, (t - 1)^0.25)",
+                ),
+                "v": (
+                    "14ee89791bcf",
+                    "v = beta2 * prev(v) + (1 - beta2) * grad^2, at first grad^2",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -110,6 +131,8 @@ class ADOPT(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -123,6 +146,8 @@ class ADOPT(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -13,6 +13,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -58,6 +59,9 @@ class AMSGrad(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -82,6 +86,25 @@ class AMSGrad(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="f28a9cf04718",
+        memories={
+            "tensor": {
+                "m": (
+                    "195673e85711",
+                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
+                    "weight)",
+                ),
+                "v": (
+                    "0da448916367",
+                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
+                    "weight)^2",
+                ),
+                "top": ("533e12559ebd", "top = max(prev(top), v)"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -93,6 +116,8 @@ class AMSGrad(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -106,6 +131,8 @@ class AMSGrad(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

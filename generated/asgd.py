@@ -16,6 +16,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -70,6 +71,9 @@ class ASGD(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -115,6 +119,20 @@ class ASGD(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="910b6ddbf523",
+        memories={
+            "tensor": {
+                "average": (
+                    "f2fd0bfdb45c",
+                    "average = prev(average) + (new - prev(average)) / max(1, t - 1 -",
+                    "t0)",
+                ),
+                "kept": ("51c977b27226", "kept = weight"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -126,6 +144,8 @@ class ASGD(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -139,6 +159,8 @@ class ASGD(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -12,6 +12,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -49,6 +50,9 @@ class CautiousLion(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -74,6 +78,15 @@ class CautiousLion(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="d86b9da1df1c",
+        memories={
+            "tensor": {
+                "m": ("9bca2bfd6dab", "m = beta2 * prev(m) + (1 - beta2) * grad"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -84,6 +97,8 @@ class CautiousLion(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -96,6 +111,8 @@ class CautiousLion(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -16,8 +16,10 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     eigenbasis,
+    fused_adamw,
     require,
 )
 
@@ -49,6 +51,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
 
 class Conda(SpecOptimizer):
@@ -88,6 +106,9 @@ class Conda(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -119,8 +140,27 @@ class Conda(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="9890e411b6be",
+        memories={
+            "matrix": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": (
+                    "18edd147b1e8",
+                    "v = beta2 * prev(v) + (1 - beta2) * (eigenbasis(m @ m')' @ grad",
+                    "if rows <= cols else grad @ eigenbasis(m' @ m))^2",
+                ),
+            },
+            "rest": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -134,6 +174,8 @@ class Conda(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -147,6 +189,8 @@ class Conda(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -15,6 +15,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -56,6 +57,9 @@ class LaProp(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -80,6 +84,20 @@ class LaProp(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="c44e61708961",
+        memories={
+            "tensor": {
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+                "m": (
+                    "411174acd444",
+                    "m = beta1 * prev(m) + (1 - beta1) * (grad / (sqrt(v / (1 -",
+                    "beta2^t)) + eps))",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -91,6 +109,8 @@ class LaProp(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -104,6 +124,8 @@ class LaProp(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -17,6 +17,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -60,6 +61,9 @@ class LARS(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -83,6 +87,20 @@ class LARS(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="a342def74268",
+        memories={
+            "tensor": {
+                "m": (
+                    "e566a961b3aa",
+                    "m = momentum * prev(m) + lr * (trust * norm(weight) /",
+                    "(norm(grad) + weight_decay * norm(weight)) if norm(weight) *",
+                    "norm(grad) > 0 else 1) * (grad + weight_decay * weight)",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -93,6 +111,8 @@ class LARS(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -105,6 +125,8 @@ class LARS(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

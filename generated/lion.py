@@ -13,6 +13,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -51,6 +52,9 @@ class Lion(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -76,6 +80,15 @@ class Lion(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="706df281ee25",
+        memories={
+            "tensor": {
+                "m": ("9bca2bfd6dab", "m = beta2 * prev(m) + (1 - beta2) * grad"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -86,6 +99,8 @@ class Lion(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -98,6 +113,8 @@ class Lion(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -17,7 +17,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     require,
 )
 
@@ -51,6 +53,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=weight_decay,
+    )
 
 
 class Mano(SpecOptimizer):
@@ -87,6 +105,9 @@ class Mano(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -120,8 +141,25 @@ class Mano(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "weight_decay", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="095439cf255e",
+        memories={
+            "matrix": {
+                "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -137,6 +175,8 @@ class Mano(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -152,6 +192,8 @@ class Mano(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -16,7 +16,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     require,
 )
 
@@ -66,6 +68,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     return weight, m, v
 
 
+def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
+
+
 class MARSAdamW(SpecOptimizer):
     """MARS-AdamW: AdamW on gradients that are corrected by how they changed (arXiv
     2411.10438).
@@ -103,6 +121,9 @@ class MARSAdamW(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -145,8 +166,39 @@ class MARSAdamW(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="7308366a03b5",
+        memories={
+            "matrix": {
+                "m": (
+                    "f670bbc26037",
+                    "m = beta1 * prev(m) + (1 - beta1) * ((grad + gamma * beta1 / (1",
+                    "- beta1) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad",
+                    "+ gamma * beta1 / (1 - beta1) * (grad - prev(prev_grad))),",
+                    "1e-10)))",
+                ),
+                "v": (
+                    "971efe796e62",
+                    "v = beta2 * prev(v) + (1 - beta2) * ((grad + gamma * beta1 / (1",
+                    "- beta1) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad",
+                    "+ gamma * beta1 / (1 - beta1) * (grad - prev(prev_grad))),",
+                    "1e-10)))^2",
+                ),
+                "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -163,6 +215,8 @@ class MARSAdamW(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -179,6 +233,8 @@ class MARSAdamW(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -19,7 +19,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -53,6 +55,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
 
 
 class MARSM(SpecOptimizer):
@@ -91,6 +109,9 @@ class MARSM(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -134,8 +155,31 @@ class MARSM(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="3d2ed7c93131",
+        memories={
+            "matrix": {
+                "m": (
+                    "dc032e212302",
+                    "m = beta * prev(m) + (1 - beta) * ((grad + gamma * beta / (1 -",
+                    "beta) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad +",
+                    "gamma * beta / (1 - beta) * (grad - prev(prev_grad))), 1e-10)))",
+                ),
+                "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -151,6 +195,8 @@ class MARSM(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -166,6 +212,8 @@ class MARSM(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -19,7 +19,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     inverse_root,
     orthogonalize,
     require,
@@ -79,6 +81,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     return weight, m, v
 
 
+def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr * rest_ratio,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=1e-10,
+        weight_decay=0,
+    )
+
+
 class Mousse(SpecOptimizer):
     """Mousse: Muon in coordinates that Shampoo's factors have made less uneven (arXiv
     2603.09697).
@@ -126,6 +144,9 @@ class Mousse(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -175,8 +196,43 @@ class Mousse(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_ratio", "rest_beta1"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="6a3e20f3dd6e",
+        memories={
+            "matrix": {
+                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+                "l": (
+                    "016fe8a2df2c",
+                    "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')",
+                ),
+                "r": (
+                    "580ce1fe7ded",
+                    "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)",
+                ),
+                "p": (
+                    "55978ecd8b24",
+                    "p = inverse_root(l * rows / max(trace(l), 1e-30), root, eps=eps)",
+                    "if mod(t - 1, every) == 0 else prev(p)",
+                ),
+                "q": (
+                    "55661e4ba01f",
+                    "q = inverse_root(r * cols / max(trace(r), 1e-30), root, eps=eps)",
+                    "if mod(t - 1, every) == 0 else prev(q)",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -196,6 +252,8 @@ class Mousse(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -215,6 +273,8 @@ class Mousse(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -17,7 +17,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -64,6 +66,34 @@ def rest_rule(
     return weight, m, v
 
 
+def rest_fused(
+    weights,
+    grads,
+    m,
+    v,
+    *,
+    t,
+    lr,
+    weight_decay,
+    rest_ratio,
+    rest_beta1,
+    rest_eps,
+):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr * rest_ratio,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=weight_decay,
+    )
+
+
 class MuonEq(SpecOptimizer):
     """MuonEq: momentum with rows or columns of norm 1 before it is orthogonalized
     (arXiv 2603.28254).
@@ -100,6 +130,9 @@ class MuonEq(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -139,8 +172,25 @@ class MuonEq(SpecOptimizer):
                     "rest_eps",
                 ),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="b96adcd73bf3",
+        memories={
+            "matrix": {
+                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -158,6 +208,8 @@ class MuonEq(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -175,6 +227,8 @@ class MuonEq(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -18,7 +18,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -46,6 +48,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + 1e-10)
     weight = weight.sub_(lr * rest_ratio * u)
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr * rest_ratio,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=1e-10,
+        weight_decay=0,
+    )
 
 
 class MuonTorch(SpecOptimizer):
@@ -84,6 +102,9 @@ class MuonTorch(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -115,8 +136,25 @@ class MuonTorch(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_ratio", "rest_beta1"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="d9a9b615124b",
+        memories={
+            "matrix": {
+                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -133,6 +171,8 @@ class MuonTorch(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -149,6 +189,8 @@ class MuonTorch(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -19,7 +19,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -80,6 +82,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
+def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=weight_decay,
+    )
+
+
 class Muown(SpecOptimizer):
     """Muown: Muon for the directions of the rows and Adam for their lengths g (arXiv
     2605.10797).
@@ -125,6 +143,9 @@ class Muown(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -178,8 +199,44 @@ class Muown(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "weight_decay", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="d75ade67a234",
+        memories={
+            "matrix": {
+                "m": (
+                    "b12cd6a3b792",
+                    "m = beta * prev(m) + norm(weight, per=row) / max(prev(r), 1e-10)",
+                    "* (grad - dot(grad, weight / max(norm(weight, per=row), 1e-10),",
+                    "per=row) * (weight / max(norm(weight, per=row), 1e-10)))",
+                ),
+                "r": (
+                    "0ca65bb36734",
+                    "r = norm(d, per=row), at first norm(weight, per=row)",
+                ),
+                "g_m": (
+                    "a17388fa58ad",
+                    "g_m = beta1 * prev(g_m) + (1 - beta1) * dot(grad, weight /",
+                    "max(norm(weight, per=row), 1e-10), per=row)",
+                ),
+                "g_v": (
+                    "6059bcfad84b",
+                    "g_v = beta2 * prev(g_v) + (1 - beta2) * dot(grad, weight /",
+                    "max(norm(weight, per=row), 1e-10), per=row)^2",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -197,6 +254,8 @@ class Muown(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -214,6 +273,8 @@ class Muown(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

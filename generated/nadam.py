@@ -14,6 +14,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -84,6 +85,9 @@ class NAdam(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -123,6 +127,29 @@ class NAdam(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="1b4da94b8b36",
+        memories={
+            "tensor": {
+                "m": (
+                    "195673e85711",
+                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
+                    "weight)",
+                ),
+                "v": (
+                    "0da448916367",
+                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
+                    "weight)^2",
+                ),
+                "product": (
+                    "72c92d8a6e64",
+                    "product = prev(product) * (beta1 * (1 - 0.5 * 0.96^(t *",
+                    "momentum_decay))), at first 1",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -135,6 +162,8 @@ class NAdam(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -149,6 +178,8 @@ class NAdam(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -18,7 +18,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -63,6 +65,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     return weight, m, v
 
 
+def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
+
+
 class NAMODH(SpecOptimizer):
     """NAMODH: NAMO-D on the sphere of the weights' first norm, where its columns differ
     in step size as before.
@@ -101,6 +119,9 @@ class NAMODH(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -145,8 +166,33 @@ class NAMODH(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="e2a6298ddfca",
+        memories={
+            "matrix": {
+                "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
+                "v": (
+                    "7b9093055140",
+                    "v = mu2 * prev(v) + (1 - mu2) * norm(grad, per=col)^2",
+                ),
+                "radius": (
+                    "3ccf80ec8ceb",
+                    "radius = prev(radius), at first norm(weight)",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -162,6 +208,8 @@ class NAMODH(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -177,6 +225,8 @@ class NAMODH(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -18,6 +18,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     orthogonalize,
     require,
@@ -113,6 +114,9 @@ class NAMODOfficial(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -162,6 +166,26 @@ class NAMODOfficial(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="d71b19a7ccbf",
+        memories={
+            "matrix": {
+                "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
+                "v": (
+                    "7b9093055140",
+                    "v = mu2 * prev(v) + (1 - mu2) * norm(grad, per=col)^2",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -179,6 +203,8 @@ class NAMODOfficial(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -198,6 +224,8 @@ class NAMODOfficial(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -18,6 +18,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     orthogonalize,
     require,
@@ -108,6 +109,9 @@ class NAMOOfficial(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -155,6 +159,23 @@ class NAMOOfficial(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="35786b3a04c7",
+        memories={
+            "matrix": {
+                "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
+                "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -171,6 +192,8 @@ class NAMOOfficial(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -189,6 +212,8 @@ class NAMOOfficial(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -14,7 +14,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -29,9 +31,12 @@ def matrix_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay):
     rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta1)
     o = orthogonalize(m)
-    v = v.lerp_(o.square().mean(dim=-1, keepdim=True), 1 - beta2)
-    u = o.div_(v.sqrt() + eps)
-    denominator = u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    mean_o = o.square().mean(dim=-1, keepdim=True)
+    v = v.lerp_(mean_o, 1 - beta2)
+    add_v = v.sqrt() + eps
+    u = o.div_(add_v)
+    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
+    denominator = denominator_part.clamp(min=1e-10)
     d = u * (0.2 * math.sqrt(rows * cols)) / denominator
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m, v
@@ -44,6 +49,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
 
 
 class NorMuon(SpecOptimizer):
@@ -78,6 +99,9 @@ class NorMuon(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -113,8 +137,30 @@ class NorMuon(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="22324ce60500",
+        memories={
+            "matrix": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": (
+                    "f5e5bd3e7f2e",
+                    "v = beta2 * prev(v) + (1 - beta2) * mean(orthogonalize(m)^2,",
+                    "per=row)",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -130,6 +176,8 @@ class NorMuon(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -145,6 +193,8 @@ class NorMuon(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

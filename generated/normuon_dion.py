@@ -20,7 +20,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -53,9 +55,12 @@ def matrix_rule(
     m_m = beta1 * m + grad
     m = grad + beta1 * m_m if nesterov else m_m
     o = orthogonalize(m, method=method)
-    v = v.lerp_(o.square().mean(dim=-1, keepdim=True), 1 - beta2)
-    u = o / (v.sqrt() + eps)
-    denominator = u.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    mean_o = o.square().mean(dim=-1, keepdim=True)
+    v = v.lerp_(mean_o, 1 - beta2)
+    add_v = v.sqrt() + eps
+    u = o / add_v
+    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
+    denominator = denominator_part.clamp(min=eps)
     d = u * o.norm(dim=(-2, -1), keepdim=True) / denominator
     decayed = torch.where(d * weight >= 0, weight, 0) if cautious else weight
     weight = weight.sub_(lr * (factor * d + weight_decay * decayed))
@@ -69,6 +74,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
 
 
 class NorMuonDion(SpecOptimizer):
@@ -115,6 +136,9 @@ class NorMuonDion(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -156,8 +180,30 @@ class NorMuonDion(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="17226c54d83c",
+        memories={
+            "matrix": {
+                "m": ("b463c093aab7", "m = beta1 * prev(m) + grad"),
+                "v": (
+                    "516469d21f5b",
+                    "v = beta2 * prev(v) + (1 - beta2) * mean(orthogonalize(grad +",
+                    "beta1 * m if nesterov else m, method=method)^2, per=row)",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -177,6 +223,8 @@ class NorMuonDion(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -196,6 +244,8 @@ class NorMuonDion(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

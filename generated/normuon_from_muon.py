@@ -15,7 +15,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -46,9 +48,13 @@ def matrix_rule(
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)
-    update_v = update.lerp_(update_super.square().mean(dim=-1, keepdim=True), 1 - beta2)
-    update = update_super.div_(update_v.sqrt() + eps)
-    denominator = update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    mean_update_super = update_super.square().mean(dim=-1, keepdim=True)
+    update_v = update.lerp_(mean_update_super, 1 - beta2)
+    add_update_v = update_v.sqrt() + eps
+    update = update_super.div_(add_update_v)
+    denominator_part_2 = (mean_update_super * cols).sqrt() / add_update_v
+    denominator_part = denominator_part_2.norm(dim=(-2, -1), keepdim=True)
+    denominator = denominator_part.clamp(min=1e-10)
     update_2_part_2 = update * (0.2 * math.sqrt(rows * cols)) / denominator
     update_2_part = update_2_part_2 + weight_decay * weight
     update_2 = lr * update_2_part
@@ -63,6 +69,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
 
 
 class NorMuonFromMuon(SpecOptimizer):
@@ -98,6 +120,9 @@ class NorMuonFromMuon(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -137,8 +162,31 @@ class NorMuonFromMuon(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_beta1", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="3b34a292b59e",
+        memories={
+            "matrix": {
+                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+                "update": (
+                    "7d4b90d422a5",
+                    "update = beta2 * prev(update) + (1 - beta2) *",
+                    "mean(orthogonalize((1 - beta) * grad + beta * m if nesterov else",
+                    "m, steps=steps)^2, per=row)",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -156,6 +204,8 @@ class NorMuonFromMuon(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -173,6 +223,8 @@ class NorMuonFromMuon(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

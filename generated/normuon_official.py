@@ -17,7 +17,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adamw,
     orthogonalize,
     require,
 )
@@ -33,9 +35,12 @@ def matrix_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay, nest
     m_m = m.lerp_(grad, 1 - beta1)
     m = m_m.lerp(grad, 1 - beta1) if nesterov else m_m
     o = orthogonalize(m)
-    v = v.lerp_(o.square().mean(dim=-1, keepdim=True), 1 - beta2)
-    u = o / (v.sqrt() + eps)
-    denominator = u.norm(dim=(-2, -1), keepdim=True) + eps
+    mean_o = o.square().mean(dim=-1, keepdim=True)
+    v = v.lerp_(mean_o, 1 - beta2)
+    add_v = v.sqrt() + eps
+    u = o / add_v
+    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
+    denominator = denominator_part + eps
     d_part = o.norm(dim=(-2, -1), keepdim=True) / denominator
     d = u.mul_(d_part)
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
@@ -49,6 +54,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + 1e-10)
     weight = weight.sub_(lr * rest_ratio * u)
     return weight, m, v
+
+
+def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr * rest_ratio,
+        beta1=rest_beta1,
+        beta2=0.95,
+        eps=1e-10,
+        weight_decay=0,
+    )
 
 
 class NorMuonOfficial(SpecOptimizer):
@@ -88,6 +109,9 @@ class NorMuonOfficial(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -120,8 +144,30 @@ class NorMuonOfficial(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_ratio", "rest_beta1"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="e009f6668b78",
+        memories={
+            "matrix": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": (
+                    "a6e85c734136",
+                    "v = beta2 * prev(v) + (1 - beta2) * mean(orthogonalize((1 -",
+                    "beta1) * grad + beta1 * m if nesterov else m)^2, per=row)",
+                ),
+            },
+            "rest": {
+                "m": (
+                    "6312ac3f4bf9",
+                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
+                ),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -138,6 +184,8 @@ class NorMuonOfficial(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -154,6 +202,8 @@ class NorMuonOfficial(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -15,6 +15,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -62,6 +63,9 @@ class NovoGrad(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -93,6 +97,24 @@ class NovoGrad(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="1059705f1ac0",
+        memories={
+            "tensor": {
+                "v": (
+                    "43e341cbf418",
+                    "v = beta2 * prev(v) + (1 - beta2) * norm(grad)^2, at first",
+                    "norm(grad)^2",
+                ),
+                "m": (
+                    "b55574f24348",
+                    "m = beta1 * prev(m) + (grad / (sqrt(v) + eps) + weight_decay *",
+                    "weight)",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -104,6 +126,8 @@ class NovoGrad(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -117,6 +141,8 @@ class NovoGrad(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

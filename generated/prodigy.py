@@ -19,6 +19,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -115,6 +116,9 @@ class Prodigy(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -176,6 +180,37 @@ class Prodigy(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="5f96deaee7c2",
+        memories={
+            "tensor": {
+                "start": ("5e65e16aab24", "start = prev(start), at first weight"),
+                "m": (
+                    "164b083180f3",
+                    "m = beta1 * prev(m) + (1 - beta1) * (prev(d) * grad)",
+                ),
+                "v": (
+                    "22b43599d7ae",
+                    "v = beta2 * prev(v) + (1 - beta2) * (prev(d)^2 * grad^2)",
+                ),
+                "r": (
+                    "e58a6a7fd6c7",
+                    "r = sqrt(beta2) * prev(r) + (1 - sqrt(beta2)) * (lr * prev(d)^2",
+                    "* total_1)",
+                ),
+                "s": (
+                    "05ac52afd371",
+                    "s = sqrt(beta2) * prev(s) + (1 - sqrt(beta2)) * (lr * prev(d)^2",
+                    "* grad)",
+                ),
+                "d": (
+                    "3b7885dfe910",
+                    "d = max(prev(d), r / total_2 if total_2 > 0 else 0), at first d0",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -188,6 +223,8 @@ class Prodigy(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -202,6 +239,8 @@ class Prodigy(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -15,6 +15,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -65,6 +66,9 @@ class RAdam(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -85,6 +89,24 @@ class RAdam(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="d9648031ad4f",
+        memories={
+            "tensor": {
+                "m": (
+                    "195673e85711",
+                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
+                    "weight)",
+                ),
+                "v": (
+                    "0da448916367",
+                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
+                    "weight)^2",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -96,6 +118,8 @@ class RAdam(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -109,6 +133,8 @@ class RAdam(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

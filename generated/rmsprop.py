@@ -13,6 +13,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -72,6 +73,9 @@ class RMSprop(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -96,6 +100,29 @@ class RMSprop(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="fbfbb1aea919",
+        memories={
+            "tensor": {
+                "v": (
+                    "aec12ee70533",
+                    "v = alpha * prev(v) + (1 - alpha) * (grad + weight_decay *",
+                    "weight)^2",
+                ),
+                "mean": (
+                    "ecf7799260aa",
+                    "mean = alpha * prev(mean) + (1 - alpha) * (grad + weight_decay *",
+                    "weight)",
+                ),
+                "m": (
+                    "6df9fcfebb3a",
+                    "m = momentum * prev(m) + (grad + weight_decay * weight) /",
+                    "((sqrt(v - mean^2) if centered else sqrt(v)) + eps)",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -108,6 +135,8 @@ class RMSprop(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -122,6 +151,8 @@ class RMSprop(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -14,6 +14,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -64,6 +65,9 @@ class Rprop(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -91,6 +95,20 @@ class Rprop(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="569191d97988",
+        memories={
+            "tensor": {
+                "size": (
+                    "3621d1c2864f",
+                    "size = clamp((grow if grad * prev(g) > 0 else shrink if grad *",
+                    "prev(g) < 0 else 1) * prev(size), least, most), at first lr",
+                ),
+                "g": ("b7ac3bfb9f33", "g = 0 if grad * prev(g) < 0 else grad"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -102,6 +120,8 @@ class Rprop(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -115,6 +135,8 @@ class Rprop(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

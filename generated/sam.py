@@ -17,6 +17,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -92,6 +93,9 @@ class SAM(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -148,6 +152,27 @@ class SAM(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="eb857f4114d3",
+        memories={
+            "tensor": {
+                "m": (
+                    "c20698ca1531",
+                    "m = momentum * prev(m) + (grad + weight_decay * (weight -",
+                    "(prev(climb) if prev(climbs) > prev(seen) else 0)) if t == 1 or",
+                    "momentum == 0 else (1 - dampening) * (grad + weight_decay *",
+                    "(weight - (prev(climb) if prev(climbs) > prev(seen) else 0))))",
+                ),
+                "seen": ("ffd56be234cb", "seen = prev(climbs)"),
+                "climb": (
+                    "f2e41009e2bf",
+                    "climb = rho * grad / max(sqrt(ascend_total_1), 1e-12)",
+                ),
+                "climbs": ("4d44fda8ae11", "climbs = t"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -160,6 +185,8 @@ class SAM(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -174,6 +201,8 @@ class SAM(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -16,6 +16,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -97,6 +98,9 @@ class ScheduleFreeAdamW(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -153,6 +157,26 @@ class ScheduleFreeAdamW(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="1aa528fa23ef",
+        memories={
+            "tensor": {
+                "z": (
+                    "5f24e18d15e4",
+                    "z = prev(z) - lr * (t / warmup if t < warmup else 1) * sqrt(1 -",
+                    "beta2^t) * (grad / (sqrt(v) + eps) + weight_decay * weight), at",
+                    "first weight",
+                ),
+                "squares": (
+                    "b8b0c22462ba",
+                    "squares = prev(squares) + (lr * (t / warmup if t < warmup else",
+                    "1) * sqrt(1 - beta2^t))^2",
+                ),
+                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -165,6 +189,8 @@ class ScheduleFreeAdamW(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -179,6 +205,8 @@ class ScheduleFreeAdamW(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

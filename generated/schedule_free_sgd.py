@@ -19,6 +19,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -85,6 +86,9 @@ class ScheduleFreeSGD(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -137,6 +141,24 @@ class ScheduleFreeSGD(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="cde45ce7dad1",
+        memories={
+            "tensor": {
+                "z": (
+                    "7d26f90c54bd",
+                    "z = prev(z) - lr * (t / warmup if t < warmup else 1) * (grad +",
+                    "weight_decay * weight), at first weight",
+                ),
+                "squares": (
+                    "46a8165362bf",
+                    "squares = prev(squares) + (lr * (t / warmup if t < warmup else",
+                    "1))^2",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -147,6 +169,8 @@ class ScheduleFreeSGD(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -159,6 +183,8 @@ class ScheduleFreeSGD(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -12,7 +12,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_sgd,
     require,
 )
 
@@ -29,6 +31,31 @@ def tensor_rule(weight, grad, m, *, t, lr, momentum, dampening, weight_decay, ne
     m = momentum * m + (g if t == 1 or momentum == 0 else (1 - dampening) * g)
     weight = weight.sub_(lr * (g + momentum * m if nesterov else m))
     return weight, m
+
+
+def tensor_fused(
+    weights,
+    grads,
+    m,
+    *,
+    t,
+    lr,
+    momentum,
+    dampening,
+    weight_decay,
+    nesterov,
+):
+    """`tensor_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_sgd(
+        weights,
+        grads,
+        m,
+        lr=lr,
+        momentum=momentum,
+        dampening=0 if t == 1 or momentum == 0 else dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+    )
 
 
 class SGD(SpecOptimizer):
@@ -52,6 +79,9 @@ class SGD(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -75,8 +105,23 @@ class SGD(SpecOptimizer):
                     "nesterov",
                 ),
                 outputs=("weight", "m"),
+                fused=tensor_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="59942de5b51c",
+        memories={
+            "tensor": {
+                "m": (
+                    "207b24da9651",
+                    "m = momentum * prev(m) + (grad + weight_decay * weight if t == 1",
+                    "or momentum == 0 else (1 - dampening) * (grad + weight_decay *",
+                    "weight))",
+                ),
+            },
+        },
     )
 
     def __init__(
@@ -90,6 +135,8 @@ class SGD(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -103,6 +150,8 @@ class SGD(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -15,7 +15,9 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
+    fused_adagrad,
     inverse_root,
     require,
 )
@@ -43,6 +45,11 @@ def rest_rule(weight, grad, s, *, lr, rest_eps):
     s = s.add_(grad.square())
     weight = weight.sub_(lr * grad / (s.sqrt() + rest_eps))
     return weight, s
+
+
+def rest_fused(weights, grads, s, *, lr, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adagrad(weights, grads, s, lr=lr, eps=rest_eps, weight_decay=0)
 
 
 class Shampoo(SpecOptimizer):
@@ -77,6 +84,9 @@ class Shampoo(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -114,8 +124,33 @@ class Shampoo(SpecOptimizer):
                 inputs=("weight", "grad", "s"),
                 scalars=("lr", "rest_eps"),
                 outputs=("weight", "s"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="a01daf9d2584",
+        memories={
+            "matrix": {
+                "l": ("252d955943b8", "l = prev(l) + grad @ grad'"),
+                "r": ("fac0fd84bf66", "r = prev(r) + grad' @ grad"),
+                "p_l": (
+                    "65dafb187712",
+                    "p_l = inverse_root(l, 4, eps=eps) if mod(t - 1, every) == 0 else",
+                    "prev(p_l)",
+                ),
+                "p_r": (
+                    "64221f2e43f9",
+                    "p_r = inverse_root(r, 4, eps=eps) if mod(t - 1, every) == 0 else",
+                    "prev(p_r)",
+                ),
+                "m": ("e94653845bf0", "m = momentum * prev(m) + p_l @ grad @ p_r"),
+            },
+            "rest": {
+                "s": ("5cd2f39b64b7", "s = prev(s) + (grad + 0 * weight)^2"),
+            },
+        },
     )
 
     def __init__(
@@ -129,6 +164,8 @@ class Shampoo(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -142,6 +179,8 @@ class Shampoo(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 from ._runtime import (
     Kernel,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -44,6 +45,9 @@ class SignSGD(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -68,6 +72,13 @@ class SignSGD(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="6c21b800d340",
+        memories={
+            "tensor": {},
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -76,6 +87,8 @@ class SignSGD(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -86,6 +99,8 @@ class SignSGD(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

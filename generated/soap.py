@@ -18,8 +18,10 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     eigenbasis,
+    fused_adamw,
     qr,
     require,
 )
@@ -75,6 +77,22 @@ def rest_rule(weight, grad, m, v, *, t, lr, rest_eps):
     return weight, m, v
 
 
+def rest_fused(weights, grads, m, v, *, t, lr, rest_eps):
+    """`rest_rule` for lists of tensors, by a fused kernel of torch."""
+    fused_adamw(
+        weights,
+        grads,
+        m,
+        v,
+        t=t,
+        lr=lr,
+        beta1=0.95,
+        beta2=0.95,
+        eps=rest_eps,
+        weight_decay=0,
+    )
+
+
 class SOAP(SpecOptimizer):
     """SOAP: Adam in the eigenbases of Shampoo's statistics (arXiv 2409.11321).
 
@@ -115,6 +133,9 @@ class SOAP(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -153,8 +174,49 @@ class SOAP(SpecOptimizer):
                 inputs=("weight", "grad", "m", "v"),
                 scalars=("t", "lr", "rest_eps"),
                 outputs=("weight", "m", "v"),
+                fused=rest_fused,
             ),
         ),
+    )
+
+    SPEC = Spec(
+        hash="d953916eb4a7",
+        memories={
+            "matrix": {
+                "l": (
+                    "016fe8a2df2c",
+                    "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')",
+                ),
+                "r": (
+                    "580ce1fe7ded",
+                    "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)",
+                ),
+                "q_l": (
+                    "b121e19088f6",
+                    "q_l = eigenbasis(prev(l)) if t - 1 == 1 else qr(prev(l) @",
+                    "prev(q_l)) if mod(t - 1 - 1, every) == 0 and t - 1 > 1 else",
+                    "prev(q_l)",
+                ),
+                "q_r": (
+                    "2e3fa23ed7e0",
+                    "q_r = eigenbasis(prev(r)) if t - 1 == 1 else qr(prev(r) @",
+                    "prev(q_r)) if mod(t - 1 - 1, every) == 0 and t - 1 > 1 else",
+                    "prev(q_r)",
+                ),
+                "m": (
+                    "6ca2cd25e141",
+                    "m = beta1 * prev(m) + (1 - beta1) * grad if t > 1 else prev(m)",
+                ),
+                "v": (
+                    "db906f5aa0f8",
+                    "v = beta2 * prev(v) + (1 - beta2) * (q_l' @ grad @ q_r)^2",
+                ),
+            },
+            "rest": {
+                "m": ("4c5f88ad1262", "m = 0.95 * prev(m) + (1 - 0.95) * grad"),
+                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+            },
+        },
     )
 
     def __init__(
@@ -170,6 +232,8 @@ class SOAP(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -185,6 +249,8 @@ class SOAP(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -19,6 +19,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -71,6 +72,9 @@ class SophiaG(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -107,6 +111,19 @@ class SophiaG(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="bb2f6223fd54",
+        memories={
+            "tensor": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "h": (
+                    "dc2bc806e9e8",
+                    "h = beta2 * prev(h) + (1 - beta2) * (batch_size * grad^2)",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -119,6 +136,8 @@ class SophiaG(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -133,6 +152,8 @@ class SophiaG(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

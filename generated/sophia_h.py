@@ -19,6 +19,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -70,6 +71,9 @@ class SophiaH(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -106,6 +110,16 @@ class SophiaH(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="b52b8172514f",
+        memories={
+            "tensor": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "h": ("b6243e5594fa", "h = beta2 * prev(h) + (1 - beta2) * grad"),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -118,6 +132,8 @@ class SophiaH(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -132,6 +148,8 @@ class SophiaH(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -16,6 +16,7 @@ from ._runtime import (
     Kernel,
     Memory,
     Rule,
+    Spec,
     SpecOptimizer,
     require,
 )
@@ -66,6 +67,9 @@ class Yogi(SpecOptimizer):
         precision: how parameters below 32 bits are kept: plain, kahan, stochastic
             or master.
         skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
+        backend: how steps are run: eager, compile, or auto, which chooses by rule
+            and size.
+        capturable: count on the device, so that a CUDA graph can hold a step.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -97,6 +101,20 @@ class Yogi(SpecOptimizer):
         ),
     )
 
+    SPEC = Spec(
+        hash="cc89aab9a3f8",
+        memories={
+            "tensor": {
+                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+                "v": (
+                    "a468f63ae2fa",
+                    "v = prev(v) - (1 - beta2) * sign(prev(v) - grad^2) * grad^2, at",
+                    "first initial",
+                ),
+            },
+        },
+    )
+
     def __init__(
         self,
         params,
@@ -109,6 +127,8 @@ class Yogi(SpecOptimizer):
         *,
         precision: str = "plain",
         skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
         hypers = {
             "lr": lr,
@@ -123,6 +143,8 @@ class Yogi(SpecOptimizer):
             hypers,
             precision=precision,
             skip_nonfinite=skip_nonfinite,
+            backend=backend,
+            capturable=capturable,
         )
 
     @staticmethod

@@ -5,20 +5,25 @@ package decides everything around them: which rule a parameter gets (routing), w
 (buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
 particular optimizer.
 
-Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, orthogonal,
-places, routing, buckets, calls, optimizer, schedules. Names with an underscore are private to the package.
+Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
+orthogonal, places, routing, buckets, fused, computations, tracing, graphs, calls, counters, strategies, checkpoints,
+optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations
 
+from .checkpoints import Spec, Was
+from .fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .hypers import require
 from .interface import Event, Kernel, Memory, Rule
 from .matrices import det, eigenbasis, inverse_root, logdet, qr, trace
 from .numbers import power, round_stochastically
 from .optimizer import SpecOptimizer
-from .orthogonal import iterate_in, orthogonalize
+from .orthogonal import explain_orthogonalize, iterate_in, orthogonalize
 from .routing import Route, explain_routing, param_groups, route
 from .schedules import SpecPenalty, SpecSchedule
+from .strategies import explain_schedule
+from .symmetric import symmetric_products
 
 __all__ = [
     "Event",
@@ -26,12 +31,20 @@ __all__ = [
     "Memory",
     "Route",
     "Rule",
+    "Spec",
     "SpecOptimizer",
     "SpecPenalty",
     "SpecSchedule",
+    "Was",
     "det",
     "eigenbasis",
+    "explain_orthogonalize",
     "explain_routing",
+    "explain_schedule",
+    "fused_adagrad",
+    "fused_adam",
+    "fused_adamw",
+    "fused_sgd",
     "inverse_root",
     "iterate_in",
     "logdet",
@@ -42,5 +55,6 @@ __all__ = [
     "require",
     "round_stochastically",
     "route",
+    "symmetric_products",
     "trace",
 ]

@@ -32,6 +32,7 @@ class Bucket:
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
         self.buffers: dict[str, Tensor] = {}
         self.views: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.completed: list[Tensor] = self.params  # those of which no later bucket of the arrangement has a part
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
         self.cuts: Sequence[slice | None] = [None]
         if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
@@ -62,15 +63,16 @@ class Bucket:
 
     def settle(self, state: Mapping[Tensor, dict[str, Any]], memories: Iterable[tuple[Memory, torch.dtype]]) -> None:
         """Stacks the memories in buffers of the bucket and makes the states views of them."""
-        self.buffers, self.views = {}, [(p, {}) for p in self.params]
+        buffers: dict[str, Tensor] = {}
+        views: list[tuple[Tensor, dict[str, Tensor]]] = [(p, {}) for p in self.params]
         for memory, dtype in memories:
-            buffer = self.gather([state[p][memory.name] for p in self.params], memory).to(dtype)
-            self.buffers[memory.name] = buffer
-            parts = torch.split(buffer, self.counts)
-            for (p, place), (_, views), part in zip(self.entries, self.views, parts, strict=True):
-                views[memory.name] = place.restored(part, memory, p.shape)
-        for p, views in self.views:
-            state[p].update(views)
+            buffers[memory.name] = self.gather([state[p][memory.name] for p in self.params], memory).to(dtype)
+            parts = torch.split(buffers[memory.name], self.counts)
+            for (p, place), (_, held), part in zip(self.entries, views, parts, strict=True):
+                held[memory.name] = place.restored(part, memory, p.shape)
+        self.buffers, self.views = buffers, views  # only now, as everything before may run out of memory
+        for p, held in views:
+            state[p].update(held)
 
     def release(self, state: Mapping[Tensor, dict[str, Any]], taken: Collection[Tensor] = ()) -> None:
         """Gives up the buffers; states of parameters that no other bucket has `taken` get storage of their own."""
@@ -95,6 +97,10 @@ def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]
     for entries in by_shape.values():
         limit = CPU_BATCH if entries[0][0].device.type == "cpu" else DEVICE_BATCH
         buckets.extend(Bucket(part) for part in _filled(entries, limit))
+    later: set[Tensor] = set()
+    for bucket in reversed(buckets):
+        bucket.completed = [p for p in dict.fromkeys(bucket.params) if p not in later]
+        later.update(bucket.params)
     return buckets
 
 

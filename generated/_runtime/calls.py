@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from .buckets import Bucket
+from .computations import Computation, _compute_dtype, _precision_memory
+from .graphs import Scalars, _graph_for
 from .interface import PARAMETER, Kernel, Memory, Rule
-from .numbers import round_stochastically
-
-
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Parameters below 32 bits compute, and keep their memories, in float32."""
-    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 @dataclass(frozen=True)
 class Work:
-    """Parameters of one rule, dtype, device, precision, step count and values of all hypers."""
+    """Parameters of one rule, dtype, device, precision, step count and values of all hypers.
+
+    `t` is the count as kernels see it, and like hypers a 0-d tensor where a capturable optimizer counts on the device.
+    """
 
     rule: Rule
     precision: str  # "plain" for parameters that compute in their own dtype
     dtype: torch.dtype
     device: torch.device
-    t: int
+    count: int
+    t: Any
     hypers: dict[str, Any]
     params: list[Tensor] = field(default_factory=list)
 
@@ -42,16 +42,14 @@ class Work:
         extra = _precision_memory(self.precision)
         return [*memories, (extra, self.dtype if extra.name == "kahan" else self.compute_dtype)] if extra else memories
 
-    def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
         """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work."""
         known = {"t": self.t, **self.hypers, **arguments}
         shape = () if kernel.layout == "elementwise" else (1, 1)
-        known |= {n: total.to(self.device, self.compute_dtype).view(shape) for n, total in totals.items()}
-        return {name: known[name] for name in kernel.scalars}
-
-
-def _precision_memory(precision: str) -> Memory | None:
-    return Memory(precision, ("rows", "cols")) if precision in ("kahan", "master") else None
+        given = {n: x.to(self.device, self.compute_dtype).view(shape) for n, x in totals.items() if n in kernel.scalars}
+        flags = {n: known[n] for n in kernel.scalars if n in known and isinstance(known[n], (bool, str))}
+        numbers = {n: known[n] for n in kernel.scalars if n in known and n not in given and n not in flags}
+        return Scalars(numbers, given, flags)
 
 
 @dataclass
@@ -71,15 +69,11 @@ class Call:
     """One kernel on one bucket: gathers what is read, runs the kernel piece by piece, writes back what it returns."""
 
     def __init__(self, kernel: Kernel, bucket: Bucket, work: Work, state: Mapping[Tensor, dict[str, Any]]) -> None:
-        self.kernel, self.bucket, self.work, self.state = kernel, bucket, work, state
-        names = list(dict.fromkeys((*kernel.inputs, *kernel.outputs)))
-        self.weight = "master" if work.precision == "master" else "weight"  # what stands for the weight
-        if "weight" in names:
-            names[names.index("weight")] = self.weight
-            if work.precision == "kahan":
-                names.append("kahan")
+        self.bucket, self.state = bucket, state
+        self.computation = Computation(kernel, work.precision, work.dtype)
         memories = {memory.name: memory for memory, _ in work.memories}
-        self.sources = {name: self._source(name, memories) for name in names if name in memories or name in PARAMETER}
+        stored = [name for name in self.computation.names if name in memories or name in PARAMETER]
+        self.sources = {name: self._source(name, memories) for name in stored}
 
     def _source(self, name: str, memories: Mapping[str, Memory]) -> Source:
         bucket = self.bucket
@@ -93,42 +87,37 @@ class Call:
         live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
         return Source(batch, live, tensors, memory)
 
-    def evaluate(self, scalars: Mapping[str, Any]) -> tuple[Any, ...]:
+    def evaluate(self, scalars: Scalars) -> tuple[Any, ...]:
         """The kernel's outputs for the whole bucket; nothing is written."""
-        given = self._given({name: source.batch for name, source in self.sources.items()})
-        return self.kernel.function(*(given[name] for name in self.kernel.inputs), **scalars)
+        given = self.computation.given({name: source.batch for name, source in self.sources.items()})
+        values: tuple[Any, ...] = self.computation.values(given, self.computation.kernel.function, scalars.all)
+        return values
 
-    def execute(self, scalars: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
+    def execute(self, scalars: Scalars, generator: torch.Generator | None = None) -> None:
         """Runs the kernel and writes its outputs to the weights and memories."""
+        function, known = self.computation.kernel.function, scalars.all
         for cut in self.bucket.cuts:
             stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
-            given = self._given(stored)
-            values = self.kernel.function(*(given[name] for name in self.kernel.inputs), **scalars)
-            results = dict(zip(self.kernel.outputs, _unaliased(self.kernel.outputs, values, given), strict=True))
-            if "weight" in results:
-                results[self.weight] = self._rounded(results.pop("weight"), stored, generator)
-            for name, value in results.items():
+            for name, value in self.computation.results(stored, function, known).items():
+                value = self.computation.rounded(name, value, generator)
                 self._store(name, value, stored[name], replace=cut is None)
         self._write_back()
 
-    def _given(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the kernel sees of the stored batches: everything in the dtype of computation."""
-        given = {name: batch.to(self.work.compute_dtype) for name, batch in stored.items() if name != "kahan"}
-        if "kahan" in stored:
-            given["weight"] = given["weight"] + stored["kahan"]
-        if self.weight in given:
-            given["weight"] = given[self.weight]
-        return given
-
-    def _rounded(self, weight: Tensor, stored: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        """The new weight as it is to be stored; keeps what Kahan's compensation needs."""
-        if self.work.precision == "stochastic":
-            return round_stochastically(weight, self.work.dtype, generator)
-        if self.work.precision == "kahan":
-            low = weight.to(self.work.dtype)
-            stored["kahan"].copy_(weight - low)
-            return low
-        return weight
+    def execute_graph(
+        self,
+        scalars: Scalars,
+        generator: torch.Generator | None = None,
+        compiled: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As `execute`, by the kernel's graph, compiled or as it was recorded."""
+        stored = {name: source.batch for name, source in self.sources.items()}
+        if not stored:
+            return
+        graph = _graph_for(self.computation, stored, scalars, compiled, options)
+        for value in graph(stored, scalars):
+            stored["weight"].copy_(self.computation.rounded("weight", value, generator))
+        self._write_back()
 
     def _store(self, name: str, value: Any, target: Tensor, replace: bool) -> None:
         if value is target:
@@ -143,29 +132,10 @@ class Call:
 
     def _write_back(self) -> None:
         """Copies what was written to a copy to where it belongs."""
-        written = set(self.kernel.outputs)
-        if "weight" in written:
-            written |= {self.weight, "kahan"}
+        written = self.computation.written
         for name, source in self.sources.items():
             if name in written and not source.live:
                 self.bucket.scatter(source.batch, source.tensors, source.memory)
-        if "weight" in written and self.weight == "master":
-            self.bucket.scatter(self.sources["master"].batch, self.bucket.params)
-
-
-def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
-    """The values, with copies of those that share memory with an input that another value will overwrite."""
-    results = list(values)
-    overwritten = {
-        given[name].untyped_storage().data_ptr(): name
-        for name, value in zip(names, values, strict=True)
-        if name in given and value is not given[name]
-    }
-    if overwritten:
-        for i, (name, value) in enumerate(zip(names, values, strict=True)):
-            shares = isinstance(value, Tensor) and overwritten.get(value.untyped_storage().data_ptr(), name) != name
-            results[i] = value.clone() if shares else value
-    return results
 
 
 def _ordered_sum(values: list[Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ class Kernel:
     inputs: tuple[str, ...]
     scalars: tuple[str, ...]
     outputs: tuple[str, ...]
+    fused: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True)

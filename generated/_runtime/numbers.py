@@ -17,13 +17,13 @@ def power(x: Any, y: Any) -> Any:
     correct to the last place and float64 ones to about |y log x| places.
     """
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
-        return torch.pow(torch.tensor(x, dtype=torch.float64), y).item()
+        return torch.pow(torch.tensor(x, dtype=torch.float64, device="cpu"), y).item()
     like = x if isinstance(x, Tensor) and (x.ndim or not isinstance(y, Tensor)) else y
     exact = not isinstance(y, Tensor) and y in (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
     if like.device.type != "cpu" or exact:
         return torch.pow(x, y)
-    base = torch.as_tensor(x, dtype=torch.float64)
-    exponent = torch.as_tensor(y, dtype=torch.float64)
+    base = torch.as_tensor(x, dtype=torch.float64, device=like.device)
+    exponent = torch.as_tensor(y, dtype=torch.float64, device=like.device)
     size = (base.abs().log() * exponent).exp()
     size = torch.where((exponent == 0) | (base == 1), 1.0, size)
     size = torch.where(base.signbit() & (exponent.fmod(2).abs() == 1), -size, size)

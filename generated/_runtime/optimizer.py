@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from itertools import chain
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn.utils import get_total_norm
 
+from .autocast import _without_autocast
 from .buckets import Bucket, _arranged
-from .calls import Call, Work, _ordered_sum, _precision_memory
+from .calls import Call, Work, _ordered_sum
+from .checkpoints import Spec, _describe, _of_same_spec, _Reader
+from .computations import Computation
+from .counters import Counters, _is_capturing
 from .hypers import _checked_hypers, _nearest
-from .interface import DTYPES, PRECISIONS, Event, Kernel, Rule
-from .places import Slot, _places, _wider
+from .interface import PRECISIONS, Event, Kernel, Rule
+from .interrupts import _DeferredInterrupts
+from .parameters import _has_grad, _require_apart, _require_dense, _require_parameter, _role_in
+from .places import Slot, _wider
 from .routing import _rule_named, param_groups
+from .strategies import BACKENDS, Runner, _strategy
 
 OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
 SCHEDULER_KEYS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "differentiable")
@@ -34,20 +39,48 @@ class SpecOptimizer(torch.optim.Optimizer):
         hypers: the defaults of the hypers.
         precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
-        skip_nonfinite: leave everything as it is in steps in which a gradient has a NaN or infinity.
+        skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
+            NaN or infinity.
+        backend: "eager" runs kernels as they are written, "compile" through torch.compile, "auto" by torch's fused
+            kernels where there are some, compiled from `AUTO_ELEMENTS` elements of a rule on, else eagerly.
+        capturable: count steps on the device, and read hypers that are tensors there, so that a CUDA graph can hold
+            a step; run a few steps before capturing one.
 
-    `generator`, an attribute, gives the random numbers of stochastic rounding.
+    `generator`, an attribute, gives the random numbers of stochastic rounding; `compile_options`, another, are the
+    options that torch.compile gets, such as `{"triton.cudagraphs": True}`.
+
+    Faults: what can be checked in advance (hypers, gradients, the closure) raises before a step or event has changed
+    anything. An operation that fails later (no memory left, LAPACK) raises to the caller, who may call `step` again:
+    parameters step bucket by bucket, `state[p]["step"]` counts those that are done, and the others are as before, save
+    that in the bucket that failed memories may have taken in the gradient and some weights have moved (so may those of
+    an unequal `split` in buckets before it). The next `step` is one more for every gradient; without the gradients of
+    those counted it completes the one that failed. Ctrl-C is raised when the step is complete, a second one when the
+    bucket at work is.
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
+    SPEC: ClassVar[Spec | None] = None
 
     generator: torch.Generator | None = None
     skip_nonfinite: bool = False
 
     def __init__(
-        self, params: Any, hypers: Mapping[str, Any], *, precision: str = "plain", skip_nonfinite: bool = False
+        self,
+        params: Any,
+        hypers: Mapping[str, Any],
+        *,
+        precision: str = "plain",
+        skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
     ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
+        if capturable and skip_nonfinite:
+            raise ValueError("skip_nonfinite waits for the device in each step, which a capturable step must not")
         self.skip_nonfinite = skip_nonfinite
+        self.backend, self.capturable = backend, capturable
+        self.compile_options: dict[str, Any] = {}
         self._hyper_names = tuple(hypers)
         self._forget()
         _checked_hypers(type(self), hypers)
@@ -66,14 +99,17 @@ class SpecOptimizer(torch.optim.Optimizer):
         self._slots: dict[Tensor, Slot] = {}
         self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
         self._owners: dict[Tensor, Bucket] = {}
+        self._counters = Counters(self.capturable)
+        self._uncompilable: set[Computation] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"skip_nonfinite": self.skip_nonfinite, "_hyper_names": self._hyper_names}
-        return {**super().__getstate__(), **own}
+        names = ("skip_nonfinite", "backend", "capturable", "compile_options", "generator", "_hyper_names")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().__getstate__(), **own, "_spec": self.SPEC.hash if self.SPEC else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(_of_same_spec(type(self).__name__, self.SPEC, state))
         self._forget()
-        super().__setstate__(state)
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
@@ -91,7 +127,8 @@ class SpecOptimizer(torch.optim.Optimizer):
         super().add_param_group(group)
         try:
             self._check_group(group)
-        except Exception:
+            _require_apart(p for each in self.param_groups for p in each["params"])
+        except BaseException:
             self.param_groups.pop()
             raise
 
@@ -104,46 +141,41 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers, options and parameters are valid."""
         _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
-        if group["precision"] not in PRECISIONS:
-            raise ValueError(f"invalid precision={group['precision']!r}{_nearest(group['precision'], PRECISIONS)}")
+        _require_precision(group["precision"])
         if not isinstance(group["transposed"], bool):
             raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
+        if group.get("differentiable"):  # torch gives groups the key, as False
+            raise ValueError("invalid differentiable=True: no gradient flows through a step")
         if not isinstance(group["split"], (int, type(None))):
             group["split"] = tuple(group["split"])
         for i, p in enumerate(group["params"]):
             name = group["param_names"][i] if "param_names" in group else f"parameter {i} of its group"
-            self._check_parameter(p, group, f"{name} of shape {tuple(p.shape)}")
-
-    def _check_parameter(self, p: Tensor, group: Mapping[str, Any], name: str) -> None:
-        if hasattr(p, "placements"):
-            raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
-        if p.layout is not torch.strided or p.dtype not in DTYPES:
-            raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
-        role = _role_in(group, p)
-        rule = _rule_named(self.RULES, role)
-        if rule is None:
-            names = {name for rule in self.RULES for name in (rule.name, *rule.roles)}
-            raise ValueError(f"{type(self).__name__} has no rule {role!r} for {name}{_nearest(role, names)}")
-        layouts = [kernel.layout for kernel in (rule.step, rule.init, *(e.kernel for e in rule.events)) if kernel]
-        if p.ndim < 2 and ("matrix" in layouts or ("matrix" in rule.roles and "vector" not in rule.roles)):
-            raise ValueError(f"{name} is not a matrix, as the rule {rule.name!r} needs; set another rule for its group")
-        if p.numel():
-            _places("matrix", tuple(p.shape), group["transposed"], group["split"])
+            _require_parameter(p, group, f"{name} of shape {tuple(p.shape)}", type(self))
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
         given = [group[name] for name in self._hyper_names]
-        values = tuple([v.item() if hasattr(v, "item") else v for v in given])
-        if values != self._checked.get(id(group)):
+        if _is_capturing():
+            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(v) for v in given])
+        values = tuple([_plain(v) for v in given])
+        checked = (*values, group["precision"])
+        known = self._checked.get(id(group))
+        if checked != known:
             _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
-            self._checked[id(group)] = values
+            _require_precision(group["precision"])
+            if known and known[-1] != group["precision"]:
+                self._forget_precision(group["params"])
+            self._checked[id(group)] = checked
+        if self.capturable:
+            return tuple([v if isinstance(v, Tensor) else plain for v, plain in zip(given, values, strict=True)])
         return values
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
+    @_disable_dynamo  # what decides here is Python's work; kernels that are worth it compile themselves
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step for every parameter that has a gradient; returns the closure's loss."""
+        """One step for every parameter that has a gradient; returns the closure's loss. On faults see the class."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -151,18 +183,21 @@ class SpecOptimizer(torch.optim.Optimizer):
         works = self._collect("step", _has_grad)
         if self.skip_nonfinite and not _all_finite(works):
             return loss
-        for work in works:
-            self._initialize(work)
-        totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
-        for work in works:
-            step = work.rule.step
-            scalars = work.scalars(step, totals[work.rule.name], {})
-            for bucket in self._arrange(work, step.layout, settled=True):
-                Call(step, bucket, work, self.state).execute(scalars, self.generator)
-            for p in work.params:
-                self.state[p]["step"] = work.t
+        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+            for work in works:
+                self._initialize(work)
+            totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
+            for work, buckets in [(w, self._arrange(w, w.rule.step.layout, settled=True)) for w in works]:
+                step = work.rule.step
+                scalars = work.scalars(step, totals[work.rule.name], {})
+                run = self._runner(step, work)
+                for bucket in buckets:
+                    run(bucket, scalars)
+                    self._counters.advance("step", self.state, bucket.completed, work.count)
+                    interrupts.pause()
         return loss
 
+    @_disable_dynamo
     @torch.no_grad()
     def fire(self, event: str, **arguments: Any) -> None:
         """Runs the event on the parameters of every rule that has it; without gradient only those that need none."""
@@ -175,16 +210,28 @@ class SpecOptimizer(torch.optim.Optimizer):
 
         works = self._collect(f"{event}_step", takes_part)
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
-        for work in works:
-            self._initialize(work)
-        totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
-        for work in works:
-            found = events[work.rule.name]
-            scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
-            for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
-                Call(found.kernel, bucket, work, self.state).execute(scalars, self.generator)
-            for p in work.params:
-                self.state[p][f"{event}_step"] = work.t
+        if self.skip_nonfinite and not _all_finite([*self._reading_gradients(works, events), *stepped]):
+            return
+        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+            for work in works:
+                self._initialize(work)
+            totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
+            for work in works:
+                found = events[work.rule.name]
+                scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
+                run = self._runner(found.kernel, work)
+                for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
+                    run(bucket, scalars)
+                    self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)
+                    interrupts.pause()
+
+    def _runner(self, kernel: Kernel, work: Work) -> Runner:
+        strategy = _strategy(kernel, work, self.backend, self.capturable, self._uncompilable)
+        return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._uncompilable)
+
+    def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
+        """The works in which the event, or the first values of memories, are computed from gradients."""
+        return [w for w in works if any(self._needs_grad(w.rule, events[w.rule.name], p) for p in w.params)]
 
     def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
         init_reads = rule.init is not None and "grad" in rule.init.inputs
@@ -195,9 +242,12 @@ class SpecOptimizer(torch.optim.Optimizer):
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
         works: dict[tuple[Any, ...], Work] = {}
         runs: dict[tuple[Any, ...], int] = {}
+        if len(self._slots) > sum(len(group["params"]) for group in self.param_groups):
+            self._slots, self._buckets, self._owners = {}, {}, {}  # parameters left their groups, as if pruned
+        counts = self._counters.known(counter, self.state)
         for group in self.param_groups:
             values = self._values(group)
-            run = runs.setdefault((values, group["precision"]), len(runs))
+            run = runs.setdefault((_distinguished(values), group["precision"]), len(runs))
             for p in group["params"]:
                 slot = self._slots.get(p)
                 if slot is None or not slot.fits(p):
@@ -206,21 +256,29 @@ class SpecOptimizer(torch.optim.Optimizer):
                     continue
                 if p.grad is not None:
                     _require_dense(p)
-                t = self.state.get(p, {}).get(counter, 0) + 1
-                key = (run, slot.rule.name, slot.dtype, slot.device, t)
+                count = counts.get(p, 0) + 1
+                key = (run, slot.rule.name, slot.dtype, slot.device, count)
                 work = works.get(key)
                 if work is None:
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))
-                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, t, hypers)
+                    t = self._counters.current(counter, self.state, p, count)
+                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, count, t, hypers)
                 work.params.append(p)
         return list(works.values())
 
     def _new_slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
         if p in self._slots:
             self._buckets.clear()  # they were made for another shape, dtype or device
+            self._forget_precision([p])
         self._slots[p] = self._slot_in(group, p)
         return self._slots[p]
+
+    def _forget_precision(self, params: Iterable[Tensor]) -> None:
+        """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
+        for p in params:
+            for name in ("kahan", "master"):
+                self.state.get(p, {}).pop(name, None)
 
     def _slot_in(self, group: Mapping[str, Any], p: Tensor) -> Slot:
         """The slot of p in a group that has been checked."""
@@ -253,17 +311,17 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _initialize(self, work: Work) -> None:
         """Gives the parameters of the work that are new their memories."""
         names = {memory.name for memory, _ in work.memories}
-        new = [p for p in work.params if not names <= self.state[p].keys()] if names else []
+        new = [p for p in work.params if not names <= self.state.get(p, {}).keys()]
         if not new:
             return
         fresh: dict[Tensor, dict[str, Any]] = {p: self._zeros(p, work) for p in new}
         init = work.rule.init
         if init is not None:
-            first = Work(work.rule, work.precision, work.dtype, work.device, 1, work.hypers, new)
+            first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new)
             for bucket in self._arrange(first, _wider(work.rule.step.layout, init.layout)):
                 Call(init, bucket, first, fresh).execute(first.scalars(init, {}, {}))
         for p in new:
-            self.state[p].update(fresh[p])
+            self.state[p].update({**fresh[p], **self.state[p]})  # another precision adds a memory to those there are
 
     def _zeros(self, p: Tensor, work: Work) -> dict[str, Any]:
         shapes = [(memory, self._slots[p].state_shape(memory), dtype) for memory, dtype in work.memories]
@@ -278,7 +336,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         """The sum over the units of all works of each total, in order, as later ones may use earlier ones."""
         totals: dict[str, Tensor] = {}
         for kernel in kernels:
-            values = [(torch.zeros(1, 1, 1),) * len(kernel.outputs)] if not works else []
+            values = [(torch.zeros(1, 1, 1, device="cpu"),) * len(kernel.outputs)] if not works else []
             for work in works:
                 scalars = work.scalars(kernel, totals, arguments)
                 for bucket in self._arrange(work, _wider("tensor", work.rule.step.layout, kernel.layout)):
@@ -289,76 +347,46 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions."""
+        state_dict = super().state_dict()
+        if self.SPEC is not None:
+            _describe(state_dict["param_groups"], self.SPEC, self.RULES, self._hyper_names)
+        return state_dict
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but states keep their dtype; ValueError, and no change, if they do not fit this optimizer."""
+        """As in torch, but states keep their dtype, and are converted as the spec says (`m was exp_avg`).
+
+        Raises:
+            ValueError: states or hypers do not fit, or memories mean something else in this spec. Nothing has changed.
+        """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        groups = self._loaded_groups(state_dict["param_groups"])
-        ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        owners = dict(zip(ids, ((p, group) for group in groups for p in group["params"]), strict=True))
-        state: defaultdict[Any, Any] = defaultdict(dict)
-        for key, entry in state_dict["state"].items():
-            if key in owners:
-                p, group = owners[key]
-                state[p] = self._loaded_entry(p, group, entry)
-            else:
-                state[key] = entry
+        reader = _Reader(type(self).__name__, self.SPEC, self._hyper_names)
+        groups, origins = reader.groups(self.param_groups, state_dict["param_groups"])
+        for own, group in zip(self.param_groups, groups, strict=True):
+            self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
+            self._check_group(group)
+        state = reader.state(state_dict, groups, origins, self._slot_in)
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
-    def _loaded_groups(self, saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        if len(saved) != len(self.param_groups):
-            raise ValueError("loaded state dict has a different number of parameter groups")
-        groups = []
-        for own, other in zip(self.param_groups, saved, strict=True):
-            if len(own["params"]) != len(other["params"]):
-                raise ValueError(
-                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
-                )
-            for name in (*self._hyper_names, "rule", "transposed", "split", "precision"):
-                if name not in other:
-                    raise ValueError(f"loaded state dict has a parameter group without {name!r}")
-            self._require_known_keys(other, (*OPTIONS, *SCHEDULER_KEYS, *own))
-            group = {**deepcopy({k: v for k, v in other.items() if k != "params"}), "params": own["params"]}
-            if "param_names" in own:
-                group.setdefault("param_names", own["param_names"])
-            self._check_group(group)
-            groups.append(group)
-        return groups
 
-    def _loaded_entry(self, p: Tensor, group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of one parameter's state on its device; ValueError unless it has the memories of its rule."""
-        if not entry:
-            return {}
-        slot = self._slot_in(group, p)
-        rule = slot.rule
-        extra = _precision_memory(group["precision"]) if p.dtype.itemsize < 4 else None
-        expected = {m.name: slot.state_shape(m) for m in (*rule.memories, *([extra] if extra else []))}
-        counters = {"step", *(f"{event.name}_step" for event in rule.events)}
-        if lacking := sorted(expected.keys() - entry.keys()):
-            raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
-        if unknown := sorted(entry.keys() - expected.keys() - counters):
-            raise ValueError(
-                f"loaded state of a {rule.name} parameter has {', '.join(unknown)}, which its rule does not"
-            )
-        for name, shape in expected.items():
-            if tuple(entry[name].shape) != shape:
-                raise ValueError(f"loaded state {name} has shape {tuple(entry[name].shape)}, where {shape} is expected")
-        return {
-            name: value.detach().to(p.device, copy=True) if name in expected else int(value)
-            for name, value in entry.items()
-        }
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
-def _has_grad(rule: Rule, p: Tensor) -> bool:
-    return p.grad is not None
+def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values that a dictionary can tell apart; tensors, which only a capturable optimizer has here, by identity."""
+    return tuple([id(value) if isinstance(value, Tensor) else value for value in values])
 
 
-def _role_in(group: Mapping[str, Any], p: Tensor) -> str:
-    return str(group["rule"] or ("matrix" if p.ndim >= 2 else "vector"))
+def _require_precision(precision: object) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
 
 
 def _rules_of(works: Iterable[Work]) -> dict[str, Rule]:
@@ -369,15 +397,3 @@ def _all_finite(works: Iterable[Work]) -> bool:
     """Whether no gradient has a NaN or infinity; waits for the device once."""
     grads = [p.grad for work in works for p in work.params if p.grad is not None]
     return not grads or bool(get_total_norm(grads, math.inf).isfinite())
-
-
-def _require_dense(p: Tensor) -> None:
-    grad = cast(Tensor, p.grad)
-    if type(grad) is not Tensor and hasattr(grad, "placements"):
-        raise NotImplementedError(
-            f"a gradient of shape {tuple(p.shape)} is a DTensor with placements {grad.placements}"
-        )
-    if grad.layout is not torch.strided or not grad.is_floating_point():
-        raise RuntimeError(
-            f"a gradient of shape {tuple(p.shape)} is {grad.dtype}, {grad.layout}; it must be dense and real"
-        )

@@ -1,15 +1,27 @@
-"""`orthogonalize`: the polar factor of matrices by odd polynomials. Matrices have any leading batch dimensions."""
+"""`orthogonalize`: the polar factor of matrices by odd polynomials. Matrices have any leading batch dimensions.
+
+The dtype of the iteration and its form are decided here from the device, the dtype, the shape and the coefficients;
+`explain_orthogonalize` says how. While torch traces, the whole function is one opaque operator, so that compiled
+programs do exactly what eager ones do. Where a derivative is needed it is the plain form, and traced.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .hypers import _nearest
 from .matrices import _at_least_float32, _polar_factor, _shielded
+from .symmetric import _explained_products, _multiplies_float32_exactly, _symmetric_product
 
 Triples = Sequence[tuple[float, float, float]]
 
@@ -27,37 +39,44 @@ POLAR_EXPRESS = (
 )
 POLAR_EXPRESS_SAFETY = 1.01
 
-_iteration_dtype: torch.dtype | None = None
+_METHODS = ("newton_schulz", "polar_express", "exact", "svd")
+
+
+# -- in what dtype -----------------------------------------------------------------------------------------------------
+
+_iteration_dtype: ContextVar[torch.dtype | None] = ContextVar("dtype of the iteration", default=None)
 
 
 @contextmanager
 def iterate_in(dtype: torch.dtype) -> Iterator[None]:
-    """Within this context `orthogonalize` iterates in `dtype`, whatever the device."""
-    global _iteration_dtype
-    before, _iteration_dtype = _iteration_dtype, dtype
+    """Within this context, of this thread or task, `orthogonalize` iterates in `dtype`, whatever the device.
+
+    A compiled program asks for it when it runs; where it needs a derivative, when it is compiled.
+    """
+    token = _iteration_dtype.set(dtype)
     try:
         yield
     finally:
-        _iteration_dtype = before
+        _iteration_dtype.reset(token)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _dtype_of_iteration(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """bfloat16 only where its products are faster: a CPU may take 60 times longer than in float32."""
+    override = _iteration_dtype.get()
+    if override is not None:
+        return override
+    if dtype == torch.float64:
+        return torch.float64
+    return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+
+
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _multiplies_float32_exactly() -> bool:
-    return torch.get_float32_matmul_precision() == "highest"
-
-
-def _dtype_of_iteration(x: Tensor) -> torch.dtype:
-    if _iteration_dtype is not None:
-        return _iteration_dtype
-    if x.dtype == torch.float64:
-        return torch.float64
-    return torch.bfloat16 if _multiplies_bfloat16(x.device) else torch.float32
+# -- by which polynomials ----------------------------------------------------------------------------------------------
 
 
 def _triples(method: str, steps: float) -> Triples:
@@ -70,11 +89,109 @@ def _triples(method: str, steps: float) -> Triples:
     if method == "exact":
         return [EXACT_QUINTIC] * steps
     if method != "polar_express":
-        methods = ("newton_schulz", "polar_express", "exact", "svd")
-        raise ValueError(f"unknown method {method!r} of orthogonalize{_nearest(method, methods)}")
+        raise ValueError(f"unknown method {method!r} of orthogonalize{_nearest(method, _METHODS)}")
     table = [POLAR_EXPRESS[min(k, len(POLAR_EXPRESS) - 1)] for k in range(steps)]
     s = POLAR_EXPRESS_SAFETY
     return [(a / s, b / s**3, c / s**5) for a, b, c in table[:-1]] + table[-1:]
+
+
+def _margin(method: str, coefficients: Triples | None) -> float:
+    """What the norm is multiplied by before it divides the matrix."""
+    return POLAR_EXPRESS_SAFETY if method == "polar_express" and coefficients is None else 1.0
+
+
+# -- in which form -----------------------------------------------------------------------------------------------------
+
+# The Gram form works on R = X Xᵀ, whose rounding errors lie in the direction of small singular values too, where each
+# step X <- a X + ... multiplies them by a². Before they would exceed these fractions of the largest eigenvalue, it
+# restarts: it multiplies X and forms R anew. Measured against the map on singular values, relative to the result in the
+# Frobenius norm, as the worst of gaussian, log-spaced (1 to 1e-6) and rank 8 spectra (plain form / Gram form):
+#
+#              newton_schulz, 5 steps              polar_express, 5 steps              exact, 7 steps
+#   float64    2e-13 / 2e-13  restart after 4      4e-13 / 7e-13  after 2              5e-14 / 1e-13  never
+#   float32    2e-5  / 5e-4   never                4e-5  / 3e-4   after 2              3e-6  / 4e-5   never
+#   float16    0.03  / 0.009  after 2 and 4        0.05  / 0.05   after 1, 2 and 3     0.01  / 0.004  after 3 and 6
+#   bfloat16   0.22  / 0.06   after 2 and 4        0.32           the plain form       0.08  / 0.05   after 2, 4 and 6
+#
+# Without restarts bfloat16 diverges in 10 steps. Products in TF32 keep the plain form: it holds X in float32 and errs
+# by 8e-4, the Gram form by 0.03 however often it restarts.
+_TOLERATED = {torch.float64: 1e-12, torch.float32: 2e-3, torch.float16: 0.03, torch.bfloat16: 0.05}
+_GRAM_SIZE = 32  # smaller products cost what their calls cost, of which the Gram form has more
+
+
+def _restarts(dtype: torch.dtype, triples: Triples) -> list[int]:
+    """The numbers of steps after which the Gram form restarts in `dtype`."""
+    rounding = torch.finfo(dtype).eps / 2
+    restarts, error = [], rounding
+    for done, factor in enumerate(_amplifications(tuple(triples))[:-1], 1):
+        error *= factor
+        if error > _TOLERATED[dtype]:
+            restarts.append(done)
+            error = rounding
+    return restarts
+
+
+@lru_cache(maxsize=64)
+def _amplifications(triples: tuple[tuple[float, float, float], ...]) -> list[float]:
+    """What each step multiplies the errors of R by: a², and more where it makes large eigenvalues small.
+
+    Eigenvalues are taken from all that the steps before can give, at first up to 1; large ones are above a tenth of the
+    largest. What becomes less than a tenth of the new largest still stands for a large part of X, with its errors.
+    """
+    factors, top = [], 1.0
+    for a, b, c in triples:
+        eigenvalues = [top * i / 256 for i in range(257)]
+        mapped = [r * (a + b * r + c * r * r) ** 2 for r in eigenvalues]
+        top = max(mapped)
+        lowest = min(mapped[26:]) / max(top, 1e-30)
+        factors.append(a * a * max(1.0, 0.1 / max(lowest, 1e-30)))
+    return factors
+
+
+def _pieces(shape: Sequence[int], dtype: torch.dtype, device: torch.device, triples: Triples) -> list[Triples]:
+    """The triples cut where the Gram form restarts; a piece of one step is a step of the plain form.
+
+    A step in a piece after its first saves two products with the long side l and costs three with the short side k,
+    so that the Gram form pays from l = 1.5 k on.
+    """
+    inexact = dtype == torch.float32 and not _multiplies_float32_exactly(device)
+    short, long = sorted(shape[-2:])
+    if dtype not in _TOLERATED or inexact or short < _GRAM_SIZE or long <= 1.5 * short:
+        return [[triple] for triple in triples]
+    ends = [*_restarts(dtype, triples), len(triples)]
+    return [triples[i:j] for i, j in zip([0, *ends], ends, strict=False)]
+
+
+def explain_orthogonalize(
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    steps: float = 5,
+    method: str = "newton_schulz",
+    coefficients: Triples | None = None,
+) -> str:
+    """How `orthogonalize` treats a tensor of this shape (..., rows, cols), dtype and device, in one line.
+
+    Says what holds here and now: under `iterate_in`, torch's precision of float32 products, and what was measured.
+    ValueError as `orthogonalize`.
+    """
+    size = f"{'×'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
+    if method == "svd" and coefficients is None:
+        return f"{size}: singular value decomposition"
+    device = torch.device(device)
+    inside = _dtype_of_iteration(dtype, device)
+    pieces = _pieces(shape, inside, device, _triples(method, steps) if coefficients is None else coefficients)
+    counts = [len(piece) for piece in pieces]
+    form = "plain form" if max(counts, default=0) <= 1 else "Gram form"
+    restarts = [str(sum(counts[: i + 1])) for i in range(len(counts) - 1)] if form == "Gram form" else []
+    again = f", restarted after step {', '.join(restarts)}" if restarts else ""
+    batch = torch.Size(shape[:-2]).numel()
+    products = _explained_products(device, inside, batch, min(shape[-2:]))
+    name = str(inside).removeprefix("torch.")
+    return f"{size} on {device}: {sum(counts)} steps in {name}, {form}{again}; symmetric products {products}"
+
+
+# -- the function ------------------------------------------------------------------------------------------------------
 
 
 def orthogonalize(
@@ -84,18 +201,43 @@ def orthogonalize(
 
     `coefficients` are explicit triples, one per step, instead of those of `method` and `steps`. The matrix is first
     divided by its Frobenius norm. Iterates in float64 for float64, in bfloat16 where the device multiplies it fast,
-    else in float32 (`iterate_in` overrides). Zero stays zero; NaN and infinity give NaN. Result in the dtype of x.
+    else in float32 (`iterate_in` overrides). Zero stays zero; NaN and infinity give NaN. Result in the dtype of x,
+    contiguous. ValueError for an unknown method or a fractional number of steps.
     """
-    wide = _at_least_float32(x)
-    norm = _frobenius_norm(wide)
     if method == "svd" and coefficients is None:
-        return torch.where(norm == 0, wide, _shielded(_polar_factor, wide)).to(x.dtype)
-    margin = POLAR_EXPRESS_SAFETY if method == "polar_express" and coefficients is None else 1.0
-    unit = (wide / (norm * margin).clamp_min(1e-30)).to(_dtype_of_iteration(x))
+        wide = _at_least_float32(x)
+        return torch.where(_frobenius_norm(wide) == 0, wide, _shielded(_polar_factor, wide)).to(x.dtype)
     triples = _triples(method, steps) if coefficients is None else coefficients
-    start = unit.reshape(-1, *x.shape[-2:])
-    result = _iterate_gram(start, triples) if _gram_pays(start, triples) else _iterate(start, triples)
-    return result.reshape(x.shape).to(x.dtype)
+    margin = _margin(method, coefficients)
+    if x.requires_grad and torch.is_grad_enabled():
+        start, plain = _divided(x, margin), [[triple] for triple in triples]
+        return _iterate_pieces(start, plain).reshape(x.shape).to(x.dtype)
+    if _is_traced(x):
+        return cast(Tensor, _operator(x, [float(number) for triple in triples for number in triple], margin))
+    return _orthogonalized(x, triples, margin)
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether torch records what is done with x, or x has no values."""
+    return torch.compiler.is_compiling() or isinstance(x, FakeTensor) or get_proxy_mode() is not None
+
+
+def _orthogonalized(x: Tensor, triples: Triples, margin: float) -> Tensor:
+    """x after the steps, on real memory and without a derivative; as if there were no autocast."""
+    kind = x.device.type
+    cast_here = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if cast_here else nullcontext():
+        start = _divided(x, margin)
+        pieces = _pieces(start.shape, start.dtype, start.device, triples)
+        return _iterate_pieces(start, pieces).reshape(x.shape).to(x.dtype)
+
+
+def _divided(x: Tensor, margin: float) -> Tensor:
+    """x by its norms, as (batch, rows, cols) in the dtype of the iteration; products of one layout give equal bits."""
+    wide = _at_least_float32(x).contiguous()
+    unit = wide / (_frobenius_norm(wide) * margin).clamp_min(1e-30)
+    batch = torch.Size(x.shape[:-2]).numel()
+    return unit.to(_dtype_of_iteration(x.dtype, x.device)).reshape(batch, *x.shape[-2:])
 
 
 def _frobenius_norm(x: Tensor) -> Tensor:
@@ -105,20 +247,15 @@ def _frobenius_norm(x: Tensor) -> Tensor:
     return norm.to(x.dtype)
 
 
-def _gram_pays(x: Tensor, triples: Triples) -> bool:
-    """Whether the Gram form is cheaper for x (batch, k, l) and accurate enough.
-
-    It squares the condition number: float64 is chosen for accuracy, bfloat16 and TF32 do not survive it, and it has
-    been verified for the default coefficients only. It overwrites what a derivative would need.
-    """
-    single = x.dtype == torch.float32 and _multiplies_float32_exactly()
-    default = all(triple == NEWTON_SCHULZ for triple in triples)
-    return single and default and max(x.shape[-2:]) > 1.5 * min(x.shape[-2:]) and not x.requires_grad
-
-
 def _gram(x: Tensor) -> Tensor:
     """X Xᵀ, or Xᵀ X, whichever is smaller."""
     return _symmetric_product(x.mT, x) if x.shape[-2] > x.shape[-1] else _symmetric_product(x, x.mT)
+
+
+def _iterate_pieces(x: Tensor, pieces: Sequence[Triples]) -> Tensor:
+    for piece in pieces:
+        x = _iterate_gram(x, piece) if len(piece) > 1 else _iterate(x, piece)
+    return x
 
 
 def _iterate(x: Tensor, triples: Triples) -> Tensor:
@@ -150,29 +287,37 @@ def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
     return torch.bmm(x, q) if x.shape[-2] > x.shape[-1] else torch.bmm(q, x)
 
 
-SYMMETRIC_BLOCK = 384  # smaller products gain nothing from being cut
+# -- the operator ------------------------------------------------------------------------------------------------------
 
 
-def _symmetric_product(a: Tensor, b: Tensor, alpha: float = 1, beta: float = 0, c: Tensor | None = None) -> Tensor:
-    """alpha a b + beta c, of which c (batch, k, k) and the product are symmetric.
+def _run_operator(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
+    """The operator's own form of `_orthogonalized`: the triples follow one another in `numbers`."""
+    triples = [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
+    return _orthogonalized(x, triples, margin)
 
-    Large products on the CPU compute only the blocks on and below the diagonal.
+
+def _traced_operator(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
+    """The form of the result, for tracing."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _defined_operator(namespace: str) -> tuple[torch.library.Library, torch._ops.OpOverload]:
+    """A new operator, and the library whose life it shares.
+
+    Several copies of this module may be loaded, under different names, or under one name after another: each gets an
+    operator of its own, numbered where the name is taken, so that programs compiled with an earlier one stay valid.
     """
-    plain = a.device.type != "cpu" or a.requires_grad or torch.compiler.is_compiling()
-    if plain or a.shape[-2] <= SYMMETRIC_BLOCK:
-        return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
-    out = a.new_empty(a.shape[0], a.shape[1], a.shape[1])
-    _fill_symmetric(out, a, b, alpha, beta, out if c is None else c)
-    return out
+    library = torch.library.Library("optforge_" + re.sub(r"\W", "_", namespace), "FRAGMENT")  # type: ignore[no-untyped-call]
+    taken = getattr(torch.ops, library.ns)
+    name, number = "orthogonalize", 1
+    while hasattr(taken, name):
+        number += 1
+        name = f"orthogonalize_{number}"
+    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+    library.define(f"{name}(Tensor x, float[] numbers, float margin) -> Tensor", tags=tags)  # type: ignore[no-untyped-call]
+    library.impl(name, _run_operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"{library.ns}::{name}", _traced_operator, lib=library)
+    return library, getattr(taken, name).default
 
 
-def _fill_symmetric(out: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor) -> None:
-    """Writes alpha a b + beta c to out (batch, k, k): halves on the diagonal, the one below it, and its transpose."""
-    if out.shape[-1] <= SYMMETRIC_BLOCK:
-        torch.baddbmm(c, a, b, beta=beta, alpha=alpha, out=out)
-        return
-    h = out.shape[-1] // 2
-    _fill_symmetric(out[:, :h, :h], a[:, :h], b[..., :h], alpha, beta, c[:, :h, :h])
-    _fill_symmetric(out[:, h:, h:], a[:, h:], b[..., h:], alpha, beta, c[:, h:, h:])
-    torch.baddbmm(c[:, h:, :h], a[:, h:], b[..., :h], beta=beta, alpha=alpha, out=out[:, h:, :h])
-    out[:, :h, h:] = out[:, h:, :h].mT
+_library, _operator = _defined_operator(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,11 @@ def explain_routing(model: nn.Module, optimizer_class: type[Any] | None = None) 
         table.append((r.name, shape, r.role, rule.name if rule else "none", view, r.reason))
     if optimizer_class is None:
         table = [(*row[:3], *row[4:]) for row in table]  # type: ignore[misc]
+    return _columns(table)
+
+
+def _columns(table: Sequence[Sequence[str]]) -> str:
+    """The rows as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from .buckets import _arranged
-from .calls import _compute_dtype
+from .computations import _compute_dtype
 from .hypers import _checked_hypers
 from .interface import Rule
 from .places import Slot

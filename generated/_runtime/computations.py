@@ -1,0 +1,106 @@
+"""What a call computes, apart from where its tensors come from and how it is run: a kernel in some precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .interface import Kernel, Memory
+from .numbers import round_stochastically
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Parameters below 32 bits compute, and keep their memories, in float32."""
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def _precision_memory(precision: str) -> Memory | None:
+    return Memory(precision, ("rows", "cols")) if precision in ("kahan", "master") else None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """A kernel on stored tensors of parameters of `dtype`; `precision` is "plain" where they compute in their dtype."""
+
+    kernel: Kernel
+    precision: str
+    dtype: torch.dtype
+
+    @property
+    def names(self) -> list[str]:
+        """The stored tensors that it reads or writes: parameter, gradient and memories; totals are not stored."""
+        names = list(dict.fromkeys((*self.kernel.inputs, *self.kernel.outputs)))
+        memory = _precision_memory(self.precision)
+        return [*names, memory.name] if memory and "weight" in names else names
+
+    @property
+    def written(self) -> set[str]:
+        """The stored tensors that it writes."""
+        memory = _precision_memory(self.precision)
+        moved = {memory.name} if memory and "weight" in self.kernel.outputs else set()
+        return {*self.kernel.outputs, *moved}
+
+    def given(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the kernel sees of the stored tensors: everything in the dtype of computation.
+
+        A weight that no longer is its master, rounded, has been set from outside (a loaded model, a mask), and counts.
+        """
+        dtype = _compute_dtype(self.dtype)
+        given = {name: batch.to(dtype) for name, batch in stored.items() if name not in ("kahan", "master")}
+        if "kahan" in stored:
+            given["weight"] = given["weight"] + stored["kahan"]
+        if "master" in stored:
+            master = stored["master"]
+            given["weight"] = torch.where(master.to(self.dtype) == stored["weight"], master, given["weight"])
+        return given
+
+    def values(self, given: Mapping[str, Tensor], function: Callable[..., Any], scalars: Mapping[str, Any]) -> Any:
+        """What `function`, the kernel's own or a form of it, gives for the tensors that the kernel sees."""
+        return function(*(given[name] for name in self.kernel.inputs), **scalars)
+
+    def results(
+        self,
+        stored: Mapping[str, Tensor],
+        function: Callable[..., Any],
+        scalars: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The new value of each stored tensor; of weights that are rounded stochastically, the value before that."""
+        given = self.given(stored)
+        values = self.values(given, function, scalars)
+        results = dict(zip(self.kernel.outputs, _unaliased(self.kernel.outputs, values, given), strict=True))
+        if "weight" in results:
+            weight = results["weight"]
+            if self.precision in ("kahan", "master"):
+                low = results["weight"] = weight.to(self.dtype)
+                results[self.precision] = weight - low if self.precision == "kahan" else weight
+        return results
+
+    def rounded(self, name: str, value: Any, generator: torch.Generator | None) -> Any:
+        """The value as it is to be stored."""
+        if name == "weight" and self.precision == "stochastic":
+            return round_stochastically(value, self.dtype, generator)
+        return value
+
+
+def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
+    """The values, with copies of those that share memory with an input that another value will overwrite."""
+    results = list(values)
+    overwritten = {
+        _storage(given[name]): name
+        for name, value in zip(names, values, strict=True)
+        if name in given and value is not given[name]
+    }
+    if overwritten:
+        for i, (name, value) in enumerate(zip(names, values, strict=True)):
+            shares = isinstance(value, Tensor) and overwritten.get(_storage(value), name) != name
+            results[i] = value.clone() if shares else value
+    return results
+
+
+def _storage(x: Tensor) -> int:
+    """The identity of the storage, which tensors without data have as well."""
+    return int(x.untyped_storage()._cdata)

@@ -1,0 +1,140 @@
+"""How a call is run: as it is written, by torch's fused kernel, as a recorded graph, or as a compiled one.
+
+The choice follows from the backend, the rule and the size of the work, never from measured time, so that the same
+program takes the same steps everywhere. `_explain_strategy` says what was chosen and why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .buckets import Bucket, _arranged
+from .calls import Call, Work
+from .computations import Computation
+from .fused import _fused_fits
+from .graphs import Scalars
+from .interface import Kernel
+from .routing import _columns
+
+BACKENDS = ("auto", "compile", "eager")
+
+# From so many elements of one rule on, "auto" compiles: a step then saves tens of milliseconds, and the seconds of the
+# compilation come back within some hundred steps.
+AUTO_ELEMENTS = 1 << 24
+
+FORCED = 'backend="compile"'
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One of "eager", "fused", "graph" and "compile", and the reason."""
+
+    name: str
+    reason: str
+
+
+def _strategy(
+    kernel: Kernel, work: Work, backend: str, capturable: bool, uncompilable: Collection[Computation] = ()
+) -> Strategy:
+    """How the kernel is run on the parameters of the work."""
+    if backend == "eager":
+        return Strategy("graph", "capturable") if capturable else Strategy("eager", 'backend="eager"')
+    if backend == "compile":
+        return Strategy("compile", FORCED)
+    if kernel.fused is not None and work.dtype is work.compute_dtype and not capturable:
+        return Strategy("fused", "torch has a fused kernel for the rule")
+    if sum(p.numel() for p in work.params) < AUTO_ELEMENTS:
+        reason = f"fewer than {AUTO_ELEMENTS:,} elements"
+    elif not _can_compile(work.device):
+        reason = f"no compiler for {work.device.type}"
+    elif Computation(kernel, work.precision, work.dtype) in uncompilable:
+        reason = "it could not be compiled"
+    else:
+        return Strategy("compile", f"at least {AUTO_ELEMENTS:,} elements")
+    return Strategy("graph", f"capturable; {reason}") if capturable else Strategy("eager", reason)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs a kernel on buckets of a work by a strategy; what "auto" could not compile joins `uncompilable`."""
+
+    kernel: Kernel
+    work: Work
+    state: Mapping[Tensor, dict[str, Any]]
+    strategy: Strategy
+    generator: torch.Generator | None
+    options: Mapping[str, Any]
+    uncompilable: set[Computation]
+
+    def __call__(self, bucket: Bucket, scalars: Scalars) -> None:
+        name = self.strategy.name
+        if name == "fused" and self._run_fused(bucket, scalars):
+            return
+        call = Call(self.kernel, bucket, self.work, self.state)
+        if name == "graph":
+            call.execute_graph(scalars, self.generator)
+        elif name != "compile" or not self._run_compiled(call, scalars):
+            call.execute(scalars, self.generator)
+
+    def _run_fused(self, bucket: Bucket, scalars: Scalars) -> bool:
+        """Whether torch's fused kernel could take the tensors of the bucket, and has."""
+        lists = [_listed(name, bucket, self.state) for name in self.kernel.inputs]
+        if self.kernel.fused is None or not _fused_fits(*lists):
+            return False
+        self.kernel.fused(*lists, **scalars.all)
+        return True
+
+    def _run_compiled(self, call: Call, scalars: Scalars) -> bool:
+        """Whether the call could be compiled, and has run; only where the user left the choice it may have not."""
+        if call.computation in self.uncompilable:
+            return False
+        try:
+            call.execute_graph(scalars, self.generator, compiled=True, options=self.options)
+        except torch._dynamo.exc.TorchDynamoException as problem:
+            if self.strategy.reason == FORCED:
+                raise
+            self.uncompilable.add(call.computation)
+            name = self.kernel.function.__name__
+            warnings.warn(f"{name} could not be compiled and runs eagerly: {problem}", stacklevel=2)
+            return False
+        return True
+
+
+def _listed(name: str, bucket: Bucket, state: Mapping[Tensor, dict[str, Any]]) -> list[Tensor]:
+    if name == "weight":
+        return bucket.params
+    return [p.grad if name == "grad" else state[p][name] for p in bucket.params]  # type: ignore[misc]
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether what torch.compile needs for a device is installed: a C++ compiler, or Triton."""
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+    return device.type in ("cuda", "xpu") and find_spec("triton") is not None
+
+
+def explain_schedule(optimizer: Any) -> str:
+    """A table of how a generated optimizer runs its next step: one line for equal batches, and why they run so."""
+    table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
+    for work in optimizer._collect("step", lambda rule, p: True):
+        kernel = work.rule.step
+        strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._uncompilable)
+        buckets = _arranged([(p, optimizer._slots[p]) for p in work.params], kernel.layout)
+        shapes: dict[str, list[Bucket]] = {}
+        for bucket in buckets:
+            unit = "×".join(map(str, bucket.entries[0][1].unit)) if len(bucket.entries[0][1].unit) == 2 else "flat"
+            shapes.setdefault(unit, []).append(bucket)
+        for shape, found in shapes.items():
+            tensors, dtype = sum(len(bucket.params) for bucket in found), str(work.dtype).removeprefix("torch.")
+            row = (work.rule.name, str(len(found)), shape, str(tensors), dtype, str(work.device))
+            table.append((*row, strategy.name, strategy.reason))
+    return _columns(table)
