@@ -55,6 +55,9 @@ def lower_fused(
 
     ``step`` is the function of the rule, ``requirements`` are what the rule's optimizer demands of its hypers.
     """
+    tensors = {"weight", "grad", *(memory.name for memory in rule.memories)}
+    if set(step.inputs) != tensors:
+        return None  # a kernel reads them all: `weight <- grad` is no descent with a decay of everything
     for kernel in kernels():
         found = instance_of(kernel.rules[0], rule)
         if found is None:
