@@ -231,8 +231,12 @@ DIFFERENT = {
     "another first value": ("ema(grad, beta1)", "ema(grad, beta1, init=weight)"),
     "the shape": ("ema(grad, beta1)", "ema(norm(grad), beta1)"),
     "a count": ("ema(grad, beta1)", "ema(grad / t, beta1)"),
-    "a choice": ("ema(grad, beta1)", "ema(grad if t > 1 else 0, beta1)"),
-    "another choice": ("ema(grad, beta1)", "ema(0 if t > 1 else grad, beta1)"),
+    "an operator": ("ema(grad, beta1)", "ema(grad * weight, beta1)"),
+    "another operator": ("ema(grad, beta1)", "ema(max(grad, weight), beta1)"),
+    "a choice": ("ema(grad, beta1)", "ema(grad if t > 1 else weight, beta1)"),
+    "when to choose": ("ema(grad, beta1)", "ema(grad if t > 2 else weight, beta1)"),
+    "what to choose": ("ema(grad, beta1)", "ema(-grad if t > 1 else weight, beta1)"),
+    "what to choose else": ("ema(grad, beta1)", "ema(grad if t > 1 else -weight, beta1)"),
     "what is read": ("ema(grad, beta1)", "ema(grad + prev(exp_avg_sq), beta1)"),
     "what is read in this step": ("ema(grad, beta1)", "ema(grad + exp_avg_sq, beta1)"),
     "a total": ("ema(grad, beta1)", "ema(grad / total(norm(grad)^2), beta1)"),
@@ -243,6 +247,16 @@ DIFFERENT = {
 def test_whatever_computes_another_memory_has_another_fingerprint():
     marks = {change: fingerprints(OLD.replace(old, new))["exp_avg"] for change, (old, new) in DIFFERENT.items()}
     assert len({*marks.values(), fingerprints(OLD)["exp_avg"]}) == len(DIFFERENT) + 1
+
+
+def test_a_memory_of_an_event_is_none_of_the_step():
+    step = "optimizer A:\n    for tensor:\n        h = ema(grad^2, 0.9)\n        weight <- weight - h\n"
+    event = step.replace(
+        "    for tensor:\n        h = ema(grad^2, 0.9)\n",
+        "    on {0}():\n        h = ema(grad^2, 0.9)\n    for tensor:\n",
+    )
+    marks = [fingerprints(text)["h"] for text in (step, event.format("one"), event.format("other"))]
+    assert len({*marks}) == 3
 
 
 def test_fingerprints_do_not_see_what_they_do_not_depend_on():
