@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from classes import SEEDS
+from classes import OPTIONS, SEEDS
 from references import REFERENCES
 from references.uba import uba_factor
 from test_torch_family import PAIRS
@@ -36,7 +36,7 @@ from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source
 
 TOLERANCE = 1e-9
-OPTIONS = ("self", "params", "optimizer", "precision", "skip_nonfinite", "last_epoch")
+NO_HYPERS = (*OPTIONS, "optimizer", "last_epoch")
 
 
 def case(name: str, hyper: str, changed: dict[str, Any]) -> Any:
@@ -123,7 +123,7 @@ def test_every_shipped_optimizer_is_covered():
 def test_every_hyper_has_a_second_value(name):
     arguments = inspect.signature(getattr(optforge.generated, name).__init__).parameters
     second = REFERENCES[name].SECOND
-    assert set(second) == set(arguments) - set(OPTIONS)
+    assert set(second) == set(arguments) - set(NO_HYPERS)
     defaults = {hyper: a.default for hyper, a in arguments.items() if hyper in second}
     reference_arguments = inspect.signature(REFERENCES[name].__init__).parameters
     assert defaults == {hyper: reference_arguments[hyper].default for hyper in defaults}

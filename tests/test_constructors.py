@@ -26,13 +26,14 @@ CONSTRUCTORS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_constructors_are_as_documented(name: str) -> None:
-    """What follows (the hypers of the rest) may be added to; precision and skip_nonfinite come by keyword only."""
+    """What follows (the hypers of the rest) may be added to; what is no hyper comes by keyword only."""
     arguments = list(inspect.signature(getattr(generated, name)).parameters.values())
     by_position = [a for a in arguments if a.kind is a.POSITIONAL_OR_KEYWORD]
     expected = CONSTRUCTORS[name]
     assert [a.name for a in by_position[: len(expected) + 1]] == ["params", *expected]
     assert [a.default for a in by_position[1 : len(expected) + 1]] == list(expected.values())
-    assert [a.name for a in arguments if a.kind is a.KEYWORD_ONLY] == ["precision", "skip_nonfinite"]
+    by_keyword = [a.name for a in arguments if a.kind is a.KEYWORD_ONLY]
+    assert by_keyword == ["precision", "skip_nonfinite", "backend", "capturable"]
 
 
 @pytest.mark.parametrize("name", ["NAMO", "NAMOD", "Nora", "NorMuon", "RMNP"])
