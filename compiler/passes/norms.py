@@ -1,6 +1,6 @@
 """Norms reused: the length of an orthogonalized matrix with scaled rows follows from the lengths of the rows.
 
-Where a rule already takes the mean square, the sum of squares or the norm of each row of ``o = orthogonalize(...)``,
+Where a rule already takes the mean square, the sum of squares or the norm of each row of ``o = orthogonalize(..)``,
 ``norm(o / s)`` with one ``s`` per row needs no second pass over the matrix: it is ``norm(r / s)`` for the norms ``r`` of
 the rows. Columns alike.
 

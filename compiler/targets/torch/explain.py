@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from optforge.compiler import ir
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.layouts import step_layout
-from optforge.compiler.targets.torch.lower import free_name, lower_function
+from optforge.compiler.targets.torch.statements import free_name, lower_function
 from optforge.compiler.text import expression_text
 from optforge.compiler.types import Dim
 
