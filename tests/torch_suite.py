@@ -1,12 +1,14 @@
 """What became of each test of torch's `test/test_optim.py` here: `python -m tests.torch_suite`.
 
-Runs `tests/test_torch_suite.py` for all classes and writes `tests/TORCH_SUITE.md`: for each of torch's tests and for
-those added to them what is asked of our classes, and how many (class, input) cases passed; or why the test has no
-meaning here. The numbers are those of the run; with any failure nothing is written.
+Runs `tests/test_torch_suite.py` for all classes, with the given options of pytest (`-n 2`), and writes
+`tests/TORCH_SUITE.md`: for each of torch's tests and for those added to them what is asked of our classes, and how many
+(class, input) cases passed; or why the test has no meaning here. The numbers are those of the run; with any failure
+nothing is written.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -88,7 +90,8 @@ which no wheel has, and what they run on, a database of `OptimizerInfo`, in `tor
 `tests/torch_suite_database.py` has an entry of that form for every generated class: the defaults, each hyper at a
 second value that its spec allows, and tensors as lr. `tests/test_torch_suite.py` asks of each what torch's tests ask,
 and errors where torch has none are documented there. A case is one test of one class with one of its inputs; a class
-sits out where it has nothing to test (a class without weight decay, say).
+sits out where it has nothing to test (a class without weight decay, say), or moves weights whatever the gradient, as
+four do (`EXEMPT`).
 
 `maximize`, `foreach`, `fused` and `differentiable` are no hypers of any spec, and refused.
 """
@@ -96,30 +99,24 @@ sits out where it has nothing to test (a class without weight decay, say).
 
 @dataclass
 class Counts:
-    """A pytest plugin: for each test the cases that passed, the classes that sit out, and its docstring."""
+    """A pytest plugin, with or without xdist: for each test the cases that passed and the classes that took part."""
 
-    docs: dict[str, str] = field(default_factory=dict)
     passed: dict[str, int] = field(default_factory=dict)
     classes: dict[str, set[str]] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-
-    def pytest_collection_finish(self, session: Any) -> None:
-        for item in session.items:
-            name = item.originalname or item.name
-            self.docs[name] = item.function.__doc__
-            if hasattr(item, "callspec"):
-                self.seen.add(item.callspec.id)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         name, _, label = report.location[2].partition("[")
         if report.when == "call" and report.passed:
-            cases = dict(report.user_properties).get("cases", 0)
-            self.passed[name] = self.passed.get(name, 0) + cases
+            self.passed[name] = self.passed.get(name, 0) + dict(report.user_properties).get("cases", 0)
             if label:
                 self.classes.setdefault(name, set()).add(label)
-        if report.skipped:
-            self.skipped[name] = self.skipped.get(name, 0) + 1
+
+
+def read_docstrings() -> dict[str, str]:
+    """Of the tests, in their order."""
+    body = ast.parse(TESTS.read_text(encoding="utf-8")).body
+    tests = [node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return {test.name: ast.get_docstring(test) or "" for test in tests}
 
 
 def described(docs: Mapping[str, str]) -> dict[str, str]:
@@ -129,13 +126,15 @@ def described(docs: Mapping[str, str]) -> dict[str, str]:
 
 
 def render(counts: Counts) -> str:
-    rows = described(counts.docs)
+    docs = read_docstrings()
+    rows = described(docs)
     total = sum(counts.passed.values())
-    applied = [name for name in NAMES if name in counts.docs]
+    applied = [name for name in NAMES if name in docs]
+    classes = len(set().union(*counts.classes.values()))
     return "\n".join(
         [
             INTRODUCTION,
-            f"With torch {torch.__version__.partition('+')[0]}, {len(counts.seen)} classes: {len(applied)} of torch's "
+            f"With torch {torch.__version__.partition('+')[0]}, {classes} classes: {len(applied)} of torch's "
             f"{len(NAMES)} tests apply, and {len(rows) - len(NAMES)} more; all {total:,} cases pass.\n",
             "| test | cases | classes | what is asked |",
             "|---|---:|---:|---|",
