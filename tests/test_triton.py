@@ -39,7 +39,8 @@ PRODUCTS = """
 for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
     for batch, size, inner in ((2, 40, 45), (1, 32, 32), (3, 1, 17), (1, 33, 1)):
         x = torch.randn(batch, size, inner).to(dtype)
-        spread = torch.randn(batch, size, 2 * inner).to(dtype)[..., ::2].copy_(x)
+        around = torch.full((batch, size + 32, 2 * inner + 64), float("nan"), dtype=dtype)
+        spread = around[:, :size, : 2 * inner : 2].copy_(x)
         turned = x.mT.contiguous().mT
         for a in (x, spread, turned):
             expected = a.double() @ a.double().mT
