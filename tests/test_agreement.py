@@ -75,7 +75,9 @@ def generated(
     """By the functions of the module as they are written; the tests of other backends hold those to these."""
     cls = getattr(optforge.generated, name)
     expected = REFERENCES[name]
-    return run(lambda model: cls(model, backend="eager", **dict(hypers)), dtype, steps, expected.EVENTS, expected.is_determined)
+    return run(
+        lambda model: cls(model, backend="eager", **dict(hypers)), dtype, steps, expected.EVENTS, expected.is_determined
+    )
 
 
 def interpreted(name: str, hypers: tuple[tuple[str, Any], ...]) -> Run:

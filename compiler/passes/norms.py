@@ -1,8 +1,8 @@
 """Norms reused: the length of an orthogonalized matrix with scaled rows follows from the lengths of the rows.
 
 Where a rule already takes the mean square, the sum of squares or the norm of each row of ``o = orthogonalize(..)``,
-``norm(o / s)`` with one ``s`` per row needs no second pass over the matrix: it is ``norm(r / s)`` for the norms ``r`` of
-the rows. Columns alike.
+``norm(o / s)`` with one ``s`` per row needs no second pass over the matrix: it is ``norm(r / s)`` for the norms ``r``
+of the rows. Columns alike.
 
 Rounding: each form sums the same squares in another order, so that the two differ by at most (rows + cols) units in the
 last place of the norm. A square below the smallest number is lost: rows shorter than 1e-19 (in float32) count as zero.
