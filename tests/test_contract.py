@@ -195,15 +195,17 @@ def test_groups_can_be_added_mid_run(cls):
 @every_class
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_gradients_are_not_modified(cls, dtype):
-    made = groups(cls, dtype)
-    params = parameters(made)
-    optimizer = build(cls, made)
-    for t in range(3):
-        set_gradients(params, t)
-        before = [(p.grad, p.grad.clone(), p.grad._version) for p in params]
-        optimizer.step()
-        for p, (grad, copied, version) in zip(params, before, strict=True):
-            assert p.grad is grad and torch.equal(grad, copied) and grad._version == version
+    """Neither in a batch nor alone, where no copy stands between the kernel and the gradient."""
+    for made in (groups(cls, dtype), *([{**g, "params": g["params"][:1]}] for g in groups(cls, dtype))):
+        params = parameters(made)
+        optimizer = build(cls, made)
+        optimizer.backend = "auto" if len(made) > 1 else "eager"
+        for t in range(2):
+            set_gradients(params, t)
+            before = [(p.grad, p.grad.clone(), p.grad._version) for p in params]
+            optimizer.step()
+            for p, (grad, copied, version) in zip(params, before, strict=True):
+                assert p.grad is grad and torch.equal(grad, copied) and grad._version == version
 
 
 @every_class
@@ -645,6 +647,25 @@ def test_a_batch_computes_what_each_alone_computes(cls, dtype):
     for p, q, single in zip(params, alone, singles, strict=True):
         assert torch.equal(p, q)
         assert same(dict(optimizer.state[p]), dict(single.state[q]))
+
+
+@every_class
+def test_dtypes_of_a_group_are_never_mixed(cls):
+    if has_totals(cls):
+        pytest.skip("parameters depend on each other")
+    p = groups(cls)[0]["params"][0].detach()
+    params = [torch.nn.Parameter(p.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
+    alone = [copy.deepcopy(p) for p in params]
+    optimizer = build(cls, [{"params": params, "rule": roles(cls)[0]}])
+    singles = [build(cls, [{"params": [p], "rule": roles(cls)[0]}]) for p in alone]
+    for t in range(3):
+        set_gradients(params, t)
+        for p, q in zip(params, alone, strict=True):
+            q.grad = p.grad.clone()
+        for each in (optimizer, *singles):
+            each.step()
+    for p, q, single in zip(params, alone, singles, strict=True):
+        assert torch.equal(p, q) and same(dict(optimizer.state[p]), dict(single.state[q]))
 
 
 @every_class
