@@ -189,6 +189,32 @@ def test_groups_can_be_added_mid_run(cls):
     assert optimizer.state[late].get("step") == 2
 
 
+@every_class
+def test_a_step_stores_what_the_kernel_returns(cls):
+    """The kernel gets the hypers, the count of this step and what the one before has stored; outputs may be inputs."""
+    if has_totals(cls):
+        pytest.skip("needs parameters that do not depend on each other")
+    p = groups(cls)[0]["params"][0]
+    (rule,) = [rule for rule in cls.RULES if roles(cls)[0] in rule.roles]
+    optimizer = build(cls, [{"params": [p], "rule": roles(cls)[0]}])
+    optimizer.backend = "eager"
+    view = {"elementwise": (-1,), "tensor": (1, -1, 1)}.get(rule.step.layout)
+    run(optimizer, [p], range(1))
+    for t in (2, 3):
+        set_gradients([p], t)
+        held = {"weight": p.detach(), "grad": p.grad, **optimizer.state[p]}
+        inputs = [held[name].clone().reshape(view or (1, *held[name].shape)) for name in rule.step.inputs]
+        scalars = {**optimizer.param_groups[0], "t": t}
+        values = rule.step.function(*inputs, **{name: scalars[name] for name in rule.step.scalars})
+        expected = dict(zip(rule.step.outputs, values, strict=True))
+        optimizer.step()
+        for name, value in {"weight": p.detach(), **optimizer.state[p]}.items():
+            if name in expected:
+                shape = value.reshape(view or (1, *value.shape)).shape
+                wanted = torch.as_tensor(expected[name], dtype=value.dtype).expand(shape)
+                assert torch.equal(value, wanted.reshape(value.shape)), name
+
+
 # -- 2: gradients, parameters without one, parameters given twice ------------------------------------------------------
 
 
@@ -627,6 +653,27 @@ def test_order_of_parameters_does_not_matter(cls, dtype):
     for p, q in zip(params, others, strict=True):
         assert torch.equal(p, q)
         assert same(dict(optimizer.state[p]), dict(other.state[q]))
+
+
+@every_class
+def test_totals_do_not_depend_on_the_order(cls):
+    """Not even in the last bit, with so many parameters of different sizes that a sum in any other way would."""
+    if not has_totals(cls):
+        pytest.skip("has no totals")
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(2, 3, generator=generator, dtype=torch.float64) * 1.3**i for i in range(48)]
+    params, others = ([torch.nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    optimizer = build(cls, [{"params": params, "rule": roles(cls)[0]}])
+    other = build(cls, [{"params": others[::-1], "rule": roles(cls)[0]}])
+    for t in range(3):
+        for i, (p, q) in enumerate(zip(params, others, strict=True)):
+            set_gradients([p], 100 * t + i)
+            p.grad.mul_(1.3**i)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        other.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q) and same(dict(optimizer.state[p]), dict(other.state[q]))
 
 
 @every_class
