@@ -124,7 +124,7 @@ def require_no_drift(name: str, dtype: torch.dtype) -> None:
     """
     eps, sensitivity = torch.finfo(dtype).eps, REFERENCES[name].SENSITIVITY
     start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    p, q = nn.Parameter(start.to(dtype)), nn.Parameter(start.double())
+    p, q = nn.Parameter(start.to(dtype, copy=True)), nn.Parameter(start.double())
     optimizer = getattr(optforge.generated, name)([p], **EXACT[name])
     oracle = Interpreted(program(name), [("matrix", [q])], **EXACT[name])
     generator = torch.Generator().manual_seed(1)
