@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
-.PHONY: demo test test-all lint fuzz verify mutants bench double-descent check-generated clean
+.PHONY: demo test test-all lint fuzz verify mutants template-mutants bench double-descent check-generated clean
 
 demo: $(READY)
 	$(BIN)/optforge check specs/namo.opt
@@ -43,6 +43,10 @@ MUTANTS := AdamW NAMO NAMOD Muon NorMuon Nora RMNP SophiaG SophiaH SGD Adam AMSG
 
 mutants: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m optforge.compiler.against.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
+
+# What all generated classes share, broken on purpose: about ten minutes.
+template-mutants: $(READY)
+	$(BIN)/python -m tests.template_mutants --write
 
 # About fifteen minutes on two cores; nothing else should run meanwhile.
 bench: $(PEERS)

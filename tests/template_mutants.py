@@ -1,0 +1,730 @@
+"""Whether the contract tests see mistakes in what all generated classes share: `python -m tests.template_mutants`.
+
+In: `MUTANTS`, mistakes in the runtime, the templates and the passes that write kernels, each a text to be found once
+and the text in its place. Out: for each, the first contract test that fails on a copy of the sources with that mistake,
+as a table; with `--write` also in `tests/TEMPLATE_MUTANTS.md`, where the other rows stay. All mutants face the same
+command, which must pass on the copy without any of them. Mistakes in specs are for `optforge.compiler.against.mutants`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TABLE = Path(__file__).parent / "TEMPLATE_MUTANTS.md"
+RUNTIME = "compiler/targets/torch/runtime"
+TORCH = "compiler/targets/torch"
+LIMIT = 1800  # seconds that one run of the tests may take on a busy machine
+
+# The tests that together hold the contract, fast ones first; of the comparison with the references those of the seeds.
+# Each line is collected only when those before it have passed; the first ones have a few classes, and what is quick.
+SEEDS = ("AdamW", "SGD", "Muon", "NAMO", "NAMOD", "Nora", "NorMuon", "SophiaG", "ASGD")
+AGREEMENT = "tests/test_agreement.py::test_generated_module_agrees_with_reference"
+CONTRACT = (
+    ("tests/test_contract.py", "tests/test_faults.py", "tests/test_precision.py", "-k", "NorMuon"),
+    tuple(f"{AGREEMENT}[{name}-defaults]" for name in (*SEEDS, "Aurora")),  # Aurora has guards
+    ("tests/test_contract.py", "tests/test_graphs.py", "-k", "Curvature or Lookback or SGD or number or decide"),
+    ("tests/test_fused.py", "-k", "fit or steps or memory"),
+    ("tests/test_precision.py",),
+    ("tests/test_faults.py",),
+    ("tests/test_checkpoints.py",),
+    ("tests/test_contract.py",),
+    ("tests/test_compatibility.py",),
+    ("tests/test_fused.py",),
+    ("tests/test_graphs.py",),
+    ("tests/test_torch_suite.py",),
+)
+
+NOT_THE_COPY = 9  # the exit code if what is tested is not the copy
+PRELOADED = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "numpy", "pytest", "lark", "jinja2"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: `old`, which the file has once, becomes `new`; `suffers` is what a user would notice."""
+
+    name: str
+    suffers: str
+    file: str
+    old: str = field(repr=False)
+    new: str = field(repr=False)
+
+
+# -- the mistakes ------------------------------------------------------------------------------------------------------
+
+MUTANTS: tuple[Mutant, ...] = (
+    # steps: gradients, counts, closures
+    Mutant(
+        "gradient written",
+        "p.grad has changed after the step",
+        f"{RUNTIME}/calls.py",
+        "bucket.gather([cast(Tensor, p.grad) for p in bucket.params])",
+        "bucket.gather([cast(Tensor, p.grad).nan_to_num_() for p in bucket.params])",
+    ),
+    Mutant(
+        "gradient overwritten by a kernel",
+        "a generated line writes into the storage of the gradient",
+        "compiler/passes/storage.py",
+        'if storage.startswith("input:") and (storage not in self.given_back or storage == "input:grad"):',
+        'if storage.startswith("input:") and storage not in {*self.given_back, "input:grad"}:',
+    ),
+    Mutant(
+        "memory overwritten while it is read",
+        "an equation sees the new value of a memory in place of the old one",
+        "compiler/passes/storage.py",
+        "return self.last_read[storage] <= index",
+        "return True",
+    ),
+    Mutant(
+        "skipped parameters counted",
+        "a parameter that had no gradient for a while is at the wrong step",
+        f"{RUNTIME}/optimizer.py",
+        "if not takes_part(slot.rule, p) or not p.numel():\n                    continue",
+        "if not takes_part(slot.rule, p) or not p.numel():\n"
+        "                    self.state[p][counter] = counts.get(p, 0) + 1\n"
+        "                    continue",
+    ),
+    Mutant(
+        "step count one too high in kernels",
+        "bias corrections are those of the next step",
+        f"{RUNTIME}/counters.py",
+        "return count.double() + 1 if self.on_device and isinstance(count, Tensor) else t",
+        "return count.double() + 1 if self.on_device and isinstance(count, Tensor) else t + 1",
+    ),
+    Mutant(
+        "fused step count one too high",
+        "the same for rules that torch's fused kernels compute",
+        f"{RUNTIME}/fused.py",
+        "return [torch.full((), t, dtype=torch.float32, device=device)] * len(weights)",
+        "return [torch.full((), t + 1, dtype=torch.float32, device=device)] * len(weights)",
+    ),
+    Mutant(
+        "one step count for all",
+        "parameters added in mid-run take over the step count of older ones",
+        f"{RUNTIME}/optimizer.py",
+        "key = (run, slot.rule.name, slot.dtype, slot.device, count)",
+        "key = (run, slot.rule.name, slot.dtype, slot.device)",
+    ),
+    Mutant(
+        "counted before it is done",
+        "a step that failed counts, so that trying again leaves it out",
+        f"{RUNTIME}/optimizer.py",
+        "                    run(bucket, scalars)\n"
+        '                    self._counters.advance("step", self.state, bucket.completed, work.count)\n',
+        '                    self._counters.advance("step", self.state, bucket.completed, work.count)\n'
+        "                    run(bucket, scalars)\n",
+    ),
+    Mutant(
+        "events count as steps",
+        "refreshing the curvature moves the bias correction",
+        f"{RUNTIME}/optimizer.py",
+        'self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)',
+        'self._counters.advance("step", self.state, bucket.completed, work.count)',
+    ),
+    Mutant(
+        "closure without gradients",
+        "backward() in a closure fails",
+        f"{RUNTIME}/optimizer.py",
+        "            with torch.enable_grad():\n                loss = closure()",
+        "            loss = closure()",
+    ),
+    Mutant(
+        "loss dropped",
+        "step(closure) returns None",
+        f"{RUNTIME}/optimizer.py",
+        "                    interrupts.pause()\n        return loss",
+        "                    interrupts.pause()\n        return None",
+    ),
+    Mutant(
+        "dtypes mixed in a batch",
+        "models of several dtypes fail, or step in the wrong precision",
+        f"{RUNTIME}/optimizer.py",
+        "key = (run, slot.rule.name, slot.dtype, slot.device, count)",
+        "key = (run, slot.rule.name, slot.device, count)",
+    ),
+    Mutant(
+        "totals of the last bucket alone",
+        "a global norm leaves out most of the model",
+        f"{RUNTIME}/optimizer.py",
+        "totals[name] = _ordered_sum(list(parts))",
+        "totals[name] = _ordered_sum(list(parts)[-1:])",
+    ),
+    Mutant(
+        "autocast reaches steps",
+        "a step inside an autocast region multiplies in bfloat16",
+        f"{RUNTIME}/autocast.py",
+        'active = [kind for kind in sorted(kinds - {"meta"}) if torch.is_autocast_enabled(kind)]',
+        "active: list[str] = []",
+    ),
+    Mutant(
+        "Ctrl-C in the middle",
+        "an interrupt leaves half of the weights moved",
+        f"{RUNTIME}/interrupts.py",
+        "signal.signal(signal.SIGINT, self._note)",
+        "pass",
+    ),
+    Mutant(
+        "Ctrl-C swallowed",
+        "an interrupt during a step never arrives",
+        f"{RUNTIME}/interrupts.py",
+        "# runs `_note` first if a signal is waiting\n            self._pass_on()",
+        "# runs `_note` first if a signal is waiting",
+    ),
+    # groups and hypers
+    Mutant(
+        "hypers of the first group for all",
+        "groups with an lr of their own step with another's",
+        f"{RUNTIME}/optimizer.py",
+        'runs.setdefault((_distinguished(values), group["precision"]), len(runs))',
+        'runs.setdefault(group["precision"], len(runs))',
+    ),
+    Mutant(
+        "defaults in place of group values",
+        "what a group sets is ignored, and so are schedulers",
+        f"{RUNTIME}/optimizer.py",
+        "given = [group[name] for name in self._hyper_names]",
+        "given = [self.defaults[name] for name in self._hyper_names]",
+    ),
+    Mutant(
+        "hypers read once",
+        "schedulers have no effect after the first step",
+        f"{RUNTIME}/optimizer.py",
+        "        values = tuple([_plain(v) for v in given])\n",
+        "        if id(group) in self._checked:\n"
+        "            return self._checked[id(group)][:-1]\n"
+        "        values = tuple([_plain(v) for v in given])\n",
+    ),
+    Mutant(
+        "changed hypers not checked",
+        "a scheduler can make the lr negative unnoticed",
+        f"{RUNTIME}/optimizer.py",
+        "        if checked != known:\n",
+        "        if known is None:\n",
+    ),
+    Mutant(
+        "hypers of groups not checked",
+        "a group's invalid hyper is noticed at the first step, or never",
+        f"{RUNTIME}/optimizer.py",
+        "        _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})\n",
+        "",
+    ),
+    Mutant(
+        "loaded groups not checked",
+        "a checkpoint brings hypers that the spec forbids",
+        f"{RUNTIME}/optimizer.py",
+        "*SCHEDULER_KEYS, *own))\n            self._check_group(group)",
+        "*SCHEDULER_KEYS, *own))",
+    ),
+    Mutant(
+        "conditions left out of the class",
+        "no hyper is ever refused",
+        f"{TORCH}/templates/class.py.jinja",
+        "{% if class.checks %}",
+        "{% if not class.checks %}",
+    ),
+    Mutant(
+        "refused group stays",
+        "a group that was an error is stepped all the same",
+        f"{RUNTIME}/optimizer.py",
+        "            self.param_groups.pop()\n",
+        "",
+    ),
+    Mutant(
+        "unknown keys accepted",
+        "a misspelt hyper of a group has no effect, and nobody says so",
+        f"{RUNTIME}/optimizer.py",
+        "            if key not in known:\n",
+        "            if key not in known and not key:\n",
+    ),
+    Mutant(
+        "parameter given twice",
+        "it takes two steps at once",
+        f"{RUNTIME}/optimizer.py",
+        "if len({id(p) for p in tensors}) < len(tensors):",
+        "if not tensors:",
+    ),
+    Mutant(
+        "parameters that share memory",
+        "one step undoes another",
+        f"{RUNTIME}/parameters.py",
+        "if other is not p and p.numel() and other.numel():",
+        "if other is not p and p.numel() and not other.numel():",
+    ),
+    Mutant(
+        "sparse gradients let through",
+        "an obscure error in the middle of a step",
+        f"{RUNTIME}/parameters.py",
+        "if grad.layout is not torch.strided or not grad.is_floating_point():",
+        "if not grad.is_floating_point():",
+    ),
+    Mutant(
+        "complex and integer parameters let through",
+        "the same with another error, or nonsense",
+        f"{RUNTIME}/parameters.py",
+        "if p.layout is not torch.strided or p.dtype not in DTYPES:",
+        "if p.layout is not torch.strided:",
+    ),
+    Mutant(
+        "precision not passed on",
+        'precision="master" is accepted and ignored',
+        f"{TORCH}/lower.py",
+        '            "    precision=precision,",\n',
+        "",
+    ),
+    # state
+    Mutant(
+        "memories forgotten when the batch changes",
+        "a momentum starts anew when another parameter has no gradient",
+        f"{RUNTIME}/buckets.py",
+        "state[p][name] = view.clone()",
+        "state[p][name] = torch.zeros_like(view)",
+    ),
+    Mutant(
+        "stale view after memories are replaced",
+        "a momentum that was set by hand has no effect",
+        f"{RUNTIME}/buckets.py",
+        "entry.get(name) is view for p, views in self.views",
+        "entry.get(name) is not None for p, views in self.views",
+    ),
+    Mutant(
+        "what was derived survives a load",
+        "a loaded group's rule, split or precision has no effect",
+        f"{RUNTIME}/optimizer.py",
+        "self.SPEC, state))\n        self._forget()",
+        'self.SPEC, state))\n        if not hasattr(self, "_slots"):\n            self._forget()',
+    ),
+    Mutant(
+        "memories in the parameter's dtype after a load",
+        "a bfloat16 model loses the precision of its moments",
+        f"{RUNTIME}/checkpoints.py",
+        "name: value.detach().to(p.device, copy=True) if name in expected else int(value)",
+        "name: value.detach().to(p.device, p.dtype, copy=True) if name in expected else int(value)",
+    ),
+    Mutant(
+        "loaded state shared",
+        "training on changes the checkpoint in memory",
+        f"{RUNTIME}/checkpoints.py",
+        "name: value.detach().to(p.device, copy=True) if name in expected else int(value)",
+        "name: value.detach() if name in expected else int(value)",
+    ),
+    Mutant(
+        "loaded groups shared",
+        "two optimizers loaded from one checkpoint share an lr that is a tensor",
+        f"{RUNTIME}/checkpoints.py",
+        'group = {**deepcopy(group), "params": mine["params"]}',
+        'group = {**group, "params": mine["params"]}',
+    ),
+    Mutant(
+        "steps counted twice after a load",
+        "bias corrections jump when training goes on",
+        f"{RUNTIME}/checkpoints.py",
+        "copy=True) if name in expected else int(value)",
+        "copy=True) if name in expected else int(value) + 1",
+    ),
+    Mutant(
+        "lacking memories accepted",
+        "a damaged checkpoint loads, and moments start anew",
+        f"{RUNTIME}/checkpoints.py",
+        "if lacking := sorted(expected.keys() - entry.keys()):",
+        "expected = {name: shape for name, shape in expected.items() if name in entry}\n"
+        "        if lacking := sorted(expected.keys() - entry.keys()):",
+    ),
+    Mutant(
+        "checkpoint of another spec accepted",
+        "a memory of the same name and another meaning is taken over",
+        f"{RUNTIME}/checkpoints.py",
+        "        if self.spec is not None and (origin is None or origin.hash != self.spec.hash):\n            entry =",
+        "        if self.spec is not None and origin is None:\n            entry =",
+    ),
+    Mutant(
+        "pickle of another spec accepted",
+        "the same for optimizers that were pickled whole",
+        f"{RUNTIME}/checkpoints.py",
+        'if spec is not None and state.get("_spec", spec.hash) != spec.hash:',
+        'if spec is not None and state.get("_spec", spec.hash) is None:',
+    ),
+    Mutant(
+        "options lost in copies",
+        "a copied optimizer no longer skips what is not finite",
+        f"{RUNTIME}/optimizer.py",
+        'names = ("skip_nonfinite", "backend",',
+        'names = ("backend",',
+    ),
+    # precision
+    Mutant(
+        "16 bits computed in 16 bits",
+        "bfloat16 parameters have bfloat16 moments, and stall",
+        f"{RUNTIME}/computations.py",
+        "return torch.float32 if dtype.itemsize < 4 else dtype",
+        "return dtype",
+    ),
+    Mutant(
+        "float64 orthogonalized in float32",
+        "float64 runs have errors of 1e-7",
+        f"{RUNTIME}/orthogonal.py",
+        "    if dtype == torch.float64:\n        return torch.float64\n",
+        "",
+    ),
+    Mutant(
+        "compensation not read",
+        'precision="kahan" is "plain"',
+        f"{RUNTIME}/computations.py",
+        'given["weight"] = given["weight"] + stored["kahan"]',
+        'given["weight"] = given["weight"] + 0 * stored["kahan"]',
+    ),
+    Mutant(
+        "master not read",
+        'precision="master" is "plain"',
+        f"{RUNTIME}/computations.py",
+        'torch.where(master.to(self.dtype) == stored["weight"], master, given["weight"])',
+        'torch.where(master.to(self.dtype) == stored["weight"], given["weight"], given["weight"])',
+    ),
+    Mutant(
+        "master wins over weights set from outside",
+        "a model that is loaded in mid-run jumps back at the next step",
+        f"{RUNTIME}/computations.py",
+        'torch.where(master.to(self.dtype) == stored["weight"], master, given["weight"])',
+        'torch.where(master.to(self.dtype) == stored["weight"], master, master)',
+    ),
+    Mutant(
+        "stochastic rounding truncates",
+        "weights drift towards zero",
+        f"{RUNTIME}/numbers.py",
+        "noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)",
+        "noise = torch.zeros_like(bits)",
+    ),
+    Mutant(
+        "generator ignored",
+        "runs with stochastic rounding cannot be repeated",
+        f"{RUNTIME}/numbers.py",
+        "random_(0, 1 << 16, generator=generator)",
+        "random_(0, 1 << 16)",
+    ),
+    Mutant(
+        "infinity is finite",
+        "skip_nonfinite lets overflows through",
+        f"{RUNTIME}/optimizer.py",
+        "bool(get_total_norm(grads, math.inf).isfinite())",
+        "not bool(get_total_norm(grads, math.inf).isnan())",
+    ),
+    # batches and layouts
+    Mutant(
+        "batch written back in another order",
+        "parameters of one shape receive each other's steps",
+        f"{RUNTIME}/buckets.py",
+        "torch._foreach_copy_(windows, parts)",
+        "torch._foreach_copy_(windows, parts[::-1])",
+    ),
+    Mutant(
+        "unequal parts one row off",
+        "the parts of a split parameter overlap",
+        f"{RUNTIME}/places.py",
+        "x.narrow(0, sum(self.lengths_before), self.count * self.unit[0])",
+        "x.narrow(0, max(sum(self.lengths_before) - 1, 0), self.count * self.unit[0])",
+    ),
+    Mutant(
+        "transposed parameters read as stored",
+        "rows and columns are swapped in the rule",
+        f"{RUNTIME}/places.py",
+        "rows, cols = shape[transposed], math.prod(shape) // max(shape[transposed], 1)",
+        "rows, cols = shape[0], math.prod(shape) // max(shape[0], 1)\n    transposed = False",
+    ),
+    Mutant(
+        "last element of each block left out",
+        "of large parameters one element in a quarter million stands still",
+        f"{RUNTIME}/buckets.py",
+        "slice(i, i + CPU_BLOCK) for i in range",
+        "slice(i, i + CPU_BLOCK - 1) for i in range",
+    ),
+    Mutant(
+        "sum in the order of parameters",
+        "totals differ in the last bits when a model lists its parameters otherwise",
+        f"{RUNTIME}/calls.py",
+        ".flatten() for value in values]).sort().values.sum()",
+        ".flatten() for value in values]).sum()",
+    ),
+    # ways to run: fused, recorded
+    Mutant(
+        "fused kernels on unlike strides",
+        "weights and gradients that lie in memory differently are mixed up",
+        f"{RUNTIME}/fused.py",
+        "if (tensor.dtype, tensor.device, tensor.shape, tensor.stride()) != (dtype, device, shape, strides):",
+        "if (tensor.dtype, tensor.device, tensor.shape) != (dtype, device, shape):",
+    ),
+    Mutant(
+        "fused decay times lr twice",
+        "weights hardly decay",
+        f"{RUNTIME}/fused.py",
+        "weights, grads, ms, vs, [], steps, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay, eps=eps,\n"
+        "        amsgrad=False, maximize=False,\n"
+        "    )  # fmt: skip\n\n\ndef fused_adam(",
+        "weights, grads, ms, vs, [], steps, lr=lr, beta1=beta1, beta2=beta2, weight_decay=lr * weight_decay, eps=eps,\n"
+        "        amsgrad=False, maximize=False,\n"
+        "    )  # fmt: skip\n\n\ndef fused_adam(",
+    ),
+    Mutant(
+        "Nesterov swapped",
+        "SGD looks ahead exactly where it should not",
+        f"{RUNTIME}/fused.py",
+        "dampening=dampening, nesterov=nesterov, maximize=False",
+        "dampening=dampening, nesterov=not nesterov, maximize=False",
+    ),
+    Mutant(
+        "lr baked into graphs",
+        "recorded and compiled steps ignore schedulers",
+        f"{RUNTIME}/graphs.py",
+        "numbers = {name: Number(recorder, value, name) for name, value in plain.items()}",
+        'numbers = {name: value if name == "lr" else Number(recorder, value, name) for name, value in plain.items()}',
+    ),
+    Mutant(
+        "guards of graphs ignored",
+        "the first step's branch is taken for ever",
+        f"{RUNTIME}/graphs.py",
+        "if graph.holds(*scalars.numbers.values()):",
+        "if graph:",
+    ),
+    Mutant(
+        "numbers of the last step",
+        "recorded steps go on with the numbers of the first",
+        f"{RUNTIME}/graphs.py",
+        "if last is not None and last[0] == values and last[1].device == device:",
+        "if last is not None and last[1].device == device:",
+    ),
+    # what the compiler writes
+    Mutant(
+        "averages the wrong way round",
+        "moments hold the newest gradient almost alone",
+        "compiler/passes/idioms.py",
+        'return replace(node, operator="lerp", arguments=(start, end, share))',
+        'return replace(node, operator="lerp", arguments=(start, end, decay))',
+    ),
+    Mutant(
+        "branches of guards swapped",
+        "what only the first step needs is computed in all others",
+        "compiler/passes/guard.py",
+        "yield from uses(expr.then, with_condition(context, expr.condition))",
+        "yield from uses(expr.then, with_condition(context, opposite))",
+    ),
+    Mutant(
+        "outputs in another order",
+        "weights and memories are written back to each other",
+        f"{TORCH}/lower.py",
+        "quote_all(lowered.outputs)",
+        "quote_all(lowered.outputs[::-1])",
+    ),
+    Mutant(
+        "memories lent to others",
+        "a memory that keeps the old value of another gets the new one",
+        f"{RUNTIME}/computations.py",
+        "results[i] = value.clone() if shares else value",
+        "results[i] = value",
+    ),
+)
+
+
+def mutated(text: str, mutant: Mutant) -> str:
+    """The text of the mutant's file with the mistake; ValueError unless its old text occurs exactly once."""
+    count = text.count(mutant.old)
+    if count != 1:
+        raise ValueError(f"{mutant.name}: its old text occurs {count} times in {mutant.file}")
+    return text.replace(mutant.old, mutant.new)
+
+
+# -- the copy ----------------------------------------------------------------------------------------------------------
+
+
+class Copy:
+    """The sources in a folder of their own: built, then changed for one mutant at a time and restored."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.folder = folder / "copy", folder
+        self.home.mkdir()
+        for name in source_files():
+            target = self.home / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_symlink():
+                target.symlink_to(os.readlink(ROOT / name))
+            else:
+                target.write_bytes((ROOT / name).read_bytes())
+        self.build()
+        self.original = self.files()
+
+    def files(self) -> dict[Path, bytes]:
+        paths = [*self.home.rglob("*")]
+        return {path: path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()}
+
+    def build(self) -> None:
+        """RuntimeError if the sources do not compile the specs."""
+        command, environment = [sys.executable, "-m", "optforge", "build"], {**os.environ, **self.environment()}
+        done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"optforge build failed: {done.stdout}{done.stderr}")
+
+    def environment(self) -> dict[str, str]:
+        """In which the sources of the copy come before those that are installed."""
+        compiled = str(self.folder / "compiled")
+        return {"PYTHONPATH": str(self.home / "src"), "PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
+
+    def change(self, mutant: Mutant) -> None:
+        path = self.home / mutant.file
+        text = mutated(path.read_text(encoding="utf-8"), mutant)
+        path.write_text(text, encoding="utf-8")
+        if mutant.file.startswith(f"{RUNTIME}/"):  # `build` copies these as they are, after seconds of other work
+            copied = self.home / "generated" / "_runtime" / path.name
+            if self.original[copied] != self.original[path]:
+                raise RuntimeError(f"{copied.name} of the generated package is not that of the runtime")
+            copied.write_text(text, encoding="utf-8")
+        else:
+            self.build()
+
+    def restore(self) -> None:
+        now = self.files()
+        for path in now.keys() - self.original.keys():
+            path.unlink()
+        for path, content in self.original.items():
+            if now.get(path) != content:
+                path.write_bytes(content)
+
+    def caught_by(self) -> str | None:
+        """The first contract test that fails, None if all pass; RuntimeError if they could not run."""
+        output = self.folder / "output.txt"
+        process = PROCESSES.Process(target=run_tests, args=(self.home, self.environment(), output, CONTRACT))
+        process.start()
+        process.join(LIMIT)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        said, code = output.read_text(encoding="utf-8", errors="replace"), process.exitcode
+        if code == 0:
+            return None
+        found = re.search(r"^FAILED tests/(\S+?::\w+(?:\[.*?\])?)(?: - |$)", said, re.MULTILINE)
+        if code != 1 or found is None:
+            raise RuntimeError(f"the tests could not run (exit code {code}):\n{said[-3000:]}")
+        return found[1]
+
+
+# Processes that begin with the slow imports done, which are none of ours.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(PRELOADED)
+
+
+def run_tests(home: Path, environment: Mapping[str, str], output: Path, contract: Sequence[Sequence[str]]) -> None:
+    """Runs the contract tests on the copy at `home` up to the first line that fails; exits with pytest's code."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(home)
+    os.environ.update(environment)
+    sys.pycache_prefix, sys.dont_write_bytecode = environment["PYTHONPYCACHEPREFIX"], False
+    sys.path[:] = [str(home / "src"), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
+    sys.modules.pop("tests", None)
+
+    import pytest
+
+    import optforge
+    from optforge.generated import _runtime
+
+    if any(home.resolve() not in Path(module.__file__ or "").resolve().parents for module in (optforge, _runtime)):
+        sys.exit(NOT_THE_COPY)
+    options = ("-x", "-q", "-m", "not wide and not peers", "-p", "no:cacheprovider", "-p", "no:xdist")
+    for line in contract:
+        code = pytest.main([*line, *options])
+        sys.stdout.flush()
+        if code:
+            sys.exit(int(code))
+
+
+def source_files() -> list[str]:
+    """The files of the project: those that git tracks, and new ones that it does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names = dict.fromkeys(done.stdout.split("\0"))
+    return [name for name in names if name and ((ROOT / name).is_file() or (ROOT / name).is_symlink())]
+
+
+def verdicts(mutants: Sequence[Mutant]) -> Iterator[tuple[Mutant, str | None]]:
+    """Each mutant with the test that caught it; RuntimeError if the tests fail without any mutant."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(Path(folder))
+        for mutant in mutants:
+            copy.change(mutant)
+            try:
+                yield mutant, copy.caught_by()
+            finally:
+                copy.restore()
+
+
+def require_sound() -> None:
+    """RuntimeError if a contract test fails on the copy as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        failed = Copy(Path(folder)).caught_by()
+        if failed is not None:
+            raise RuntimeError(f"without any mutant {failed} fails")
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+HEAD = """# Mistakes that the contract tests see
+
+Written by `make template-mutants`; do not edit. Each mistake is made in a copy of the sources: in the runtime, in a
+template, or in a pass that writes kernels, that is, in what all generated classes share. Then the contract tests run on
+the seed methods, the same command for every mistake. The table says which test was the first to fail.
+
+| mistake | what a user would suffer | file | caught by |
+|---|---|---|---|
+"""
+SURVIVED, UNTRIED = "**nothing**", "**not tried**"
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """The rows of a table by the name of the mutant."""
+    lines = text.partition("|---")[2].splitlines()[1:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
+def row(mutant: Mutant, caught: str | None, otherwise: str = SURVIVED) -> str:
+    file = mutant.file.removeprefix("compiler/")
+    by = f"`{caught}`" if caught else otherwise
+    return f"| {mutant.name} | {mutant.suffers} | `{file}` | {by} |"
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """The table of the mutants there are, whether they have been tried or not."""
+    return HEAD + "".join(f"{rows.get(each.name) or row(each, None, UNTRIED)}\n" for each in MUTANTS)
+
+
+def main() -> int:
+    """Exit code 1 if a mutant survives."""
+    parser = argparse.ArgumentParser(description="Make mistakes in what generated classes share; see who notices.")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="mutants (default: all)")
+    parser.add_argument("--write", action="store_true", help=f"write tests/{TABLE.name}")
+    parser.add_argument("--no-baseline", action="store_true", help="do not first run the tests without any mutant")
+    options = parser.parse_args()
+    known = {mutant.name: mutant for mutant in MUTANTS}
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no such mutant: {', '.join(unknown)}")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if not options.no_baseline:
+        require_sound()
+    rows = rows_of(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    survivors = 0
+    for mutant, caught in verdicts([known[name] for name in options.names] or MUTANTS):
+        survivors += caught is None
+        rows[mutant.name] = row(mutant, caught)
+        print(rows[mutant.name], flush=True)
+        if options.write:  # each time, so that what has been found is kept if the rest is stopped
+            TABLE.write_text(table(rows), encoding="utf-8")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
