@@ -717,12 +717,16 @@ def test_dtypes_of_a_group_are_never_mixed(cls):
 
 @every_class
 def test_layout_in_memory_does_not_matter(cls):
-    """Transposed, channels-last and expanded storage of weights and gradients give what contiguous storage gives."""
+    """Transposed, channels-last and expanded storage of weights and gradients give what contiguous storage gives.
+
+    By the written rules: torch's fused kernels take no such storage, and round otherwise than the rules.
+    """
     made, strided = groups(cls), groups(cls)
     for group in strided:
         group["params"] = [torch.nn.Parameter(_restrided(p.detach())) for p in group["params"]]
     params, others = parameters(made), parameters(strided)
     optimizer, other = build(cls, made), build(cls, strided)
+    optimizer.backend = other.backend = "eager"
     for t in range(3):
         set_gradients(params, t)
         for p, q in zip(params, others, strict=True):

@@ -269,7 +269,7 @@ def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of((SAVED / "delayed_streams.opt").read_text(encoding="utf-8"))
     examine(program)
     monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
-    monkeypatch.setattr(differential.runtime().calls, "_unaliased", lambda names, values, given: list(values))
+    monkeypatch.setattr(differential.runtime().computations, "_unaliased", lambda names, values, given: list(values))
     with pytest.raises(Disagreement, match="memory"):
         examine(program)
 

@@ -83,7 +83,7 @@ class OptimizerTrial:
         self.random = np.random.default_rng(seed)
         self.shapes = chosen_shapes(seed)
         self.ways: list[tuple[ModuleType, dict[str, Any]]] = [(compiled.module, {}), (compiled.plain_module, {})]
-        if seed % RECORDED == 0:
+        if seed % RECORDED == 7:  # not 0, which is drawn more often
             self.ways.append((compiled.module, {"backend": "eager", "capturable": True}))
         groups = [group for index in range(len(self.given)) for group in self.grouped(index)]
         self.placed = [each for _, placed in groups for each in placed]
