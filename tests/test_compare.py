@@ -163,7 +163,8 @@ def test_the_step_of_a_divergence() -> None:
     (row,) = rows_of(ours, f"{theirs}?extra=1e-3", shapes=((4, 4),), dtypes=("float64",))
     assert row.divergence and row.divergence.ratio == pytest.approx(1.001, rel=1e-9), "of the third step"
     assert row.divergence.difference == pytest.approx(1e-3, rel=1e-9)
-    assert row.measures[1].difference <= 1e-15 and row.worst >= 1e-3  # torch's fused kernel rounds on its own
+    rounding = 1e-12  # torch's fused kernel rounds on its own
+    assert row.measures[1].difference <= rounding and row.worst >= 1e-3 * (1 - rounding)
 
 
 def test_streams_are_ordered_by_what_they_depend_on() -> None:
