@@ -24,7 +24,8 @@ from benchmarks.results import SCHEMA, quartiles, race_rows, ratios, row_of
 from benchmarks.shapes import count, entries, iteration_flops, largest_bucket_bytes, named, random_tensors
 from benchmarks.table import document, number
 from benchmarks.targets import verdicts
-from examples.gpt2.model import GPT, GPTConfig
+from examples.gpt2.config import ModelConfig
+from examples.gpt2.model import GPT
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ CPU = torch.device("cpu")
 
 def test_gpt2_small_is_gpt2_small():
     with torch.device("meta"):
-        model = GPT(GPTConfig(vocab_size=50257, context=1024, layers=12, width=768, heads=12))
+        model = GPT(ModelConfig(vocab_size=50257, context=1024, layers=12, width=768, heads=12))
     expected = sorted((tuple(p.shape), p.ndim) for p in model.parameters())
     every, hidden = entries("gpt2-small", "all"), entries("gpt2-small", "hidden")
     assert sorted((entry.shape, len(entry.shape)) for entry in every) == expected
@@ -46,7 +47,7 @@ def test_gpt2_small_is_gpt2_small():
 
 def test_roles_are_those_that_the_module_gets():
     with torch.device("meta"):
-        model = GPT(GPTConfig(vocab_size=256, context=256, layers=6, width=384, heads=6))
+        model = GPT(ModelConfig(vocab_size=256, context=256, layers=6, width=384, heads=6))
     groups = contestants.generated.Muon(model).param_groups
     found = {tuple(p.shape): group["rule"] for group in groups for p in group["params"]}
     assert {entry.shape: entry.role for entry in entries("6x384", "all")} == found

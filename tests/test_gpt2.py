@@ -18,6 +18,7 @@ import torch
 
 from examples.gpt2.__main__ import main
 from examples.gpt2.arguments import choose_recipes
+from examples.gpt2.config import ModelConfig
 from examples.gpt2.data import (
     Corpus,
     TextError,
@@ -28,7 +29,7 @@ from examples.gpt2.data import (
     spread_batches,
 )
 from examples.gpt2.loop import LoopSettings, RunResult, StepRecord, ValidationRecord, train
-from examples.gpt2.model import GPT, GPTConfig, build_model
+from examples.gpt2.model import GPT, build_model
 from examples.gpt2.optimizers import (
     OptimizerError,
     Recipe,
@@ -41,7 +42,7 @@ from examples.gpt2.progress import ProgressBar, ProgressLines, open_progress
 from examples.gpt2.report import format_table
 
 ROOT = Path(__file__).parents[1]
-TINY = GPTConfig(context=32, layers=2, width=32, heads=2)
+TINY = ModelConfig(vocab_size=256, context=32, layers=2, width=32, heads=2)
 LOOP = LoopSettings(steps=30, batch=8, seed=3, validate_every=10, validation_batches=4)
 ADAMW = Recipe("torch.optim.AdamW", lr=1e-2)
 TINY_ARGUMENTS = [
@@ -72,89 +73,6 @@ def run_tiny(corpus: Corpus, recipe: Recipe = ADAMW, settings: LoopSettings = LO
     optimizer = build_optimizer(recipe, model)
     schedule = build_schedule(recipe.schedule, optimizer, steps=settings.steps)
     return model, train(recipe.name, model, optimizer, schedule, corpus, settings)
-
-
-# model
-
-
-@pytest.mark.parametrize(
-    "config", [TINY, GPTConfig(), GPTConfig(vocab_size=11, context=7, layers=3, width=12, heads=4)]
-)
-def test_the_formula_counts_the_parameters(config: GPTConfig) -> None:
-    assert config.count_parameters() == sum(parameter.numel() for parameter in GPT(config).parameters())
-
-
-def test_the_formula_gives_the_published_size_of_gpt2_small() -> None:
-    small = GPTConfig(vocab_size=50257, context=1024, layers=12, width=768, heads=12)
-    assert small.count_parameters() == 124_439_808
-
-
-def test_the_demo_model_is_of_the_promised_size() -> None:
-    assert 1e6 <= GPTConfig().count_parameters() <= 3e6
-
-
-def test_the_head_is_the_embedding() -> None:
-    model = GPT(TINY)
-    assert model.head.weight is model.tokens.weight
-    assert model.get_parameter("head.weight").data_ptr() == model.tokens.weight.data_ptr()
-
-
-def test_a_position_does_not_see_the_future() -> None:
-    model = build_model(TINY, seed=0)
-    tokens = torch.arange(2 * TINY.context).reshape(2, -1)
-    changed = tokens.clone()
-    changed[:, 20] = 255
-    before, after = model(tokens), model(changed)
-    assert torch.equal(before[:, :20], after[:, :20])
-    assert (before - after).abs().amax(dim=(0, 2))[20:].min() > 1e-4
-
-
-def test_a_position_sees_the_past_and_its_place() -> None:
-    model = build_model(TINY, seed=0)
-    logits = model(torch.full((1, 8), 5))
-    assert not torch.allclose(logits[0, 3], logits[0, 4], atol=1e-3)
-    tokens = torch.tensor([[1, 2, 3, 4], [9, 2, 3, 4]])
-    first, second = model(tokens)
-    assert not torch.allclose(first[3], second[3], atol=1e-3)
-
-
-def test_initial_weights_have_the_deviations_of_gpt2() -> None:
-    model = build_model(GPTConfig(layers=2, width=128, heads=2), seed=0)
-    for block in model.blocks:
-        for weight, std in (
-            (block.attention.qkv.weight, 0.02),
-            (block.mlp.up.weight, 0.02),
-            (block.attention.proj.weight, 0.01),
-            (block.mlp.down.weight, 0.01),
-        ):
-            assert weight.std().item() == pytest.approx(std, rel=0.03)
-    assert model.tokens.weight.std().item() == pytest.approx(0.02, rel=0.03)
-    assert model.blocks[0].mlp.up.bias.count_nonzero() == 0
-
-
-def test_the_untrained_model_guesses_uniformly() -> None:
-    inputs, targets = torch.randint(0, 256, (2, 4, TINY.context), generator=torch.Generator().manual_seed(0))
-    assert build_model(TINY, seed=0).loss(inputs, targets).item() == pytest.approx(math.log(256), abs=0.1)
-
-
-def test_the_seed_alone_decides_the_weights() -> None:
-    first = build_model(TINY, seed=1)
-    torch.rand(7)
-    state = torch.get_rng_state()
-    again, other = build_model(TINY, seed=1), build_model(TINY, seed=2)
-    assert torch.equal(torch.get_rng_state(), state)
-    for a, b in zip(first.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(first.tokens.weight, other.tokens.weight)
-
-
-def test_impossible_models_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"width \(32\) must be a multiple of heads \(3\)"):
-        GPTConfig(width=32, heads=3)
-    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
-        GPTConfig(layers=0)
-    with pytest.raises(ValueError, match="33 tokens do not fit the context of 32"):
-        GPT(TINY)(torch.zeros(1, 33, dtype=torch.long))
 
 
 # data

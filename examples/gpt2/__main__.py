@@ -13,6 +13,7 @@ from dataclasses import asdict
 import torch
 
 from examples.gpt2.arguments import Plan, make_parser, make_plan
+from examples.gpt2.config import ConfigError
 from examples.gpt2.data import Corpus, TextError, draw_batch, load_corpus
 from examples.gpt2.loop import RunResult, take_step, train
 from examples.gpt2.model import build_model
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = make_plan(options)
         require_buildable(plan)
-    except (OptimizerError, ValueError) as error:
+    except (OptimizerError, ConfigError) as error:
         parser.error(str(error))
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from examples.gpt2.config import ModelConfig
 from examples.gpt2.loop import LoopSettings
-from examples.gpt2.model import GPTConfig
 from examples.gpt2.optimizers import OptimizerError, Recipe, find_recipe, override
+
+BYTES = 256
+"""The vocabulary of text that is read byte by byte."""
 
 EXAMPLES = """\
 examples:
@@ -34,7 +37,7 @@ class Plan:
     """Everything the command line asks for."""
 
     recipes: tuple[Recipe, ...]
-    model: GPTConfig
+    model: ModelConfig
     loop: LoopSettings
     text: Path | None
     out: Path
@@ -105,7 +108,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
-    model = GPTConfig()
+    model = ModelConfig()
     meanings = {
         "layers": "blocks",
         "width": "size of the residual stream",
@@ -118,7 +121,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
-    """The plan behind parsed arguments; a contradiction in them is an ``OptimizerError`` or ``ValueError``."""
+    """The plan behind parsed arguments; a contradiction in them is an ``OptimizerError`` or ``ConfigError``."""
     loop = LoopSettings(
         steps=options.steps,
         batch=options.batch,
@@ -126,7 +129,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         clip=options.clip or math.inf,
         validate_every=options.validate_every,
     )
-    model = GPTConfig(context=options.context, layers=options.layers, width=options.width, heads=options.heads)
+    shape = {name: getattr(options, name) for name in ("context", "layers", "width", "heads")}
+    model = ModelConfig(vocab_size=BYTES, **shape)
     settings = [*((name, "lr", value) for name, value in options.lr), *options.set]
     return Plan(choose_recipes(options.optimizers, settings), model, loop, options.text, options.out)
 

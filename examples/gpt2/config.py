@@ -23,7 +23,8 @@ class ModelConfig:
     """The shape of a GPT-2 and how it is computed; the defaults are the demo's model (1.3 M parameters, bytes).
 
     ``context`` is the longest sequence in tokens, ``width`` the size of the residual stream, which ``heads`` divides.
-    ``vocab_size`` 0 stands for that of the data. ``checkpointing`` computes activations again in the backward pass.
+    ``vocab_size`` 0 stands for that of the data. ``dropout`` is the share of embeddings, attention weights and residual
+    updates that training sets to zero. ``checkpointing`` computes activations again in the backward pass.
     """
 
     vocab_size: int = 0
@@ -34,6 +35,22 @@ class ModelConfig:
     dropout: float = 0.0
     checkpointing: bool = False
     weights: str | None = None  # a folder or file with Hugging Face gpt2 weights to start from
+
+    def __post_init__(self) -> None:
+        for name in ("context", "layers", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.vocab_size < 0:
+            raise ConfigError(f"vocab_size must be at least 0, got {self.vocab_size}")
+        if self.width % self.heads:
+            raise ConfigError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+    def count_parameters(self) -> int:
+        """Number of trained numbers, the tied head counted once: ``(V + T) d + L (12 d^2 + 13 d) + 2 d``."""
+        d = self.width
+        return (self.vocab_size + self.context) * d + self.layers * (12 * d * d + 13 * d) + 2 * d
 
 
 @dataclass(frozen=True, slots=True)
