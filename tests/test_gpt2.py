@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +16,10 @@ import torch
 
 from examples.gpt2.__main__ import main
 from examples.gpt2.arguments import choose_recipes
-from examples.gpt2.config import ModelConfig
+from examples.gpt2.config import DataConfig, ModelConfig
 from examples.gpt2.data import (
     Corpus,
-    TextError,
-    draw_batch,
-    is_held_out,
     load_corpus,
-    read_folder,
-    spread_batches,
 )
 from examples.gpt2.loop import LoopSettings, RunResult, StepRecord, ValidationRecord, train
 from examples.gpt2.model import GPT, build_model
@@ -58,7 +51,7 @@ TINY_ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return load_corpus(None, context=TINY.context)
+    return load_corpus(DataConfig(), context=TINY.context)
 
 
 @pytest.fixture
@@ -73,125 +66,6 @@ def run_tiny(corpus: Corpus, recipe: Recipe = ADAMW, settings: LoopSettings = LO
     optimizer = build_optimizer(recipe, model)
     schedule = build_schedule(recipe.schedule, optimizer, steps=settings.steps)
     return model, train(recipe.name, model, optimizer, schedule, corpus, settings)
-
-
-# data
-
-
-def write_files(root: Path, count: int) -> list[str]:
-    """``count`` files below ``root`` whose content is their own path, repeated."""
-    names = [f"folder{i % 3}/file{i}.txt" for i in range(count)]
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{name}\n" * 10)
-    return names
-
-
-def test_a_folder_is_split_by_file(tmp_path: Path) -> None:
-    names = write_files(tmp_path, 100)
-    corpus = read_folder(tmp_path)
-    train_text, held_text = bytes(corpus.train.tolist()), bytes(corpus.validation.tolist())
-    for name in names:
-        line = f"{name}\n".encode()
-        counts = (train_text.count(line), held_text.count(line))
-        assert counts == ((0, 10) if is_held_out(name) else (10, 0))
-    assert 3 <= sum(map(is_held_out, names)) <= 25
-
-
-def test_the_split_depends_on_relative_paths_only(tmp_path: Path) -> None:
-    write_files(tmp_path / "here", 40)
-    write_files(tmp_path / "there", 40)
-    here, there = read_folder(tmp_path / "here"), read_folder(tmp_path / "there")
-    assert torch.equal(here.train, there.train) and torch.equal(here.validation, there.validation)
-
-
-def test_the_order_of_a_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_files(tmp_path, 40)
-    expected, walk = read_folder(tmp_path), os.walk
-    monkeypatch.setattr(os, "walk", lambda root: reversed([(here, [], names[::-1]) for here, _, names in walk(root)]))
-    found = read_folder(tmp_path)
-    assert torch.equal(found.train, expected.train) and torch.equal(found.validation, expected.validation)
-
-
-def test_the_split_is_pinned() -> None:
-    """A different split would make logs of before and after incomparable."""
-    assert [i for i in range(40) if is_held_out(f"package{i % 3}/module{i}.py")] == [6, 15, 34]
-
-
-def test_hidden_and_binary_files_are_left_out(tmp_path: Path) -> None:
-    write_files(tmp_path, 40)
-    expected = read_folder(tmp_path)
-    (tmp_path / ".git").mkdir()
-    for i in range(20):
-        (tmp_path / ".git" / f"object{i}").write_text("hidden")
-        (tmp_path / f"picture{i}").write_bytes(b"binary\0binary")
-    found = read_folder(tmp_path)
-    assert torch.equal(found.train, expected.train) and torch.equal(found.validation, expected.validation)
-
-
-def test_a_file_is_split_by_position(text: Path) -> None:
-    corpus, content = load_corpus(text, context=16), text.read_bytes()
-    assert bytes(corpus.train.tolist()) + bytes(corpus.validation.tolist()) == content
-    assert len(corpus.validation) == pytest.approx(len(content) / 10, abs=1)
-
-
-def test_the_standard_library_is_the_default_text() -> None:
-    corpus = load_corpus(None, context=128)
-    assert len(corpus.train) > 2_000_000
-    assert 0.03 < len(corpus.validation) / len(corpus.train) < 0.25
-    assert b"import os" in bytes(corpus.train.tolist())
-
-
-def test_targets_are_the_bytes_that_follow(corpus: Corpus) -> None:
-    inputs, targets = draw_batch(corpus.train, seed=0, step=1, batch=4, context=16)
-    assert inputs.shape == targets.shape == (4, 16)
-    assert torch.equal(inputs[:, 1:], targets[:, :-1])
-    whole = bytes(corpus.train.tolist())
-    for row, following in zip(inputs, targets, strict=True):
-        assert bytes([*row.tolist(), following[-1].item()]) in whole
-
-
-def test_batches_depend_on_seed_and_step_only(corpus: Corpus) -> None:
-    def draw(seed: int, step: int) -> torch.Tensor:
-        return draw_batch(corpus.train, seed=seed, step=step, batch=4, context=16).inputs
-
-    first = draw(0, 1)
-    torch.manual_seed(5)
-    assert torch.equal(first, draw(0, 1))
-    assert not torch.equal(first, draw(0, 2))
-    assert not torch.equal(first, draw(1, 1))
-
-
-def test_every_window_can_be_drawn() -> None:
-    tokens = torch.arange(6, dtype=torch.uint8)
-    batch = draw_batch(tokens, seed=0, step=0, batch=200, context=4)
-    assert {tuple(row) for row in batch.inputs.tolist()} == {(0, 1, 2, 3), (1, 2, 3, 4)}
-    assert batch.targets.max() == 5
-
-
-def test_validation_batches_span_the_text() -> None:
-    tokens = torch.arange(100, dtype=torch.uint8)
-    batches = list(spread_batches(tokens, batches=3, batch=2, context=9))
-    assert [batch.inputs.shape for batch in batches] == [(2, 9)] * 3
-    assert batches[0].inputs[0, 0] == 0 and batches[-1].targets[-1, -1] == 99
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: None, "expected a readable text file: No such file"),
-        (lambda path: path.write_text(""), "expected text, found an empty file"),
-        (lambda path: path.write_text("short"), "expected at least 17 bytes in the training part"),
-        (lambda path: path.write_text("a" * 100), r"expected at least 17 bytes in the validation part .* found 10"),
-        (lambda path: path.mkdir(), "expected a folder with text files, found none"),
-    ],
-)
-def test_unusable_text_is_named(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
-    path = tmp_path / "novel.txt"
-    make(path)
-    with pytest.raises(TextError, match=rf"novel\.txt: {message}"):
-        load_corpus(path, context=16)
 
 
 # optimizers

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import torch
 
 from examples.gpt2.arguments import Plan, make_parser, make_plan
-from examples.gpt2.config import ConfigError
+from examples.gpt2.config import ConfigError, DataConfig
 from examples.gpt2.data import Corpus, TextError, draw_batch, load_corpus
 from examples.gpt2.loop import RunResult, take_step, train
 from examples.gpt2.model import build_model
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        corpus = load_corpus(plan.text, context=plan.model.context)
+        source = DataConfig(path=None if plan.text is None else str(plan.text))
+        corpus = load_corpus(source, context=plan.model.context)
         plan.out.mkdir(parents=True, exist_ok=True)
         compare(plan, corpus)
     except (TextError, OSError) as error:
