@@ -60,7 +60,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The published packages that specs are compared with.
 $(PEERS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,peers,triton]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[data,dev,peers,triton]"
 	touch $(PEERS)
 
 clean:
