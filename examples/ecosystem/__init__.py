@@ -1,0 +1,6 @@
+"""A generated optimizer in other people's training loops, each in a file that can be run by itself.
+
+``python -m examples.ecosystem.trainer`` (Hugging Face Trainer), ``.lightning_loop``, ``.accelerate_loop``, ``.amp``
+(plain torch with float16 and a GradScaler) and ``.compiled`` (a step under ``torch.compile``). The first three need
+the extra ``ecosystem``. ``problem`` holds what they share: a tiny GPT-2 and rows of tokens. Nothing is downloaded.
+"""

@@ -1,0 +1,66 @@
+"""Hugging Face ``Trainer`` with a generated optimizer: ``python -m examples.ecosystem.trainer``.
+
+The optimizer is made from the model and handed over, together with its schedule. Made from the model, it knows that
+``Conv1D``, of which GPT-2 in ``transformers`` consists, stores inputs x outputs, and sees its weights transposed.
+(``Trainer(optimizer_cls_and_kwargs=...)`` would make it from bare tensors, whose roles can only be guessed by shape.)
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainingArguments
+
+import optforge
+from examples.ecosystem.problem import BATCH, CLIP, SHAPE, STEPS, make_rows, report
+from optforge.generated import NAMO, UBA
+
+
+def make_gpt2() -> GPT2LMHeadModel:
+    """The shape of the other examples as ``transformers`` has it, without dropout."""
+    shape = GPT2Config(
+        vocab_size=SHAPE.vocab_size,
+        n_positions=SHAPE.context,
+        n_layer=SHAPE.layers,
+        n_embd=SHAPE.width,
+        n_head=SHAPE.heads,
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
+        **dict.fromkeys(("bos_token_id", "eos_token_id")),
+    )
+    return GPT2LMHeadModel(shape)
+
+
+def train(model: GPT2LMHeadModel, optimizer: Optimizer, schedule: LRScheduler, rows: Tensor) -> list[float]:
+    """Train once over ``rows``, which the Trainer shuffles; returns the loss of each step."""
+    dataset = [{"input_ids": row, "labels": row} for row in rows[:, : SHAPE.context]]  # the model shifts the labels
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            max_grad_norm=CLIP,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = Trainer(model, settings, train_dataset=dataset, optimizers=(optimizer, schedule))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def main() -> None:
+    """Show which parameter gets which rule, and train."""
+    model = make_gpt2()
+    print(optforge.explain_routing(model, NAMO))
+    optimizer = NAMO(model, lr=2e-2)
+    report(train(model, optimizer, UBA(optimizer, total=STEPS, warmup=5), make_rows()))
+
+
+if __name__ == "__main__":
+    main()
