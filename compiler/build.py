@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from optforge.compiler.check import Unit
@@ -81,6 +81,17 @@ def generated_modules(out: Path) -> list[Path]:
     paths = sorted(out.glob("*.py")) if out.is_dir() else []
     own = [path for path in paths if path.name != "__init__.py"]
     return [path for path in own if MARK in path.read_text(encoding="utf-8")]
+
+
+def stale_files(files: Mapping[Path, str], out: Path, whole: bool) -> list[Path]:
+    """What earlier builds left in ``out``: modules of specs that are gone, if these are all specs, and of the runtime.
+
+    The folder ``_runtime`` is the build's own and holds nothing else.
+    """
+    runtime = out / "_runtime"
+    found = generated_modules(out) if whole else []
+    found += sorted(runtime.glob("*.py")) if runtime / "__init__.py" in files else []
+    return [path for path in found if path not in files]
 
 
 def sync_files(files: dict[Path, str], check: bool) -> list[Path]:

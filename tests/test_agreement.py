@@ -7,6 +7,7 @@ the smallest steps, of a millionth of their size, leave no more than that.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -39,19 +40,29 @@ TOLERANCE = 1e-9
 NO_HYPERS = (*OPTIONS, "optimizer", "last_epoch")
 
 
-def case(name: str, hyper: str, changed: dict[str, Any]) -> Any:
-    """The first values of every method run always; the second ones of most have the marker "wide"."""
-    marks = () if name in SEEDS or not changed else pytest.mark.wide
-    return pytest.param(name, tuple(changed.items()), id=f"{name}-{hyper}", marks=marks)
+def cases(first: Collection[str]) -> list[Any]:
+    """Every method with its defaults, and with each hyper changed.
+
+    The defaults of the ``first`` and all of the project's first methods run always; the rest has the marker "wide".
+    """
+
+    def case(name: str, hyper: str, changed: dict[str, Any]) -> Any:
+        runs_always = name in SEEDS or (name in first and not changed)
+        marks = () if runs_always else pytest.mark.wide
+        return pytest.param(name, tuple(changed.items()), id=f"{name}-{hyper}", marks=marks)
+
+    return [
+        case(name, hyper, changed)
+        for name, cls in REFERENCES.items()
+        for hyper, changed in {"defaults": {}, **cls.SECOND}.items()
+    ]
 
 
-CASES = [
-    case(name, hyper, changed)
-    for name, cls in REFERENCES.items()
-    for hyper, changed in {"defaults": {}, **cls.SECOND}.items()
-]
-every_case = pytest.mark.parametrize("name, hypers", CASES)
+CASES = cases(REFERENCES)
 every_optimizer = pytest.mark.parametrize("name", REFERENCES)
+seeds_first = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SEEDS else pytest.mark.wide) for name in REFERENCES]
+)
 
 
 @cache
@@ -90,14 +101,14 @@ def interpreted(name: str, hypers: tuple[tuple[str, Any], ...]) -> Run:
 # -- the three ways ----------------------------------------------------------------------------------------------------
 
 
-@every_case
+@pytest.mark.parametrize("name, hypers", CASES)
 def test_generated_module_agrees_with_reference(name, hypers):
     found, expected = generated(name, hypers), reference(name, hypers)
     assert worst_error(found.history, expected.history) <= TOLERANCE
     assert worst_memory_error(found, expected) <= TOLERANCE
 
 
-@every_case
+@pytest.mark.parametrize("name, hypers", cases(SEEDS))
 def test_interpreter_agrees_with_reference(name, hypers):
     found, expected = interpreted(name, hypers), reference(name, hypers)
     assert worst_error(found.history, expected.history) <= TOLERANCE
@@ -139,7 +150,7 @@ STEPS_32 = 20  # long enough to show a drift, too short for long steps to become
 
 
 @pytest.mark.parametrize("hypers", [(), (("lr", 1.0),)], ids=["defaults", "long-steps"])
-@every_optimizer
+@seeds_first
 def test_float32_stays_within_its_rounding(name, hypers):
     """Each step rounds the weight once, by eps32 times its norm, and its own value by a multiple of eps32."""
     single = generated(name, hypers, torch.float32, STEPS_32).history

@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from optforge.compiler.build import BuildProblem, generated_files, generated_modules, sync_files
+    from optforge.compiler.build import BuildProblem, generated_files, stale_files, sync_files
 
     units = checked_units(options.files or default_specs())
     if not all(unit.result.program for unit in units):
@@ -48,11 +48,12 @@ def run_build(options: argparse.Namespace) -> int:
         return FINE
     if options.explain_schedule:
         return explained(units)
+    whole = not options.files
     try:
-        files = generated_files(units, options.out, options.standalone, whole=not options.files)
+        files = generated_files(units, options.out, options.standalone, whole)
     except BuildProblem as problem:
         raise CommandProblem(str(problem)) from None
-    stale = [] if options.files else [path for path in generated_modules(options.out) if path not in files]
+    stale = stale_files(files, options.out, whole)
     different = sync_files(files, options.check)
     if options.check:
         return reported_differences([*different, *stale], options)

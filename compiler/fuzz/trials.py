@@ -25,7 +25,7 @@ from optforge.compiler.fuzz.differential import (
 from optforge.compiler.fuzz.programs import Trial
 
 STEPS = 5
-RECORDED = 20  # one program in so many also runs as recorded graphs, which take longest to make
+RECORDED = 100  # one program in so many also runs as recorded graphs, which take longest to make
 MATRIX_SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((4, 4), (6, 3), (3, 5), (3, 5)),
     ((1, 4), (5, 1), (4, 4), (2, 3, 2)),
