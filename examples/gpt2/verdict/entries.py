@@ -73,13 +73,14 @@ def find_entries(folder: Path) -> list[Entry]:
     """Every run below ``folder``, by path; at least one must have been begun, and all must be comparable."""
     homes = sorted(path.parent for path in folder.rglob(CONFIG_FILE))
     entries = [_read_entry(home) for home in homes]
-    if not any(entry.run for entry in entries):
+    reference = next((entry for entry in entries if entry.run), None)
+    if reference is None:
         raise VerdictError(f"{folder}: expected the folders of runs, with {CONFIG_FILE} and {LOG_FILE}, found none")
-    for entry in entries[1:]:
-        changes = list_differences(entries[0], entry)
+    for entry in entries:
+        changes = list_differences(reference, entry)
         if changes:
             raise VerdictError(
-                f"{entry.folder} cannot be compared with {entries[0].folder}: {'; '.join(changes)}; "
+                f"{entry.folder} cannot be compared with {reference.folder}: {'; '.join(changes)}; "
                 "all runs of a comparison need the same model, data and training"
             )
     return entries
