@@ -13,7 +13,8 @@ demo: $(READY)
 	$(BIN)/optforge build
 	$(BIN)/python -m examples.gpt2
 
-test: $(READY) lint check-generated
+test: $(READY)
+	$(MAKE) --jobs 2 --output-sync lint check-generated
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not wide and not peers"
 
 test-all: test $(PEERS)
