@@ -8,7 +8,9 @@ The optimizer is made from the model and handed over, together with its schedule
 from __future__ import annotations
 
 import tempfile
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,7 +22,7 @@ from optforge.generated import NAMO, UBA
 
 
 def make_gpt2() -> GPT2LMHeadModel:
-    """The shape of the other examples as ``transformers`` has it, without dropout."""
+    """The shape of the other examples as ``transformers`` has it, without dropout; the same weights each time."""
     shape = GPT2Config(
         vocab_size=SHAPE.vocab_size,
         n_positions=SHAPE.context,
@@ -30,28 +32,38 @@ def make_gpt2() -> GPT2LMHeadModel:
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
     )
-    return GPT2LMHeadModel(shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(shape)
 
 
 def train(model: GPT2LMHeadModel, optimizer: Optimizer, schedule: LRScheduler, rows: Tensor) -> list[float]:
     """Train once over ``rows``, which the Trainer shuffles; returns the loss of each step."""
-    dataset = [{"input_ids": row, "labels": row} for row in rows[:, : SHAPE.context]]  # the model shifts the labels
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            num_train_epochs=1,
-            max_grad_norm=CLIP,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        trainer = Trainer(model, settings, train_dataset=dataset, optimizers=(optimizer, schedule))
-        trainer.remove_callback(PrinterCallback)
+        trainer = make_trainer(model, optimizer, schedule, rows, folder=folder, save_strategy="no")
         trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def make_trainer(
+    model: GPT2LMHeadModel, optimizer: Optimizer, schedule: LRScheduler, rows: Tensor, *, folder: str, **options: Any
+) -> Trainer:
+    """The Trainer that writes to ``folder``; ``options`` are further ``TrainingArguments``."""
+    dataset = [{"input_ids": row, "labels": row} for row in rows[:, : SHAPE.context]]  # the model shifts the labels
+    settings = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        max_grad_norm=CLIP,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        **options,
+    )
+    trainer = Trainer(model, settings, train_dataset=dataset, optimizers=(optimizer, schedule))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def main() -> None:
