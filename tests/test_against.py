@@ -105,6 +105,7 @@ def test_a_mistake_is_found_and_shrunk(name):
     assert len(finding.scenario.shapes) == parameters
 
 
+@pytest.mark.wide  # starts Python anew
 def test_scripts_reproduce_what_was_found(tmp_path):
     """And the same scripts find nothing in an optimizer that is right: they do not fail for another reason."""
     texts = {name: script(*found(name)) for name in WRONG}
@@ -117,6 +118,7 @@ def test_scripts_reproduce_what_was_found(tmp_path):
         assert ends[f"{name}_put_right"] == "", name
 
 
+@pytest.mark.wide  # starts Python anew
 def test_the_script_does_all_that_a_scenario_can_ask(tmp_path):
     """Each right step of each kind, in one script: it must run, and agree with the race."""
     kinds = ("normal", "zero", "missing", "repeated", "opposite", "one_row", "rank_one", "strided")
@@ -199,6 +201,7 @@ def test_a_wrong_command_line_gets_a_message(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.wide  # starts Python anew
 def test_the_fixture_keeps_failures_in_the_cache(pytester, monkeypatch):
     pytester.makepyfile(
         """

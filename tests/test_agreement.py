@@ -7,7 +7,6 @@ the smallest steps, of a millionth of their size, leave no more than that.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -37,28 +36,22 @@ from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source
 
 TOLERANCE = 1e-9
+FIRST_STEPS = 12  # of the methods whose 50 steps are looked at in the wide tests: some parameters have missed some
 NO_HYPERS = (*OPTIONS, "optimizer", "last_epoch")
 
 
-def cases(first: Collection[str]) -> list[Any]:
-    """Every method with its defaults, and with each hyper changed.
-
-    The defaults of the ``first`` and all of the project's first methods run always; the rest has the marker "wide".
-    """
-
-    def case(name: str, hyper: str, changed: dict[str, Any]) -> Any:
-        runs_always = name in SEEDS or (name in first and not changed)
-        marks = () if runs_always else pytest.mark.wide
-        return pytest.param(name, tuple(changed.items()), id=f"{name}-{hyper}", marks=marks)
-
-    return [
-        case(name, hyper, changed)
-        for name, cls in REFERENCES.items()
-        for hyper, changed in {"defaults": {}, **cls.SECOND}.items()
-    ]
+def case(name: str, hyper: str, changed: dict[str, Any]) -> Any:
+    """All steps of the first methods run always; those of the others have the marker "wide"."""
+    marks = () if name in SEEDS else pytest.mark.wide
+    return pytest.param(name, tuple(changed.items()), id=f"{name}-{hyper}", marks=marks)
 
 
-CASES = cases(REFERENCES)
+CASES = [
+    case(name, hyper, changed)
+    for name, cls in REFERENCES.items()
+    for hyper, changed in {"defaults": {}, **cls.SECOND}.items()
+]
+every_case = pytest.mark.parametrize("name, hypers", CASES)
 every_optimizer = pytest.mark.parametrize("name", REFERENCES)
 seeds_first = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SEEDS else pytest.mark.wide) for name in REFERENCES]
@@ -73,11 +66,13 @@ def program(name: str) -> ir.Program:
 
 
 @cache
-def reference(name: str, hypers: tuple[tuple[str, Any], ...] = ()) -> Run:
+def reference(name: str, hypers: tuple[tuple[str, Any], ...] = (), steps: int = STEPS) -> Run:
     cls = REFERENCES[name]
-    return run(
-        lambda model: cls(reference_groups(model), **dict(hypers)), events=cls.EVENTS, is_determined=cls.is_determined
-    )
+
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return cls(reference_groups(model), **dict(hypers))
+
+    return run(make, steps=steps, events=cls.EVENTS, is_determined=cls.is_determined)
 
 
 def generated(
@@ -101,14 +96,21 @@ def interpreted(name: str, hypers: tuple[tuple[str, Any], ...]) -> Run:
 # -- the three ways ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, hypers", CASES)
+@every_case
 def test_generated_module_agrees_with_reference(name, hypers):
     found, expected = generated(name, hypers), reference(name, hypers)
     assert worst_error(found.history, expected.history) <= TOLERANCE
     assert worst_memory_error(found, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name, hypers", cases(SEEDS))
+@pytest.mark.parametrize("name", [name for name in REFERENCES if name not in SEEDS])
+def test_first_steps_agree_with_reference(name):
+    found, expected = generated(name, (), steps=FIRST_STEPS), reference(name, steps=FIRST_STEPS)
+    assert worst_error(found.history, expected.history) <= TOLERANCE
+    assert worst_memory_error(found, expected) <= TOLERANCE
+
+
+@every_case
 def test_interpreter_agrees_with_reference(name, hypers):
     found, expected = interpreted(name, hypers), reference(name, hypers)
     assert worst_error(found.history, expected.history) <= TOLERANCE

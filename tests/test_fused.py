@@ -79,8 +79,8 @@ def test_the_rules_that_are_recognized() -> None:
 
 
 def test_kernels_have_the_arguments_of_the_functions_that_call_torch() -> None:
-    assert {kernel.name for kernel in kernels()} == FUNCTIONS.keys()
-    for kernel in kernels():
+    assert {kernel.name for kernel, _ in kernels()} == FUNCTIONS.keys()
+    for kernel, _ in kernels():
         arguments = inspect.signature(getattr(runtime, FUNCTIONS[kernel.name])).parameters.values()
         given = {hyper.name for hyper in kernel.hypers} | {"t"}
         needed = {a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.default is a.empty}

@@ -100,7 +100,7 @@ def test_a_second_time_changes_nothing(name: str) -> None:
 
 def test_random_functions_read_back_after_every_pass() -> None:
     @seed(1)
-    @independent(60)
+    @independent(25)
     @given(programs())
     def reads_back(program: RandomProgram) -> None:
         for stage, after in compile_everywhere(require_printed(program, program.text), program.text).stages:

@@ -51,10 +51,40 @@ class Instance:
     cases: tuple[Case, ...]
 
 
-def instance_of(pattern: ir.Rule, rule: ir.Rule) -> Instance | None:
+class Pattern:
+    """A rule that others may be instances of, with what every comparison needs of it."""
+
+    def __init__(self, rule: ir.Rule) -> None:
+        self.step = rule.step
+        self.memories = tuple(memory.name for memory in rule.memories)
+        self.functions = functions(rule.step)
+        self.flags = scalar_conditions(rule.step)
+        self.hypers = numeric_hypers(rule.step)
+        self._forms: dict[tuple[tuple[bool, ...], tuple[str, ...]], Forms] = {}
+
+    def forms(self, truths: Mapping[ir.Expr, bool], known: Mapping[str, Sum]) -> Forms:
+        """The normal forms of the outputs with these values; other hypers stand under keys of `unknown`."""
+        if any(value.terms for value in known.values()):
+            return self._formed(truths, known)  # with values of one rule, which nobody else will ask for
+        key = (tuple(truths.values()), tuple(known))
+        if key not in self._forms:
+            self._forms[key] = self._formed(truths, known)
+        return self._forms[key]
+
+    def _formed(self, truths: Mapping[ir.Expr, bool], known: Mapping[str, Sum]) -> Forms:
+        open_values = {name: single(named_atom(key, True)) for key, name in self.unknown(known).items()}
+        memories = {name: name for name in self.memories}
+        return output_forms(self.step, memories, truths, {**known, **open_values})
+
+    def unknown(self, known: Mapping[str, Sum]) -> dict[str, str]:
+        """The hypers without a value by keys of their own, since a rule may have hypers of the same names."""
+        return {f"unknown {name}": name for name in self.hypers if name not in known}
+
+
+def instance_of(pattern: Pattern, rule: ir.Rule) -> Instance | None:
     """How the rule's step is the pattern's for some values of the pattern's hypers; None where no way was found."""
-    own, theirs = [[memory.name for memory in each.memories] for each in (pattern, rule)]
-    if len(own) != len(theirs) or not is_candidate(rule) or not functions(rule.step) <= functions(pattern.step):
+    own, theirs = pattern.memories, [memory.name for memory in rule.memories]
+    if len(own) != len(theirs) or not is_candidate(rule) or not functions(rule.step) <= pattern.functions:
         return None
     conditions = scalar_conditions(rule.step)
     if len(conditions) > CONDITION_LIMIT:
@@ -108,15 +138,13 @@ def choices(conditions: list[ir.Expr]) -> Iterator[dict[ir.Expr, bool]]:
 # One case
 
 
-def solved(pattern: ir.Rule, rule: ir.Rule, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool]) -> Case | None:
+def solved(pattern: Pattern, rule: ir.Rule, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool]) -> Case | None:
     """Values of the pattern's hypers with which it is the rule in this case."""
     standing = {name: own for own, name in memories.items()}
     target = output_forms(rule.step, standing, chosen, {})
-    flags = scalar_conditions(pattern.step)
-    hypers = numeric_hypers(pattern.step)
-    for truths in choices(flags):
-        for start in ({}, *({name: Sum()} for name in hypers)):
-            numbers = fitted(pattern.step, target, truths, hypers, start)
+    for truths in choices(pattern.flags):
+        for start in ({}, *({name: Sum()} for name in pattern.hypers)):
+            numbers = fitted(pattern, target, truths, start)
             if numbers is not None:
                 named = {node.name: truth for node, truth in truths.items() if isinstance(node, ir.Input)}
                 return Case(chosen, numbers, named)
@@ -146,16 +174,13 @@ def numeric_hypers(function: ir.Function) -> list[str]:
 
 
 def fitted(
-    pattern: ir.Function, target: Forms, truths: Mapping[ir.Expr, bool], hypers: list[str], start: Mapping[str, Sum]
+    pattern: Pattern, target: Forms, truths: Mapping[ir.Expr, bool], start: Mapping[str, Sum]
 ) -> dict[str, Sum] | None:
     """Values of the hypers that make the pattern's outputs equal to the target's: solved one by one, then checked."""
     known = dict(start)
-    memories = {name: name for name in target if name != "weight"}
     while True:
-        # Under keys of their own: the target may have hypers of the same names.
-        unknown = {f"unknown {name}": name for name in hypers if name not in known}
-        open_values = {name: single(named_atom(key, True)) for key, name in unknown.items()}
-        forms = output_forms(pattern, memories, truths, known | open_values)
+        unknown = pattern.unknown(known)
+        forms = pattern.forms(truths, known)
         if not unknown:
             return known if forms == target else None
         equations = [each for name in forms for each in equated(forms[name], target[name])]

@@ -24,7 +24,7 @@ from optforge.compiler.fuzz.differential import (
 )
 from optforge.compiler.fuzz.programs import Trial
 
-STEPS = 5
+FEWEST_STEPS = 2  # every second program takes one more
 RECORDED = 100  # one program in so many also runs as recorded graphs, which take longest to make
 MATRIX_SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((4, 4), (6, 3), (3, 5), (3, 5)),
@@ -81,6 +81,7 @@ class OptimizerTrial:
         self.compiled, self.trial, self.declaration = compiled, trial, declaration
         self.given = [known_hypers(declaration, group) for group in trial.groups]
         self.random = np.random.default_rng(seed)
+        self.steps = FEWEST_STEPS + seed % 2
         self.shapes = chosen_shapes(seed)
         self.ways: list[tuple[ModuleType, dict[str, Any]]] = [(compiled.module, {}), (compiled.plain_module, {})]
         if seed % RECORDED == 7:  # not 0, which is drawn more often
@@ -117,7 +118,7 @@ class OptimizerTrial:
         return np.clip(self.random.standard_normal(shape), -3, 3)
 
     def run(self) -> None:
-        for step in range(1, STEPS + 1):
+        for step in range(1, self.steps + 1):
             self.set_gradients()
             if step == 2:
                 self.compare_passes()

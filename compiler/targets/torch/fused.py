@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from optforge.compiler import ir
-from optforge.compiler.analysis.instances import Case, Instance, instance_of
+from optforge.compiler.analysis.instances import Case, Instance, Pattern, instance_of
 from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.passes.fold import is_literal_truth, spelled
@@ -42,10 +42,11 @@ SMALLER = {"lt": "lt", "le": "le", "gt": "lt", "ge": "le"}
 
 
 @lru_cache(maxsize=1)
-def kernels() -> tuple[ir.Optimizer, ...]:
-    """The optimizers of `kernels.opt` after all passes."""
+def kernels() -> tuple[tuple[ir.Optimizer, Pattern], ...]:
+    """The optimizers of `kernels.opt` after all passes, and their one rule."""
     program = compile_program(Source(SPECS.name, SPECS.read_text(encoding="utf-8")))
-    return tuple(each for each in program.declarations if isinstance(each, ir.Optimizer))
+    found = [each for each in program.declarations if isinstance(each, ir.Optimizer)]
+    return tuple((each, Pattern(each.rules[0])) for each in found)
 
 
 def lower_fused(
@@ -58,8 +59,8 @@ def lower_fused(
     tensors = {"weight", "grad", *(memory.name for memory in rule.memories)}
     if set(step.inputs) != tensors:
         return None  # a kernel reads them all: `weight <- grad` is no descent with a decay of everything
-    for kernel in kernels():
-        found = instance_of(kernel.rules[0], rule)
+    for kernel, pattern in kernels():
+        found = instance_of(pattern, rule)
         if found is None:
             continue
         try:
