@@ -199,13 +199,22 @@ def test_checkpointing_changes_no_bit(dropout: float) -> None:
 def test_autocast_computes_in_bfloat16_and_takes_the_loss_in_float32() -> None:
     model = build_model(TINY, seed=0)
     exact, gradients = loss_and_gradients(model)
+    inputs, targets = draw_tokens(2, 4, TINY.context)
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(draw_tokens(1, 4)).dtype == torch.bfloat16
+        logits = model(inputs)
         rounded, other_gradients = loss_and_gradients(model)
-    assert rounded.dtype == torch.float32
+    assert logits.dtype == torch.bfloat16
+    assert torch.equal(rounded, nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten()))
     assert 0 < (rounded - exact).abs() < 2**-8  # of logits of size 1, which bfloat16 keeps to 8 bits
     for gradient, other in zip(gradients, other_gradients, strict=True):
         assert torch.nn.functional.cosine_similarity(gradient.flatten(), other.flatten(), dim=0) > 0.98
+
+
+def test_a_model_in_bfloat16_takes_the_loss_in_float32() -> None:
+    model = build_model(TINY, seed=0).bfloat16()
+    inputs, targets = draw_tokens(2, 4, TINY.context)
+    exact = nn.functional.cross_entropy(model(inputs).double().flatten(0, 1), targets.flatten())
+    assert model.loss(inputs, targets).item() == pytest.approx(exact.item(), rel=1e-6)
 
 
 @pytest.mark.wide
@@ -248,6 +257,7 @@ def test_linear_layers_are_stored_by_inputs_with_queries_keys_and_values_side_by
     assert c_attn.shape == (32, 96) and weights["transformer.h.0.mlp.c_fc.weight"].shape == (32, 128)
     keys = x @ c_attn[:, 32:64] + bias[32:64]
     assert torch.allclose(keys, attention.qkv(x)[:, 32:64], atol=1e-5)
+    assert torch.equal(weights["transformer.h.1.attn.c_proj.weight"], attention.proj.weight.T)
     assert torch.equal(weights["transformer.wpe.weight"], model.positions.weight)
 
 
