@@ -1,101 +1,111 @@
-"""The command line: ``python -m examples.gpt2``.
+"""The command line: ``python -m examples.gpt2 [train | compare]``.
 
-Exit codes: 0 all runs done, 1 the text or the output folder cannot be used, 2 wrong arguments, 130 interrupted. Every
-failure is one sentence on stderr.
+Exit codes: 0 done, 1 something cannot be used or written, 2 wrong arguments, 3 the loss is not finite, 130 interrupted.
+Every failure is one sentence on stderr.
 """
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 
-from examples.gpt2.arguments import Plan, make_parser, make_plan
-from examples.gpt2.config import ConfigError, DataConfig
-from examples.gpt2.data import Corpus, TextError, draw_batch, load_corpus
-from examples.gpt2.loop import RunResult, take_step, train
-from examples.gpt2.model import build_model
-from examples.gpt2.optimizers import OptimizerError, Recipe, build_optimizer, build_schedule
-from examples.gpt2.plot import plot_losses
-from examples.gpt2.progress import open_progress
-from examples.gpt2.report import RunLog, format_table, log_name
+from examples.gpt2.arguments import ComparePlan, TrainPlan, make_parser
+from examples.gpt2.checkpoints import CheckpointError, find_checkpoints
+from examples.gpt2.compare import Grid, GridError, train_command
+from examples.gpt2.compare import compare as run_grid
+from examples.gpt2.config import ConfigError
+from examples.gpt2.data import TextError
+from examples.gpt2.logs import LogError, ResultRecord
+from examples.gpt2.optimizers import OptimizerError
+from examples.gpt2.processes import Processes, join_processes
+from examples.gpt2.progress import open_progress, open_tensorboard
+from examples.gpt2.run import RunError, run
+from examples.gpt2.table import format_table
+from examples.gpt2.verdict.report import PAGE_FILE
+
+DONE, FAILED, DIVERGED, INTERRUPTED = 0, 1, 3, 130
+PROBLEMS = (CheckpointError, ConfigError, GridError, LogError, OptimizerError, OSError, RunError, TextError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, train every optimizer in turn, report; returns the exit code."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    """Parse and train, one run or a comparison; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser, rest = make_parser(words)
+    options = parser.parse_args(rest)
     try:
-        plan = make_plan(options)
-        require_buildable(plan)
-    except (OptimizerError, ConfigError) as error:
+        plan = options.make_plan(options)
+    except PROBLEMS as error:
         parser.error(str(error))
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
     try:
-        source = DataConfig(path=None if plan.text is None else str(plan.text))
-        corpus = load_corpus(source, context=plan.model.context)
-        plan.out.mkdir(parents=True, exist_ok=True)
-        compare(plan, corpus)
-    except (TextError, OSError) as error:
+        return train(plan) if isinstance(plan, TrainPlan) else compare(plan, words)
+    except PROBLEMS as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; logs so far are in {plan.out}", file=sys.stderr)
-        return 130
-    return 0
+        print(f"{parser.prog}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
 
 
-def compare(plan: Plan, corpus: Corpus) -> list[RunResult]:
-    """Train every recipe of ``plan`` on ``corpus``; print the table, write logs and the plot."""
-    print(
-        f"{corpus.name}: {len(corpus.train):,} bytes to train on, {len(corpus.validation):,} held out; "
-        f"GPT-2 with {plan.model.count_parameters():,} parameters; {torch.get_num_threads()} threads",
-        flush=True,
-    )
-    results = [run(recipe, plan, corpus) for recipe in plan.recipes]
-    picture = plan.out / "loss.png"
-    plot_losses(results, picture, title=f"{corpus.name}, GPT-2 with {results[0].parameters:,} parameters")
-    print(f"\n{format_table(results)}\n\nplot and logs: {picture}, {plan.out}/*.jsonl")
-    return results
+def train(plan: TrainPlan) -> int:
+    """One run, continued if it was interrupted, in this process or in those of torchrun."""
+    with join_processes(plan.config.loop.device) as processes:
+        if plan.fresh and processes.is_first:
+            shutil.rmtree(plan.out, ignore_errors=True)
+        processes.wait()
+        result = run_shown(plan, processes)
+        if processes.is_first:
+            return report(plan, result)
+    return DIVERGED if result.diverged else DONE
 
 
-def run(recipe: Recipe, plan: Plan, corpus: Corpus) -> RunResult:
-    """One recipe from a fresh model; the seed alone decides the initial weights and the batches."""
-    rehearse(recipe, plan, corpus)
-    model = build_model(plan.model, seed=plan.loop.seed)
-    optimizer = build_optimizer(recipe, model)
-    schedule = build_schedule(recipe.schedule, optimizer, steps=plan.loop.steps)
-    settings = {
-        "optimizer": asdict(recipe),
-        "model": asdict(plan.model),
-        "loop": asdict(plan.loop),
-        "text": corpus.name,
-    }
-    progress = open_progress(recipe.name, plan.loop, context=plan.model.context)
+def run_shown(plan: TrainPlan, processes: Processes) -> ResultRecord:
+    """The run with its progress on stderr, in the first process."""
+    if not processes.is_first:
+        return run(plan.config, plan.out, processes, cache=plan.cache)
+    shown = [open_progress(plan.config), open_tensorboard(plan.out / "tensorboard")]
+    observers = [each for each in shown if each]
     try:
-        with RunLog(plan.out / log_name(recipe.name), settings) as log:
-            result = train(recipe.name, model, optimizer, schedule, corpus, plan.loop, (progress, log))
-            log.write_result(result)
+        return run(plan.config, plan.out, processes, cache=plan.cache, observers=observers)
     finally:
-        progress.close()
-    return result
+        for each in observers:
+            each.close()
 
 
-def rehearse(recipe: Recipe, plan: Plan, corpus: Corpus) -> None:
-    """Take one step with a throwaway model, so that what happens only once (imports, compilation) is not timed."""
-    model = build_model(plan.model, seed=plan.loop.seed)
-    batch = draw_batch(corpus.train, seed=0, step=0, batch=plan.loop.batch, context=plan.model.context)
-    take_step(model, build_optimizer(recipe, model), batch, step=0, started_s=0.0, clip=plan.loop.clip)
+def compare(plan: ComparePlan, words: Sequence[str]) -> int:
+    """All runs of a comparison, each in a process of its own, and the verdict on them."""
+    seeds = tuple(range(plan.base.loop.seed, plan.base.loop.seed + plan.seeds))
+    verdict, outcomes = run_grid(
+        Grid(plan.base, plan.optimizers, plan.factors, seeds=seeds),
+        plan.out,
+        baseline=plan.baseline,
+        command=shlex.join(["python", "-m", "examples.gpt2", *words]),
+        jobs=plan.jobs,
+        threads=plan.threads,
+        trainer=lambda folder: [*train_command(folder), "--cache", str(plan.cache)],
+    )
+    print(f"\n{format_table(verdict, jobs=plan.jobs)}\n\npage, pictures and logs: {plan.out / PAGE_FILE}")
+    return DONE if all(outcome.done for outcome in outcomes) else FAILED
 
 
-def require_buildable(plan: Plan) -> None:
-    """Build every optimizer and schedule once, so that a wrong setting is reported before any training."""
-    for recipe in plan.recipes:
-        optimizer = build_optimizer(recipe, build_model(plan.model, seed=0))
-        build_schedule(recipe.schedule, optimizer, steps=plan.loop.steps)
+def report(plan: TrainPlan, result: ResultRecord) -> int:
+    """Say how the run ended; the exit code."""
+    name = plan.config.optimizer.name
+    if result.diverged:
+        left = find_checkpoints(plan.out)
+        where = f"the last good checkpoint is {left[-1]}" if left else "no checkpoint was written before"
+        print(f"{name}: the loss is not finite; {where}", file=sys.stderr)
+        return DIVERGED
+    print(
+        f"{name}: validation loss {result.final_validation_loss:.4f}, {result.tokens_per_s:,.0f} tokens/s, "
+        f"optimizer {result.optimizer_share:.1%} of a step, {result.training_s:.0f} s; log and checkpoints: {plan.out}"
+    )
+    return DONE
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def conclude(child: Child) -> Outcome:
         result, missing = None, str(error)
     else:
         missing = "it wrote no result"
-    if code == 0 and result:
+    if result:  # whatever the exit code says of it: a run that diverged is finished too
         seconds = time.monotonic() - child.started
         ending = "diverged" if result.diverged else f"validation loss {result.final_validation_loss:.4f}"
         return Outcome(child.cell, True, f"{child.cell}: {ending}, {seconds:,.0f} s")

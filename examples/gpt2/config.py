@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+DTYPES = ("float32", "bfloat16")
+
+
 class ConfigError(Exception):
     """A configuration that cannot be used; the message is one sentence."""
 
@@ -99,6 +102,7 @@ class LoopConfig:
     """The training itself. ``batch`` counts the sequences of one step over all processes and accumulated parts.
 
     ``clip`` bounds the norm of the whole gradient (infinity: no clipping). ``telemetry_every`` 0 measures nothing.
+    Optimizers that want the curvature are shown it every ``curvature_every`` steps on ``curvature_batch`` sequences.
     ``dtype`` is that of the forward pass: ``float32``, or ``bfloat16`` under autocast.
     """
 
@@ -111,9 +115,24 @@ class LoopConfig:
     validation_batches: int = 24
     checkpoint_every: int = 50
     telemetry_every: int = 0
+    curvature_every: int = 10
+    curvature_batch: int = 4
     dtype: str = "float32"
     compile: bool = False
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        least = {"seed": 0, "telemetry_every": 0}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.type == "int" and value < least.get(each.name, 1):
+                raise ConfigError(f"{each.name} must be at least {least.get(each.name, 1)}, got {value}")
+        if not self.clip > 0:
+            raise ConfigError(f"clip must be above 0 (inf: no clipping), got {self.clip}")
+        if self.batch % self.accumulate:
+            raise ConfigError(f"batch ({self.batch}) must be a multiple of accumulate ({self.accumulate})")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
-"""One training run: a model, an optimizer, a schedule and a corpus in, a typed record of what happened out.
+"""The training loop: steps over the global batch, validations, telemetry, and the moments to write a checkpoint.
 
-Times are wall-clock seconds of training alone; validation is left out of them. Observers are told of every record as
-it appears; the loop itself writes no file and prints nothing.
+In: a ``Training`` (model, optimizer, schedule, corpus, processes) and the step to start after. Out: records, told to
+observers as they appear. Everything random in a step follows from the seed and the number of the step, so a loop that
+starts at step 100 does what one that came there would do. Times are wall-clock seconds of training alone; validation
+is left out of them. No file is written here and nothing printed.
 """
 
 from __future__ import annotations
@@ -9,92 +11,27 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from examples.gpt2.data import Batch, Corpus, draw_batch, spread_batches
+from examples.gpt2.config import LoopConfig
+from examples.gpt2.curvature import find_estimator
+from examples.gpt2.data import Batch, Corpus, draw_batch, share_batch, spread_batches
+from examples.gpt2.logs import StepRecord, TelemetryRecord, ValidationRecord
 from examples.gpt2.model import GPT
+from examples.gpt2.processes import Processes
+from examples.gpt2.telemetry import StepProbe
 
-
-@dataclass(frozen=True, slots=True)
-class LoopSettings:
-    """What all runs of a comparison share; ``clip`` bounds the norm of the whole gradient (infinity: no clipping)."""
-
-    steps: int = 250
-    batch: int = 8
-    seed: int = 0
-    clip: float = 1.0
-    validate_every: int = 50
-    validation_batches: int = 24
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One step: the loss (nats per token) and gradient norm before it, and the seconds that its two halves took."""
-
-    step: int
-    loss: float
-    lr: float
-    gradient_norm: float
-    forward_backward_s: float
-    optimizer_s: float
-    elapsed_s: float  # since the start of the run, this step included
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of the whole step."""
-        return self.forward_backward_s + self.optimizer_s
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationRecord:
-    """Mean loss (nats per token) over the fixed validation batches after ``step`` steps and ``elapsed_s`` seconds."""
-
-    step: int
-    loss: float
-    elapsed_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """Everything measured in one run; ``diverged`` says that it stopped at a loss that is not finite."""
-
-    name: str
-    parameters: int
-    tokens_per_step: int
-    steps: tuple[StepRecord, ...]
-    validations: tuple[ValidationRecord, ...]
-    diverged: bool
-
-    @property
-    def final_loss(self) -> float:
-        """The last validation loss in nats per token; not a number for a run that diverged."""
-        return math.nan if self.diverged else self.validations[-1].loss
-
-    @property
-    def peak_lr(self) -> float:
-        """The highest learning rate (of the first parameter group) that the run reached."""
-        return max(record.lr for record in self.steps)
-
-    @property
-    def step_s(self) -> float:
-        """Median seconds per step: robust against a machine that others use too, and against a slow first step."""
-        return statistics.median(record.total_s for record in self.steps)
-
-    @property
-    def optimizer_share(self) -> float:
-        """Median share of a step, from 0 to 1, that the optimizer takes."""
-        return statistics.median(record.optimizer_s / record.total_s for record in self.steps)
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens trained on per second at the median step."""
-        return self.tokens_per_step / self.step_s
+WHOLE_STEP = 1_000_003
+"""In place of a piece's number: the random numbers that all processes share in a step."""
 
 
 class Observer:
@@ -106,84 +43,213 @@ class Observer:
     def on_validation(self, record: ValidationRecord) -> None:
         """Called after each validation."""
 
+    def on_telemetry(self, record: TelemetryRecord) -> None:
+        """Called after a step whose update was measured."""
+
+
+class Loss(nn.Module):
+    """The model's mean loss as a module of its own, which is what DDP and torch.compile wrap."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.model.loss(inputs, targets)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Everything that a step touches; ``loss`` is ``Loss`` of ``model``, wrapped for processes and compiled."""
+
+    model: GPT
+    loss: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    corpus: Corpus
+    config: LoopConfig
+    processes: Processes
+
+
+def wrap_loss(model: GPT, config: LoopConfig, processes: Processes) -> nn.Module:
+    """The module that computes ``model``'s loss in all processes; DDP averages its gradients over them."""
+    loss: nn.Module = Loss(model)
+    if processes.world > 1:
+        loss = DistributedDataParallel(loss, device_ids=None if processes.device.type == "cpu" else [processes.device])
+    if config.compile:
+        loss.compile()
+    return loss
+
 
 def train(
-    name: str,
-    model: GPT,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    corpus: Corpus,
-    settings: LoopSettings,
+    training: Training,
+    *,
+    after: int,
+    elapsed_s: float,
     observers: Sequence[Observer] = (),
-) -> RunResult:
-    """Train ``model`` for ``settings.steps`` steps, validating at the start, every so often, and at the end.
+    keep: Callable[[int, float], None] = lambda step, elapsed_s: None,
+) -> bool:
+    """Take the steps that follow step ``after``, ``elapsed_s`` seconds into the run; whether all losses were finite.
 
-    A loss that is not finite ends the run early.
+    Validates at the start, every so often, and at the end. ``keep`` is called with the step and the seconds when a
+    checkpoint is due. A loss that is not finite ends the run after it was recorded.
     """
-    batch, context = settings.batch, model.config.context
-    held_out = list(
-        spread_batches(corpus.validation, batches=settings.validation_batches, batch=batch, context=context)
-    )
-    steps: list[StepRecord] = []
-    validations: list[ValidationRecord] = []
-    elapsed_s = 0.0
+    config = training.config
+    held_out = _validation_batches(training)
 
-    def validate_now(step: int) -> None:
-        validations.append(ValidationRecord(step, validate(model, held_out), elapsed_s))
+    def validate_now(step: int) -> bool:
+        record = ValidationRecord(step, validate(training, held_out), elapsed_s)
         for observer in observers:
-            observer.on_validation(validations[-1])
+            observer.on_validation(record)
+        return math.isfinite(record.loss)
 
-    validate_now(0)
-    for step in range(1, settings.steps + 1):
-        drawn = draw_batch(corpus.train, seed=settings.seed, step=step, batch=batch, context=context)
-        record = take_step(model, optimizer, drawn, step=step, started_s=elapsed_s, clip=settings.clip)
-        schedule.step()
+    if not after and not validate_now(0):
+        return False
+    for step in range(after + 1, config.steps + 1):
+        record, telemetry = take_step(training, step, elapsed_s)
         elapsed_s = record.elapsed_s
-        steps.append(record)
         for observer in observers:
             observer.on_step(record)
+            if telemetry:
+                observer.on_telemetry(telemetry)
         if not math.isfinite(record.loss):
-            break
-        if step % settings.validate_every == 0 or step == settings.steps:
-            validate_now(step)
-    diverged = not (math.isfinite(steps[-1].loss) and math.isfinite(validations[-1].loss))
-    return RunResult(name, count_parameters(model), batch * context, tuple(steps), tuple(validations), diverged)
+            return False
+        is_last = step == config.steps
+        if (step % config.validate_every == 0 or is_last) and not validate_now(step):
+            return False
+        if step % config.checkpoint_every == 0 or is_last:
+            keep(step, elapsed_s)
+    return True
 
 
-def take_step(
-    model: GPT, optimizer: Optimizer, batch: Batch, *, step: int, started_s: float, clip: float
-) -> StepRecord:
-    """Update ``model`` on ``batch``; the step begins ``started_s`` into the run; clipping is timed as backward."""
+def take_step(training: Training, step: int, started_s: float) -> tuple[StepRecord, TelemetryRecord | None]:
+    """Step number ``step``, which begins ``started_s`` into the run; clipping is timed as backward."""
+    config, optimizer, processes = training.config, training.optimizer, training.processes
     lr = float(optimizer.param_groups[0]["lr"])
-    start = time.perf_counter()
+    start = _now(processes)
     optimizer.zero_grad(set_to_none=True)
-    loss = model.loss(batch.inputs, batch.targets)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    middle = time.perf_counter()
-    optimizer.step()
-    end = time.perf_counter()
-    return StepRecord(
+    loss = _differentiate(training, step)
+    norm = nn.utils.clip_grad_norm_(training.model.parameters(), config.clip)
+    middle = _now(processes)
+    is_measured = processes.is_first and config.telemetry_every > 0 and step % config.telemetry_every == 0
+    probe = StepProbe(training.model) if is_measured else None
+    before_optimizer = _now(processes) if probe else middle
+    with _randomness(config.seed, step, WHOLE_STEP):
+        _update_curvature(training, step)
+        optimizer.step()
+    end = _now(processes)
+    telemetry = probe.measure(step) if probe else None
+    training.schedule.step()
+    total_s = _now(processes) - start
+    record = StepRecord(
         step=step,
-        loss=loss.item(),
+        loss=processes.mean(loss),
         lr=lr,
         gradient_norm=norm.item(),
         forward_backward_s=middle - start,
-        optimizer_s=end - middle,
-        elapsed_s=started_s + end - start,
+        optimizer_s=end - before_optimizer,
+        elapsed_s=started_s + total_s,
     )
+    return record, telemetry
+
+
+def _differentiate(training: Training, step: int) -> float:
+    """Gradients of the mean loss over the global batch, in every process; the mean loss of this one's share."""
+    config, processes = training.config, training.processes
+    losses = []
+    for piece in range(config.accumulate):
+        part = share_batch(
+            config.batch, rank=processes.rank, world=processes.world, piece=piece, pieces=config.accumulate
+        )
+        batch = _draw(training, step, part)
+        place = processes.rank * config.accumulate + piece
+        is_last = piece == config.accumulate - 1
+        with _quiet(training.loss, is_last), _randomness(config.seed, step, place):
+            with _autocast(config, processes):
+                loss = training.loss(batch.inputs, batch.targets)
+            (loss / config.accumulate).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item()
+
+
+def _update_curvature(training: Training, step: int) -> None:
+    """Let an optimizer that wants it see the curvature on the first sequences of the global batch."""
+    config = training.config
+    estimate = find_estimator(training.model, training.optimizer)
+    if estimate is None or (step - 1) % config.curvature_every:
+        return
+    batch = _draw(training, step, slice(0, min(config.curvature_batch, config.batch)))
+    generator = torch.Generator(training.processes.device).manual_seed(_mix(config.seed, step, WHOLE_STEP))
+    with _autocast(config, training.processes):
+        estimate(batch, generator)
 
 
 @torch.no_grad()
-def validate(model: GPT, batches: Sequence[Batch]) -> float:
-    """Mean loss of ``model`` in nats per token over equally large ``batches``; the model's mode is restored."""
-    training = model.training
+def validate(training: Training, batches: Sequence[Batch]) -> float:
+    """Mean loss in nats per token over equally large ``batches`` of every process; the model's mode is restored."""
+    model = training.model
+    was_training = model.training
     model.eval()
-    losses = [model.loss(batch.inputs, batch.targets).item() for batch in batches]
-    model.train(training)
-    return statistics.fmean(losses)
+    with _autocast(training.config, training.processes):
+        losses = [model.loss(batch.inputs, batch.targets).item() for batch in batches]
+    model.train(was_training)
+    return training.processes.mean(statistics.fmean(losses))
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trained numbers in ``model``; shared ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def _validation_batches(training: Training) -> list[Batch]:
+    config, processes = training.config, training.processes
+    part = share_batch(config.batch, rank=processes.rank, world=processes.world)
+    batches = spread_batches(
+        training.corpus.validation,
+        batches=config.validation_batches,
+        batch=config.batch,
+        context=training.model.config.context,
+        part=part,
+    )
+    pieces = (piece for batch in batches for piece in _split(batch, config.accumulate))
+    return [_moved(piece, processes) for piece in pieces]
+
+
+def _split(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """``batch`` in as many parts as a training batch is accumulated from, for the memory that validation needs."""
+    for inputs, targets in zip(batch.inputs.chunk(pieces), batch.targets.chunk(pieces), strict=True):
+        yield Batch(inputs, targets)
+
+
+def _draw(training: Training, step: int, part: slice) -> Batch:
+    config, context = training.config, training.model.config.context
+    tokens = training.corpus.train
+    drawn = draw_batch(tokens, seed=config.seed, step=step, batch=config.batch, context=context, part=part)
+    return _moved(drawn, training.processes)
+
+
+def _moved(batch: Batch, processes: Processes) -> Batch:
+    return Batch(batch.inputs.to(processes.device), batch.targets.to(processes.device))
+
+
+def _autocast(config: LoopConfig, processes: Processes) -> AbstractContextManager[object]:
+    if config.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(processes.device.type, getattr(torch, config.dtype))
+
+
+def _quiet(loss: nn.Module, is_last: bool) -> AbstractContextManager[object]:
+    """All but the last part of a step leave gradients alone in their process; the last one averages them."""
+    return loss.no_sync() if isinstance(loss, DistributedDataParallel) and not is_last else nullcontext()
+
+
+@contextmanager
+def _randomness(seed: int, step: int, place: int) -> Iterator[None]:
+    """Random numbers (dropout, stochastic rounding) that depend on the step and the place in it alone."""
+    torch.manual_seed(_mix(seed, step, place))
+    yield
+
+
+def _mix(seed: int, step: int, place: int) -> int:
+    """A seed for torch that differs wherever one of the three does."""
+    return int(np.random.SeedSequence((seed, step, place)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _now(processes: Processes) -> float:
+    processes.synchronize()
+    return time.perf_counter()

@@ -1,8 +1,8 @@
 """What is compared: how an optimizer is named, built, and scheduled, and the settings tuned for the demo.
 
-In: a name (``NAMO``: a generated class; ``torch.optim.SGD``; ``path/to/mine.opt``: a spec, compiled on the fly) and
-overrides. Out: a ``Recipe``, and from it an optimizer and its learning-rate schedule. A wrong name or setting is an
-``OptimizerError``. No training here.
+In: an ``OptimizerConfig``, whose name is a generated class (``NAMO``), a spec compiled on the fly (``path/mine.opt``),
+``torch.optim.SGD``, or any ``module:Class``. Out: an optimizer and its learning-rate schedule. A wrong name or setting
+is an ``OptimizerError``. No training here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import difflib
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,46 +24,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 import optforge
+from examples.gpt2.config import OptimizerConfig, ScheduleConfig
 
 
 class OptimizerError(Exception):
     """An optimizer, schedule or setting that cannot be used; the message is one sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How the learning rate moves: ``warmup`` is the share of the steps in which it rises to its full value.
-
-    ``shape`` is a key of ``DECAYS`` or the name of a generated schedule class such as ``UBA``.
-    """
-
-    shape: str = "cosine"
-    warmup: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One optimizer of the comparison: its name, learning rates, further keyword arguments, and schedule.
-
-    ``lr`` is the peak rate (None: the optimizer's own default); ``rest_lr`` that of all but the hidden matrices:
-    embeddings, head, norms and biases (None: whatever the optimizer makes of ``lr``).
-    """
-
-    name: str
-    lr: float | None = None
-    rest_lr: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Schedule = Schedule()
-
-
 TUNED = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("NAMO", lr=0.2, rest_lr=3e-3),
-        Recipe("NAMOD", lr=0.2, rest_lr=3e-3),
-        Recipe("Muon", lr=0.03, rest_lr=3e-3),
-        Recipe("AdamW", lr=2e-3, options={"beta2": 0.95, "weight_decay": 0.1}),
-        Recipe("torch.optim.AdamW", lr=2e-3, options={"betas": (0.9, 0.95), "weight_decay": 0.1}),
+    config.name: config
+    for config in (
+        OptimizerConfig("NAMO", lr=0.2, rest_lr=3e-3),
+        OptimizerConfig("NAMOD", lr=0.2, rest_lr=3e-3),
+        OptimizerConfig("Muon", lr=0.03, rest_lr=3e-3),
+        OptimizerConfig("AdamW", lr=2e-3, options={"beta2": 0.95, "weight_decay": 0.1}),
+        OptimizerConfig("torch.optim.AdamW", lr=2e-3, options={"betas": (0.9, 0.95), "weight_decay": 0.1}),
     )
 }
 """Settings tuned for the default model, batch and number of steps; anything else starts from its own defaults.
@@ -82,47 +59,62 @@ DECAYS: dict[str, Callable[[float], float]] = {
 """After the warm-up: the factor on the learning rate at a progress from 0 to 1."""
 
 
-def find_recipe(name: str) -> Recipe:
-    """The tuned settings for ``name``; a spec file gets those of the class that it compiles to."""
+def tuned_config(name: str) -> OptimizerConfig:
+    """The tuned settings for ``name``: a spec file gets those of the class that it compiles to, others their own lr."""
     if name in TUNED:
         return TUNED[name]
     optimizer_class = find_class(name)
-    if name.startswith("torch.optim."):
-        return Recipe(name)
-    return replace(TUNED.get(optimizer_class.__name__, Recipe(name)), name=name)
+    lr = getattr(inspect.signature(optimizer_class).parameters.get("lr"), "default", None)
+    own = OptimizerConfig(name, lr=float(lr) if isinstance(lr, int | float) else None)
+    return own if ":" in name else replace(TUNED.get(optimizer_class.__name__, own), name=name)
 
 
-def override(recipe: Recipe, setting: str, value: Any) -> Recipe:
-    """``recipe`` with one setting changed: a rate, ``schedule`` (its shape), or a keyword argument of the optimizer."""
+def override(config: OptimizerConfig, setting: str, value: Any) -> OptimizerConfig:
+    """``config`` with one setting changed: a rate, ``schedule`` (its shape), or a keyword argument of the optimizer."""
     if setting in ("lr", "rest_lr"):
-        return replace(recipe, **{setting: value})
+        return replace(config, **{setting: value})
     if setting == "schedule":
-        return replace(recipe, schedule=replace(recipe.schedule, shape=value))
-    return replace(recipe, options={**recipe.options, setting: value})
+        return replace(config, schedule=replace(config.schedule, shape=value))
+    return replace(config, options={**config.options, setting: value})
 
 
 def find_class(name: str) -> type[Optimizer]:
-    """The class called ``name``: of ``torch.optim``, of ``optforge.generated``, or compiled from a spec file."""
+    """The class called ``name``: of a module, of ``optforge.generated``, or compiled from a spec file."""
+    if name.endswith(".opt"):
+        return _compile(name)
+    module, _, own = name.rpartition(":")
+    if module:
+        return _attribute(_imported(module), own, Optimizer)
     if name.startswith("torch.optim."):
-        found = _attribute(torch.optim, name.removeprefix("torch.optim."), Optimizer)
-    elif name.endswith(".opt"):
-        found = _compile(name)
-    else:
-        found = _attribute(_generated(), name, Optimizer)
-    return found
+        return _attribute(torch.optim, name.removeprefix("torch.optim."), Optimizer)
+    return _attribute(_generated(), name, Optimizer)
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """The optimizer of ``recipe`` over ``model``; generated classes route the model's parameters by their role."""
-    optimizer_class = find_class(recipe.name)
-    target: Any = model.parameters() if recipe.name.startswith("torch.optim.") else model
-    if recipe.rest_lr is not None:
-        target = split_rates(model, optimizer_class, recipe.rest_lr)
-    rate = {} if recipe.lr is None else {"lr": recipe.lr}
+def find_spec_text(name: str) -> str | None:
+    """The text of the spec that the optimizer called ``name`` is compiled from; None for one that has none."""
+    if name.endswith(".opt"):
+        return Path(name).read_text(encoding="utf-8")
+    optimizer_class = find_class(name)
+    spec = resources.files(optforge) / "specs" / f"{optimizer_class.__module__.rpartition('.')[2]}.opt"
+    return spec.read_text(encoding="utf-8") if is_generated(optimizer_class) and spec.is_file() else None
+
+
+def is_generated(optimizer_class: type[Optimizer]) -> bool:
+    """Whether the class was compiled from a spec: then it routes a model's parameters to rules by itself."""
+    return bool(getattr(optimizer_class, "RULES", None))
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """The optimizer of ``config`` over ``model``; generated classes route the model's parameters by their role."""
+    optimizer_class = find_class(config.name)
+    target: Any = model if is_generated(optimizer_class) else model.parameters()
+    if config.rest_lr is not None:
+        target = split_rates(model, optimizer_class, config.rest_lr)
+    rate = {} if config.lr is None else {"lr": config.lr}
     try:
-        return optimizer_class(target, **rate, **recipe.options)
+        return optimizer_class(target, **rate, **config.options)
     except (TypeError, ValueError) as error:
-        raise OptimizerError(f"{recipe.name}: {error}") from error
+        raise OptimizerError(f"{config.name}: {error}") from error
 
 
 def split_rates(model: nn.Module, optimizer_class: type[Optimizer], rest_lr: float) -> list[dict[str, Any]]:
@@ -135,7 +127,7 @@ def split_rates(model: nn.Module, optimizer_class: type[Optimizer], rest_lr: flo
     return hidden + [{**group, **rates} for group in groups if group["rule"] not in HIDDEN_ROLES]
 
 
-def build_schedule(schedule: Schedule, optimizer: Optimizer, *, steps: int) -> LRScheduler:
+def build_schedule(schedule: ScheduleConfig, optimizer: Optimizer, *, steps: int) -> LRScheduler:
     """The learning-rate schedule for a run of ``steps`` steps; call its ``step()`` after each optimizer step."""
     warmup = min(round(schedule.warmup * steps), steps - 1)
     if schedule.shape not in DECAYS:
@@ -153,6 +145,13 @@ def build_schedule(schedule: Schedule, optimizer: Optimizer, *, steps: int) -> L
 
 def _generated() -> ModuleType:
     return importlib.import_module("optforge.generated")
+
+
+def _imported(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise OptimizerError(f"{module} cannot be imported: {error}") from error
 
 
 def _compile(path: str) -> type[Optimizer]:

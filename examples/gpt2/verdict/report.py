@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from examples.gpt2.config import write_config
 from examples.gpt2.verdict.entries import Entry
-from examples.gpt2.verdict.judge import Method, Verdict, judge
+from examples.gpt2.verdict.judge import Cost, Method, Verdict, judge
 from examples.gpt2.verdict.numbers import collect_numbers
 from examples.gpt2.verdict.pictures import draw_pictures
 from examples.gpt2.verdict.sentences import count, list_words, word
@@ -104,7 +104,7 @@ def format_bytes(number: float) -> str:
 
 
 def _result_cells(method: Method, verdict: Verdict) -> Iterable[Cell]:
-    best, base, cost = method.best, verdict.baseline, method.cost
+    best, base = method.best, verdict.baseline
     spread = f"± {best.deviation:.4f}" if best and best.deviation is not None else ""
     edge = {"low": "lowest tried", "high": "highest tried", "single": "only one"}.get(method.edge or "", "")
     mean = best.mean if best else None
@@ -118,12 +118,19 @@ def _result_cells(method: Method, verdict: Verdict) -> Iterable[Cell]:
         below = None if mean is None else verdict.target - mean
         yield Cell("below", below, "–" if below is None else "0" if method is base else f"{below:+.4f}")
         end, reach = base.curve[-1], method.reach
-        yield _share_cell("reach_step", reach and reach.step, end.step, "{:,.0f} steps")
-        yield _share_cell("reach_seconds", reach and reach.seconds, end.seconds, "{:,.0f} s")
-    yield Cell("step_s", cost and cost.step_s, _milliseconds(cost and cost.step_s))
-    yield Cell("optimizer_s", cost and cost.optimizer_s, _milliseconds(cost and cost.optimizer_s))
-    yield Cell("optimizer_share", cost and cost.optimizer_share, f"{cost.optimizer_share:.1%}" if cost else "–")
-    yield Cell("state_bytes", cost and cost.state_bytes, format_bytes(cost.state_bytes) if cost else "–")
+        yield _share_cell("reach_step", reach.step if reach else None, end.step, "{:,.0f} steps")
+        yield _share_cell("reach_seconds", reach.seconds if reach else None, end.seconds, "{:,.0f} s")
+    yield from _cost_cells(method.cost)
+
+
+def _cost_cells(cost: Cost | None) -> Iterable[Cell]:
+    if cost is None:
+        yield from (Cell(field, None, "–") for field in ("step_s", "optimizer_s", "optimizer_share", "state_bytes"))
+        return
+    yield Cell("step_s", cost.step_s, _milliseconds(cost.step_s))
+    yield Cell("optimizer_s", cost.optimizer_s, _milliseconds(cost.optimizer_s))
+    yield Cell("optimizer_share", cost.optimizer_share, f"{cost.optimizer_share:.1%}")
+    yield Cell("state_bytes", cost.state_bytes, format_bytes(cost.state_bytes))
 
 
 def _share_cell(field: str, value: float | None, whole: float, form: str) -> Cell:
@@ -132,9 +139,7 @@ def _share_cell(field: str, value: float | None, whole: float, form: str) -> Cel
     return Cell(field, value, f"{value / whole:.0%}" if whole else "–", form.format(value))
 
 
-def _milliseconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
+def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:.0f} ms" if seconds >= 0.1 else f"{1e3 * seconds:.3g} ms"
 
 
