@@ -25,6 +25,7 @@ from examples.gpt2.huggingface import to_state
 from examples.gpt2.model import GPT
 from optforge.generated import NAMO, NAMOD, RMNP, UBA, AdamW, Muon, Nora, NorMuon
 
+ROOT = Path(__file__).parents[1]
 STEPS = 8
 LR = 2e-2
 
@@ -274,6 +275,6 @@ def test_the_example_runs_and_learns(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", sorted(Path("examples/ecosystem").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "ecosystem").glob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
