@@ -17,10 +17,11 @@ from examples.gpt2.arguments import ComparePlan, TrainPlan, make_parser
 from examples.gpt2.checkpoints import CheckpointError, find_checkpoints
 from examples.gpt2.compare import Grid, GridError, train_command
 from examples.gpt2.compare import compare as run_grid
-from examples.gpt2.config import ConfigError
+from examples.gpt2.config import ConfigError, ModelConfig, OptimizerConfig
 from examples.gpt2.data import TextError
 from examples.gpt2.logs import LogError, ResultRecord
-from examples.gpt2.optimizers import OptimizerError
+from examples.gpt2.model import build_model
+from examples.gpt2.optimizers import OptimizerError, build_optimizer, build_schedule
 from examples.gpt2.processes import Processes, join_processes
 from examples.gpt2.progress import open_progress, open_tensorboard
 from examples.gpt2.run import RunError, run
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(rest)
     try:
         plan = options.make_plan(options)
+        require_buildable([plan.config.optimizer] if isinstance(plan, TrainPlan) else plan.optimizers)
     except PROBLEMS as error:
         parser.error(str(error))
     if plan.threads:
@@ -50,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+
+
+def require_buildable(optimizers: Sequence[OptimizerConfig]) -> None:
+    """Build every optimizer and schedule on a small model, so that a wrong setting is reported before any training."""
+    for config in optimizers:
+        optimizer = build_optimizer(config, build_model(ModelConfig(vocab_size=2, width=8, heads=1), seed=0))
+        build_schedule(config.schedule, optimizer, steps=2)
 
 
 def train(plan: TrainPlan) -> int:

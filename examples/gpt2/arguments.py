@@ -128,7 +128,9 @@ def make_train_parser() -> OneSentenceParser:
     )
     parser.add_argument("--config", type=Path, help="a config.json with everything; no other setting may be given")
     group = parser.add_argument_group("optimizer")
-    group.add_argument("--optimizer", default="NAMO", help="a generated class, an .opt file, torch.optim.X, module:Class")
+    group.add_argument(
+        "--optimizer", default="NAMO", help="a generated class, an .opt file, torch.optim.X, module:Class"
+    )
     group.add_argument("--lr", type=parse_number, help="peak learning rate (default: tuned for the demo, or its own)")
     group.add_argument("--rest-lr", type=parse_number, help="that of all but the hidden matrices")
     group.add_argument("--schedule", help="cosine, linear, constant, or a generated one such as UBA or WSD")
@@ -261,7 +263,9 @@ def choose_optimizers(names: Sequence[str], settings: Sequence[tuple[str, str, A
     chosen = {name: tuned_config(name) for name in names}
     for name, setting, value in settings:
         if name not in chosen:
-            raise OptimizerError(f"{name} has a setting ({setting}) but is not among the optimizers: {', '.join(names)}")
+            raise OptimizerError(
+                f"{name} has a setting ({setting}) but is not among the optimizers: {', '.join(names)}"
+            )
         chosen[name] = override(chosen[name], setting, value)
     return tuple(chosen.values())
 

@@ -9,6 +9,7 @@ hold tensors and plain data and cannot run code.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -73,6 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     others = [other for other in find_checkpoints(path.parent) if other != path]
     way_out = f"remove it to continue from {others[-1].name}" if others else "remove it to start again"
     try:
+        _require_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any part of torch's reader
         reason = str(error).strip().partition("\n")[0]
@@ -81,6 +83,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT or set(content) != {"format", *names}:
         raise CheckpointError(f"{path}: expected a checkpoint of format {FORMAT}, found something else; {way_out}")
     return Checkpoint(**{name: content[name] for name in names})
+
+
+def _require_sums(path: Path) -> None:
+    """Compare every part with its check sum, which torch's reader does not."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(f"{damaged} has another check sum")
 
 
 def _last_good(folder: Path) -> str:

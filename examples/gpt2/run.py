@@ -48,6 +48,7 @@ def run(
     A loss that is not finite ends the run: its result says that it diverged, and the last checkpoint is from before.
     """
     _require_same_config(config, folder)
+    require_shares(config, processes)
     if is_done(folder):
         return _result(folder)
     newest = _newest_checkpoint(folder)
@@ -69,15 +70,19 @@ def load_together(config: RunConfig, processes: Processes, cache: Path) -> Corpu
 
 def build_training(config: RunConfig, corpus: Corpus, processes: Processes) -> Training:
     """Model, optimizer and schedule as they are before the first step."""
-    try:
-        share_batch(config.loop.batch, world=processes.world, pieces=config.loop.accumulate)
-    except ValueError as error:
-        raise RunError(str(error)) from error
     model = build_model(fit_vocabulary(config.model, corpus), seed=config.loop.seed).to(processes.device)
     optimizer = build_optimizer(config.optimizer, model)
     schedule = build_schedule(config.optimizer.schedule, optimizer, steps=config.loop.steps)
     loss = wrap_loss(model, config.loop, processes)
     return Training(model, loss, optimizer, schedule, corpus, config.loop, processes)
+
+
+def require_shares(config: RunConfig, processes: Processes) -> None:
+    """Refuse a batch that the processes cannot share evenly."""
+    try:
+        share_batch(config.loop.batch, world=processes.world, pieces=config.loop.accumulate)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def fit_vocabulary(config: ModelConfig, corpus: Corpus) -> ModelConfig:

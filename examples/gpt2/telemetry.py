@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from examples.gpt2.logs import TelemetryRecord
 
 ITERATIONS = 8
-"""Products with the step and its transpose that find its spectral norm: from below, mostly to a few percent."""
+"""Products with a step and its transpose that find its spectral norm: from below, to a tenth where others are near."""
 
 
 class StepProbe:
     """Remembers matrices before a step and measures the step after it.
 
-        probe = StepProbe(model)
-        optimizer.step()
-        record = probe.measure(step=10)
+    probe = StepProbe(model)
+    optimizer.step()
+    record = probe.measure(step=10)
     """
 
     def __init__(self, model: nn.Module) -> None:
