@@ -134,7 +134,8 @@ def test_a_folder_too_small_for_a_split_by_file_is_split_inside_of_its_files(tmp
     (tmp_path / "b.txt").write_text("abcdefghij" * 10)
     (tmp_path / "c.txt").write_text("0123456789" * 10)
     assert [is_held_out(f"{name}.txt") for name in "abc"] == [True, False, False]
-    corpus = load(tmp_path)
+    corpus, characters = load(tmp_path), load(tmp_path, "characters")
+    assert text_of(corpus.validation) == characters.decode(characters.validation[:].tolist()).encode()
     assert sorted(text_of(corpus.validation).split(b"\0")) == [b"", b"", b"0123456789", b"abcdefghij"]
     assert len(corpus.train) == 2 * 90 + 3
 
@@ -148,6 +149,14 @@ def test_the_first_nine_tenths_of_a_file_are_trained_on(tmp_path: Path, tokenize
     corpus = load(path, tokenizer)
     assert corpus.decode(corpus.train[:].tolist()) == content[: int(0.9 * length)]
     assert corpus.decode(corpus.validation[:].tolist()) == content[int(0.9 * length) :]
+
+
+def test_a_part_must_hold_one_window_and_its_last_target(text: Path) -> None:
+    length = len(load(text).validation)
+    corpus = load(text, context=length - 1)
+    assert draw_batch(corpus.validation, seed=0, step=0, batch=1, context=length - 1).inputs.shape == (1, length - 1)
+    with pytest.raises(TextError, match=f"expected at least {length + 1} bytes in the validation part"):
+        load(text, context=length)
 
 
 def test_the_standard_library_is_the_default_text() -> None:
@@ -377,6 +386,7 @@ def test_of_two_processes_that_keep_the_same_tokens_one_wins(
     [
         ("train.bin", b"abc", r"train\.bin: expected the train tokens that an earlier run kept"),
         ("train.bin", b"abcd", r"train\.bin: expected \d+ tokens, found 2"),
+        ("train.bin", bytes(1 << 14), r"train\.bin: expected \d+ tokens, found 8192"),
         ("validation.bin", b"", r"validation\.bin: .* found an empty file"),
         ("meta.json", b"{", r"characters-\w+: expected tokens kept by an earlier run \(delete the folder"),
         ("meta.json", b"{}", r"characters-\w+: expected tokens kept by an earlier run \(delete the folder"),
@@ -678,12 +688,20 @@ def test_pieces_are_encoded_as_the_whole_text_is(content: str, length: int) -> N
 
 @pytest.mark.peers
 def test_a_text_cut_into_pieces_has_the_tokens_of_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {i} of many,\n\n  and {i * i} more\n" for i in range(500)))
-    whole = load(path, "bpe:300")
+    for name in "bc":
+        lines = (f"{name} {i} of many,\n\n  and {i * i} more\n" for i in range(500))
+        (tmp_path / f"{name}.txt").write_text("".join(lines))
+    whole = load(tmp_path, "bpe:300")
     monkeypatch.setattr(tokenizer.cut_into_pieces, "__defaults__", (7,))
-    assert len(list(tokenizer.cut_into_pieces(path.read_text()))) > 1000
-    assert same_tokens(load(path, "bpe:300"), whole)
+    assert len(list(tokenizer.cut_into_pieces((tmp_path / "b.txt").read_text()))) > 1000
+    assert same_tokens(load(tmp_path, "bpe:300"), whole)
+
+
+@pytest.mark.peers
+def test_vocabularies_of_two_sizes_are_kept_apart(text: Path, tmp_path: Path) -> None:
+    small, large = (load(text, f"bpe:{size}", cache=tmp_path / "cache") for size in (258, 270))
+    assert (small.vocab_size, large.vocab_size) == (258, 270) and small.fingerprint != large.fingerprint
+    assert {corpus.train.parts[0].dtype for corpus in (small, large)} == {np.dtype("<u2")}
 
 
 def test_a_missing_package_is_named(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
