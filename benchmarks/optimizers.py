@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +45,37 @@ def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_races(
-    models: Sequence[str], methods: Sequence[str], device: torch.device, rounds: int | None, slow: bool
-) -> list[dict[str, Any]]:
-    """Every race of the models, as data."""
+def run_races(chosen: argparse.Namespace, models: Sequence[str], device: torch.device) -> list[dict[str, Any]]:
+    """Every race of the models, as data; each in a process of its own, whose memory nobody else has used."""
     found = []
-    with iterating_in(iteration_dtype(device)):
-        for model in models:
-            for race in races(model, methods, device_type=device.type, slow=slow):
-                log(f"{race.name}, {model}")
-                budget = BUDGETS.get((race.name, model), BUDGET[model])
-                result = run_race(race, model, device, budget=budget, rounds=rounds, log=log)
-                found.append(race_rows(result, cuda=device.type == "cuda"))
+    for model in models:
+        for race in races(model, chosen.methods, device_type=device.type, slow=chosen.slow):
+            options = ["--rounds", str(chosen.rounds)] if chosen.rounds else []
+            options += ["--slow"] if chosen.slow else []
+            options += ["--device", chosen.device, "--model", model, "--race", race.name]
+            found += in_new_process([*options, "--methods", *chosen.methods], {})
     return found
+
+
+def run_here(name: str, chosen: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One race in this process."""
+    with iterating_in(iteration_dtype(device)):
+        field = races(chosen.model, chosen.methods, device_type=device.type, slow=chosen.slow)
+        race = next(race for race in field if race.name == name)
+        log(f"{race.name}, {chosen.model}")
+        budget = BUDGETS.get((race.name, chosen.model), BUDGET[chosen.model])
+        result = run_race(race, chosen.model, device, budget=budget, rounds=chosen.rounds, log=log)
+        return race_rows(result, cuda=device.type == "cuda")
+
+
+def in_new_process(options: Sequence[str], environment: dict[str, str]) -> list[dict[str, Any]]:
+    """The races that another process runs with these options."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "races.json"
+        command = [sys.executable, "-m", "benchmarks.optimizers", *options, "--no-cold", "--quiet", "--json", str(path)]
+        subprocess.run(command, check=True, env={**os.environ, **environment})
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["races"]
+        return found
 
 
 def run_cold(models: Sequence[str], methods: Sequence[str], device: torch.device) -> list[dict[str, Any]]:
@@ -77,40 +95,44 @@ def run_cold(models: Sequence[str], methods: Sequence[str], device: torch.device
 
 
 def run_huge_pages(rounds: int | None) -> list[dict[str, Any]]:
-    """The elementwise races again in a process whose large allocations use huge pages."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "huge.json"
-        command = [sys.executable, "-m", "benchmarks.optimizers", "--model", "gpt2-small", "--methods", "AdamW", "SGD"]
-        command += ["--no-cold", "--quiet", "--json", str(path), *(["--rounds", str(rounds)] if rounds else [])]
-        subprocess.run(command, check=True, env={**os.environ, HUGE_PAGES: "1"})
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["races"]
-        return found
+    """The elementwise races again in processes whose large allocations use huge pages."""
+    options = ["--model", "gpt2-small", "--methods", "AdamW", "SGD", *(["--rounds", str(rounds)] if rounds else [])]
+    return in_new_process(options, {HUGE_PAGES: "1"})
 
 
-def measure(chosen: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for, as the JSON file has it."""
+def measure(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All that was asked for, as the JSON file has it: what is known after the races, after cold starts, at the end."""
     device = torch.device(chosen.device)
     models = MODELS if chosen.model == "both" else (chosen.model,)
-    machine = describe(device)
     dtype = str(iteration_dtype(device) or torch.bfloat16).removeprefix("torch.")
     found: dict[str, Any] = {**limits(device), "iteration_dtype": dtype}
-    measured = run_races(models, chosen.methods, device, chosen.rounds, chosen.slow)
-    cold = [] if chosen.no_cold else run_cold(models, chosen.methods, device)
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "command": "python -m benchmarks.optimizers " + " ".join(chosen.given),
-        "machine": machine,
+        "machine": describe(device),
         "limits": found,
         "missing": [package for package in PACKAGES if not installed(package)],
-        "races": measured,
-        "cold": cold,
-        "targets": [v.as_data() for v in verdicts(measured, cold, device.type, found["gemm_flops_per_second"])],
+        "races": run_races(chosen, models, device),
+        "cold": [],
+        "targets": [],
         "huge_pages": [],
     }
+    data["targets"] = judged(data, device)
+    yield data
+    if not chosen.no_cold:
+        data["cold"] = run_cold(models, chosen.methods, device)
+        data["targets"] = judged(data, device)
+        yield data
     elementwise = "gpt2-small" in models and {"AdamW", "SGD"} & set(chosen.methods)
-    if chosen.write and device.type == "cpu" and elementwise and not os.environ.get(HUGE_PAGES):
+    if chosen.write and device.type == "cpu" and elementwise:
         data["huge_pages"] = run_huge_pages(chosen.rounds)
-    return data
+        yield data
+
+
+def judged(data: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+    """The targets and what was found."""
+    rate = data["limits"]["gemm_flops_per_second"]
+    return [each.as_data() for each in verdicts(data["races"], data["cold"], device.type, rate)]
 
 
 def profile_method(method: str, model: str, device: torch.device, backend: str) -> str:
@@ -138,6 +160,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--write", nargs="?", const="RESULTS", metavar="NAME", help="write benchmarks/NAME.md and .json"
     )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--race", help="only this one, in this process, into the file of --json")
     parser.add_argument("--quiet", action="store_true", help="print no tables")
     parser.add_argument("--profile", choices=METHODS, help="only where the time of this class's step goes")
     parser.add_argument("--backend", default="", help="of the class to profile")
@@ -172,15 +195,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = MODELS[0] if chosen.model == "both" else chosen.model
         print(profile_method(chosen.profile, model, torch.device(chosen.device), chosen.backend))
         return
-    data = measure(chosen)
+    if chosen.race:
+        found = run_here(chosen.race, chosen, torch.device(chosen.device))
+        chosen.json.write_text(json.dumps({"races": [found]}), encoding="utf-8")
+        return
+    for data in measure(chosen):
+        if chosen.write:
+            write(data, chosen.write)
     if not chosen.quiet:
         print(document(data))
     missed = [v for v in data["targets"] if not v["met"]]
     log(f"{len(missed)} of {len(data['targets'])} targets missed")
     for found in missed:
         log(f"  {found['what']}, {found['model']}: {number(found['found'])} where {found['target']:g} is asked")
-    if chosen.write:
-        write(data, chosen.write)
     if chosen.json:
         chosen.json.write_text(json.dumps(data), encoding="utf-8")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
+from operator import is_
+from typing import TypeVar, assert_never
 
 from optforge.compiler import ir
 from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
@@ -31,6 +32,7 @@ from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Span
 
 Reporter = Callable[[Diagnostic], None]
+Node = TypeVar("Node", ir.Input, ir.Ref, ir.Apply)
 BOTTOM = Type(Kind.NUMBER, None, Phase.CONSTANT)
 
 
@@ -51,6 +53,11 @@ def kind_hint(wanted: Kind, found: Kind, span: Span) -> str | None:
         is_literal = re.fullmatch(r"[\d.]+", span.text)
         return "write `true` or `false`" if is_literal else "compare the number with something, such as `... > 0`"
     return AXIS_HINTS.get(span.text) if wanted is Kind.AXIS else None
+
+
+def with_type(node: Node, found: Type) -> Node:
+    """The node with this type; itself where it has it already, as most nodes do when types are settled."""
+    return node if node.type == found else replace(node, type=found)
 
 
 def silent(diagnostic: Diagnostic) -> None:
@@ -82,14 +89,15 @@ class Inference:
             case ir.Literal():
                 return expr
             case ir.Input():
-                return replace(expr, type=self._input_type(expr))
+                return with_type(expr, self._input_type(expr))
             case ir.Ref(name=name):
-                return replace(expr, type=self.known.get(f"{self.owner}:{name}", BOTTOM))
+                return with_type(expr, self.known.get(f"{self.owner}:{name}", BOTTOM))
             case ir.Prev():
                 return self._prev(expr)
             case ir.Apply():
-                arguments = tuple(self.typed(argument) for argument in expr.arguments)
-                return self._apply(replace(expr, arguments=arguments))
+                arguments = tuple([self.typed(argument) for argument in expr.arguments])
+                is_same = all(map(is_, arguments, expr.arguments))
+                return self._apply(expr if is_same else replace(expr, arguments=arguments))
             case ir.Select():
                 return self._select(expr)
             case _:
@@ -169,7 +177,7 @@ class Inference:
         if operator.name == "total":
             phase = Phase.STREAM
         kind = Kind.BOOLEAN if operator.boolean else Kind.NUMBER
-        typed = replace(node, type=Type(kind, shape, phase))
+        typed = with_type(node, Type(kind, shape, phase))
         if all(fit):
             self._require_value(typed)
         return typed

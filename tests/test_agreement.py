@@ -36,22 +36,30 @@ from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source
 
 TOLERANCE = 1e-9
-FIRST_STEPS = 12  # of the methods whose 50 steps are looked at in the wide tests: some parameters have missed some
+FIRST_STEPS = 12  # until then every parameter that misses a gradient has missed one
 NO_HYPERS = (*OPTIONS, "optimizer", "last_epoch")
 
 
-def case(name: str, hyper: str, changed: dict[str, Any]) -> Any:
-    """All steps of the first methods run always; those of the others have the marker "wide"."""
-    marks = () if name in SEEDS else pytest.mark.wide
-    return pytest.param(name, tuple(changed.items()), id=f"{name}-{hyper}", marks=marks)
+def cases() -> list[Any]:
+    """Every method with its defaults, and with each hyper changed, over the first steps and over all.
+
+    What runs always: the defaults of all methods, and the changed hypers of the first ones, over the first steps; and
+    all steps of the first ones' defaults.
+    """
+    found = []
+    for name, cls in REFERENCES.items():
+        for hyper, changed in {"defaults": {}, **cls.SECOND}.items():
+            for steps in (FIRST_STEPS, STEPS):
+                runs_always = name in SEEDS and not changed if steps == STEPS else name in SEEDS or not changed
+                marks = () if runs_always else pytest.mark.wide
+                found.append(
+                    pytest.param(name, tuple(changed.items()), steps, id=f"{name}-{hyper}-{steps}", marks=marks)
+                )
+    return found
 
 
-CASES = [
-    case(name, hyper, changed)
-    for name, cls in REFERENCES.items()
-    for hyper, changed in {"defaults": {}, **cls.SECOND}.items()
-]
-every_case = pytest.mark.parametrize("name, hypers", CASES)
+CASES = cases()
+every_case = pytest.mark.parametrize("name, hypers, steps", CASES)
 every_optimizer = pytest.mark.parametrize("name", REFERENCES)
 seeds_first = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SEEDS else pytest.mark.wide) for name in REFERENCES]
@@ -86,41 +94,34 @@ def generated(
     )
 
 
-def interpreted(name: str, hypers: tuple[tuple[str, Any], ...]) -> Run:
+def interpreted(name: str, hypers: tuple[tuple[str, Any], ...], steps: int) -> Run:
     def make(model: nn.Module) -> Interpreted:
         return Interpreted(program(name), interpreted_groups(model), **dict(hypers))
 
-    return run(make, events=REFERENCES[name].EVENTS, is_determined=REFERENCES[name].is_determined)
+    return run(make, steps=steps, events=REFERENCES[name].EVENTS, is_determined=REFERENCES[name].is_determined)
 
 
 # -- the three ways ----------------------------------------------------------------------------------------------------
 
 
 @every_case
-def test_generated_module_agrees_with_reference(name, hypers):
-    found, expected = generated(name, hypers), reference(name, hypers)
-    assert worst_error(found.history, expected.history) <= TOLERANCE
-    assert worst_memory_error(found, expected) <= TOLERANCE
-
-
-@pytest.mark.parametrize("name", [name for name in REFERENCES if name not in SEEDS])
-def test_first_steps_agree_with_reference(name):
-    found, expected = generated(name, (), steps=FIRST_STEPS), reference(name, steps=FIRST_STEPS)
+def test_generated_module_agrees_with_reference(name, hypers, steps):
+    found, expected = generated(name, hypers, steps=steps), reference(name, hypers, steps)
     assert worst_error(found.history, expected.history) <= TOLERANCE
     assert worst_memory_error(found, expected) <= TOLERANCE
 
 
 @every_case
-def test_interpreter_agrees_with_reference(name, hypers):
-    found, expected = interpreted(name, hypers), reference(name, hypers)
+def test_interpreter_agrees_with_reference(name, hypers, steps):
+    found, expected = interpreted(name, hypers, steps), reference(name, hypers, steps)
     assert worst_error(found.history, expected.history) <= TOLERANCE
     assert worst_memory_error(found, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name, hypers", [case for case in CASES if not case.id.endswith("-defaults")])
-def test_second_values_change_the_outcome(name, hypers):
+@pytest.mark.parametrize("name, hypers, steps", [case for case in CASES if case.values[1]])
+def test_second_values_change_the_outcome(name, hypers, steps):
     """Without this a hyper that nothing reads would agree as well; it may show in a memory alone."""
-    changed, usual = outcome(reference(name, hypers)), outcome(reference(name))
+    changed, usual = outcome(reference(name, hypers, steps)), outcome(reference(name, steps=steps))
     assert max(float((changed[key] - x).norm() / x.norm()) for key, x in usual.items() if x.any()) > 1e-6
 
 

@@ -371,6 +371,13 @@ def test_a_race_becomes_data_and_a_table(monkeypatch, tmp_path):
     quick = [without_waiting(race) for race in races("tiny", ["Muon", "Nora"])]
     monkeypatch.setattr(optimizers, "races", lambda *given, **options: quick)
     monkeypatch.setattr(optimizers, "limits", lambda d: {"bytes_per_second": 2e10, "gemm_flops_per_second": 1e11})
+
+    def in_this_process(options, environment):
+        assert not environment
+        optimizers.main([*options, "--json", str(tmp_path / "race.json")])
+        return json.loads((tmp_path / "race.json").read_text(encoding="utf-8"))["races"]
+
+    monkeypatch.setattr(optimizers, "in_new_process", in_this_process)
     path = tmp_path / "found.json"
     arguments = ["--model", "tiny", "--methods", "Muon", "Nora", "--rounds", "3", "--no-cold", "--quiet", "--json"]
     optimizers.main([*arguments, str(path)])

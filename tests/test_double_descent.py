@@ -86,6 +86,7 @@ def test_no_draw_knows_of_the_others(kind: Kind, optimizer: str) -> None:
     assert together.test == pytest.approx([outcome.test[0] for outcome in alone], rel=1e-9)
 
 
+@pytest.mark.wide  # starts Python anew
 def test_other_processes_compute_the_same() -> None:
     runs = [Run("network", "Adam", 5, 3), Run("features", LEAST_SQUARES, 10, 0)]
     assert list(perform_all(runs, 2, processes=1))[1:] == [perform(runs[1], 2)]

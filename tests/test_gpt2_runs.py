@@ -209,6 +209,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(
     assert losses(run_in(folder, config)) == losses(whole)
 
 
+@pytest.mark.wide  # starts Python anew
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, text: Path) -> None:
     """A limit on the size of files stands for the disk: the same error comes from the system in the same place."""
     config, folder = config_for(text), tmp_path / "run"

@@ -69,6 +69,7 @@ def test_the_wheel_holds_one_top_level_package(wheel: Path) -> None:
     assert len([name for name in names if name.startswith("optforge/specs/")]) == len(list(ROOT.glob("specs/*.opt")))
 
 
+@pytest.mark.wide  # makes an environment
 def test_a_clean_environment_compiles_a_spec(clean: Path) -> None:
     python = clean / "env" / "bin" / "python"
     where = run(python, "-c", "import optforge; print(optforge.__file__)", cwd=clean)

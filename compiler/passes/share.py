@@ -27,6 +27,7 @@ class Sharing:
     def __init__(self, function: ir.Function) -> None:
         self.function = function
         self.numbers: dict[Key, int] = {}
+        self.by_node: dict[int, int] = {}  # by identity: the function keeps its nodes alive
         self.reads: Counter[int] = Counter()
         self.strict: set[int] = set()
         self.named: dict[int, str] = {}
@@ -36,6 +37,11 @@ class Sharing:
 
     def number(self, expr: ir.Expr) -> int:
         """The same number for equal expressions."""
+        if id(expr) not in self.by_node:
+            self.by_node[id(expr)] = self._number(expr)
+        return self.by_node[id(expr)]
+
+    def _number(self, expr: ir.Expr) -> int:
         match expr:
             case ir.Apply():
                 key: Key = ("apply", expr.operator, expr.type, *(self.number(child) for child in expr.arguments))

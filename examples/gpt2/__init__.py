@@ -1,6 +1,8 @@
-"""Train a small GPT-2 on bytes with several optimizers side by side: ``python -m examples.gpt2 --help``.
+"""Train GPT-2 with any optimizer, and find out which is better: ``python -m examples.gpt2 --help``.
 
-Reading order: ``model`` (the network), ``data`` (the text and its batches), ``optimizers`` (what is compared, with
-which settings), ``loop`` (one training run), ``progress`` and ``report`` (what is shown and written), ``arguments``
-and ``__main__`` (the command line). The first four know nothing of files being written or of the terminal.
+Reading order: ``config`` (what decides a run), ``model`` and ``huggingface`` (the network), ``data`` (tokens and
+batches), ``optimizers`` and ``curvature`` (what is compared), ``processes``, ``telemetry``, ``loop`` (the training),
+``checkpoints``, ``logs`` and ``run`` (one run in its folder), ``progress`` (what is shown), ``compare`` and ``verdict``
+(many runs and what follows from them), ``table``, ``arguments`` and ``__main__`` (the command line), ``shakespeare``
+(the experiment of RESULTS.md).
 """

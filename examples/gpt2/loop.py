@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,9 +134,9 @@ def take_step(training: Training, step: int, started_s: float) -> tuple[StepReco
     is_measured = processes.is_first and config.telemetry_every > 0 and step % config.telemetry_every == 0
     probe = StepProbe(training.model) if is_measured else None
     before_optimizer = _now(processes) if probe else middle
-    with _randomness(config.seed, step, WHOLE_STEP):
-        _update_curvature(training, step)
-        optimizer.step()
+    _seed(config.seed, step, WHOLE_STEP)
+    _update_curvature(training, step)
+    optimizer.step()
     end = _now(processes)
     telemetry = probe.measure(step) if probe else None
     training.schedule.step()
@@ -164,7 +164,8 @@ def _differentiate(training: Training, step: int) -> float:
         batch = _draw(training, step, part)
         place = processes.rank * config.accumulate + piece
         is_last = piece == config.accumulate - 1
-        with _quiet(training.loss, is_last), _randomness(config.seed, step, place):
+        _seed(config.seed, step, place)
+        with _quiet(training.loss, is_last):
             with _autocast(config, processes):
                 loss = training.loss(batch.inputs, batch.targets)
             (loss / config.accumulate).backward()
@@ -238,11 +239,9 @@ def _quiet(loss: nn.Module, is_last: bool) -> AbstractContextManager[object]:
     return loss.no_sync() if isinstance(loss, DistributedDataParallel) and not is_last else nullcontext()
 
 
-@contextmanager
-def _randomness(seed: int, step: int, place: int) -> Iterator[None]:
-    """Random numbers (dropout, stochastic rounding) that depend on the step and the place in it alone."""
+def _seed(seed: int, step: int, place: int) -> None:
+    """Let random numbers (dropout, stochastic rounding) depend on the step and the place in it alone."""
     torch.manual_seed(_mix(seed, step, place))
-    yield
 
 
 def _mix(seed: int, step: int, place: int) -> int:

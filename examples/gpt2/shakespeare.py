@@ -1,0 +1,243 @@
+"""Optimizers on character-level Shakespeare, each at its own best learning rate: the table in RESULTS.md.
+
+    python -m examples.gpt2.shakespeare --text tinyshakespeare.txt [--jobs 2] [--out runs/shakespeare]
+
+The model and the batch are those of nanoGPT's small configuration for a CPU (4 layers, 4 heads, width 128, 64
+characters, 12 sequences, 2,000 steps), which is known to reach a validation loss of about 1.88 with AdamW. For each
+method the learning rate climbs or descends a ladder of factors of two with one seed until the best one has a worse
+one on either side; then three other seeds run at that rate. The matrix methods' rate for embeddings, head, norms and
+biases is AdamW's best. Stopped at any moment, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from examples.gpt2.arguments import OneSentenceParser, parse_count
+from examples.gpt2.compare import Cell, Grid, prepare, run_cells, train_command
+from examples.gpt2.config import DataConfig, LoopConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from examples.gpt2.logs import Run, read_run
+from examples.gpt2.model import PRESETS
+from examples.gpt2.verdict.judge import Method, Verdict
+from examples.gpt2.verdict.report import write_verdict
+from examples.gpt2.verdict.sentences import word
+
+KNOWN_LOSS = 1.88
+"""Of nanoGPT's README for this model, batch and number of steps, with AdamW."""
+
+ADAMW = OptimizerConfig("AdamW", lr=1e-3, options={"beta2": 0.99, "weight_decay": 0.1})
+OTHERS = (
+    OptimizerConfig("Muon", lr=0.016),
+    OptimizerConfig("NorMuon", lr=4e-3),
+    OptimizerConfig("NAMO", lr=0.064),
+    OptimizerConfig("NAMOD", lr=0.064),
+    OptimizerConfig("Nora", lr=8e-3),
+    OptimizerConfig("RMNP", lr=8e-3),
+)
+SOPHIA = OptimizerConfig("SophiaG", lr=1e-3)
+"""Where the ladders start; all have steps of two, and none may end at an edge."""
+
+SCHEDULE = ScheduleConfig("cosine", warmup=0.05)
+TUNING_SEED = 0
+SEEDS = (1, 2, 3)
+MOST_RATES = 9
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def make_base(text: Path, steps: int) -> RunConfig:
+    """What all runs share."""
+    loop = LoopConfig(
+        steps=steps, batch=12, validate_every=max(1, steps // 8), validation_batches=140, checkpoint_every=500
+    )
+    return RunConfig(ADAMW, PRESETS["nano"], DataConfig(str(text), "characters"), loop)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tune, run, and write the table."""
+    parser = OneSentenceParser(prog="python -m examples.gpt2.shakespeare", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--text", type=Path, required=True, help="Tiny Shakespeare, or any other text")
+    parser.add_argument("--out", type=Path, default=Path("runs/shakespeare"), help="(default: %(default)s)")
+    parser.add_argument("--jobs", type=parse_count, default=2, help="runs at the same time (default: 2)")
+    parser.add_argument("--steps", type=parse_count, default=2000, help="per run (default: 2000)")
+    parser.add_argument("--write", type=Path, default=RESULTS, help="where the table goes (default: RESULTS.md here)")
+    options = parser.parse_args(arguments)
+    base = make_base(options.text, options.steps)
+    tuning, final = options.out / "tuning", options.out / "final"
+    best = tune([scheduled(ADAMW)], base, tuning, options.jobs)
+    rest_lr = best[0].lr
+    best += tune(
+        [scheduled(replace(each, rest_lr=rest_lr)) for each in OTHERS] + [scheduled(SOPHIA)], base, tuning, options.jobs
+    )
+    cells = [cell for each in best for cell in prepare(Grid(base, (each,), rates=(rate_of(each),), seeds=SEEDS), final)]
+    train_all(cells, final, options.jobs)
+    verdict = write_verdict(final)
+    text = format_results(verdict, tuning, options.steps, options.jobs)
+    options.write.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def scheduled(config: OptimizerConfig) -> OptimizerConfig:
+    """``config`` with the schedule that all share."""
+    return replace(config, schedule=SCHEDULE)
+
+
+def rate_of(config: OptimizerConfig) -> float:
+    """The learning rate of ``config``, which has one."""
+    assert config.lr is not None, config
+    return config.lr
+
+
+# Tuning
+
+
+def tune(methods: Sequence[OptimizerConfig], base: RunConfig, folder: Path, jobs: int) -> list[OptimizerConfig]:
+    """Each of ``methods`` at the best learning rate of its ladder."""
+    ladders = {each.name: {-1, 0, 1} for each in methods}
+    while True:
+        cells = {each.name: ladder_cells(each, ladders[each.name], base, folder) for each in methods}
+        train_all([cell for own in cells.values() for cell in own.values()], folder, jobs)
+        losses = {name: {rung: final_loss(folder, cell) for rung, cell in own.items()} for name, own in cells.items()}
+        missing = {name: missing_rung(own) for name, own in losses.items()}
+        for name, rung in missing.items():
+            if rung is not None:
+                ladders[name].add(rung)
+        if all(rung is None for rung in missing.values()):
+            return [replace(each, lr=rate(each, min(losses[each.name], key=losses[each.name].get))) for each in methods]  # type: ignore[arg-type]
+
+
+def missing_rung(losses: dict[int, float]) -> int | None:
+    """The rung beside the best one that was not tried yet; None if the best one has neighbours, or too many were."""
+    best = min(losses, key=lambda rung: losses[rung])
+    if len(losses) >= MOST_RATES:
+        return None
+    if best == max(losses):
+        return best + 1
+    return best - 1 if best == min(losses) else None
+
+
+def ladder_cells(method: OptimizerConfig, rungs: set[int], base: RunConfig, folder: Path) -> dict[int, Cell]:
+    """The tuning runs of one method by rung."""
+    ordered = sorted(rungs)
+    grid = Grid(base, (method,), rates=tuple(rate(method, rung) for rung in ordered), seeds=(TUNING_SEED,))
+    return dict(zip(ordered, prepare(grid, folder), strict=True))
+
+
+def rate(method: OptimizerConfig, rung: int) -> float:
+    """The learning rate on a rung."""
+    return float(f"{rate_of(method) * 2.0**rung:.6g}")
+
+
+def train_all(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
+    """Train what is not done; ends the program if a run fails."""
+    cache = folder.parent / "tokens"
+    outcomes = run_cells(cells, folder, jobs=jobs, trainer=lambda home: [*train_command(home), "--cache", str(cache)])
+    failed = [outcome.detail for outcome in outcomes if not outcome.done]
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+def final_loss(folder: Path, cell: Cell) -> float:
+    """The validation loss at the end of a run; infinity for one that diverged."""
+    result = read_run(folder / cell.name).result
+    assert result is not None, cell
+    return math.inf if result.diverged else result.final_validation_loss
+
+
+# The table
+
+
+def format_results(verdict: Verdict, tuning: Path, steps: int, jobs: int) -> str:
+    """RESULTS.md."""
+    run = verdict.runs[0]
+    lines = [
+        "# Character-level Shakespeare",
+        "",
+        "Made by `python -m examples.gpt2.shakespeare --text tinyshakespeare.txt`; do not edit.",
+        "",
+        f"GPT-2 with {run.header.parameters:,} parameters (nanoGPT's small configuration for a CPU, with biases), "
+        f"{run.header.tokens_per_step:,} characters a step, {steps:,} steps, cosine schedule to zero with 5 % warm-up, "
+        f"gradients clipped at 1. nanoGPT's known validation loss with AdamW is about {KNOWN_LOSS}. Losses are nats "
+        f"per character over nearly all of the last tenth of the text, means over {len(SEEDS)} seeds; ± is their "
+        "standard deviation.",
+        "",
+        "| method | lr | lr of the rest | validation loss | ± | loss − AdamW's | steps to AdamW's loss | ms per step "
+        "| optimizer | state |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *(result_row(method, verdict) for method in verdict.methods),
+        "",
+        *word(verdict, jobs=jobs).cautions,
+        "",
+        "## Tuning",
+        "",
+        f"Validation loss at the end with seed {TUNING_SEED}, by learning rate; the best one is the one used above.",
+        "",
+        *tuning_lines(tuning),
+        "",
+        "## Machine",
+        "",
+        f"{describe(run.header.machine)}; Python {platform.python_version()}, torch {torch.__version__}; "
+        f"{jobs} runs at a time, so times per step are upper bounds and only their ratios count.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def result_row(method: Method, verdict: Verdict) -> str:
+    """One line of the table."""
+    best, cost = method.best, method.cost
+    if best is None or best.mean is None or cost is None:
+        return f"| {method.label} | - | - | diverged | | | | | | |"
+    rest = method.best_entries[0].config.optimizer.rest_lr
+    gap = "" if verdict.target is None or method is verdict.baseline else f"{best.mean - verdict.target:+.4f}"
+    reach = "" if method.reach is None or method is verdict.baseline else f"{method.reach.step:,.0f}"
+    cells = (
+        method.label,
+        f"{best.lr:g}",
+        "same" if rest is None else f"{rest:g}",
+        f"{best.mean:.4f}",
+        "-" if best.deviation is None else f"{best.deviation:.4f}",
+        gap,
+        reach,
+        f"{1000 * cost.step_s:.1f}",
+        f"{cost.optimizer_share:.0%}",
+        f"{cost.state_bytes / 1e6:.1f} MB",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def tuning_lines(folder: Path) -> list[str]:
+    """A line per method: each rate and the loss it came to."""
+    found: dict[str, list[Run]] = {}
+    for home in sorted(path.parent for path in folder.glob("*/log.jsonl")):
+        run = read_run(home)
+        found.setdefault(run.header.name, []).append(run)
+    lines = []
+    for name, runs in found.items():
+        ordered = sorted(runs, key=lambda run: rate_of(run.header.config.optimizer))
+        shown = [f"{rate_of(run.header.config.optimizer):g}: {shown_loss(run)}" for run in ordered]
+        lines.append(f"- {name}: {', '.join(shown)}")
+    return lines
+
+
+def shown_loss(run: Run) -> str:
+    """The final loss of a run in words."""
+    return "diverged" if run.result is None or run.result.diverged else f"{run.result.final_validation_loss:.4f}"
+
+
+def describe(machine: object) -> str:
+    """The facts about a machine in one line."""
+    assert isinstance(machine, dict)
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

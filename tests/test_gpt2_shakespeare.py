@@ -1,0 +1,88 @@
+"""The experiment on Shakespeare: how the learning rates are found, and what the table says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from examples.gpt2 import shakespeare
+from examples.gpt2.compare import Cell
+from examples.gpt2.config import RunConfig
+from examples.gpt2.logs import CONFIG_FILE, RunLog, RunRecord, StepRecord, ValidationRecord, read_config_file, summarize
+
+
+@pytest.mark.parametrize(
+    ("losses", "missing"),
+    [
+        ({-1: 3.0, 0: 2.0, 1: 2.5}, None),
+        ({-1: 1.0, 0: 2.0, 1: 2.5}, -2),
+        ({-1: 3.0, 0: 2.0, 1: 1.5}, 2),
+        ({-1: 3.0, 0: 2.0, 1: math.inf}, None),
+        (dict.fromkeys(range(-4, 5), 1.0) | {4: 0.5}, None),
+    ],
+)
+def test_the_ladder_grows_until_the_best_rung_has_neighbours(losses: dict[int, float], missing: int | None) -> None:
+    assert shakespeare.missing_rung(losses) == missing
+
+
+def pretend(loss_at: dict[str, float]) -> object:
+    """In place of training: a parabola in the logarithm of the learning rate, with its bottom where it is told."""
+
+    def train_all(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
+        for cell in cells:
+            config = read_config_file(folder / cell.name / CONFIG_FILE)
+            rate = shakespeare.rate_of(config.optimizer)
+            loss = 2 + math.log2(rate / loss_at[config.optimizer.name]) ** 2 + 0.01 * config.loop.seed
+            write_run(folder / cell.name, config, loss)
+
+    return train_all
+
+
+def write_run(folder: Path, config: RunConfig, loss: float) -> None:
+    steps = [StepRecord(1, loss, 0.1, 1.0, 0.3, 0.1, 0.4)]
+    validations = [ValidationRecord(0, 5.0, 0.0), ValidationRecord(1, loss, 0.4)]
+    with RunLog.create(folder, RunRecord(config.optimizer.name, config, None, 10, 768, "character", "text")) as log:
+        for step in steps:
+            log.on_step(step)
+        for validation in validations:
+            log.on_validation(validation)
+        log.write_result(summarize(steps, validations, tokens_per_step=768, optimizer_state_bytes=2_000_000))
+
+
+BEST = {
+    "AdamW": 4e-3,
+    "Muon": 0.016,
+    "NorMuon": 1e-3,
+    "NAMO": 0.064,
+    "NAMOD": 0.128,
+    "Nora": 8e-3,
+    "RMNP": 2e-3,
+    "SophiaG": 1e-3,
+}
+
+
+def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shakespeare, "train_all", pretend(BEST))
+    table = tmp_path / "RESULTS.md"
+    arguments = ["--text", "text.txt", "--out", str(tmp_path / "out"), "--write", str(table), "--steps", "1"]
+    assert shakespeare.main(arguments) == 0
+    rows = {
+        cells[0]: cells for line in table.read_text().splitlines() if (cells := cells_of(line)) and cells[0] in BEST
+    }
+    assert {name: float(cells[1]) for name, cells in rows.items()} == BEST
+    assert {name for name, cells in rows.items() if cells[2] == "0.004"} == set(BEST) - {"AdamW", "SophiaG"}
+    assert all(cells[3] == "2.0200" and cells[4] == "0.0100" for cells in rows.values())
+    assert "- AdamW: 0.0005: 11.0000, 0.001: 6.0000, 0.002: 3.0000, 0.004: 2.0000, 0.008: 3.0000" in table.read_text()
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+
+
+def test_model_and_batch_are_those_of_the_known_result() -> None:
+    base = shakespeare.make_base(Path("text.txt"), 2000)
+    assert (base.model.layers, base.model.heads, base.model.width, base.model.context) == (4, 4, 128, 64)
+    assert (base.loop.batch, base.loop.steps, base.data.tokenizer) == (12, 2000, "characters")
