@@ -61,7 +61,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The published packages that specs are compared with, and those in whose loops examples train.
 $(PEERS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[data,dev,ecosystem,peers,triton]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser,data,dev,ecosystem,peers,triton]"
 	touch $(PEERS)
 
 clean:

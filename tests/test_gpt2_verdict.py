@@ -13,14 +13,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from examples.gpt2.compare import Grid, GridError, Trainer, compare, plan_cells, prepare, run_cells
-from examples.gpt2.config import LoopConfig, OptimizerConfig, RunConfig
+from examples.gpt2.config import LoopConfig, OptimizerConfig, RunConfig, write_config
 from examples.gpt2.logs import (
     LogError,
     ResultRecord,
@@ -48,6 +49,7 @@ from examples.gpt2.verdict.judge import (
 from examples.gpt2.verdict.numbers import collect_numbers
 from examples.gpt2.verdict.report import Comparison, render_page, write_comparison, write_verdict
 from examples.gpt2.verdict.sentences import word
+from tests.browser import console_of, open_browser, open_page
 
 ROOT = Path(__file__).parents[1]
 TOKENS_PER_STEP = 64
@@ -126,7 +128,7 @@ def find_method(verdict: Verdict, label: str) -> Method:
 # logs
 
 
-def test_a_log_gives_back_what_was_written(tmp_path: Path) -> None:
+def test_a_log_gives_back_what_waswrite_config(tmp_path: Path) -> None:
     header = make_header(dataclasses.replace(ADAMW, spec="optimizer A:\n"), make_config(ADAMW, 1e-3, 0))
     header = dataclasses.replace(header, machine={"cpu": "synthetic", "gpu": None})
     telemetry = TelemetryRecord(1, {"blocks.0": {"step_rms": 0.25, "cosine": -0.5}})
@@ -187,7 +189,7 @@ def test_killed_writers_leave_a_log_that_reads(tmp_path: Path) -> None:
     program = "import itertools\n" + FAKE_TRAINER.replace("range(1, STEPS + 1)", "itertools.count(1)")
     home = tmp_path / "run"
     home.mkdir()
-    (home / "config.json").write_text(json.dumps(_written(make_config(ADAMW, 1e-3, 0))))
+    (home / "config.json").write_text(json.dumps(write_config(make_config(ADAMW, 1e-3, 0))))
     child = subprocess.Popen([sys.executable, "-c", program, str(home)], cwd=ROOT)
     _wait_for(lambda: (home / "log.jsonl").exists() and (home / "log.jsonl").stat().st_size > 50_000)
     child.kill()
@@ -465,12 +467,6 @@ def make_grid(*names: str, seeds: tuple[int, ...] = (0,), factors: tuple[float, 
     return Grid(base, tuple(OptimizerConfig(name, lr=0.1) for name in names), factors=factors, seeds=seeds)
 
 
-def _written(config: RunConfig) -> dict[str, object]:
-    from examples.gpt2.config import write_config
-
-    return write_config(config)
-
-
 def _wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -567,3 +563,155 @@ def test_ctrl_c_ends_the_children_and_the_rest_goes_on_later(tmp_path: Path) -> 
 
 def read_lines(home: Path) -> int:
     return (home / "log.jsonl").read_bytes().count(b"\n")
+
+
+# the page in a browser
+
+CHARTS = ("loss", "lr", "final", "reach", "cost")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Verdict]]:
+    """The page of a comparison in a browser, one run of which diverged, and the verdict that it shows."""
+    folder = tmp_path_factory.mktemp("verdict")
+    with open_browser() as driver:
+        write_grid(folder, ADAMW, MUON, dataclasses.replace(MUON, name="NAMO", final=1.52), seeds=2)
+        write_run(folder, MUON, 0.08, 0, diverges_at=9)
+        verdict = write_verdict(folder)
+        open_page(driver, folder / "verdict.html")
+        yield driver, verdict
+
+
+def visible_paths(driver: Any, chart: str, method: str = "") -> int:
+    """How many paths of a chart, or of one method in it, have a size and ink."""
+    group = f'[data-method="{method}"] ' if method else ""
+    return driver.execute_script(
+        """return [...document.querySelectorAll(arguments[0])].filter((path) => {
+            const box = path.getBoundingClientRect(), look = getComputedStyle(path);
+            const ink = look.fill !== "none" || look.stroke !== "none";
+            return (box.width > 0 || box.height > 0) && ink && look.visibility === "visible" && look.opacity > 0;
+        }).length""",
+        f"#chart-{chart} svg {group}path",
+    )
+
+
+def cell_of(driver: Any, selector: str, field: str) -> tuple[float, str]:
+    """The exact value and the text of a number in a table."""
+    cell = driver.find_element("css selector", f'{selector} [data-field="{field}"]')
+    return float(cell.get_attribute("data-value")), cell.get_attribute("textContent")
+
+
+@pytest.mark.peers
+def test_the_page_opens_without_a_network_and_without_errors(shown: tuple[Any, Verdict]) -> None:
+    driver, _ = shown
+    driver.refresh()
+    assert console_of(driver) == []
+    assert driver.find_element("css selector", "h1").text == "Muon reaches the lowest validation loss"
+    assert not driver.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
+    assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    driver.execute_script("console.error('noticed')")
+    assert any("noticed" in line for line in console_of(driver)), "errors would be seen"
+
+
+@pytest.mark.peers
+def test_every_chart_is_drawn_for_every_method(shown: tuple[Any, Verdict]) -> None:
+    driver, verdict = shown
+    driver.refresh()
+    for chart in CHARTS:
+        for method in verdict.methods:
+            assert visible_paths(driver, chart, method.label) >= 1, f"{chart}, {method.label}"
+    for axis in "210":
+        driver.find_element("css selector", f'[data-axis="{axis}"]').click()
+        last = verdict.methods[0].curve[-1]
+        end = driver.execute_script(
+            """const curve = document.querySelector('#chart-loss [data-method="Muon"] .curve');
+            const box = curve.closest("svg").querySelector(".hit").getBBox(), end = curve.getPointAtLength(1e9);
+            return (end.x - box.x) / box.width"""
+        )
+        extent = max((m.curve[-1].step, m.curve[-1].tokens, m.curve[-1].seconds)[int(axis)] for m in verdict.methods)
+        expected = (last.step, last.tokens, last.seconds)[int(axis)] / extent
+        assert end == pytest.approx(expected, abs=1e-3), f"axis {axis}"
+    assert console_of(driver) == []
+
+
+@pytest.mark.peers
+def test_the_numbers_shown_are_those_of_the_logs(shown: tuple[Any, Verdict]) -> None:
+    driver, verdict = shown
+    driver.refresh()
+    for fake in (ADAMW, MUON):
+        runs = [read_run(verdict.folder / f"{fake.name}-{fake.best_lr:g}-{seed}") for seed in range(2)]
+        results = [run.result for run in runs if run.result]
+        row = f'#results tr[data-method="{fake.name}"]'
+        mean = statistics.fmean(result.final_validation_loss for result in results)
+        value, text = cell_of(driver, row, "mean")
+        assert value == mean and text.startswith(f"{mean:.4f}")
+        assert cell_of(driver, row, "lr")[0] == fake.best_lr
+        assert cell_of(driver, row, "optimizer_s") == (fake.optimizer_s, f"{1000 * fake.optimizer_s:g} ms")
+        assert cell_of(driver, row, "state_bytes")[0] == results[0].optimizer_state_bytes
+        assert cell_of(driver, row, "optimizer_share")[0] == statistics.median(r.optimizer_share for r in results)
+        drawn = driver.find_elements("css selector", f'#chart-final [data-method="{fake.name}"] .value')
+        assert [each.text for each in drawn] == [f"{mean:.4f}"]
+    for entry in verdict.entries:
+        run = read_run(entry.folder)
+        row = f'#runs tr[data-run="{entry.folder.name}"]'
+        final = driver.find_element("css selector", f'{row} [data-field="final_validation_loss"]')
+        assert run.result
+        if run.result.diverged:
+            assert final.get_attribute("data-value") == "" and entry.status == "diverged"
+        else:
+            assert float(final.get_attribute("data-value")) == run.result.final_validation_loss
+            assert final.get_attribute("textContent") == f"{run.result.final_validation_loss:.4f}"
+        assert cell_of(driver, row, "training_s")[0] == run.steps[-1].elapsed_s
+        config = driver.find_element("css selector", f"{row} details.config code").get_attribute("textContent")
+        assert json.loads(config) == json.loads((entry.folder / "config.json").read_text())
+
+
+@pytest.mark.peers
+def test_a_method_can_be_switched_off_and_on(shown: tuple[Any, Verdict]) -> None:
+    driver, _ = shown
+    driver.refresh()
+    button = driver.find_element("css selector", '[data-toggle="Muon"]')
+    before = {chart: visible_paths(driver, chart, "Muon") for chart in CHARTS}
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    for chart in CHARTS:
+        assert visible_paths(driver, chart, "Muon") == 0 and visible_paths(driver, chart, "AdamW") >= 1, chart
+    button.click()
+    assert {chart: visible_paths(driver, chart, "Muon") for chart in CHARTS} == before
+    for other in driver.find_elements("css selector", "[data-toggle]"):
+        other.click()
+    assert all(visible_paths(driver, chart) == 0 for chart in CHARTS)
+    assert console_of(driver) == []
+
+
+@pytest.mark.peers
+def test_tables_are_sorted_by_their_headings(shown: tuple[Any, Verdict]) -> None:
+    driver, verdict = shown
+    driver.refresh()
+
+    def labels() -> list[str]:
+        rows = driver.find_elements("css selector", "#results tbody tr")
+        return [row.get_attribute("data-method") for row in rows]
+
+    assert labels() == [method.label for method in verdict.methods] == ["Muon", "NAMO", "AdamW"]
+    heading = driver.find_element("css selector", "#results thead th:nth-child(2) button")
+    heading.click()
+    assert labels() == ["AdamW", "Muon", "NAMO"]
+    heading.click()
+    assert labels()[-1] == "AdamW"
+    driver.find_element("css selector", "#results thead th:nth-child(1) button").click()
+    assert labels() == ["AdamW", "Muon", "NAMO"]
+
+
+@pytest.mark.peers
+def test_the_pointer_reads_the_loss_at_a_step(shown: tuple[Any, Verdict]) -> None:
+    driver, verdict = shown
+    driver.refresh()
+    driver.execute_script(
+        """const area = document.querySelector("#chart-loss .hit"), box = area.getBoundingClientRect();
+        area.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right - 1, clientY: box.top + 20}));"""
+    )
+    text = driver.find_element("id", "tip").text
+    assert text.startswith(f"{STEPS} steps")
+    for method in verdict.methods:
+        assert method.label in text and f"{method.curve[-1].loss:.4f}" in text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,13 +23,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 """Told apart by colour-blind readers too (mostly Okabe and Ito); repeated with dashes after the last."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "*")
 
-SKIPPED_SHARE = 0.12
+SKIPPED_SHARE = 0.25
 """Share of the run at the start that may lie above the picture: the first steep fall says nothing about the end."""
 
-SMALL = {"fontsize": 9}
+SMALL: dict[str, Any] = {"fontsize": 9}
 SOFT = "#6d6a63"
 
-Style = dict[str, str]
+Style = dict[str, Any]
 
 
 def draw_pictures(verdict: Verdict, folder: Path) -> list[Path]:
@@ -69,8 +70,8 @@ def draw_loss(axes: Axes, verdict: Verdict, styles: dict[str, Style], unit: str,
         return False
     for method in methods:
         style, places = styles[method.label], [getattr(point, unit) for point in method.curve]
-        low, high = zip(*spread_curve(method), strict=True)
-        axes.fill_between(places, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        lowest, highest = zip(*spread_curve(method), strict=True)
+        axes.fill_between(places, lowest, highest, color=style["color"], alpha=0.12, linewidth=0)
         training = smooth_training([entry.run for entry in method.best_entries if entry.run])
         axes.plot(*_places(training, unit), color=style["color"], alpha=0.35, linewidth=0.8)
         axes.plot(places, [point.loss for point in method.curve], markersize=4, linewidth=1.8, **style)
@@ -102,7 +103,8 @@ def draw_sensitivity(axes: Axes, verdict: Verdict, styles: dict[str, Style]) -> 
             alpha=0.6,
         )
         if method.best:
-            axes.plot(method.best.lr, method.best.mean, "o", markersize=12, color=style["color"], fillstyle="none")
+            mean = statistics.fmean(method.best.losses)
+            axes.plot(method.best.lr, mean, "o", markersize=12, color=style["color"], fillstyle="none")
         failed = [rate.lr for rate in method.rates if rate.diverged]
         axes.plot(failed, [top + margin] * len(failed), "x", color=style["color"], clip_on=False)
     axes.set(xscale="log", xlabel="peak learning rate", ylabel=_loss_label(verdict), ylim=(low - margin, top + margin))

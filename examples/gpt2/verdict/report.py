@@ -72,6 +72,7 @@ def render_page(verdict: Verdict, comparison: Comparison) -> str:
     environment = Environment(
         loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters["typeset"] = lambda text: text.replace("'", "’")
     baseline = verdict.baseline.label if verdict.baseline and verdict.target is not None else None
     bits = verdict.runs[0].header.unit == "byte"
     return environment.get_template("page.html.jinja").render(
@@ -83,6 +84,7 @@ def render_page(verdict: Verdict, comparison: Comparison) -> str:
         rows=[{"label": method.label, "cells": list(_result_cells(method, verdict))} for method in verdict.methods],
         runs=[_run_row(method, entry, verdict) for method in verdict.methods for entry in method.entries],
         specs=[_spec(method) for method in verdict.methods],
+        counted_runs=count(len(verdict.entries), "run"),
         counts=_describe_counts(verdict),
         each_run=_describe_run(verdict),
         machines=_distinct(run.header.machine for run in verdict.runs),
@@ -116,10 +118,16 @@ def _result_cells(method: Method, verdict: Verdict) -> Iterable[Cell]:
         yield Cell("bits", bits, "–" if bits is None else f"{bits:.3f}")
     if base and verdict.target is not None:
         below = None if mean is None else verdict.target - mean
-        yield Cell("below", below, "–" if below is None else "0" if method is base else f"{below:+.4f}")
+        yield Cell(
+            "below", below, "–" if below is None else "0" if method is base else f"{below:+.4f}".replace("-", "−")
+        )
         end, reach = base.curve[-1], method.reach
-        yield _share_cell("reach_step", reach.step if reach else None, end.step, "{:,.0f} steps")
-        yield _share_cell("reach_seconds", reach.seconds if reach else None, end.seconds, "{:,.0f} s")
+        yield _share_cell(
+            "reach_step", reach.step if reach else None, end.step, f"{reach.step:,.0f} steps" if reach else ""
+        )
+        yield _share_cell(
+            "reach_seconds", reach.seconds if reach else None, end.seconds, _seconds(reach.seconds) if reach else ""
+        )
     yield from _cost_cells(method.cost)
 
 
@@ -133,10 +141,14 @@ def _cost_cells(cost: Cost | None) -> Iterable[Cell]:
     yield Cell("state_bytes", cost.state_bytes, format_bytes(cost.state_bytes))
 
 
-def _share_cell(field: str, value: float | None, whole: float, form: str) -> Cell:
+def _share_cell(field: str, value: float | None, whole: float, aside: str) -> Cell:
     if value is None:
         return Cell(field, None, "never")
-    return Cell(field, value, f"{value / whole:.0%}" if whole else "–", form.format(value))
+    return Cell(field, value, f"{value / whole:.0%}" if whole else "–", aside)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -166,7 +178,8 @@ def _run_row(method: Method, entry: Entry, verdict: Verdict) -> dict[str, Any]:
 def _spec(method: Method) -> dict[str, Any]:
     text = next((entry.run.header.spec for entry in method.entries if entry.run and entry.run.header.spec), None)
     name = method.entries[0].config.optimizer.name
-    return {"label": method.label, "text": text, "aside": name if text else f"{name}, which has no spec"}
+    aside = count(len(text.splitlines()), "line") if text else f"{name} was not compiled from a spec"
+    return {"label": method.label, "text": text, "aside": aside}
 
 
 def _describe_counts(verdict: Verdict) -> str:

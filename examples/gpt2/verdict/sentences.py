@@ -6,6 +6,7 @@ what was tried, unequal ranges, runs that diverged or are missing, disturbed tim
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def describe_gaps(verdict: Verdict) -> Iterable[str]:
     for status, verb in (("diverged", "diverged"), ("unfinished", "not finished"), ("not started", "not started")):
         entries = verdict.with_status(status)
         if entries:
-            yield f"{count(len(entries), 'run')} {verb}: {list_words([_name(verdict, entry) for entry in entries])}."
+            yield f"{count(len(entries), 'run')} {verb}: {'; '.join(_places(verdict, entries))}."
     if verdict.baseline is None:
         yield f"No method is called {verdict.wanted_baseline}, so there is no baseline to compare with."
     elif verdict.target is None:
@@ -180,9 +181,16 @@ def _seeds(method: Method) -> int:
     return len(method.best.finals) if method.best else 0
 
 
-def _name(verdict: Verdict, entry: Entry) -> str:
-    label = next(method.label for method in verdict.methods if entry in method.entries)
-    name = f"{label} at {entry.lr:g}, seed {entry.seed}"
-    if entry.status == "diverged" and entry.run and entry.run.steps:
-        return f"{name} (step {entry.run.steps[-1].step:,})"
-    return name
+def _places(verdict: Verdict, entries: Sequence[Entry]) -> Iterable[str]:
+    """Where ``entries`` lie in the grid: a phrase for each method and learning rate, with the seeds."""
+    folders = {entry.folder for entry in entries}
+    for method in verdict.methods:
+        own = [entry for entry in method.entries if entry.folder in folders]
+        for lr, group in itertools.groupby(own, key=lambda entry: entry.lr):
+            seeds = [_seed(entry) for entry in group]
+            yield f"{method.label} at {lr:g}, {'seed' if len(seeds) == 1 else 'seeds'} {list_words(seeds)}"
+
+
+def _seed(entry: Entry) -> str:
+    last = entry.run.steps[-1].step if entry.run and entry.run.steps else 0
+    return f"{entry.seed} (step {last:,})" if entry.status == "diverged" else str(entry.seed)

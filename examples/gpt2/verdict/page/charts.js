@@ -21,11 +21,12 @@ const shown = () => data.methods.filter((method) => method.best && !hidden.has(m
 const loss = (value) => value === null || value === undefined ? "–" : value.toFixed(4);
 const whole = (value) => Math.round(value).toLocaleString("en");
 const rate = (value) => Number(value.toPrecision(4)).toString().replace(/e-0?/, "e−");
+const short = (value) => Number(value.toPrecision(3)).toString();
 const bytes = (value) => {
   const [divisor, unit] = value >= 1e9 ? [1e9, "GB"] : value >= 1e6 ? [1e6, "MB"] : [1e3, "kB"];
-  return `${(value / divisor).toPrecision(3)} ${unit}`;
+  return `${short(value / divisor)} ${unit}`;
 };
-const duration = (seconds) => seconds >= 1 ? `${seconds.toPrecision(3)} s` : seconds >= 1e-3 ? `${(seconds * 1e3).toPrecision(3)} ms` : `${(seconds * 1e6).toPrecision(3)} µs`;
+const duration = (seconds) => seconds >= 1 ? `${short(seconds)} s` : seconds >= 1e-3 ? `${short(seconds * 1e3)} ms` : `${short(seconds * 1e6)} µs`;
 
 function emptyChart(svg, width, height, text) {
   add(svg, "text", { class: "quiet", x: width / 2, y: height / 2, "text-anchor": "middle" }, text);
@@ -39,7 +40,7 @@ function labelLoss(svg, left) {
 function lossRange(methods) {
   const late = methods.flatMap((method) => {
     const last = method.curve.at(-1)[STEP];
-    return method.curve.flatMap((point, i) => (point[STEP] >= 0.12 * last ? [point[LOSS], ...method.spread[i]] : []));
+    return method.curve.flatMap((point, i) => (point[STEP] >= 0.25 * last ? [point[LOSS], ...method.spread[i]] : []));
   });
   const low = Math.min(...late), high = Math.max(...late), margin = 0.04 * (high - low) + 0.004;
   return [low - margin, high + margin];
@@ -199,7 +200,7 @@ function drawReach() {
   const [steps, , seconds] = base.curve.at(-1);
   const shares = methods.map(({ reach }) => reach && [reach.step / steps, reach.seconds / seconds]);
   const x = linear([0, Math.max(1, ...shares.flatMap((pair) => pair ?? []))], [box.left, box.right]);
-  const percent = (share) => `${Math.round(share * 100)} %`;
+  const percent = (share) => `${Math.round(share * 100)}%`;
   drawPlaceAxis(svg, x, roundTicks(x.domain, 4), { ...box, text: percent, top: box.top });
   methods.forEach((method, i) => {
     const style = styles.get(method.label), y = box.middle(i), pair = shares[i], thick = Math.min(9, box.pitch / 3.4);
@@ -221,7 +222,7 @@ function drawCost() {
   const box = rows(svg, methods, width, height);
   const half = (box.right - box.left) / 2;
   const panels = [
-    ["time per step", box.left, (cost) => cost.optimizer_s, (cost) => `${duration(cost.optimizer_s)} · ${Math.round(cost.optimizer_share * 100)} %`, 84],
+    ["time per step", box.left, (cost) => cost.optimizer_s, (cost) => `${duration(cost.optimizer_s)} · ${Math.round(cost.optimizer_share * 100)}%`, 96],
     ["memory of the state", box.left + half + 10, (cost) => cost.state_bytes, (cost) => bytes(cost.state_bytes), 58],
   ];
   for (const [title, left, value, text, room] of panels) {
