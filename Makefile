@@ -49,7 +49,7 @@ mutants: $(READY)
 template-mutants: $(READY)
 	$(BIN)/python -m tests.template_mutants --write
 
-# About fifteen minutes on two cores; nothing else should run meanwhile.
+# About half an hour on two cores; nothing else should run meanwhile.
 bench: $(PEERS)
 	$(BIN)/python -m benchmarks.compiler_speed
 	$(BIN)/python -m benchmarks.optimizers --write

@@ -17,7 +17,7 @@ import torch
 from examples.gpt2 import run
 from examples.gpt2.checkpoints import CheckpointError, find_checkpoints, read_checkpoint
 from examples.gpt2.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig
-from examples.gpt2.logs import CONFIG_FILE, Run, read_run, write_config_file
+from examples.gpt2.logs import CONFIG_FILE, LOG_FILE, Run, read_last_step, read_run, write_config_file
 from examples.gpt2.optimizers import tuned_config
 from examples.gpt2.processes import Processes
 from examples.gpt2.run import RunError
@@ -131,6 +131,18 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def len_of(folder: Path) -> int:
     log = folder / "log.jsonl"
     return log.stat().st_size if log.exists() else 0
+
+
+def test_how_far_a_run_has_come_can_be_seen(tmp_path: Path, text: Path) -> None:
+    folder = tmp_path / "run"
+    assert read_last_step(folder) is None
+    found = run_in(folder, config_for(text))
+    assert read_last_step(folder) == found.steps[-1]
+    log = folder / LOG_FILE
+    lines = log.read_text().splitlines(keepends=True)
+    torn = next(i for i, line in enumerate(lines) if '"step": 9' in line)
+    log.write_text("".join(lines[:torn]) + lines[torn][:40])
+    assert read_last_step(folder) == found.steps[7]
 
 
 # -- what cannot go on -------------------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ def test_explanations_say_what_is_done(monkeypatch):
     on_cuda = explain_orthogonalize((48, 768, 3072), device="cuda")
     assert on_cuda == (
         "48×768×3072 float32 on cuda: 5 steps in bfloat16, Gram form, restarted after step 2, 4; "
-        "symmetric products plain or by Triton, as measured at the first"
+        "symmetric products plain or by a kernel, as measured at the first"
     )
     with symmetric_products("triton"):
         assert explain_orthogonalize((48, 768, 3072), device="cuda").endswith("symmetric products by Triton")
@@ -483,6 +483,7 @@ class Machine:
         monkeypatch.setattr(symmetric, "_choices", {})
         monkeypatch.setattr(symmetric, "_suits_triton", lambda a: True)
         monkeypatch.setattr(symmetric, "_kernel", lambda: self)
+        monkeypatch.setattr(symmetric, "_quack", lambda: None)
         monkeypatch.setattr(symmetric, "_milliseconds", self.milliseconds)
         monkeypatch.setattr(symmetric, "_tiled_product", lambda a, b, alpha, beta, c, tiles: self.product(a, tiles))
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
@@ -576,6 +577,63 @@ def test_products_with_a_derivative_or_without_triton_are_plain(monkeypatch):
     assert chosen(torch.randn(2, 8, 9, requires_grad=True)) == "plain"
     monkeypatch.setattr(symmetric, "_kernel", lambda: None)
     assert chosen(torch.randn(2, 8, 9)) == "plain" and not machine.timed
+
+
+class Quack:
+    """The package as far as it is used: a product, of which the test says what it does and how long it takes."""
+
+    def __init__(self, factor=1.0):
+        self.factor, self.calls = factor, []
+
+    def __call__(self, a, b, C=None, alpha=1.0, beta=1.0):
+        assert isinstance(alpha, float) and isinstance(beta, float)
+        self.calls.append(C is not None)
+        return self.factor * (alpha * (a @ b) + (0 if C is None else beta * C))
+
+
+def racing_with_quack(monkeypatch, quack, milliseconds):
+    """Triton is not there, the plain product takes 2 ms, and QuACK's these."""
+    monkeypatch.setattr(symmetric, "_choices", {})
+    monkeypatch.setattr(symmetric, "_suits_triton", lambda a: True)
+    monkeypatch.setattr(symmetric, "_kernel", lambda: None)
+    monkeypatch.setattr(symmetric, "_quack", lambda: quack)
+    times = {"_plain_product": 2.0, "_product_by": milliseconds}
+    monkeypatch.setattr(symmetric, "_milliseconds", lambda run: times[run.func.__name__])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+
+@pytest.mark.parametrize("milliseconds, times_called", [(1.0, 3), (3.0, 1)])
+def test_a_kernel_library_is_used_where_it_is_faster(monkeypatch, milliseconds, times_called):
+    """Once it is called to see whether it agrees."""
+    quack = Quack()
+    racing_with_quack(monkeypatch, quack, milliseconds)
+    a = torch.randn(2, 8, 8, dtype=torch.bfloat16)
+    gram = a @ a.mT
+    for _ in range(2):
+        found = symmetric._symmetric_product(gram, gram, 0.5, -1.5, gram)
+        torch.testing.assert_close(found, torch.baddbmm(gram, gram, gram, beta=-1.5, alpha=0.5), rtol=0.02, atol=0.5)
+    assert quack.calls == [True] * times_called
+    symmetric._symmetric_product(a.float(), a.float().mT)
+    assert len(quack.calls) == times_called, "it has no float32"
+
+
+def test_a_kernel_library_that_computes_something_else_is_not_used(monkeypatch):
+    racing_with_quack(monkeypatch, Quack(factor=1.1), 1.0)
+    a = torch.randn(2, 8, 9, dtype=torch.bfloat16)
+    with pytest.warns(UserWarning, match="ArithmeticError: QuACK's product is not the plain one"):
+        assert torch.equal(symmetric._symmetric_product(a, a.mT), a @ a.mT)
+
+
+def test_a_kernel_library_can_be_asked_for(monkeypatch):
+    quack = Quack()
+    racing_with_quack(monkeypatch, quack, 9.0)
+    a = torch.randn(2, 8, 9, dtype=torch.bfloat16)
+    with symmetric_products("quack"):
+        symmetric._symmetric_product(a, a.mT)
+        assert quack.calls == [False]
+        monkeypatch.setattr(symmetric, "_quack", lambda: None)
+        with pytest.raises(ImportError, match="need the package quack-kernels"):
+            symmetric._symmetric_product(a, a.mT)
 
 
 def test_what_suits_the_kernel():

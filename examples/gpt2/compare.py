@@ -25,7 +25,15 @@ from typing import IO
 from tqdm import tqdm
 
 from examples.gpt2.config import OptimizerConfig, RunConfig, describe_changes
-from examples.gpt2.logs import CONFIG_FILE, LogError, is_done, read_config_file, read_run, write_config_file
+from examples.gpt2.logs import (
+    CONFIG_FILE,
+    LogError,
+    is_done,
+    read_config_file,
+    read_last_step,
+    read_run,
+    write_config_file,
+)
 from examples.gpt2.verdict.entries import short_name
 from examples.gpt2.verdict.judge import Verdict
 from examples.gpt2.verdict.report import Comparison, write_comparison, write_verdict
@@ -33,7 +41,7 @@ from examples.gpt2.verdict.report import Comparison, write_comparison, write_ver
 OUTPUT_FILE = "output.txt"
 LOCK_FILE = ".lock"
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-POLL_S = 0.05
+POLL_S = 0.1
 PATIENCE_S = 10.0
 """How long an interrupted child may take to end by itself."""
 
@@ -168,6 +176,8 @@ def run_cells(
                     outcomes.append(conclude(child))
                     bar.update()
                     bar.write(outcomes[-1].detail, file=sys.stderr)
+                if not bar.disable:
+                    bar.set_postfix_str(", ".join(describe_progress(child) for child in running))
                 time.sleep(POLL_S)
         finally:
             stop(running)
@@ -189,6 +199,12 @@ def start(cell: Cell, folder: Path, trainer: Trainer, environment: dict[str, str
             start_new_session=True,  # Ctrl-C is for this process, which then ends its children in order
         )
     return Child(cell, home, process, time.monotonic())
+
+
+def describe_progress(child: Child) -> str:
+    """How far a run has come: ``NAMO 120/250 2.31``."""
+    name, last = short_name(child.cell.config.optimizer.name), read_last_step(child.folder)
+    return f"{name} {last.step}/{child.cell.config.loop.steps} {last.loss:.2f}" if last else name
 
 
 def conclude(child: Child) -> Outcome:

@@ -23,6 +23,8 @@ from examples.gpt2.config import ConfigError, RunConfig, read_config, write_conf
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
+TAIL = 65_536
+"""Bytes at the end of a log among which there is a step, whatever else was written after it."""
 
 
 class LogError(Exception):
@@ -239,6 +241,19 @@ def is_done(folder: Path) -> bool:
         return False
     lines = _lines(path)
     return bool(lines) and isinstance(_parse(lines[-1], f"{path}, line {len(lines)}"), ResultRecord)
+
+
+def read_last_step(folder: Path) -> StepRecord | None:
+    """The newest step of a run that is going on, from the end of its log; None before its first."""
+    path = folder / LOG_FILE
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().split(b"\n")[:-1]
+    newest = next((line for line in reversed(lines) if line.startswith(b'{"kind": "step"')), None)
+    record = _parse(newest, f"{path}, at its end") if newest else None
+    return record if isinstance(record, StepRecord) else None
 
 
 def write_config_file(folder: Path, config: RunConfig) -> None:

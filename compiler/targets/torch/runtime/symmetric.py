@@ -2,8 +2,9 @@
 
 Takes batches (batch, rows, cols) of any strides and gives alpha a b + beta c. On the CPU large products compute the
 blocks on and below the diagonal only. On CUDA a Triton kernel computes tiles on and below the diagonal and writes each
-twice; it is used where it was measured faster, and Triton is imported only then. Whether a product is symmetric is for
-the caller to know: it is not checked.
+twice, and so does QuACK (github.com/Dao-AILab/quack) for 16-bit dtypes where that package is installed; they are used
+where they were measured faster, and imported only then. Whether a product is symmetric is for the caller to know: it is
+not checked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SYMMETRIC_BLOCK = 384  # smaller products gain nothing from being cut
 _TRITON_SIZE = 512  # with tiles of 128, a smaller product saves less than a third of its tiles
 _TRITON_BATCH = 65535  # the second dimension of a CUDA grid
 
-_WAYS = ("measured", "plain", "triton")
+_WAYS = ("measured", "plain", "triton", "quack")
 _way: ContextVar[str | None] = ContextVar("way of symmetric products", default=None)
 
 
@@ -35,11 +36,12 @@ _way: ContextVar[str | None] = ContextVar("way of symmetric products", default=N
 def symmetric_products(way: str) -> Iterator[None]:
     """Within this context, of this thread, large symmetric products on CUDA are computed in this way.
 
-    "measured", the default, times the plain product and Triton's at the first product of each shape and keeps the
-    faster one for the process: results may differ in rounding from run to run. It means "plain" in a distributed
+    "measured", the default, times the plain product, Triton's and QuACK's at the first product of each shape and keeps
+    the fastest for the process: results may differ in rounding from run to run. It means "plain" in a distributed
     run, whose processes must agree, and under `torch.use_deterministic_algorithms`. "plain" is the product of the
     vendor's library. "triton" is Triton's with fixed tiles, the same bits in every run; it raises what Triton raises.
-    The environment variable OPTFORGE_SYMMETRIC_PRODUCTS sets the default. ValueError for another word.
+    "quack" is QuACK's, plain for float32; it raises what QuACK raises. The environment variable
+    OPTFORGE_SYMMETRIC_PRODUCTS sets the default. ValueError for another word.
     """
     token = _way.set(_checked_way(way))
     try:
@@ -123,11 +125,11 @@ _TILES[torch.float16] = _TILES[torch.bfloat16]
 
 
 class _Choice(NamedTuple):
-    """What was measured for products of one form, in milliseconds; `tiles` is None where the plain product won."""
+    """What was measured for products of one form, in milliseconds; `by` is None where the plain product won."""
 
-    tiles: _Tiles | None
+    by: _Tiles | str | None
     plain: float
-    triton: float
+    best: float
 
 
 _choices: dict[tuple[Any, ...], _Choice] = {}
@@ -141,44 +143,64 @@ def _suits_triton(a: Tensor) -> bool:
 
 def _product_on_cuda(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
     way = _way_of_products()
-    if way == "plain" or (way == "measured" and _kernel() is None):
-        return _plain_product(a, b, alpha, beta, c)
-    tiles = _TILES[a.dtype][0] if way == "triton" else _chosen_tiles(a, b, alpha, beta, c)
-    if tiles is None:
-        return _plain_product(a, b, alpha, beta, c)
-    return _tiled_product(a, b, alpha, beta, c, tiles)
+    by = _fastest(a, b, alpha, beta, c) if way == "measured" else _asked_for(way, a.dtype)
+    return _product_by(by, a, b, alpha, beta, c)
 
 
-def _chosen_tiles(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Tiles | None:
+def _asked_for(way: str, dtype: torch.dtype) -> _Tiles | str | None:
+    """What computes products where a way is fixed."""
+    if way == "triton":
+        return _TILES[dtype][0]
+    return _QUACK if way == "quack" and dtype != torch.float32 else None
+
+
+def _product_by(by: _Tiles | str | None, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
+    if by is None:
+        return _plain_product(a, b, alpha, beta, c)
+    if isinstance(by, _Tiles):
+        return _tiled_product(a, b, alpha, beta, c, by)
+    return _quack_product(a, b, alpha, beta, c)
+
+
+def _fastest(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Tiles | str | None:
     """What was fastest for products of this form, measured now if this is the first; None for the plain product."""
     key = (_form(a), a.stride(), b.stride(), c is not None, _precision(a))
     choice = _choices.get(key)
     if choice is None:
-        if torch.cuda.is_current_stream_capturing():
+        rivals = _rivals(a.dtype)
+        if not rivals or torch.cuda.is_current_stream_capturing():
             return None  # a capture cannot wait for a clock
         with _choosing:
-            choice = _choices.get(key) or _measured(a, b, alpha, beta, c)
+            choice = _choices.get(key) or _measured(rivals, a, b, alpha, beta, c)
             _choices[key] = choice
-    return choice.tiles
+    return choice.by
+
+
+def _rivals(dtype: torch.dtype) -> list[_Tiles | str]:
+    """What is installed that may be faster than the plain product."""
+    rivals: list[_Tiles | str] = [] if _kernel() is None else [*_TILES[dtype]]
+    return rivals if dtype == torch.float32 or _quack() is None else [*rivals, _QUACK]
 
 
 def _form(x: Tensor) -> tuple[Any, ...]:
     return (x.device, x.dtype, *x.shape)
 
 
-def _measured(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Choice:
-    """Times the plain product and all tiles; where Triton fails the plain product is chosen, with a warning."""
+def _measured(rivals: list[_Tiles | str], a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Choice:
+    """Times the plain product and all rivals; where every one of them fails it is the plain one, with a warning."""
     plain = _milliseconds(partial(_plain_product, a, b, alpha, beta, c))
-    times: dict[_Tiles, float] = {}
-    for tiles in _TILES[a.dtype]:
+    times: dict[_Tiles | str, float] = {}
+    for rival in rivals:
         try:
-            times[tiles] = _milliseconds(partial(_tiled_product, a, b, alpha, beta, c, tiles))
+            if rival == _QUACK:
+                _require_agreement(a, b, alpha, beta, c)
+            times[rival] = _milliseconds(partial(_product_by, rival, a, b, alpha, beta, c))
         except Exception as error:  # a compiler that is missing or fails, tiles that this device has no room for
             problem = f"{type(error).__name__}: {error}"
     if not times:
-        warnings.warn(f"Triton cannot multiply {_named(a)} here, plain products are used ({problem})", stacklevel=2)
+        warnings.warn(f"no kernel multiplies {_named(a)} here, plain products are used ({problem})", stacklevel=2)
         return _Choice(None, plain, float("inf"))
-    best = min(times, key=lambda tiles: times[tiles])
+    best = min(times, key=lambda rival: times[rival])
     return _Choice(best if times[best] < plain else None, plain, times[best])
 
 
@@ -209,12 +231,48 @@ def _explained_products(device: torch.device, dtype: torch.dtype, batch: int, si
         return "plain"
     way = _way_of_products()
     if way != "measured":
-        return "by Triton" if way == "triton" else "plain"
+        return _words(_asked_for(way, dtype))
     known = [choice for (form, *_), choice in _choices.items() if form[1:4] == (dtype, batch, size)]
     if not known:
-        return "plain or by Triton, as measured at the first"
-    words = {f"{'by Triton' if n.tiles else 'plain'} ({n.triton:.3f} ms, plain {n.plain:.3f} ms)" for n in known}
+        return "plain or by a kernel, as measured at the first"
+    words = {f"{_words(choice.by)} ({choice.best:.3f} ms, plain {choice.plain:.3f} ms)" for choice in known}
     return "; ".join(sorted(words))
+
+
+def _words(by: _Tiles | str | None) -> str:
+    return "plain" if by is None else "by Triton" if isinstance(by, _Tiles) else "by QuACK"
+
+
+# -- QuACK -------------------------------------------------------------------------------------------------------------
+
+_QUACK = "quack"
+_AGREEMENT = 0.02  # of the largest element: a few roundings of bfloat16
+
+
+@lru_cache(maxsize=1)
+def _quack() -> Callable[..., Tensor] | None:
+    """The package's symmetric product, or None without it or on a device that it does not know."""
+    try:
+        product: Callable[..., Tensor] = importlib.import_module("quack.gemm_interface").gemm_symmetric
+        return product
+    except (ImportError, AttributeError, RuntimeError):
+        return None
+
+
+def _quack_product(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
+    """alpha a b + beta c by QuACK; ImportError without it."""
+    product = _quack()
+    if product is None:
+        raise ImportError("symmetric products by QuACK need the package quack-kernels")
+    added = {} if c is None else {"C": c, "beta": float(beta)}
+    return product(a, b, alpha=float(alpha), **added)
+
+
+def _require_agreement(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> None:
+    """ArithmeticError where the package computes something else: another release may mean other arguments."""
+    wanted, found = (_product_by(by, a, b, alpha, beta, c).float() for by in (None, _QUACK))
+    if found.shape != wanted.shape or not (found - wanted).abs().max() <= _AGREEMENT * wanted.abs().max():
+        raise ArithmeticError("QuACK's product is not the plain one")
 
 
 # -- Triton ------------------------------------------------------------------------------------------------------------
