@@ -29,17 +29,23 @@ from benchmarks.shapes import GRADIENT_STD, WEIGHT_STD, Named, count, entries, n
 WARM_UP = 3  # steps before the first one counted: first states, then compilation, then recorded graphs
 LEAST_ROUNDS, MOST_ROUNDS = 3, 41
 SLOW_STEP = 1.0  # seconds, from which one warm-up step is enough
+HEAT_BYTES = 6e9  # that contestants may hold together: pages of those who wait for long are taken from them
+BYTES_HELD = 12  # per parameter, by one contestant: its weights and two memories
 READY_WITHIN = 240.0  # seconds for a package to be ready, which may compile and tune for as long as it likes
 
 
 @dataclass
 class Timing:
-    """What was measured of one contestant: seconds of each round, and those until `step` returned."""
+    """What was measured of one contestant: seconds of each round, and those until `step` returned.
+
+    `base` are the seconds of the baseline in the same rounds.
+    """
 
     contestant: Contestant
     seconds: list[float] = field(default_factory=list)
     host_seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
+    base: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -100,15 +106,40 @@ def run_race(
 ) -> Result:
     """All contestants in turn, each round beginning with another; rounds fill `budget` seconds unless they are given.
 
-    A package that raises, or is not ready in time, is left out and named in `failed`: it must not cost the others
-    their measurement.
+    Where they do not fit in memory together they run in heats, each with the baseline. A package that raises, or is
+    not ready in time, is left out and named in `failed`: it must not cost the others their measurement.
     """
     track = Track(model, race.scope, device)
-    timings: list[Timing] = []
+    result = Result(race, model, len(track.entries), count(track.entries), [], {})
+    groups = heats(race, result.parameters)
+    for heat in groups:
+        timings = run_heat(heat, race, track, budget / len(groups), rounds, result.failed, log)
+        result.timings += timings if heat is groups[0] else timings[1:]
+        gc.collect()
+    return result
+
+
+def heats(race: Race, parameters: int) -> list[tuple[Contestant, ...]]:
+    """The contestants in groups, the baseline first in each."""
+    base = next(contestant for contestant in race.contestants if contestant.name == race.baseline)
+    others = [contestant for contestant in race.contestants if contestant is not base]
+    size = max(1, int(HEAT_BYTES // (BYTES_HELD * parameters)) - 1)
+    return [(base, *others[start : start + size]) for start in range(0, len(others), size)] or [(base,)]
+
+
+def run_heat(
+    heat: Sequence[Contestant],
+    race: Race,
+    track: Track,
+    budget: float,
+    rounds: int | None,
+    failed: dict[str, str],
+    log: Callable[[str], None],
+) -> list[Timing]:
+    """The timings of a heat, the baseline's first; who does not get ready is added to `failed`."""
     running: list[tuple[Timing, Step, list[Named]]] = []
-    result = Result(race, model, len(track.entries), count(track.entries), timings, {})
-    for contestant in race.contestants:
-        params, timing = track.params(), Timing(contestant)
+    for contestant in heat:
+        params = track.params()
         start = time.perf_counter()
         limit = nullcontext() if contestant.package == "generated" else ready_within(READY_WITHIN)
         try:
@@ -116,18 +147,18 @@ def run_race(
                 step = contestant.make(params)
                 warm_up(step, params, track, least=2 if contestant.compiles else 1)
         except Exception as error:
-            if contestant.package == "generated":
+            if contestant.package == "generated" or contestant.name == race.baseline:
                 raise
-            result.failed[contestant.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed[contestant.name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         log(f"  {contestant.name}: ready after {time.perf_counter() - start:.1f} s")
-        timings.append(timing)
-        running.append((timing, step, params))
+        running.append((Timing(contestant), step, params))
     for timing, step, params in running:
+        timing.base = running[0][0].seconds
         track.refill(params)
-        timing.peak_bytes = peak_extra_bytes(step, device)
+        timing.peak_bytes = peak_extra_bytes(step, track.device)
     _take_turns(running, track, budget, rounds)
-    return result
+    return [timing for timing, _, _ in running]
 
 
 @contextmanager

@@ -36,7 +36,6 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def race_rows(result: Result, cuda: bool = False) -> dict[str, Any]:
     """One race as data."""
     chosen = entries(result.model, result.race.scope)
-    base = next(timing for timing in result.timings if timing.contestant.name == result.race.baseline)
     return {
         "race": result.race.name,
         "model": result.model,
@@ -44,15 +43,15 @@ def race_rows(result: Result, cuda: bool = False) -> dict[str, Any]:
         "tensors": result.tensors,
         "parameters": result.parameters,
         "baseline": result.race.baseline,
-        "rounds": len(base.seconds),
+        "rounds": min(len(timing.seconds) for timing in result.timings),
         "bucket_bytes": largest_bucket_bytes(chosen),
         "iteration_flops": iteration_flops([entry for entry in chosen if entry.role == "matrix"]),
-        "rows": [_row(timing, base, result.parameters, cuda) for timing in result.timings],
+        "rows": [_row(timing, result.parameters, cuda) for timing in result.timings],
         "failed": result.failed,
     }
 
 
-def _row(timing: Timing, base: Timing, parameters: int, cuda: bool) -> Row:
+def _row(timing: Timing, parameters: int, cuda: bool) -> Row:
     contestant, seconds = timing.contestant, statistics.median(timing.seconds)
     moved = BYTES.get(contestant.method)
     return {
@@ -61,7 +60,7 @@ def _row(timing: Timing, base: Timing, parameters: int, cuda: bool) -> Row:
         "method": contestant.method,
         "seconds": seconds,
         "all_seconds": timing.seconds,
-        "ratio": ratios(timing.seconds, base.seconds),
+        "ratio": ratios(timing.seconds, timing.base),
         "bytes_per_second": moved * parameters / seconds if moved else None,
         "orthogonalizes": contestant.method in ORTHOGONALIZING,
         "peak_extra_bytes": timing.peak_bytes,

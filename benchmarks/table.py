@@ -31,7 +31,9 @@ def spread(found: Mapping[str, float]) -> str:
 
 def race_section(race: Data) -> str:
     """A heading and the contestants in the order of their times."""
-    size = f"{race['tensors']} tensors, {race['parameters'] / 1e6:.2f} million parameters, {race['rounds']} rounds"
+    size = (
+        f"{race['tensors']} tensors, {race['parameters'] / 1e6:.2f} million parameters, {race['rounds']} rounds or more"
+    )
     flops = any(row["orthogonalizes"] for row in race["rows"])
     host = any(row["host_seconds"] is not None for row in race["rows"])
     rate = "TFLOP/s, standard form" if flops else "GB/s"
@@ -122,13 +124,14 @@ def machine_section(machine: Data, limits: Data) -> str:
 
 
 NOTES = """How it is measured: all contestants of a table take turns in one process, each round beginning with another
-one; gradients are written anew before each step. Times are medians. A ratio is the median over the rounds of the ratio
-within a round, with its quartiles. Everyone's Newton-Schulz runs in {dtype}: the published code where it says bfloat16
-runs with that one word changed on processors that multiply bfloat16 slowly. Contestants of a method have the same
-hypers, and `tests/test_bench.py` holds them to the same steps. GB/s counts what a step must at least move (28 bytes of
-float32 per parameter for AdamW, 24 for Sophia, 20 for one momentum), TFLOP/s the operations of the standard form of the
-iteration, also for who gets by with fewer. Extra memory is the most that torch's allocator holds during a step beyond
-what it held before.
+one; gradients are written anew before each step. Those whose weights and memories do not fit in 6 GB together take
+turns in groups, each with the one that all are divided by. Times are medians. A ratio is the median over the rounds of
+the ratio within a round, with its quartiles. Everyone's Newton-Schulz runs in {dtype}: the published code where it
+says bfloat16 runs with that one word changed on processors that multiply bfloat16 slowly. Contestants of a method have
+the same hypers, and `tests/test_bench.py` holds them to the same steps. GB/s counts what a step must at least move (28
+bytes of float32 per parameter for AdamW, 24 for Sophia, 20 for one momentum), TFLOP/s the operations of the standard
+form of the iteration, also for who gets by with fewer. Extra memory is the most that torch's allocator holds during a
+step beyond what it held before.
 """
 
 

@@ -180,6 +180,29 @@ def test_who_overwrites_gradients_disturbs_nobody():
     assert all(torch.equal(one, other) for found in seen for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize(
+    "parameters, sizes", [(10, [6]), (85_000_000, [5, 2]), (124_000_000, [4, 3]), (10**10, [2] * 5)]
+)
+def test_who_does_not_fit_in_memory_with_others_runs_in_another_heat(parameters, sizes):
+    names = ["a", "base", "b", "c", "d", "e"]
+    field = [Contestant(name, "", lambda params: lambda: None, "torch") for name in names]
+    race = Race("race", "all", "base", tuple(field), ("tiny",))
+    found = measure.heats(race, parameters)
+    assert [len(heat) for heat in found] == sizes
+    assert {heat[0].name for heat in found} == {"base"}
+    assert [contestant.name for heat in found for contestant in heat[1:]] == ["a", "b", "c", "d", "e"]
+
+
+def test_heats_are_compared_with_their_own_baseline(monkeypatch):
+    monkeypatch.setattr(measure, "HEAT_BYTES", 0)
+    field = [Contestant(name, "", lambda params: lambda: None, "torch") for name in ("base", "one", "two")]
+    found = run(Race("race", "all", "base", tuple(field), ("tiny",)))
+    assert [timing.contestant.name for timing in found.timings] == ["base", "one", "two"]
+    base, one, two = found.timings
+    assert base.base is base.seconds and one.base is base.seconds
+    assert len(two.base) == 3 and two.base != base.seconds
+
+
 def test_a_package_that_fails_is_named_and_ours_is_an_error():
     def failing(params):
         raise ValueError("not today")
