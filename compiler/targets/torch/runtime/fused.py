@@ -27,16 +27,15 @@ def _fused_fits(weights: _Tensors, *others: _Tensors) -> bool:
     dtype, device = weights[0].dtype, weights[0].device
     if dtype not in (torch.float32, torch.float64) or device.type not in ("cpu", "cuda"):
         return False
-    for weight, *rest in zip(weights, *others, strict=True):
-        shape, strides = weight.shape, weight.stride()
-        if not weight.numel() or not _is_dense(weight):
-            return False
-        for tensor in (weight, *rest):
-            if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
-                return False
-            if (tensor.dtype, tensor.device, tensor.shape, tensor.stride()) != (dtype, device, shape, strides):
-                return False
-    return True
+    # Set by set and list by list, as this is looked at in every step, of hundreds of tensors.
+    tensors = [tensor for each in (weights, *others) for tensor in each]
+    if not set(map(type, tensors)) <= {Tensor, nn.Parameter}:
+        return False
+    if {(x.dtype, x.layout, x.device) for x in tensors} != {(dtype, torch.strided, device)}:
+        return False
+    shapes, strides = [x.shape for x in weights], [x.stride() for x in weights]
+    alike = all([x.shape for x in each] == shapes and [x.stride() for x in each] == strides for each in others)
+    return alike and all(map(_is_dense, weights)) and all(map(Tensor.numel, weights))
 
 
 def _is_dense(tensor: Tensor) -> bool:
