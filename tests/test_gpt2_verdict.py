@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from examples.gpt2.compare import Grid, GridError, Trainer, compare, plan_cells, prepare, run_cells
+from examples.gpt2.compare import Grid, GridError, compare, plan_cells, prepare, run_cells
 from examples.gpt2.config import LoopConfig, OptimizerConfig, RunConfig, write_config
 from examples.gpt2.logs import (
     LogError,
@@ -553,20 +553,25 @@ def test_ctrl_c_ends_the_children_and_the_rest_goes_on_later(tmp_path: Path) -> 
         "import sys\nfrom pathlib import Path\nfrom tests.test_gpt2_verdict import *\n"
         "run_cells(prepare(make_grid('Slow'), Path(sys.argv[1])), Path(sys.argv[1]), jobs=2, trainer=fake_trainer)\n"
     )
-    homes = [tmp_path / cell.name for cell in plan_cells(make_grid("Slow"))]
+    cells = plan_cells(make_grid("Slow"))
+    homes = [tmp_path / cell.name for cell in cells]
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    _wait_for(lambda: all((home / "log.jsonl").exists() and read_lines(home) > 1 for home in homes))
-    cells = prepare(make_grid("Slow"), tmp_path)
-    with pytest.raises(GridError, match="another process is still training this run"):
-        run_cells(cells, tmp_path, trainer=fake_trainer)
-    parent.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in parent.communicate(timeout=30)[1]
-    assert not any(is_done(home) for home in homes)
-    quick: Trainer = lambda home: [sys.executable, "-c", FAKE_TRAINER.replace("30 if", "0 if"), str(home)]  # noqa: E731
-    outcomes = run_cells(cells, tmp_path, jobs=2, trainer=quick)
+    try:
+        _wait_for(lambda: all((home / "log.jsonl").exists() and read_lines(home) > 1 for home in homes))
+        with pytest.raises(GridError, match="another process is still training this run"):
+            run_cells(cells, tmp_path, trainer=quick_trainer)
+    finally:
+        parent.send_signal(signal.SIGINT)
+        errors = parent.communicate(timeout=30)[1]
+    assert "KeyboardInterrupt" in errors and not any(is_done(home) for home in homes)
+    outcomes = run_cells(cells, tmp_path, jobs=2, trainer=quick_trainer)
     assert [outcome.done for outcome in outcomes] == [True, True] and all(map(is_done, homes))
+
+
+def quick_trainer(home: Path) -> list[str]:
+    return [sys.executable, "-c", FAKE_TRAINER.replace("30 if", "0 if"), str(home)]
 
 
 def read_lines(home: Path) -> int:
