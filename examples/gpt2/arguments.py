@@ -35,7 +35,7 @@ examples:
 COMPARE_EXAMPLES = """\
 examples:
   python -m examples.gpt2
-      the comparison with its tuned settings, about three minutes on two cores
+      the comparison with its tuned settings, about four minutes on two cores
   python -m examples.gpt2 --optimizers NAMO,specs/nora.opt,torch.optim.SGD --lr NAMO=0.1 --steps 100
       a generated optimizer, a spec compiled on the fly, and one of torch's
   python -m examples.gpt2 compare --data shakespeare.txt --factors 0.3,1,3 --seeds 3 --jobs 2
