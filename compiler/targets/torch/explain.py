@@ -79,6 +79,8 @@ def strategy_text(rule: ir.Rule, optimizer: ir.Optimizer) -> str:
     step = lower_function(rule.step, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), order)
     fused = lower_fused(rule, step, free_name(f"{rule.name}_fused", set()), optimizer.requirements)
     compiled = f"torch.compile from {AUTO_ELEMENTS:,} elements on, eager below"
+    if step_layout(rule) != "elementwise" and rule.memories:
+        compiled += "; compiled for a CPU, memories that follow elementwise move first"
     if fused is None:
         return compiled
     called = next(name for name in sorted(fused.used) if name.startswith("fused_"))

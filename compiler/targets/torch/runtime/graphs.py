@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .computations import Computation, _compute_dtype
+from .stages import _is_single, _results, _stages
 from .tracing import NUMBERS_LIMIT, Number, Recorder, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
@@ -46,6 +48,7 @@ class Graph:
         self.computation = computation
         self.dtype = _compute_dtype(computation.dtype)
         self.is_elementwise = computation.kernel.layout == "elementwise"
+        self.device = next(iter(stored.values())).device
         recorder = self._record(stored, scalars)
         self.expressions, self.guards = tuple(recorder.places), recorder.guards
         self.holds = _condition(recorder.guards, list(scalars.numbers))
@@ -67,8 +70,7 @@ class Graph:
             inputs = dict(zip(stored, tensors[len(scalars.tensors) :], strict=True))
             return self._write(self.computation.results(inputs, function, seen), inputs)
 
-        device = next(iter(stored.values())).device
-        vector = torch.zeros(NUMBERS_LIMIT, dtype=self.dtype, device=device)
+        vector = torch.zeros(NUMBERS_LIMIT, dtype=self.dtype, device=self.device)
         # Flat tensors leave no size in the graph.
         trace = make_fx(body, tracing_mode="symbolic" if self.is_elementwise else "fake", _allow_non_fake_inputs=True)
         self.module = trace(vector, *scalars.tensors.values(), *stored.values())
@@ -90,28 +92,49 @@ class Graph:
     def compile(self, options: Mapping[str, Any]) -> None:
         """From now on runs through torch.compile."""
         options = {**_safe_options(self.computation.precision), **options}
-        self.run = torch.compile(self.module, fullgraph=True, dynamic=self.is_elementwise, options=options)
+
+        def compiled(module: GraphModule) -> Callable[..., tuple[Tensor, ...]]:
+            return torch.compile(module, fullgraph=True, dynamic=self.is_elementwise, options=options)
+
+        if self.device.type == "cpu" and not self.is_elementwise:
+            self.stage(compiled)
+        else:
+            self.run = compiled(self.module)
+
+    def stage(self, prepare: Callable[[GraphModule], Callable[..., tuple[Tensor, ...]]]) -> None:
+        """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
+        count = len(_results(self.module.graph))
+        *early, last = _stages(self.module)
+        first = [each.forward if _is_single(each) else prepare(each) for each in early]
+        then = prepare(last)
+
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            for each in first:
+                each(*tensors)
+            return then(*tensors)[:count]
+
+        self.run = run
 
     def __call__(self, stored: Mapping[str, Tensor], scalars: Scalars) -> tuple[Tensor, ...]:
-        device = next(iter(stored.values())).device
-        return self.run(self._vector(scalars, device), *scalars.tensors.values(), *stored.values())
+        return self.run(self._vector(scalars), *scalars.tensors.values(), *stored.values())
 
-    def _vector(self, scalars: Scalars, device: torch.device) -> Tensor:
+    def _vector(self, scalars: Scalars) -> Tensor:
         """The numbers of this step, as the graph reads them."""
         values = self.evaluate(*scalars.numbers.values())
         if any(isinstance(value, Tensor) for value in values):
-            return self._vector_on(device, values)
+            return self._vector_on_device(values)
         last = self.last
-        if last is not None and last[0] == values and last[1].device == device:
+        if last is not None and last[0] == values:
             return last[1]
         padded = [*map(float, values), *[0.0] * (NUMBERS_LIMIT - len(values))]
-        vector = torch.tensor(padded, dtype=self.dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+        vector = torch.tensor(padded, dtype=self.dtype, pin_memory=self.device.type == "cuda")
+        vector = vector.to(self.device, non_blocking=True)
         self.last = (values, vector)
         return vector
 
-    def _vector_on(self, device: torch.device, values: tuple[Any, ...]) -> Tensor:
+    def _vector_on_device(self, values: tuple[Any, ...]) -> Tensor:
         """The same without a transfer, so that a capture can hold it: numbers that Python knows become constants."""
-        vector = torch.zeros(NUMBERS_LIMIT, dtype=self.dtype, device=device)
+        vector = torch.zeros(NUMBERS_LIMIT, dtype=self.dtype, device=self.device)
         for i, value in enumerate(values):
             if isinstance(value, Tensor):
                 vector[i].copy_(value)
