@@ -75,6 +75,7 @@ def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypat
     assert {name: float(cells[1]) for name, cells in rows.items()} == BEST
     assert {name for name, cells in rows.items() if cells[2] == "0.004"} == set(BEST) - {"AdamW", "SophiaG"}
     assert all(cells[3] == "2.0200" and cells[4] == "0.0100" for cells in rows.values())
+    assert "Here AdamW comes to 6.0200 ± 0.0100" in table.read_text()  # at a quarter of its best rate
     assert "- AdamW: 0.0005: 11.0000, 0.001: 6.0000, 0.002: 3.0000, 0.004: 2.0000, 0.008: 3.0000" in table.read_text()
 
 

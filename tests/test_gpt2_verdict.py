@@ -548,7 +548,8 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path) -> None:
         prepare(other, tmp_path)
 
 
-def test_ctrl_c_ends_the_children_and_the_rest_goes_on_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interruption_ends_the_children_and_the_rest_goes_on_later(number: signal.Signals, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom tests.test_gpt2_verdict import *\n"
         "run_cells(prepare(make_grid('Slow'), Path(sys.argv[1])), Path(sys.argv[1]), jobs=2, trainer=fake_trainer)\n"
@@ -563,7 +564,7 @@ def test_ctrl_c_ends_the_children_and_the_rest_goes_on_later(tmp_path: Path) -> 
         with pytest.raises(GridError, match="another process is still training this run"):
             run_cells(cells, tmp_path, trainer=quick_trainer)
     finally:
-        parent.send_signal(signal.SIGINT)
+        parent.send_signal(number)
         errors = parent.communicate(timeout=30)[1]
     assert "KeyboardInterrupt" in errors and not any(is_done(home) for home in homes)
     outcomes = run_cells(cells, tmp_path, jobs=2, trainer=quick_trainer)

@@ -2,8 +2,9 @@
 
 In: a ``Grid`` and a folder. Out: a folder per run with its configuration, log and the output of its process, and the
 verdict on all of them. Stopped at any moment, by Ctrl-C or a kill, it goes on where it was when it is called again:
-finished runs are kept, begun ones are left to the trainer to resume. A run that fails is reported, the others go on.
-No training happens in this process. Needs a Unix system, for locks that a process shares with its children.
+finished runs are kept, begun ones are left to the trainer to resume. Ctrl-C and SIGTERM end the children first. A run
+that fails is reported, the others go on. No training happens in this process. Needs a Unix system, for locks that a
+process shares with its children.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -166,7 +168,7 @@ def run_cells(
     environment = _environment(max(1, (threads or os.cpu_count() or 1) // jobs))
     running: list[Child] = []
     outcomes: list[Outcome] = []
-    with _progress(len(cells), len(cells) - len(waiting)) as bar:
+    with _progress(len(cells), len(cells) - len(waiting)) as bar, _terminated_like_interrupted():
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -278,6 +280,19 @@ def _slugs(optimizers: Sequence[OptimizerConfig]) -> list[str]:
 
 def _environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does; only the main thread can ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ HIDDEN_ROLES = ("matrix", "conv")
 
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "cosine-to-tenth": lambda progress: 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2,
     "linear": lambda progress: 1 - progress,
     "constant": lambda progress: 1.0,
 }
