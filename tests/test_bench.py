@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import agreement, contestants, measure, optimizers, peers
+from benchmarks import agreement, contestants, measure, optimizers, peers, telemetry
 from benchmarks.agreement import claims, difference
 from benchmarks.cold import graphs, measure_cold
 from benchmarks.contestants import HYPERS, LR, Contestant, backends, make_optimizer, ours, packages, torchs
@@ -499,3 +499,18 @@ def test_what_is_not_installed_is_left_out(monkeypatch):
     monkeypatch.setattr(contestants, "installed", lambda package: False)
     assert packages("Muon") == packages("AdamW") == []
     assert not installed("a_package_that_nobody_wrote")
+
+
+# -- telemetry ---------------------------------------------------------------------------------------------------------
+
+
+def test_how_seldom_telemetry_must_measure(monkeypatch, capsys):
+    monkeypatch.setattr(telemetry, "ratios", lambda optimizer, size, rounds: [1.05, 1.1, 1.3])  # the median counts
+    telemetry.main(["--optimizer", "AdamW"])
+    assert "AdamW, tiny: a measured step takes 1.100" in (shown := capsys.readouterr().out)
+    assert "within 3% of a run with --telemetry-every 4 or more" in shown
+
+
+@pytest.mark.wide
+def test_both_trainings_of_the_telemetry_benchmark_take_their_steps():
+    assert all(0.1 < ratio < 10 for ratio in telemetry.ratios("AdamW", "tiny", 2))
