@@ -11,7 +11,16 @@ import pytest
 from examples.gpt2 import shakespeare
 from examples.gpt2.compare import Cell
 from examples.gpt2.config import RunConfig
-from examples.gpt2.logs import CONFIG_FILE, RunLog, RunRecord, StepRecord, ValidationRecord, read_config_file, summarize
+from examples.gpt2.logs import (
+    CONFIG_FILE,
+    RunLog,
+    RunRecord,
+    StepRecord,
+    ValidationRecord,
+    is_done,
+    read_config_file,
+    summarize,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +42,8 @@ def pretend(loss_at: dict[str, float]) -> object:
 
     def train_all(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
         for cell in cells:
+            if is_done(folder / cell.name):
+                continue
             config = read_config_file(folder / cell.name / CONFIG_FILE)
             rate = shakespeare.rate_of(config.optimizer)
             loss = 2 + math.log2(rate / loss_at[config.optimizer.name]) ** 2 + 0.01 * config.loop.seed
@@ -74,8 +85,8 @@ def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypat
     }
     assert {name: float(cells[1]) for name, cells in rows.items()} == BEST
     assert {name for name, cells in rows.items() if cells[2] == "0.004"} == set(BEST) - {"AdamW", "SophiaG"}
-    assert all(cells[3] == "2.0200" and cells[4] == "0.0100" for cells in rows.values())
-    assert "Here AdamW comes to 6.0200 ± 0.0100" in table.read_text()  # at a quarter of its best rate
+    assert all(cells[3] == "2.0100" and cells[4] == "0.0100" for cells in rows.values())
+    assert "Here AdamW comes to 6.0100 ± 0.0100" in table.read_text()  # at a quarter of its best rate
     assert "- AdamW: 0.0005: 11.0000, 0.001: 6.0000, 0.002: 3.0000, 0.004: 2.0000, 0.008: 3.0000" in table.read_text()
 
 

@@ -5,8 +5,8 @@
 The model and the batch are those of nanoGPT's small configuration for a CPU (4 layers, 4 heads, width 128, 64
 characters, 12 sequences, 2,000 steps), which is known to reach a validation loss of about 1.88 with AdamW; three runs
 at the learning rates that came to it say what they come to here. For each method the learning rate climbs or descends
-a ladder of factors of two with one seed until the best one has a worse one on either side; then three other seeds run
-at that rate. The matrix methods' rate for embeddings, head, norms and biases is AdamW's best. Stopped at any moment,
+a ladder of factors of two with one seed until the best one has a worse one on either side; then two more seeds run at
+that rate. The matrix methods' rate for embeddings, head, norms and biases is AdamW's best. Stopped at any moment,
 it goes on where it was.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import platform
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ import torch
 from examples.gpt2.arguments import OneSentenceParser, parse_count
 from examples.gpt2.compare import Cell, Grid, prepare, run_cells, train_command
 from examples.gpt2.config import DataConfig, LoopConfig, OptimizerConfig, RunConfig, ScheduleConfig
-from examples.gpt2.logs import Run, read_run
+from examples.gpt2.logs import Run, is_done, read_run
 from examples.gpt2.model import PRESETS
 from examples.gpt2.verdict.judge import Method, Verdict
 from examples.gpt2.verdict.report import write_verdict
@@ -49,8 +50,8 @@ SOPHIA = OptimizerConfig("SophiaG", lr=1e-3)
 """Where the ladders start; all have steps of two, and none may end at an edge."""
 
 SCHEDULE = ScheduleConfig("cosine", warmup=0.05)
-TUNING_SEED = 0
-SEEDS = (1, 2, 3)
+SEEDS = (0, 1, 2)
+"""The first one also chooses the learning rate."""
 MOST_RATES = 9
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [scheduled(replace(each, rest_lr=rest_lr)) for each in OTHERS] + [scheduled(SOPHIA)], base, tuning, options.jobs
     )
     cells = [cell for each in best for cell in prepare(Grid(base, (each,), rates=(rate_of(each),), seeds=SEEDS), final)]
+    keep_tuned(cells, tuning, final)
     train_all(cells, final, options.jobs)
     verdict = write_verdict(final)
     reproduced = [final_loss(known, cell) for cell in known_cells]
@@ -134,13 +136,20 @@ def missing_rung(losses: dict[int, float]) -> int | None:
 def ladder_cells(method: OptimizerConfig, rungs: set[int], base: RunConfig, folder: Path) -> dict[int, Cell]:
     """The tuning runs of one method by rung."""
     ordered = sorted(rungs)
-    grid = Grid(base, (method,), rates=tuple(rate(method, rung) for rung in ordered), seeds=(TUNING_SEED,))
+    grid = Grid(base, (method,), rates=tuple(rate(method, rung) for rung in ordered), seeds=SEEDS[:1])
     return dict(zip(ordered, prepare(grid, folder), strict=True))
 
 
 def rate(method: OptimizerConfig, rung: int) -> float:
     """The learning rate on a rung."""
     return float(f"{rate_of(method) * 2.0**rung:.6g}")
+
+
+def keep_tuned(cells: Sequence[Cell], tuning: Path, final: Path) -> None:
+    """Take the runs that chose the learning rates over into the final ones."""
+    for cell in cells:
+        if is_done(tuning / cell.name) and not is_done(final / cell.name):
+            shutil.copytree(tuning / cell.name, final / cell.name, dirs_exist_ok=True)
 
 
 def train_all(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
@@ -173,7 +182,7 @@ def format_results(verdict: Verdict, reproduced: Sequence[float], tuning: Path, 
         f"GPT-2 with {run.header.parameters:,} parameters (nanoGPT's small configuration for a CPU, with biases), "
         f"{run.header.tokens_per_step:,} characters a step, {steps:,} steps, cosine schedule to zero with 5 % warm-up, "
         "gradients clipped at 1. Losses are nats per character over nearly all of the last tenth of the text, means "
-        f"over {len(SEEDS)} seeds; ± is their standard deviation.",
+        f"over the seeds {word_list(SEEDS)}, the first of which also chose the rate; ± is their standard deviation.",
         "",
         "| method | lr | lr of the rest | validation loss | ± | loss − AdamW's | steps to AdamW's loss | ms per step "
         "| optimizer | state |",
@@ -187,11 +196,11 @@ def format_results(verdict: Verdict, reproduced: Sequence[float], tuning: Path, 
         f"nanoGPT reports a validation loss of about {KNOWN_LOSS} with AdamW, whose rate falls from {rate_of(KNOWN):g} "
         f"to a tenth of that, in a model without biases and estimated on 20 batches. Here AdamW comes to "
         f"{statistics.fmean(reproduced):.4f} ± {statistics.stdev(reproduced):.4f} with those rates, biases, and the "
-        f"seeds {', '.join(map(str, SEEDS))}.",
+        f"seeds {word_list(SEEDS)}.",
         "",
         "## Tuning",
         "",
-        f"Validation loss at the end with seed {TUNING_SEED}, by learning rate; the best one is the one used above.",
+        f"Validation loss at the end with seed {SEEDS[0]}, by learning rate; the best one is the one used above.",
         "",
         *tuning_lines(tuning),
         "",
@@ -201,6 +210,10 @@ def format_results(verdict: Verdict, reproduced: Sequence[float], tuning: Path, 
         f"{jobs} runs at a time, so times per step are upper bounds and only their ratios count.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def word_list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def result_row(method: Method, verdict: Verdict) -> str:
