@@ -15,40 +15,24 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from examples.gpt2.config import DataConfig, LoopConfig, RunConfig
-from examples.gpt2.data import load_corpus
-from examples.gpt2.loop import take_step
 from examples.gpt2.model import PRESETS
 from examples.gpt2.optimizers import tuned_config
-from examples.gpt2.processes import Processes
-from examples.gpt2.run import build_training
+from examples.gpt2.turns import take_turns
 
 LIMIT = 0.03
 """The share by which telemetry may slow a run."""
 
-UNCOUNTED = 3
-
 
 def ratios(optimizer: str, size: str, rounds: int) -> list[float]:
     """Time of a measured step over that of another one, for each round."""
-    processes = Processes(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as cache:
-        corpus = load_corpus(DataConfig(), context=PRESETS[size].context, cache=Path(cache))
-        trainings = [
-            build_training(
-                RunConfig(tuned_config(optimizer), PRESETS[size], DataConfig(), LoopConfig(telemetry_every=every)),
-                corpus,
-                processes,
-            )
+        configs = [
+            RunConfig(tuned_config(optimizer), PRESETS[size], DataConfig(), LoopConfig(telemetry_every=every))
             for every in (0, 1)
         ]
-        found = []
-        for step in range(1, UNCOUNTED + rounds + 1):
-            plain, measured = (take_step(training, step, 0.0)[0].elapsed_s for training in trainings)
-            found.append(measured / plain)
-    return found[UNCOUNTED:]
+        plain, measured = take_turns(configs, rounds, Path(cache))
+    return [with_it.elapsed_s / without.elapsed_s for without, with_it in zip(plain, measured, strict=True)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from examples.gpt2 import shakespeare
 from examples.gpt2.compare import Cell
-from examples.gpt2.config import RunConfig
+from examples.gpt2.config import DataConfig, LoopConfig, ModelConfig, RunConfig
 from examples.gpt2.logs import (
     CONFIG_FILE,
     RunLog,
@@ -21,6 +22,7 @@ from examples.gpt2.logs import (
     read_config_file,
     summarize,
 )
+from examples.gpt2.turns import take_turns
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,9 @@ BEST = {
 
 def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shakespeare, "train_all", pretend(BEST))
+    monkeypatch.setattr(
+        shakespeare, "time_steps", lambda configs, cache: {c.optimizer.name: (0.1, 0.02) for c in configs}
+    )
     table = tmp_path / "RESULTS.md"
     arguments = ["--text", "text.txt", "--out", str(tmp_path / "out"), "--write", str(table), "--steps", "1"]
     assert shakespeare.main(arguments) == 0
@@ -85,7 +90,9 @@ def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypat
     }
     assert {name: float(cells[1]) for name, cells in rows.items()} == BEST
     assert {name for name, cells in rows.items() if cells[2] == "0.004"} == set(BEST) - {"AdamW", "SophiaG"}
-    assert all(cells[3] == "2.0100" and cells[4] == "0.0100" for cells in rows.values())
+    assert all(
+        cells[3] == "2.0100" and cells[4] == "0.0100" and cells[7:9] == ["100.0", "20%"] for cells in rows.values()
+    )
     assert "Here AdamW comes to 6.0100 ± 0.0100" in table.read_text()  # at a quarter of its best rate
     assert "- AdamW: 0.0005: 11.0000, 0.001: 6.0000, 0.002: 3.0000, 0.004: 2.0000, 0.008: 3.0000" in table.read_text()
 
@@ -98,3 +105,20 @@ def test_model_and_batch_are_those_of_the_known_result() -> None:
     base = shakespeare.make_base(Path("text.txt"), 2000)
     assert (base.model.layers, base.model.heads, base.model.width, base.model.context) == (4, 4, 128, 64)
     assert (base.loop.batch, base.loop.steps, base.data.tokenizer) == (12, 2000, "characters")
+
+
+def test_trainings_that_take_turns_do_the_steps_that_they_do_alone(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be " * 100)
+    base = RunConfig(
+        shakespeare.ADAMW,
+        ModelConfig(context=8, layers=1, width=8, heads=1),
+        DataConfig(str(text)),
+        LoopConfig(batch=2),
+    )
+    other = replace(base, optimizer=shakespeare.SOPHIA)
+    (alone,) = take_turns([base], 2, tmp_path)
+    first, second = take_turns([base, other], 2, tmp_path)
+    assert [record.step for record in first] == [record.step for record in second] == [4, 5]
+    assert [record.loss for record in first] == [record.loss for record in alone] != [record.loss for record in second]
+    assert all(0 < record.optimizer_s < record.elapsed_s for record in first + second)

@@ -16,11 +16,11 @@ import argparse
 import math
 import platform
 import shutil
-import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 import torch
 
@@ -29,6 +29,7 @@ from examples.gpt2.compare import Cell, Grid, prepare, run_cells, train_command
 from examples.gpt2.config import DataConfig, LoopConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from examples.gpt2.logs import Run, is_done, read_run
 from examples.gpt2.model import PRESETS
+from examples.gpt2.turns import take_turns
 from examples.gpt2.verdict.judge import Method, Verdict
 from examples.gpt2.verdict.report import write_verdict
 from examples.gpt2.verdict.sentences import word
@@ -53,6 +54,7 @@ SCHEDULE = ScheduleConfig("cosine", warmup=0.05)
 SEEDS = (0, 1, 2)
 """The first one also chooses the learning rate."""
 MOST_RATES = 9
+TIMED_STEPS = 40
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
@@ -86,9 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells = [cell for each in best for cell in prepare(Grid(base, (each,), rates=(rate_of(each),), seeds=SEEDS), final)]
     keep_tuned(cells, tuning, final)
     train_all(cells, final, options.jobs)
-    verdict = write_verdict(final)
-    reproduced = [final_loss(known, cell) for cell in known_cells]
-    text = format_results(verdict, reproduced, tuning, options.steps, options.jobs)
+    results = Results(
+        write_verdict(final),
+        reproduced=[final_loss(known, cell) for cell in known_cells],
+        times=time_steps([replace(base, optimizer=each) for each in best], options.out / "tokens"),
+        tuning=tuning,
+        steps=options.steps,
+    )
+    text = format_results(results)
     options.write.write_text(text, encoding="utf-8")
     print(text)
     return 0
@@ -168,46 +175,69 @@ def final_loss(folder: Path, cell: Cell) -> float:
     return math.inf if result.diverged else result.final_validation_loss
 
 
+def time_steps(configs: Sequence[RunConfig], cache: Path) -> dict[str, tuple[float, float]]:
+    """Mean seconds of a step, and of the optimizer's part of it, by method; all take turns on one thread."""
+    torch.set_num_threads(1)
+    turns = take_turns(configs, TIMED_STEPS, cache)
+    return {
+        config.optimizer.name: (fmean(step.elapsed_s for step in steps), fmean(step.optimizer_s for step in steps))
+        for config, steps in zip(configs, turns, strict=True)
+    }
+
+
 # The table
 
 
-def format_results(verdict: Verdict, reproduced: Sequence[float], tuning: Path, steps: int, jobs: int) -> str:
-    """RESULTS.md; ``reproduced`` are the losses at the learning rates of the known result."""
-    run = verdict.runs[0]
+@dataclass(frozen=True)
+class Results:
+    """What the table tells: ``reproduced`` are the losses at the learning rates of the known result."""
+
+    verdict: Verdict
+    reproduced: Sequence[float]
+    times: Mapping[str, tuple[float, float]]
+    tuning: Path
+    steps: int
+
+
+def format_results(results: Results) -> str:
+    """RESULTS.md."""
+    verdict, reproduced, run = results.verdict, results.reproduced, results.verdict.runs[0]
     lines = [
         "# Character-level Shakespeare",
         "",
         "Made by `python -m examples.gpt2.shakespeare --text tinyshakespeare.txt`; do not edit.",
         "",
         f"GPT-2 with {run.header.parameters:,} parameters (nanoGPT's small configuration for a CPU, with biases), "
-        f"{run.header.tokens_per_step:,} characters a step, {steps:,} steps, cosine schedule to zero with 5 % warm-up, "
-        "gradients clipped at 1. Losses are nats per character over nearly all of the last tenth of the text, means "
-        f"over the seeds {word_list(SEEDS)}, the first of which also chose the rate; ± is their standard deviation.",
+        f"{run.header.tokens_per_step:,} characters a step, {results.steps:,} steps, cosine schedule to zero with 5 % "
+        "warm-up, gradients clipped at 1. Losses are nats per character over nearly all of the last tenth of the "
+        f"text, means over the seeds {word_list(SEEDS)}, the first of which also chose the rate; ± is their "
+        "standard deviation.",
         "",
         "| method | lr | lr of the rest | validation loss | ± | loss − AdamW's | steps to AdamW's loss | ms per step "
         "| optimizer | state |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-        *(result_row(method, verdict) for method in verdict.methods),
+        *(result_row(method, results) for method in verdict.methods),
         "",
-        *word(verdict, jobs=jobs).cautions,
+        f"Times are means over {TIMED_STEPS} steps for which the methods took turns in one process, on one thread.",
+        "",
+        *word(verdict, jobs=1).cautions,
         "",
         "## The known result",
         "",
         f"nanoGPT reports a validation loss of about {KNOWN_LOSS} with AdamW, whose rate falls from {rate_of(KNOWN):g} "
         f"to a tenth of that, in a model without biases and estimated on 20 batches. Here AdamW comes to "
-        f"{statistics.fmean(reproduced):.4f} ± {statistics.stdev(reproduced):.4f} with those rates, biases, and the "
+        f"{fmean(reproduced):.4f} ± {stdev(reproduced):.4f} with those rates, biases, and the "
         f"seeds {word_list(SEEDS)}.",
         "",
         "## Tuning",
         "",
         f"Validation loss at the end with seed {SEEDS[0]}, by learning rate; the best one is the one used above.",
         "",
-        *tuning_lines(tuning),
+        *tuning_lines(results.tuning),
         "",
         "## Machine",
         "",
-        f"{describe(run.header.machine)}; Python {platform.python_version()}, torch {torch.__version__}; "
-        f"{jobs} runs at a time, so times per step are upper bounds and only their ratios count.",
+        f"{describe(run.header.machine)}; Python {platform.python_version()}, torch {torch.__version__}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -216,12 +246,13 @@ def word_list(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def result_row(method: Method, verdict: Verdict) -> str:
+def result_row(method: Method, results: Results) -> str:
     """One line of the table."""
-    best, cost = method.best, method.cost
+    best, cost, verdict = method.best, method.cost, results.verdict
     if best is None or best.mean is None or cost is None:
         return f"| {method.label} | - | - | diverged | | | | | | |"
     rest = method.best_entries[0].config.optimizer.rest_lr
+    step_s, optimizer_s = results.times[method.best_entries[0].config.optimizer.name]
     gap = "" if verdict.target is None or method is verdict.baseline else f"{best.mean - verdict.target:+.4f}"
     reach = "" if method.reach is None or method is verdict.baseline else f"{method.reach.step:,.0f}"
     cells = (
@@ -232,8 +263,8 @@ def result_row(method: Method, verdict: Verdict) -> str:
         "-" if best.deviation is None else f"{best.deviation:.4f}",
         gap,
         reach,
-        f"{1000 * cost.step_s:.1f}",
-        f"{cost.optimizer_share:.0%}",
+        f"{1000 * step_s:.1f}",
+        f"{optimizer_s / step_s:.0%}",
         f"{cost.state_bytes / 1e6:.1f} MB",
     )
     return f"| {' | '.join(cells)} |"
