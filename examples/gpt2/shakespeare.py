@@ -32,7 +32,7 @@ from examples.gpt2.model import PRESETS
 from examples.gpt2.turns import take_turns
 from examples.gpt2.verdict.judge import Method, Verdict
 from examples.gpt2.verdict.report import write_verdict
-from examples.gpt2.verdict.sentences import word
+from examples.gpt2.verdict.sentences import describe_ties
 
 ADAMW = OptimizerConfig("AdamW", lr=1e-3, options={"beta2": 0.99, "weight_decay": 0.1})
 KNOWN = replace(ADAMW, schedule=ScheduleConfig("cosine-to-tenth", warmup=0.05))
@@ -220,7 +220,7 @@ def format_results(results: Results) -> str:
         "",
         f"Times are means over {TIMED_STEPS} steps for which the methods took turns in one process, on one thread.",
         "",
-        *word(verdict, jobs=1).cautions,
+        *describe_ties([method for method in verdict.methods if method.best]),
         "",
         "## The known result",
         "",
