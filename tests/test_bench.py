@@ -7,6 +7,7 @@ import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -511,6 +512,11 @@ def test_how_seldom_telemetry_must_measure(monkeypatch, capsys):
     assert "within 3% of a run with --telemetry-every 4 or more" in shown
 
 
-@pytest.mark.wide
-def test_both_trainings_of_the_telemetry_benchmark_take_their_steps():
-    assert all(0.1 < ratio < 10 for ratio in telemetry.ratios("AdamW", "tiny", 2))
+def test_a_measured_step_is_compared_with_the_plain_one_beside_it(monkeypatch):
+    def pretend(configs, rounds, cache):
+        plain, measured = ([1.0, 2.0], [1.5, 2.2])
+        taken = [measured if config.loop.telemetry_every == 1 else plain for config in configs]
+        return [[SimpleNamespace(elapsed_s=seconds) for seconds in each[:rounds]] for each in taken]
+
+    monkeypatch.setattr(telemetry, "take_turns", pretend)
+    assert telemetry.ratios("AdamW", "tiny", 2) == pytest.approx([1.5, 1.1])

@@ -120,11 +120,11 @@ def test_any_class_of_any_module_can_be_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_text_of_specs_is_known(tmp_path: Path) -> None:
-    assert find_spec_text("NAMOD") == (ROOT / "specs" / "namo_d.opt").read_text()
+    assert find_spec_text(OptimizerConfig("NAMOD")) == (ROOT / "specs" / "namo_d.opt").read_text()
     path = tmp_path / "mine.opt"
     path.write_text((ROOT / "specs" / "sgd.opt").read_text())
-    assert find_spec_text(str(path)) == path.read_text()
-    assert find_spec_text("torch.optim.SGD") is None
+    assert find_spec_text(OptimizerConfig(str(path))) == path.read_text()
+    assert find_spec_text(OptimizerConfig("torch.optim.SGD")) is None
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,46 @@ def test_schedules_warm_up_and_decay(shape: str, end: float) -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[12] == pytest.approx((2 + end) / 2)
     assert end <= rates[-1] < end + 0.2 and optimizer.param_groups[0]["lr"] == pytest.approx(end)
+
+
+HALVES = """schedule Halves:
+    hyper total where total > 0 "steps in all"
+
+    factor <- 1 if t <= total / 2 else 0.5
+"""
+
+
+def test_a_schedule_may_be_a_spec_file(tmp_path: Path) -> None:
+    path = tmp_path / "halves.opt"
+    path.write_text(HALVES)
+    config = OptimizerConfig("torch.optim.SGD", lr=2.0, schedule=ScheduleConfig(str(path)))
+    optimizer = build_optimizer(config, GPT(TINY))
+    schedule = build_schedule(config.schedule, optimizer, steps=4)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [2.0, 2.0, 1.0, 1.0]
+    assert find_spec_text(config) == HALVES
+    both = find_spec_text(OptimizerConfig("NAMO", schedule=ScheduleConfig("WSD")))
+    assert both and "optimizer NAMO:" in both and "schedule WSD:" in both
+
+
+@pytest.mark.parametrize("name", ["Constant", "Cosine", "Linear", "UBA", "WSD"])
+def test_every_shipped_schedule_can_be_chosen(name: str) -> None:
+    optimizer = build_optimizer(OptimizerConfig("torch.optim.SGD", lr=2.0), GPT(TINY))
+    build_schedule(ScheduleConfig(name, warmup=0.5), optimizer, steps=8)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_schedule_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    optimizer = build_optimizer(OptimizerConfig("torch.optim.SGD", lr=2.0), GPT(TINY))
+    (path := tmp_path / "other.opt").write_text(HALVES.replace("total", "length"))
+    with pytest.raises(OptimizerError, match=r"other\.opt: .*length"):
+        build_schedule(ScheduleConfig(str(path)), optimizer, steps=4)
+    with pytest.raises(OptimizerError, match="which is no LRScheduler"):
+        build_schedule(ScheduleConfig(str(ROOT / "specs" / "namo.opt")), optimizer, steps=4)
 
 
 def test_schedules_move_the_rate_of_every_group() -> None:

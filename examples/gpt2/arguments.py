@@ -134,7 +134,7 @@ def make_train_parser() -> OneSentenceParser:
     group.add_argument("--lr", type=parse_number, help="peak learning rate (default: tuned for the demo, or its own)")
     group.add_argument("--rest-lr", type=parse_number, help="that of all but the hidden matrices")
     group.add_argument(
-        "--schedule", help="cosine, cosine-to-tenth, linear, constant, or a generated one such as UBA or WSD"
+        "--schedule", help="cosine, cosine-to-tenth, linear, constant, a generated one (UBA, WSD), a .opt file"
     )
     group.add_argument("--warmup", type=parse_number, help="share of the steps in which the rate rises (default: 0.1)")
     group.add_argument(

@@ -73,7 +73,7 @@ class DataConfig:
 class ScheduleConfig:
     """How the learning rate moves: ``warmup`` is the share of the steps in which it rises to its full value.
 
-    ``shape`` is a key of ``optimizers.DECAYS`` or the name of a generated schedule class such as ``UBA`` or ``WSD``.
+    ``shape`` is a key of ``optimizers.DECAYS``, a generated schedule class such as ``UBA`` or ``WSD``, or a spec file.
     """
 
     shape: str = "cosine"

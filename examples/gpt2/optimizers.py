@@ -82,7 +82,7 @@ def override(config: OptimizerConfig, setting: str, value: Any) -> OptimizerConf
 def find_class(name: str) -> type[Optimizer]:
     """The class called ``name``: of a module, of ``optforge.generated``, or compiled from a spec file."""
     if name.endswith(".opt"):
-        return _compile(name)
+        return _compile(name, Optimizer)
     module, _, own = name.rpartition(":")
     if module:
         return _attribute(_imported(module), own, Optimizer)
@@ -91,13 +91,25 @@ def find_class(name: str) -> type[Optimizer]:
     return _attribute(_generated(), name, Optimizer)
 
 
-def find_spec_text(name: str) -> str | None:
-    """The text of the spec that the optimizer called ``name`` is compiled from; None for one that has none."""
+def find_schedule(name: str) -> type[LRScheduler]:
+    """The schedule called ``name``: of ``optforge.generated``, or compiled from a spec file."""
+    return _compile(name, LRScheduler) if name.endswith(".opt") else _attribute(_generated(), name, LRScheduler)
+
+
+def find_spec_text(config: OptimizerConfig) -> str | None:
+    """The text of the specs that the optimizer and its schedule are compiled from; None if neither has one."""
+    shape = config.schedule.shape
+    classes = {config.name: find_class(config.name)} | ({} if shape in DECAYS else {shape: find_schedule(shape)})
+    texts = [text for name, found in classes.items() if (text := _spec_text(name, found)) is not None]
+    return "\n".join(texts) or None
+
+
+def _spec_text(name: str, found: type) -> str | None:
     if name.endswith(".opt"):
         return Path(name).read_text(encoding="utf-8")
-    optimizer_class = find_class(name)
-    spec = resources.files(optforge) / "specs" / f"{optimizer_class.__module__.rpartition('.')[2]}.opt"
-    return spec.read_text(encoding="utf-8") if is_generated(optimizer_class) and spec.is_file() else None
+    package, _, module = found.__module__.rpartition(".")
+    spec = resources.files(optforge) / "specs" / f"{module}.opt"
+    return spec.read_text(encoding="utf-8") if package == _generated().__name__ and spec.is_file() else None
 
 
 def is_generated(optimizer_class: type[Optimizer]) -> bool:
@@ -132,8 +144,13 @@ def build_schedule(schedule: ScheduleConfig, optimizer: Optimizer, *, steps: int
     """The learning-rate schedule for a run of ``steps`` steps; call its ``step()`` after each optimizer step."""
     warmup = min(round(schedule.warmup * steps), steps - 1)
     if schedule.shape not in DECAYS:
-        schedule_class = _attribute(_generated(), schedule.shape, LRScheduler)
-        return schedule_class(optimizer, total=steps, warmup=warmup)
+        schedule_class = find_schedule(schedule.shape)
+        known = inspect.signature(schedule_class).parameters
+        hypers = {name: value for name, value in {"total": steps, "warmup": warmup}.items() if name in known}
+        try:
+            return schedule_class(optimizer, **hypers)
+        except (TypeError, ValueError) as error:
+            raise OptimizerError(f"schedule {schedule.shape}: {error}") from error
     decay = DECAYS[schedule.shape]
 
     def factor(finished: int) -> float:
@@ -155,13 +172,13 @@ def _imported(module: str) -> ModuleType:
         raise OptimizerError(f"{module} cannot be imported: {error}") from error
 
 
-def _compile(path: str) -> type[Optimizer]:
+def _compile(path: str, kind: type) -> type:
     try:
         found = optforge.load(path)
     except (optforge.SpecError, LookupError, OSError) as error:
         raise OptimizerError(str(error)) from error
-    if not _is_proper(found, Optimizer):
-        raise OptimizerError(f"{path} defines {found.__name__}, which is no optimizer")
+    if not _is_proper(found, kind):
+        raise OptimizerError(f"{path} defines {found.__name__}, which is no {kind.__name__}")
     return found
 
 

@@ -183,7 +183,7 @@ def _header(training: Training, config: RunConfig) -> RunRecord:
     return RunRecord(
         name=config.optimizer.name,
         config=config,
-        spec=find_spec_text(config.optimizer.name),
+        spec=find_spec_text(config.optimizer),
         parameters=training.model.config.count_parameters(),
         tokens_per_step=config.loop.batch * config.model.context,
         unit=training.corpus.unit,
