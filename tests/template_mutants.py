@@ -514,6 +514,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "if node in first and any(written[x] != written_first[x] for x in read):",
         "if False:",
     ),
+    Mutant(
+        "nothing put back when a stage cannot be compiled",
+        "the momentum moves twice in the step that falls back to running eagerly",
+        f"{RUNTIME}/graphs.py",
+        "                    tensor.copy_(value)\n                raise",
+        "                    pass\n                raise",
+    ),
     # what the compiler writes
     Mutant(
         "averages the wrong way round",

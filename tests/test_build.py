@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from optforge.compiler.cli import main
+from optforge.compiler.targets.torch.render import render_standalone
 
 ROOT = Path(__file__).parent.parent
 SPECS = sorted(ROOT.glob("specs/*.opt"))
@@ -157,6 +160,20 @@ def test_standalone_files_need_torch_alone_and_behave_identically(spec: Path, pr
     assert alone.__all__ == packaged.__all__
     for name in alone.__all__:
         assert trained(getattr(alone, name)) == trained(getattr(packaged, name))
+
+
+def test_standalone_files_define_each_name_once() -> None:
+    """Modules of the runtime become one: what two of them call the same would be what the later one means by it."""
+    found = Counter[str]()
+    for node in ast.parse(render_standalone(Path(packaged_module("adamw").__file__ or "").read_text())).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] += 1
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found.update(x.id for x in ast.walk(node) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store))
+    assert {"Graph", "AdamW", "torch"} <= set(found)
+    assert {name for name, count in found.items() if count > 1} <= {"torch"}
 
 
 def packaged_module(stem: str) -> ModuleType:

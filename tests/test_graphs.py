@@ -321,6 +321,26 @@ def test_auto_goes_on_eagerly_where_compiling_fails(monkeypatch):
         trained(CLASSES["RMNP"], 1, backend="compile")
 
 
+def test_auto_goes_on_eagerly_where_the_second_stage_cannot_be_compiled(monkeypatch):
+    """The first stage has moved the momentum by then."""
+    compiled = []
+
+    def failing(module, **options):
+        def run(*tensors):
+            raise torch._dynamo.exc.TorchDynamoException("no such luck")
+
+        compiled.append(module)
+        return run
+
+    expected = trained(CLASSES["RMNP"], 3, backend="eager")
+    monkeypatch.setattr(torch, "compile", failing)
+    monkeypatch.setattr(strategies, "AUTO_ELEMENTS", 1)
+    with pytest.warns(UserWarning, match="matrix_rule could not be compiled and runs eagerly: no such luck"):
+        found = trained(CLASSES["RMNP"], 3)
+    assert compiled and not any("lerp" in module.code for module in compiled)
+    assert all(map(torch.equal, found, expected))
+
+
 # -- compiled ----------------------------------------------------------------------------------------------------------
 
 

@@ -166,7 +166,7 @@ class _Reader:
         if unknown and lost:
             raise ValueError(
                 f"the checkpoint is of another version of the spec of {self.name}: it has the hyperparameters "
-                f"{_listed(lost)}, where there are now {_listed(unknown)}; if that is a new name, the spec can say so: "
+                f"{_commas(lost)}, where there are now {_commas(unknown)}; if that is a new name, the spec can say so: "
                 f"`hyper {unknown[0]} ... was {lost[0]}`"
             )
         for name in unknown:
@@ -258,7 +258,7 @@ class _Reader:
                 converted |= {source: entry[source]} if source in entry else {}
             elif entry.keys() >= {*source.memories}:
                 converted[memory.name] = _applied(source, entry, group, p, slot.state_shape(memory))
-                origins = _listed(source.memories) or "a constant"
+                origins = _commas(source.memories) or "a constant"
                 self.notices[f"{memory.name} of the rule {rule.name!r} was made of the checkpoint's {origins}"] = None
         return converted
 
@@ -324,13 +324,13 @@ def _is_common(name: str) -> bool:
 
 def _undescribed(name: str, held: Sequence[str]) -> str:
     return (
-        f"the loaded state dict does not say of which spec its memories ({_listed(held) or 'none'}) are: another class "
+        f"the loaded state dict does not say of which spec its memories ({_commas(held) or 'none'}) are: another class "
         f"or an older {name} wrote it. If they are those of this spec, give its groups what "
         f'`state_dict()["param_groups"]` of a new {name} has under {SPEC_KEY!r}, and load it again'
     )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _commas(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .computations import Computation, _compute_dtype
-from .stages import _is_single, _results, _stages
+from .stages import _changed, _is_single, _results, _stages
 from .tracing import NUMBERS_LIMIT, Number, Recorder, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
@@ -102,16 +102,30 @@ class Graph:
             self.run = compiled(self.module)
 
     def stage(self, prepare: Callable[[GraphModule], Callable[..., tuple[Tensor, ...]]]) -> None:
-        """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
+        """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is.
+
+        What cannot be compiled shows when it is first called: then what earlier stages have changed is put back.
+        """
         count = len(_results(self.module.graph))
         *early, last = _stages(self.module)
         first = [each.forward if _is_single(each) else prepare(each) for each in early]
         then = prepare(last)
+        changed = sorted({place for each in early for place in _changed(each)})
+        is_new = True
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            for each in first:
-                each(*tensors)
-            return then(*tensors)[:count]
+            nonlocal is_new
+            before = [(tensors[place], tensors[place].clone()) for place in changed] if is_new else []
+            try:
+                for each in first:
+                    each(*tensors)
+                results = then(*tensors)[:count]
+            except BaseException:
+                for tensor, value in before:
+                    tensor.copy_(value)
+                raise
+            is_new = False
+            return results
 
         self.run = run
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 _SIMPLE = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten.fill_.Tensor}
 
@@ -42,7 +42,14 @@ def _is_single(module: GraphModule) -> bool:
     return len([n for n in module.graph.nodes if n.op == "call_function" and not _is_view(n)]) <= 1
 
 
-def _moved(graph: Graph) -> set[Node]:
+def _changed(module: GraphModule) -> list[int]:
+    """The places of the arguments that the graph writes."""
+    origins = {_origin(target) for node in module.graph.nodes for target in _written(node)}
+    arguments = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return [place for place, node in enumerate(arguments) if node in origins]
+
+
+def _moved(graph: torch.fx.Graph) -> set[Node]:
     """The writes of stored tensors that come first: all writes of a tensor or none."""
     moved: set[Node] = set()
     for stored in graph.nodes:
@@ -54,7 +61,7 @@ def _moved(graph: Graph) -> set[Node]:
     return set() if all(map(_is_elementwise, rest)) else moved
 
 
-def _may_move(graph: Graph, moved: Collection[Node]) -> bool:
+def _may_move(graph: torch.fx.Graph, moved: Collection[Node]) -> bool:
     """Whether all nodes read what they did if `moved`, and what that follows from elementwise, come first."""
     first, rest = _needed(moved), _needed(_left(graph, moved), moved)
     if not all(map(_is_elementwise, first)):
@@ -74,7 +81,7 @@ def _may_move(graph: Graph, moved: Collection[Node]) -> bool:
     return True
 
 
-def _left(graph: Graph, moved: Collection[Node]) -> list[Node]:
+def _left(graph: torch.fx.Graph, moved: Collection[Node]) -> list[Node]:
     """What the rest is there for: the results and the other writes."""
     return [*_results(graph), *(node for node in graph.nodes if _written(node) and node not in moved)]
 
@@ -95,7 +102,7 @@ def _needed(nodes: Iterable[Node], done: Collection[Node] = ()) -> set[Node]:
 
 def _part(module: GraphModule, kept: Collection[Node], done: Collection[Node], results: Iterable[Node]) -> GraphModule:
     """A graph of the same arguments and only the nodes `kept`, after those that are `done`."""
-    graph = Graph()
+    graph = torch.fx.Graph()
     copies: dict[Node, Node] = {}
     for node in module.graph.nodes:
         if node.op == "placeholder" or node in kept:
@@ -106,7 +113,7 @@ def _part(module: GraphModule, kept: Collection[Node], done: Collection[Node], r
     return GraphModule(module, graph)
 
 
-def _small(graph: Graph, nodes: Collection[Node]) -> list[Node]:
+def _small(graph: torch.fx.Graph, nodes: Collection[Node]) -> list[Node]:
     """The small tensors among what the nodes compute, in their order."""
     read: dict[Node, int] = {}
     for node in nodes:
@@ -120,7 +127,7 @@ def _small(graph: Graph, nodes: Collection[Node]) -> list[Node]:
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
 
-def _results(graph: Graph) -> list[Node]:
+def _results(graph: torch.fx.Graph) -> list[Node]:
     (results,) = graph.output_node().args
     return [node for node in results if isinstance(node, Node)]  # type: ignore[union-attr]
 
