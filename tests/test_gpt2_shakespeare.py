@@ -6,12 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 
 import pytest
+import torch
 
 from examples.gpt2 import shakespeare
+from examples.gpt2.checkpoints import read_checkpoint
 from examples.gpt2.compare import Cell
 from examples.gpt2.config import DataConfig, LoopConfig, ModelConfig, RunConfig
+from examples.gpt2.data import load_corpus
+from examples.gpt2.data.sampling import draw_batch
 from examples.gpt2.logs import (
     CONFIG_FILE,
     RunLog,
@@ -22,6 +27,9 @@ from examples.gpt2.logs import (
     read_config_file,
     summarize,
 )
+from examples.gpt2.model import build_model
+from examples.gpt2.processes import Processes
+from examples.gpt2.run import run
 from examples.gpt2.turns import take_turns
 
 
@@ -82,6 +90,7 @@ def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         shakespeare, "time_steps", lambda configs, cache: {c.optimizer.name: (0.1, 0.02) for c in configs}
     )
+    monkeypatch.setattr(shakespeare, "estimate_scatter", lambda folder, cell, cache: 0.03)
     table = tmp_path / "RESULTS.md"
     arguments = ["--text", "text.txt", "--out", str(tmp_path / "out"), "--write", str(table), "--steps", "1"]
     assert shakespeare.main(arguments) == 0
@@ -105,6 +114,34 @@ def test_model_and_batch_are_those_of_the_known_result() -> None:
     base = shakespeare.make_base(Path("text.txt"), 2000)
     assert (base.model.layers, base.model.heads, base.model.width, base.model.context) == (4, 4, 128, 64)
     assert (base.loop.batch, base.loop.steps, base.data.tokenizer) == (12, 2000, "characters")
+
+
+def test_the_known_result_is_placed_among_estimates_like_it() -> None:
+    found = shakespeare.describe_known([1.92, 1.96, 2.0], 0.03)
+    assert "comes to 1.9600 ± 0.0400" in found and "scatter by 0.0300" in found
+    assert "has a standard deviation of 0.0500: the reported loss lies 1.6 of them below the mean" in found
+
+
+def test_estimates_are_of_the_trained_model_on_random_validation_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, " * 100)
+    loop = LoopConfig(steps=3, batch=2, validate_every=3, validation_batches=1, checkpoint_every=3)
+    model = ModelConfig(context=8, layers=1, width=8, heads=1)
+    config = RunConfig(shakespeare.SOPHIA, model, DataConfig(str(text)), loop)
+    monkeypatch.setattr(shakespeare, "ESTIMATES", 3)
+    monkeypatch.setattr(shakespeare, "ESTIMATE_BATCHES", 2)
+    run(config, tmp_path / "cell", Processes(torch.device("cpu")), cache=tmp_path)
+    found = shakespeare.estimate_scatter(tmp_path, Cell("cell", config), tmp_path)
+
+    corpus = load_corpus(config.data, context=8, cache=tmp_path)
+    trained = build_model(replace(config.model, vocab_size=corpus.vocab_size), seed=1)
+    trained.load_state_dict(read_checkpoint(tmp_path / "cell" / "checkpoint-00000003.pt").model)
+    batches = [draw_batch(corpus.validation, seed=0, step=i, batch=2, context=8) for i in range(6)]
+    losses = [trained.loss(batch.inputs, batch.targets).item() for batch in batches]
+    assert found == pytest.approx(stdev((a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)))
+    assert found > 0
 
 
 def test_trainings_that_take_turns_do_the_steps_that_they_do_alone(tmp_path: Path) -> None:
