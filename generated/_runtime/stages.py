@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 
 _SIMPLE = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten.fill_.Tensor}
 
-SMALL = 8  # a tensor is small beside one of so many times its elements
+_SMALL = 8  # a tensor is small beside one of so many times its elements
 
 
 def _stages(module: GraphModule) -> list[GraphModule]:
@@ -121,7 +121,7 @@ def _small(graph: torch.fx.Graph, nodes: Collection[Node]) -> list[Node]:
             for x in map(_base, node.all_input_nodes):
                 read[x] = max(read.get(x, 0), _size(node))
     computed = (node for node in graph.nodes if node in read and node.op == "call_function" and not _written(node))
-    return [node for node in computed if 0 < SMALL * _size(node) <= read[node]]
+    return [node for node in computed if 0 < _SMALL * _size(node) <= read[node]]
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
