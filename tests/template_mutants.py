@@ -515,11 +515,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
     ),
     Mutant(
-        "nothing put back when a stage cannot be compiled",
+        "failures of inductor not caught",
+        "auto ends a training run where it could go on eagerly",
+        f"{RUNTIME}/strategies.py",
+        "except (CompileError, torch._dynamo.exc.TorchDynamoException) as problem:",
+        "except torch._dynamo.exc.TorchDynamoException as problem:",
+    ),
+    Mutant(
+        "stages run before all are compiled",
         "the momentum moves twice in the step that falls back to running eagerly",
         f"{RUNTIME}/graphs.py",
-        "                    tensor.copy_(value)\n                raise",
-        "                    pass\n                raise",
+        "        then = prepare(last)\n",
+        "        then = lambda *tensors: prepare(last)(*tensors)\n",
     ),
     # what the compiler writes
     Mutant(

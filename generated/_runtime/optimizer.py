@@ -41,8 +41,9 @@ class SpecOptimizer(torch.optim.Optimizer):
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
         skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
             NaN or infinity.
-        backend: "eager" runs kernels as they are written, "compile" through torch.compile, "auto" by torch's fused
-            kernels where there are some, compiled from `AUTO_ELEMENTS` elements of a rule on, else eagerly.
+        backend: "eager" runs kernels as they are written, "compile" through torch.compile (matrices on a CPU through
+            inductor alone), "auto" by torch's fused kernels where there are some, compiled from `AUTO_ELEMENTS`
+            elements of a rule on, else eagerly.
         capturable: count steps on the device, and read hypers that are tensors there, so that a CUDA graph can hold
             a step; run a few steps before capturing one.
 

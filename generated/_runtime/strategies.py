@@ -21,7 +21,7 @@ from .buckets import Bucket, _arranged
 from .calls import Call, Work
 from .computations import Computation
 from .fused import _fused_fits
-from .graphs import Scalars
+from .graphs import CompileError, Scalars
 from .interface import Kernel
 from .routing import _columns
 
@@ -99,7 +99,7 @@ class Runner:
             return False
         try:
             call.execute_graph(scalars, self.generator, compiled=True, options=self.options)
-        except torch._dynamo.exc.TorchDynamoException as problem:
+        except (CompileError, torch._dynamo.exc.TorchDynamoException) as problem:
             if self.strategy.reason == FORCED:
                 raise
             self.uncompilable.add(call.computation)

@@ -1,8 +1,8 @@
 """Graphs of computations: made once for tensors of some form, kept for the process, run in place of the kernel.
 
 A graph is shared by all buckets of its form: one for an elementwise kernel, whatever the sizes, and one for each shape
-otherwise. It runs through `torch.compile`, or as it was recorded. Neither the values of numbers nor the step count are
-part of the form. What cannot be recorded or compiled raises; the caller decides what to do then.
+otherwise. It runs compiled, or as it was recorded. Neither the values of numbers nor the step count are part of the
+form. What cannot be recorded or compiled raises; the caller decides what to do then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .computations import Computation, _compute_dtype
-from .stages import _changed, _is_single, _results, _stages
+from .stages import _is_single, _results, _stages
 from .tracing import NUMBERS_LIMIT, Number, Recorder, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
@@ -90,42 +90,28 @@ class Graph:
         return tuple(left)
 
     def compile(self, options: Mapping[str, Any]) -> None:
-        """From now on runs through torch.compile."""
+        """From now on runs compiled; raises CompileError, or torch.compile's error in the first run.
+
+        On a CPU inductor takes graphs of fixed shapes directly: all that torch.compile would add is what finds the
+        graph for a call, as `_graph_for` has done, in tens of microseconds for each call.
+        """
         options = {**_safe_options(self.computation.precision), **options}
-
-        def compiled(module: GraphModule) -> Callable[..., tuple[Tensor, ...]]:
-            return torch.compile(module, fullgraph=True, dynamic=self.is_elementwise, options=options)
-
         if self.device.type == "cpu" and not self.is_elementwise:
-            self.stage(compiled)
+            self.stage(lambda module: _compiled(module, options))
         else:
-            self.run = compiled(self.module)
+            self.run = torch.compile(self.module, fullgraph=True, dynamic=self.is_elementwise, options=options)
 
     def stage(self, prepare: Callable[[GraphModule], Callable[..., tuple[Tensor, ...]]]) -> None:
-        """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is.
-
-        What cannot be compiled shows when it is first called: then what earlier stages have changed is put back.
-        """
+        """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
         count = len(_results(self.module.graph))
         *early, last = _stages(self.module)
         first = [each.forward if _is_single(each) else prepare(each) for each in early]
         then = prepare(last)
-        changed = sorted({place for each in early for place in _changed(each)})
-        is_new = True
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            nonlocal is_new
-            before = [(tensors[place], tensors[place].clone()) for place in changed] if is_new else []
-            try:
-                for each in first:
-                    each(*tensors)
-                results = then(*tensors)[:count]
-            except BaseException:
-                for tensor, value in before:
-                    tensor.copy_(value)
-                raise
-            is_new = False
-            return results
+            for each in first:
+                each(*tensors)
+            return then(*tensors)[:count]
 
         self.run = run
 
@@ -157,6 +143,21 @@ class Graph:
         return vector
 
 
+class CompileError(RuntimeError):
+    """A graph that torch's compiler fails on."""
+
+
+def _compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
+    """The graph compiled for the shapes that it was recorded for."""
+    import torch._inductor
+
+    examples = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    try:
+        return torch._inductor.compile(module, examples, options=options)  # type: ignore[no-any-return]
+    except Exception as error:  # it can fail in any part of the compiler
+        raise CompileError(str(error)) from error
+
+
 def _safe_options(precision: str) -> dict[str, Any]:
     """Options of torch.compile around what is known to fail.
 
@@ -182,8 +183,8 @@ def _graph_for(
     flat = computation.kernel.layout == "elementwise"
     forms = tuple((x.dtype, x.device, x.ndim if flat else x.shape) for x in stored.values())
     kinds = tuple((name, x.shape) for name, x in scalars.tensors.items())
-    settings = tuple(sorted((options or {}).items()))
-    key = (computation, forms, kinds, tuple(scalars.numbers), tuple(scalars.flags.items()), compiled, settings)
+    settings = (torch.get_num_threads(), *sorted((options or {}).items())) if compiled else ()
+    key = (computation, forms, kinds, tuple(scalars.numbers), tuple(scalars.flags.items()), settings)
     with _lock:
         if len(_graphs) > GRAPHS_LIMIT:
             _graphs.clear()

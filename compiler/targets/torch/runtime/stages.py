@@ -42,13 +42,6 @@ def _is_single(module: GraphModule) -> bool:
     return len([n for n in module.graph.nodes if n.op == "call_function" and not _is_view(n)]) <= 1
 
 
-def _changed(module: GraphModule) -> list[int]:
-    """The places of the arguments that the graph writes."""
-    origins = {_origin(target) for node in module.graph.nodes for target in _written(node)}
-    arguments = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return [place for place, node in enumerate(arguments) if node in origins]
-
-
 def _moved(graph: torch.fx.Graph) -> set[Node]:
     """The writes of stored tensors that come first: all writes of a tensor or none."""
     moved: set[Node] = set()
