@@ -38,10 +38,10 @@ def measure_cold(method: str, model: str, device: str, backend: str, timeout: fl
 
 
 def graphs() -> int:
-    """Graphs that torch.compile has made in this process."""
+    """Graphs that torch's compiler has made in this process, with torch.compile around it or without."""
     from torch._dynamo.utils import counters
 
-    return int(counters["stats"]["unique_graphs"])
+    return int(counters["aot_autograd"]["total"])
 
 
 def float_hypers(group: dict[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import agreement, contestants, measure, optimizers, peers, telemetry
@@ -454,7 +455,7 @@ def test_the_file_of_a_device():
 
 
 def test_new_graphs_are_counted():
-    @torch.compile(backend="eager", dynamic=False)
+    @torch.compile(backend="aot_eager", dynamic=False)
     def double(x):
         return 2 * x
 
@@ -464,6 +465,8 @@ def test_new_graphs_are_counted():
     assert graphs() == before + 1
     double(torch.zeros(3))
     assert graphs() == before + 2
+    torch._inductor.compile(make_fx(lambda x: (2 * x,))(torch.zeros(2)), [torch.zeros(2)])
+    assert graphs() == before + 3
 
 
 @pytest.mark.wide

@@ -106,6 +106,21 @@ def test_every_method_runs_at_the_bottom_of_its_ladder(tmp_path: Path, monkeypat
     assert "- AdamW: 0.0005: 11.0000, 0.001: 6.0000, 0.002: 3.0000, 0.004: 2.0000, 0.008: 3.0000" in table.read_text()
 
 
+def test_a_folder_with_another_experiment_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shakespeare, "train_all", stop)
+    with pytest.raises(KeyboardInterrupt):
+        shakespeare.main(["--text", "text.txt", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        shakespeare.main(["--text", "other.txt", "--out", str(tmp_path / "out")])
+    message = capsys.readouterr().err
+    assert "data.path was text.txt, is other.txt; choose another folder" in message and "Traceback" not in message
+
+
 def cells_of(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
 

@@ -26,7 +26,7 @@ import torch
 
 from examples.gpt2.arguments import OneSentenceParser, parse_count
 from examples.gpt2.checkpoints import find_checkpoints, read_checkpoint
-from examples.gpt2.compare import Cell, Grid, prepare, run_cells, train_command
+from examples.gpt2.compare import Cell, Grid, GridError, prepare, run_cells, train_command
 from examples.gpt2.config import DataConfig, LoopConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from examples.gpt2.data import load_corpus
 from examples.gpt2.data.sampling import draw_batch
@@ -85,30 +85,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=parse_count, default=2000, help="per run (default: 2000)")
     parser.add_argument("--write", type=Path, default=RESULTS, help="where the table goes (default: RESULTS.md here)")
     options = parser.parse_args(arguments)
-    base = make_base(options.text, options.steps)
-    known, tuning, final = options.out / "known", options.out / "tuning", options.out / "final"
-    known_cells = prepare(Grid(base, (KNOWN,), rates=(rate_of(KNOWN),), seeds=SEEDS), known)
-    train_all(known_cells, known, options.jobs)
-    best = tune([scheduled(ADAMW)], base, tuning, options.jobs)
-    rest_lr = best[0].lr
-    best += tune(
-        [scheduled(replace(each, rest_lr=rest_lr)) for each in OTHERS] + [scheduled(SOPHIA)], base, tuning, options.jobs
-    )
-    cells = [cell for each in best for cell in prepare(Grid(base, (each,), rates=(rate_of(each),), seeds=SEEDS), final)]
-    keep_tuned(cells, tuning, final)
-    train_all(cells, final, options.jobs)
-    results = Results(
-        write_verdict(final),
-        reproduced=[final_loss(known, cell) for cell in known_cells],
-        scatter=fmean(estimate_scatter(known, cell, options.out / "tokens") for cell in known_cells),
-        times=time_steps([replace(base, optimizer=each) for each in best], options.out / "tokens"),
-        tuning=tuning,
-        steps=options.steps,
-    )
+    try:
+        results = experiment(make_base(options.text, options.steps), options.out, options.jobs)
+    except GridError as error:
+        parser.error(str(error))
     text = format_results(results)
     options.write.write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def experiment(base: RunConfig, out: Path, jobs: int) -> Results:
+    """Train all there is to train in the folder ``out``; raises ``GridError`` if it holds another experiment."""
+    known, tuning, final = out / "known", out / "tuning", out / "final"
+    known_cells = prepare(Grid(base, (KNOWN,), rates=(rate_of(KNOWN),), seeds=SEEDS), known)
+    train_all(known_cells, known, jobs)
+    best = tune([scheduled(ADAMW)], base, tuning, jobs)
+    rest_lr = best[0].lr
+    best += tune(
+        [scheduled(replace(each, rest_lr=rest_lr)) for each in OTHERS] + [scheduled(SOPHIA)], base, tuning, jobs
+    )
+    cells = [cell for each in best for cell in prepare(Grid(base, (each,), rates=(rate_of(each),), seeds=SEEDS), final)]
+    keep_tuned(cells, tuning, final)
+    train_all(cells, final, jobs)
+    return Results(
+        write_verdict(final),
+        reproduced=[final_loss(known, cell) for cell in known_cells],
+        scatter=fmean(estimate_scatter(known, cell, out / "tokens") for cell in known_cells),
+        times=time_steps([replace(base, optimizer=each) for each in best], out / "tokens"),
+        tuning=tuning,
+        steps=base.loop.steps,
+    )
 
 
 def scheduled(config: OptimizerConfig) -> OptimizerConfig:
