@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import torch
 from classes import generated_classes
-from torch import Tensor
+from torch import Tensor, nn
 
+from optforge import generated
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
 from optforge.compiler.fuzz.differential import loaded
@@ -602,6 +603,27 @@ def test_other_orders_in_memory_give_the_same(name: str) -> None:
     kernel.fused(*([view] for view in views), **scalars)
     assert all(torch.allclose(view, copy, rtol=1e-6) for view, copy in zip(views, copies, strict=True))
     assert not torch.equal(views[0], torch.rand(5, 4, 3, generator=torch.Generator().manual_seed(3)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("name", ("AdamW", "Adam", "Adagrad"))
+def test_steps_follow_tensors_that_come_to_lie_otherwise_in_memory(name: str) -> None:
+    """What fitted the kernel in one step may not fit it in the next."""
+
+    def turned(x: Tensor) -> Tensor:
+        return x.T.contiguous().T
+
+    generator = torch.Generator().manual_seed(7)
+    start, *grads = (torch.randn(6, 4, generator=generator) for _ in range(7))
+    fused, eager = (nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = [getattr(generated, name)([fused], lr=0.1), getattr(generated, name)([eager], lr=0.1, backend="eager")]
+    for t, grad in enumerate(grads):
+        eager.grad, fused.grad = grad, turned(grad) if t in (2, 5) else grad
+        if t == 3:
+            fused.data = turned(fused.data)
+        for optimizer in optimizers:
+            optimizer.step()
+        assert (fused - eager).abs().max() < 1e-6, t
+    assert fused.stride() == (1, 6) and (eager - start).abs().max() > 0.1
 
 
 def test_adagrad_without_a_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ class Bucket:
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
         self.buffers: dict[str, Tensor] = {}
         self.views: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.fused: tuple[Any, Any] | None = None  # the kernel that fits the buffers, and the weights of these forms
         self.completed: list[Tensor] = self.params  # those of which no later bucket of the arrangement has a part
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
         self.cuts: Sequence[slice | None] = [None]
@@ -57,9 +58,22 @@ class Bucket:
 
     def is_settled(self, state: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether the states still are the views of the buffers; anyone may have replaced them."""
-        return bool(self.buffers) and all(
-            entry.get(name) is view for p, views in self.views for entry in (state[p],) for name, view in views.items()
-        )
+        for p, views in self.views:
+            entry = state[p]
+            for name, view in views.items():
+                if entry.get(name) is not view:
+                    return False
+        return bool(self.buffers)
+
+    def listed(self, name: str, state: Mapping[Tensor, dict[str, Any]]) -> list[Tensor]:
+        """The weights, gradients, or states of this name, one for each parameter; settled ones are not looked up."""
+        if name == "weight":
+            return self.params
+        if name == "grad":
+            return [p.grad for p in self.params]  # type: ignore[misc]
+        if name in self.buffers:
+            return [views[name] for _, views in self.views]
+        return [state[p][name] for p in self.params]
 
     def settle(self, state: Mapping[Tensor, dict[str, Any]], memories: Iterable[tuple[Memory, torch.dtype]]) -> None:
         """Stacks the memories in buffers of the bucket and makes the states views of them."""
@@ -70,7 +84,8 @@ class Bucket:
             parts = torch.split(buffers[memory.name], self.counts)
             for (p, place), (_, held), part in zip(self.entries, views, parts, strict=True):
                 held[memory.name] = place.restored(part, memory, p.shape)
-        self.buffers, self.views = buffers, views  # only now, as everything before may run out of memory
+        # Only now, as everything before may run out of memory.
+        self.buffers, self.views, self.fused = buffers, views, None
         for p, held in views:
             state[p].update(held)
 
@@ -80,7 +95,7 @@ class Bucket:
             for name, view in views.items():
                 if p not in taken and state.get(p, {}).get(name) is view:
                     state[p][name] = view.clone()
-        self.buffers, self.views = {}, []
+        self.buffers, self.views, self.fused = {}, [], None
 
 
 def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 _Tensors = list[Tensor] | tuple[Tensor, ...]
+_Forms = tuple[list[torch.Size], list[tuple[int, ...]]]  # shapes and strides
 
 
 def _fused_fits(weights: _Tensors, *others: _Tensors) -> bool:
@@ -22,20 +23,26 @@ def _fused_fits(weights: _Tensors, *others: _Tensors) -> bool:
     alike (the CPU kernels do not check it, and give wrong results where it does not hold). All must be float32 or
     float64, of one dtype and device, which is the CPU or a CUDA device, and have elements.
     """
-    if not weights or any(len(each) != len(weights) for each in others):
+    if not weights or weights[0].dtype not in (torch.float32, torch.float64):
         return False
-    dtype, device = weights[0].dtype, weights[0].device
-    if dtype not in (torch.float32, torch.float64) or device.type not in ("cpu", "cuda"):
+    if weights[0].device.type not in ("cpu", "cuda"):
         return False
-    # Set by set and list by list, as this is looked at in every step, of hundreds of tensors.
-    tensors = [tensor for each in (weights, *others) for tensor in each]
-    if not set(map(type, tensors)) <= {Tensor, nn.Parameter}:
-        return False
-    if {(x.dtype, x.layout, x.device) for x in tensors} != {(dtype, torch.strided, device)}:
-        return False
-    shapes, strides = [x.shape for x in weights], [x.stride() for x in weights]
-    alike = all([x.shape for x in each] == shapes and [x.stride() for x in each] == strides for each in others)
+    forms = _forms(weights)
+    alike = all(_are_like(weights[0], forms, each) for each in (weights, *others))
     return alike and all(map(_is_dense, weights)) and all(map(Tensor.numel, weights))
+
+
+def _forms(tensors: _Tensors) -> _Forms:
+    """How the tensors lie in memory."""
+    return [x.shape for x in tensors], [x.stride() for x in tensors]
+
+
+def _are_like(first: Tensor, forms: _Forms, tensors: _Tensors) -> bool:
+    """Whether the tensors have these forms, are of the dtype and device of `first`, and nothing but tensors."""
+    # Set by set and list by list, as this is looked at in every step, of hundreds of tensors.
+    if not set(map(type, tensors)) <= {Tensor, nn.Parameter} or _forms(tensors) != forms:
+        return False
+    return {(x.dtype, x.layout, x.device) for x in tensors} == {(first.dtype, torch.strided, first.device)}
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -41,9 +41,8 @@ class SpecOptimizer(torch.optim.Optimizer):
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
         skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
             NaN or infinity.
-        backend: "eager" runs kernels as they are written, "compile" through torch.compile (matrices on a CPU through
-            inductor alone), "auto" by torch's fused kernels where there are some, compiled from `AUTO_ELEMENTS`
-            elements of a rule on, else eagerly.
+        backend: "eager" runs kernels as they are written, "compile" by torch.compile or inductor, "auto" by torch's
+            fused kernels where there are some, compiled from `AUTO_ELEMENTS` elements of a rule on, else eagerly.
         capturable: count steps on the device, and read hypers that are tensors there, so that a CUDA graph can hold
             a step; run a few steps before capturing one.
 
@@ -249,6 +248,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             values = self._values(group)
             run = runs.setdefault((_distinguished(values), group["precision"]), len(runs))
+            work: Work | None = None
             for p in group["params"]:
                 slot = self._slots.get(p)
                 if slot is None or not slot.fits(p):
@@ -258,8 +258,8 @@ class SpecOptimizer(torch.optim.Optimizer):
                 if p.grad is not None:
                     _require_dense(p)
                 count = counts.get(p, 0) + 1
-                key = (run, slot.rule.name, slot.dtype, slot.device, count)
-                work = works.get(key)
+                if work is None or not work.takes(slot.rule, slot.dtype, slot.device, count):
+                    work = works.get(key := (run, slot.rule.name, slot.dtype, slot.device, count))
                 if work is None:
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))

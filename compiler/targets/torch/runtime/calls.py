@@ -31,6 +31,10 @@ class Work:
     hypers: dict[str, Any]
     params: list[Tensor] = field(default_factory=list)
 
+    def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:
+        """Whether this is the work of parameters like that in a group of these hypers."""
+        return self.rule is rule and self.dtype is dtype and self.count == count and self.device == device
+
     @property
     def compute_dtype(self) -> torch.dtype:
         return _compute_dtype(self.dtype)

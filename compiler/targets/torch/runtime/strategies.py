@@ -20,7 +20,7 @@ from torch import Tensor
 from .buckets import Bucket, _arranged
 from .calls import Call, Work
 from .computations import Computation
-from .fused import _fused_fits
+from .fused import _are_like, _forms, _fused_fits
 from .graphs import CompileError, Scalars
 from .interface import Kernel
 from .routing import _columns
@@ -87,10 +87,18 @@ class Runner:
 
     def _run_fused(self, bucket: Bucket, scalars: Scalars) -> bool:
         """Whether torch's fused kernel could take the tensors of the bucket, and has."""
-        lists = [_listed(name, bucket, self.state) for name in self.kernel.inputs]
-        if self.kernel.fused is None or not _fused_fits(*lists):
+        kernel, weights = self.kernel, bucket.params
+        lists = {name: bucket.listed(name, self.state) for name in kernel.inputs}
+        known = (kernel, _forms(weights))
+        if kernel.fused is None:
             return False
-        self.kernel.fused(*lists, **scalars.all)
+        if bucket.fused != known:
+            if not _fused_fits(*lists.values()):
+                return False
+            bucket.fused = known if bucket.buffers else None
+        elif not _are_like(weights[0], known[1], lists["grad"]):  # all else is as it was
+            return False
+        kernel.fused(*lists.values(), **scalars.all)
         return True
 
     def _run_compiled(self, call: Call, scalars: Scalars) -> bool:
@@ -107,12 +115,6 @@ class Runner:
             warnings.warn(f"{name} could not be compiled and runs eagerly: {problem}", stacklevel=2)
             return False
         return True
-
-
-def _listed(name: str, bucket: Bucket, state: Mapping[Tensor, dict[str, Any]]) -> list[Tensor]:
-    if name == "weight":
-        return bucket.params
-    return [p.grad if name == "grad" else state[p][name] for p in bucket.params]  # type: ignore[misc]
 
 
 def _can_compile(device: torch.device) -> bool:
