@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -148,3 +152,53 @@ def test_a_resumed_schedule_goes_on():
         fresh.step()
         resumed.step()
     assert found == straight[5:]
+
+
+SCHEDULES = [name for name in optforge.generated.__all__ if hasattr(getattr(optforge.generated, name), "factor")]
+SETTINGS = [
+    *({"total": 1.0}, {"total": 2.0, "warmup": 1.0}, {"total": 20.0}, {"total": 20.0, "warmup": 7.0}),
+    *({"total": 20.0, "warmup": 19.0}, {"total": 33.5, "warmup": 2.5}),
+]
+
+
+def hyper_names(name: str) -> set[str]:
+    return {n for n in inspect.signature(schedule(name).factor).parameters if n != "t"}
+
+
+def valid_hypers(name: str) -> list[dict[str, float]]:
+    """The settings that the schedule accepts, with its shape parameters at their defaults and at other values."""
+    arguments = inspect.signature(schedule(name)).parameters
+    defaults = {
+        n: float(arguments[n].default) for n in hyper_names(name) if arguments[n].default is not arguments[n].empty
+    }
+    others = [{}, *({n: value} for n in sorted(hyper_names(name) - {"total", "warmup"}) for value in (0.1, 0.5, 1.0, 10.0))]
+    found = []
+    for setting in SETTINGS:
+        for other in others:
+            hypers = {**defaults, **{n: v for n, v in setting.items() if n in hyper_names(name)}, **other}
+            try:
+                schedule(name).check_hypers(**hypers)
+            except ValueError:
+                continue
+            found.append(hypers)
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_schedule_leaves_its_bounds_or_moves_after_its_end(name):
+    """From the step before the first to far beyond the last, whatever the warm-up; falling once that is over."""
+    accepted = valid_hypers(name)
+    assert any(hypers["warmup"] == 0 for hypers in accepted) and any(hypers["warmup"] > 0 for hypers in accepted)
+    for hypers in accepted:
+        factor = functools.partial(schedule(name).factor, **hypers)
+        warmup, last = hypers["warmup"], hypers.get("total", 20.0)
+        times = [0, *range(1, math.ceil(last) + 1), math.ceil(last) + 7, 10 * last, 1e9]
+        values = [factor(t) for t in times]
+        assert all(math.isfinite(value) and 0 <= value <= 1 for value in values), hypers
+        assert factor(warmup) == 1 or warmup == 0
+        assert factor(0) == (0 if warmup else 1)
+        falling = [value for t, value in zip(times, values, strict=True) if t >= warmup]
+        assert all(later <= earlier for earlier, later in pairwise(falling)), hypers
+        if "total" in hypers:
+            assert {factor(t) for t in (last, last + 0.5, last + 1, 2 * last + 3, 1e9)} == {factor(last)}, hypers
+            assert factor(last) == hypers.get("final", 0)

@@ -9,5 +9,7 @@ def uba_factor(t: float, total: float, warmup: float = 0, phi: float = 1.0) -> f
     """2 (1 + cos theta) / (2 phi + (2 - phi) (1 + cos theta)), theta = pi (t - warmup) / (total - warmup)."""
     if t < warmup:
         return t / warmup
+    if t > total:
+        return 0.0
     rise = 1 + math.cos(math.pi * (t - warmup) / (total - warmup))
     return 2 * rise / (2 * phi + (2 - phi) * rise)
