@@ -171,7 +171,10 @@ def valid_hypers(name: str) -> list[dict[str, float]]:
     defaults = {
         n: float(arguments[n].default) for n in hyper_names(name) if arguments[n].default is not arguments[n].empty
     }
-    others = [{}, *({n: value} for n in sorted(hyper_names(name) - {"total", "warmup"}) for value in (0.1, 0.5, 1.0, 10.0))]
+    others = [
+        {},
+        *({n: value} for n in sorted(hyper_names(name) - {"total", "warmup"}) for value in (0.1, 0.5, 1.0, 10.0)),
+    ]
     found = []
     for setting in SETTINGS:
         for other in others:
