@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .hypers import _nearest
 from .matrices import _at_least_float32, _polar_factor, _shielded
-from .symmetric import _explained_products, _multiplies_float32_exactly, _symmetric_product
+from .symmetric import _explained_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
 
 Triples = Sequence[tuple[float, float, float]]
 
@@ -151,12 +151,13 @@ def _amplifications(triples: tuple[tuple[float, float, float], ...]) -> list[flo
 def _pieces(shape: Sequence[int], dtype: torch.dtype, device: torch.device, triples: Triples) -> list[Triples]:
     """The triples cut where the Gram form restarts; a piece of one step is a step of the plain form.
 
-    A step in a piece after its first saves two products with the long side l and costs three with the short side k,
-    so that the Gram form pays from l = 1.5 k on.
+    A step in a piece after its first, quintic or cubic, saves two products with the long side l and costs three with
+    the short side k, so that the Gram form pays from l = 1.5 k on. A linear step has no products that could be saved.
     """
     inexact = dtype == torch.float32 and not _multiplies_float32_exactly(device)
     short, long = sorted(shape[-2:])
-    if dtype not in _TOLERATED or inexact or short < _GRAM_SIZE or long <= 1.5 * short:
+    linear = any(b == c == 0 for _, b, c in triples)
+    if dtype not in _TOLERATED or inexact or linear or short < _GRAM_SIZE or long <= 1.5 * short:
         return [[triple] for triple in triples]
     ends = [*_restarts(dtype, triples), len(triples)]
     return [triples[i:j] for i, j in zip([0, *ends], ends, strict=False)]
@@ -261,27 +262,41 @@ def _iterate_pieces(x: Tensor, pieces: Sequence[Triples]) -> Tensor:
 def _iterate(x: Tensor, triples: Triples) -> Tensor:
     """x (batch, rows, cols) after the steps X <- a X + (b A + c A²) X with A = X Xᵀ, or its mirror image if tall."""
     for a, b, c in triples:
-        gram = _gram(x)
-        polynomial = _symmetric_product(gram, gram, c, b, gram)
+        if b == c == 0:
+            x = x * a
+            continue
+        factor, polynomial = _polynomial(_gram(x), b, c)
         factors = (x, polynomial) if x.shape[-2] > x.shape[-1] else (polynomial, x)
-        x = torch.baddbmm(x, *factors, beta=a)
+        x = _plain_product(*factors, factor, a, x)
     return x
 
 
+def _polynomial(gram: Tensor, b: float, c: float) -> tuple[float, Tensor]:
+    """b A + c A² as a number and the matrix it multiplies; without c, a cubic step, that is A itself."""
+    if c == 0:
+        return b, gram
+    if b == 0:
+        return c, _symmetric_product(gram, gram)
+    return 1, _symmetric_product(gram, gram, c, b, gram)
+
+
 def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
-    """As `_iterate`, but on the small Gram matrix r: x is multiplied once, by the product q of all polynomials."""
+    """As `_iterate`, but on the small Gram matrix r: x is multiplied once, by the product q of all polynomials.
+
+    No step is linear.
+    """
     r = _gram(x)
     q: Tensor | None = None
     for i, (a, b, c) in enumerate(triples, 1):
-        z = _symmetric_product(r, r, c, b, r)
+        factor, z = _polynomial(r, b, c)
         if i < len(triples):
-            rz = _symmetric_product(r, z, 1, a, r)
-            r = _symmetric_product(z, rz, 1, a, rz)
+            rz = _symmetric_product(r, z, factor, a, r)
+            r = _symmetric_product(z, rz, factor, a, rz)
         if q is None:
-            q = z
+            q = z if factor == 1 else z * factor
             q.diagonal(dim1=-2, dim2=-1).add_(a)
         else:
-            q = _symmetric_product(q, z, 1, a, q)
+            q = _symmetric_product(q, z, factor, a, q)
     if q is None:
         return x
     return torch.bmm(x, q) if x.shape[-2] > x.shape[-1] else torch.bmm(q, x)

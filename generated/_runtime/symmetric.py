@@ -1,10 +1,11 @@
 """Products of matrices that are known to be symmetric: half of the work where that pays, a plain product elsewhere.
 
-Takes batches (batch, rows, cols) of any strides and gives alpha a b + beta c. On the CPU large products compute the
-blocks on and below the diagonal only. On CUDA a Triton kernel computes tiles on and below the diagonal and writes each
-twice, and so does QuACK (github.com/Dao-AILab/quack) for 16-bit dtypes where that package is installed; they are used
-where they were measured faster, and imported only then. Whether a product is symmetric is for the caller to know: it is
-not checked.
+Takes batches (batch, rows, cols) of any strides and gives alpha a b + beta c, where alpha is not 0 and c is not read if
+beta is 0: some libraries compute something else for a coefficient of 0. On the CPU large products compute the blocks on
+and below the diagonal only. On CUDA a Triton kernel computes tiles on and below the diagonal and writes each twice, and
+so does QuACK (github.com/Dao-AILab/quack) for 16-bit dtypes where that package is installed; they are used where they
+were measured faster, and imported only then. Whether a product is symmetric is for the caller to know: it is not
+checked.
 """
 
 from __future__ import annotations
@@ -74,11 +75,12 @@ def _multiplies_float32_exactly(device: torch.device) -> bool:
 
 def _symmetric_product(a: Tensor, b: Tensor, alpha: float = 1, beta: float = 0, c: Tensor | None = None) -> Tensor:
     """alpha a b + beta c, of which c (batch, k, k) and the product are symmetric; differentiable."""
+    c = None if beta == 0 else c
     if a.requires_grad or b.requires_grad:
         return _plain_product(a, b, alpha, beta, c)
     if a.device.type == "cpu" and a.shape[-2] > SYMMETRIC_BLOCK:
         out = a.new_empty(a.shape[0], a.shape[1], a.shape[1])
-        _fill_symmetric(out, a, b, alpha, beta, out if c is None else c)
+        _fill_symmetric(out, a, b, alpha, beta, c)
         return out
     if _suits_triton(a):
         return _product_on_cuda(a, b, alpha, beta, c)
@@ -86,22 +88,34 @@ def _symmetric_product(a: Tensor, b: Tensor, alpha: float = 1, beta: float = 0, 
 
 
 def _plain_product(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
-    if c is None:
+    """alpha a b + beta c, of any matrices."""
+    if c is None or beta == 0:
         product = torch.bmm(a, b)
         return product if alpha == 1 else product * alpha
     return torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
 
 
-def _fill_symmetric(out: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor) -> None:
+def _fill_symmetric(out: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> None:
     """Writes alpha a b + beta c to out (batch, k, k): halves on the diagonal, the one below it, and its transpose."""
     if out.shape[-1] <= SYMMETRIC_BLOCK:
-        torch.baddbmm(c, a, b, beta=beta, alpha=alpha, out=out)
+        _fill(out, a, b, alpha, beta, c)
         return
     h = out.shape[-1] // 2
-    _fill_symmetric(out[:, :h, :h], a[:, :h], b[..., :h], alpha, beta, c[:, :h, :h])
-    _fill_symmetric(out[:, h:, h:], a[:, h:], b[..., h:], alpha, beta, c[:, h:, h:])
-    torch.baddbmm(c[:, h:, :h], a[:, h:], b[..., :h], beta=beta, alpha=alpha, out=out[:, h:, :h])
+    parts = (None, None, None) if c is None else (c[:, :h, :h], c[:, h:, h:], c[:, h:, :h])
+    _fill_symmetric(out[:, :h, :h], a[:, :h], b[..., :h], alpha, beta, parts[0])
+    _fill_symmetric(out[:, h:, h:], a[:, h:], b[..., h:], alpha, beta, parts[1])
+    _fill(out[:, h:, :h], a[:, h:], b[..., :h], alpha, beta, parts[2])
     out[:, :h, h:] = out[:, h:, :h].mT
+
+
+def _fill(out: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> None:
+    """Writes alpha a b + beta c to out; without c it does not read what out holds."""
+    if c is not None:
+        torch.baddbmm(c, a, b, beta=beta, alpha=alpha, out=out)
+        return
+    torch.bmm(a, b, out=out)
+    if alpha != 1:
+        out.mul_(alpha)
 
 
 # -- CUDA --------------------------------------------------------------------------------------------------------------
