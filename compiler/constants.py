@@ -16,19 +16,19 @@ class ArithmeticProblem(Exception):
         super().__init__(reason)
 
 
-def evaluate_constant(expr: ir.Expr, inputs: Mapping[str, ir.Value]) -> ir.Value | None:
-    """The value, or None where it depends on more than ``inputs``; raises :class:`ArithmeticProblem`."""
+def evaluate_constant(expr: ir.Expr, hypers: Mapping[str, ir.Value]) -> ir.Value | None:
+    """The value, or None where it depends on more than these ``hypers``; raises :class:`ArithmeticProblem`."""
     match expr:
         case ir.Literal(value=value):
             return value
-        case ir.Input(name=name):
-            return inputs.get(name)
+        case ir.Input(name=name, source=ir.Source.HYPER):
+            return hypers.get(name)
         case ir.Select(condition=condition, then=then, otherwise=otherwise):
-            choice = evaluate_constant(condition, inputs)
-            return None if choice is None else evaluate_constant(then if choice else otherwise, inputs)
+            choice = evaluate_constant(condition, hypers)
+            return None if choice is None else evaluate_constant(then if choice else otherwise, hypers)
         case ir.Apply(operator=operator, arguments=arguments):
             scalar = OPERATORS[operator].scalar
-            values = [evaluate_constant(argument, inputs) for argument in arguments]
+            values = [evaluate_constant(argument, hypers) for argument in arguments]
             if scalar is None or any(value is None for value in values):
                 return None
             try:

@@ -70,15 +70,15 @@ def is_count(value: ir.Value) -> bool:
 
 @dataclass(frozen=True)
 class Inference:
-    """``known`` has the types of ``owner:name`` equations, ``kinds`` those of hypers and arguments;
+    """``known`` has the types of ``owner:name`` equations, ``kinds`` those of hypers and arguments by their keys;
     ``choices`` are the closed sets of hypers that are strings."""
 
     owner: str
     universe: Universe
     words: str
     known: Mapping[str, Type]
-    kinds: Mapping[str, Kind]
-    choices: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[ir.Key, Kind]
+    choices: Mapping[ir.Key, tuple[str, ...]]
     report: Reporter = silent
     in_claim: bool = False
     is_settled: bool = True  # shapes can no longer grow
@@ -116,7 +116,7 @@ class Inference:
                     self.report(errors.not_elementwise(node.name, self.words, node.span))
                 return Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
             case ir.Source.HYPER | ir.Source.ARGUMENT:
-                return Type(self.kinds.get(node.name, Kind.NUMBER), SCALAR, Phase.CONSTANT)
+                return Type(self.kinds.get(node.key, Kind.NUMBER), SCALAR, Phase.CONSTANT)
             case ir.Source.TOTAL:
                 return Type(Kind.NUMBER, SCALAR, Phase.STREAM)
             case _:
@@ -210,8 +210,8 @@ class Inference:
         if operator.name not in ("eq", "ne"):
             return True
         for one, other in (node.arguments, node.arguments[::-1]):
-            if isinstance(one, ir.Input) and one.name in self.choices and isinstance(other, ir.Literal):
-                self._require_choice(f"`{one.name}`", self.choices[one.name], other)
+            if isinstance(one, ir.Input) and one.key in self.choices and isinstance(other, ir.Literal):
+                self._require_choice(f"`{one.name}`", self.choices[one.key], other)
         left, right = node.arguments
         return self._require_kind(f"`{operator.symbol}`", left.type.kind, right.type, right.span)
 
@@ -256,7 +256,7 @@ class Inference:
         if isinstance(argument, ir.Select):
             self._require_choice(place, allowed, argument.then)
             self._require_choice(place, allowed, argument.otherwise)
-        possible = self.choices.get(argument.name, ()) if isinstance(argument, ir.Input) else ()
+        possible = self.choices.get(argument.key, ()) if isinstance(argument, ir.Input) else ()
         if isinstance(argument, ir.Literal) and argument.type.kind is Kind.TEXT:
             possible = (str(argument.value),)
         for value in possible:

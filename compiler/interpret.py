@@ -7,6 +7,7 @@ as one column. Values are computed on demand, so a branch that is not taken is n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -22,12 +23,54 @@ Array = NDArray[np.float64]
 Values = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a function is evaluated on, by where it comes from: a hyper and a memory of one name are two values.
+
+    ``weight`` and ``grad`` have two dimensions; they are absent where the function does not read them.
+    """
+
+    weight: Any = None
+    grad: Any = None
+    t: float | None = None
+    hypers: Values = field(default_factory=dict)
+    memories: Values = field(default_factory=dict)
+    arguments: Values = field(default_factory=dict)
+    totals: Values = field(default_factory=dict)
+
+    def value(self, node: ir.Input) -> Any:
+        match node.source:
+            case ir.Source.STREAM:
+                return {"weight": self.weight, "grad": self.grad}[node.name]
+            case ir.Source.DIMENSION:
+                return self.weight.shape[("rows", "cols").index(node.name)]
+            case ir.Source.STEP:
+                return self.t
+            case ir.Source.HYPER:
+                return self.hypers[node.name]
+            case ir.Source.MEMORY:
+                return self.memories[node.name]
+            case ir.Source.ARGUMENT:
+                return self.arguments[node.name]
+            case ir.Source.TOTAL:
+                return self.totals[node.name]
+            case _:
+                assert_never(node.source)
+
+    def size(self, wanted: Type) -> tuple[int, int]:
+        """The shape that a type means for this weight."""
+        assert wanted.shape is not None
+        rows, cols = self.weight.shape
+        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
+        return size[wanted.shape[0]], size[wanted.shape[1]]
+
+
 class Evaluation:
     """One evaluation of a function on given inputs; equations are computed once, when first read."""
 
-    def __init__(self, function: ir.Function, inputs: Values) -> None:
+    def __init__(self, function: ir.Function, inputs: Inputs) -> None:
         self.equations = {equation.name: equation.value for equation in function.equations}
-        self.inputs = dict(inputs)
+        self.inputs = inputs
         self.known: dict[str, Any] = {}
 
     def value(self, expr: ir.Expr) -> Any:
@@ -35,7 +78,7 @@ class Evaluation:
             case ir.Literal():
                 return expr.value
             case ir.Input():
-                return self.inputs[expr.name]
+                return self.inputs.value(expr)
             case ir.Ref():
                 if expr.name not in self.known:
                     self.known[expr.name] = self.value(self.equations[expr.name])
@@ -43,7 +86,7 @@ class Evaluation:
             case ir.Select():
                 return self._select(expr)
             case ir.Apply(operator="fill", arguments=(inner,)):
-                return np.broadcast_to(self.value(inner), self._size(expr.type)).copy()
+                return np.broadcast_to(self.value(inner), self.inputs.size(expr.type)).copy()
             case ir.Apply():
                 return self._apply(expr)
             case ir.Prev():
@@ -69,24 +112,15 @@ class Evaluation:
         ]
         return operator.reference(*arrays)
 
-    def _size(self, wanted: Type) -> tuple[int, int]:
-        assert wanted.shape is not None
-        rows, cols = self.inputs["weight"].shape
-        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
-        return size[wanted.shape[0]], size[wanted.shape[1]]
-
 
 def as_array(value: Any) -> Any:
     """The value with two dimensions."""
     return value if isinstance(value, np.ndarray) and value.ndim == 2 else np.asarray(value).reshape(1, 1)
 
 
-def evaluate_function(function: ir.Function, inputs: Values) -> dict[str, Any]:
-    """The outputs of a function by name; inputs by name, ``rows`` and ``cols`` from the weight."""
-    filled = dict(inputs)
-    if "weight" in filled:
-        filled["rows"], filled["cols"] = filled["weight"].shape
-    evaluation = Evaluation(function, filled)
+def evaluate_function(function: ir.Function, inputs: Inputs) -> dict[str, Any]:
+    """The outputs of a function by name."""
+    evaluation = Evaluation(function, inputs)
     with np.errstate(all="ignore"):
         return {output.name: evaluation.value(output.value) for output in function.outputs}
 
@@ -106,12 +140,6 @@ class Parameter:
     def value(self) -> Array:
         return self.weight.reshape(self.shape)
 
-    def size(self, wanted: Type) -> tuple[int, int]:
-        assert wanted.shape is not None
-        rows, cols = self.weight.shape
-        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
-        return size[wanted.shape[0]], size[wanted.shape[1]]
-
     @property
     def has_started(self) -> bool:
         return bool(self.memories) or not self.rule.memories
@@ -120,12 +148,14 @@ class Parameter:
         """Give every memory its first value."""
         if self.has_started:
             return
-        self.memories = {memory.name: np.zeros(self.size(memory.type)) for memory in self.rule.memories}
+        inputs = self.inputs(grad, hypers)
+        self.memories = {memory.name: np.zeros(inputs.size(memory.type)) for memory in self.rule.memories}
         if self.rule.initial is not None:
-            self.memories |= evaluate_function(self.rule.initial, self.inputs(grad, hypers))
+            self.memories |= evaluate_function(self.rule.initial, inputs)
 
-    def inputs(self, grad: Array | None, hypers: Values) -> dict[str, Any]:
-        return {**hypers, **self.memories, "weight": self.weight, "grad": grad}
+    def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
+        """What the rule's functions are evaluated on at this moment; ``t``, arguments and totals are the caller's."""
+        return Inputs(self.weight, grad, hypers=hypers, memories=dict(self.memories))
 
 
 def as_matrix(array: Array, universe: Universe) -> Array:
@@ -144,26 +174,29 @@ def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | Non
     for parameter, grad, values in active:
         parameter.start(grad, values)
         parameter.steps += 1
-    more = [{"t": float(parameter.steps)} for parameter, _, _ in active]
     rules = {parameter.rule.name: parameter.rule for parameter, _, _ in active}
-    totals = {name: sum_totals(rule.totals, active, more) for name, rule in rules.items()}
-    for parameter, grad, values in active:
-        inputs = {**parameter.inputs(grad, values), **totals[parameter.rule.name], "t": float(parameter.steps)}
-        apply_outputs(parameter, evaluate_function(parameter.rule.step, inputs))
+    inputs = [step_inputs(*each) for each in active]
+    totals = {name: sum_totals(rule.totals, inputs) for name, rule in rules.items()}
+    for (parameter, _, _), given in zip(active, inputs, strict=True):
+        given = replace(given, totals=totals[parameter.rule.name])
+        apply_outputs(parameter, evaluate_function(parameter.rule.step, given))
 
 
-def sum_totals(
-    functions: Sequence[ir.Function], active: Sequence[tuple[Parameter, Array, Values]], more: Sequence[Values]
-) -> dict[str, Array]:
-    """Each total in order, summed over every parameter; ``more`` inputs for each of these."""
+def step_inputs(parameter: Parameter, grad: Array, hypers: Values) -> Inputs:
+    """What a parameter's step is evaluated on, but for totals; the step has been counted."""
+    return replace(parameter.inputs(grad, hypers), t=float(parameter.steps))
+
+
+def sum_totals(functions: Sequence[ir.Function], given: Sequence[Inputs]) -> dict[str, Array]:
+    """Each total in order, summed over what is given for every parameter with a gradient."""
     totals: dict[str, Array] = {}
     for function in functions:
         name = function.outputs[0].name
         summands = [np.zeros((1, 1))]
-        for (parameter, grad, values), own in zip(active, more, strict=True):
-            inputs = {**parameter.inputs(grad, values), **totals, **own}
+        for each in given:
+            inputs = replace(each, totals=totals)
             if function.universe is Universe.TENSOR:
-                inputs |= {"weight": parameter.weight.reshape(-1, 1), "grad": grad.reshape(-1, 1)}
+                inputs = replace(inputs, weight=each.weight.reshape(-1, 1), grad=each.grad.reshape(-1, 1))
             summands.append(evaluate_function(function, inputs)[name])
         totals[name] = np.sum(summands, axis=0)
     return totals
@@ -188,9 +221,14 @@ def fire_event(
                 matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
-                own = {**arguments, **totals[parameter.rule.name], "t": float(parameter.fired[name])}
-                inputs = {**parameter.inputs(matrix, values), **own}
-                apply_outputs(parameter, evaluate_function(event.function, inputs))
+                inputs = event_inputs(parameter, matrix, values, arguments, parameter.fired[name])
+                given = replace(inputs, totals=totals[parameter.rule.name])
+                apply_outputs(parameter, evaluate_function(event.function, given))
+
+
+def event_inputs(parameter: Parameter, grad: Array | None, hypers: Values, arguments: Values, count: int) -> Inputs:
+    """What an event is evaluated on that fires for the ``count``-th time, but for totals."""
+    return replace(parameter.inputs(grad, hypers), arguments=arguments, t=float(count))
 
 
 def event_totals(
@@ -210,8 +248,7 @@ def event_totals(
     for parameter, grad, values in active:
         if any(event.name == name for event in parameter.rule.events):
             parameter.start(grad, values)
-    more = [{**arguments, "t": float(parameter.fired.get(name, 0) + 1)} for parameter, _, _ in active]
-    return sum_totals(functions, active, more)
+    return sum_totals(functions, [event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1) for each in active])
 
 
 def needs_grad(parameter: Parameter, event: ir.Event) -> bool:
@@ -221,7 +258,7 @@ def needs_grad(parameter: Parameter, event: ir.Event) -> bool:
 
 
 def reads_grad(function: ir.Function) -> bool:
-    return any(node.name == "grad" for node in inputs_of(function))
+    return any(node.key == ir.GRAD for node in inputs_of(function))
 
 
 def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:
@@ -235,4 +272,4 @@ def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:
 
 def schedule_factor(schedule: ir.Schedule, t: float, hypers: Values) -> float:
     """The factor on the base lr at step t (the first step has t = 1)."""
-    return float(evaluate_function(schedule.function, {**hypers, "t": t})["factor"])
+    return float(evaluate_function(schedule.function, Inputs(t=t, hypers=hypers))["factor"])

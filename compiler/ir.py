@@ -51,12 +51,22 @@ class Source(Enum):
     TOTAL = "total"  # a sum over all parameters
 
 
+Key: TypeAlias = tuple[Source, str]
+WEIGHT: Key = (Source.STREAM, "weight")
+GRAD: Key = (Source.STREAM, "grad")
+
+
 @dataclass(frozen=True, slots=True)
 class Input(Node):
-    """A value that comes from outside of the function."""
+    """A value that comes from outside of the function; inputs of one name from two sources are two inputs."""
 
     name: str
     source: Source
+
+    @property
+    def key(self) -> Key:
+        """What tells one input from every other, and what tables of inputs are keyed by."""
+        return self.source, self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def check_past(
     """A typed function for each memory that was something else; every old memory has the shape of the new one."""
     found = []
     types = {memory.name: memory.type for memory in memories}
-    kinds = {hyper.name: hyper.kind for hyper in hypers}
+    kinds = {(ir.Source.HYPER, hyper.name): hyper.kind for hyper in hypers}
     for each in was:
         if each.target in types:
             found.append(past_function(each, types[each.target], kinds, report))
@@ -103,7 +103,7 @@ def check_past(
     return tuple(found)
 
 
-def past_function(was: RawWas, target: Type, kinds: Mapping[str, Kind], report: Report) -> ir.Function:
+def past_function(was: RawWas, target: Type, kinds: Mapping[ir.Key, Kind], report: Report) -> ir.Function:
     """The function of one memory. Elementwise, so that it need not know how a state is laid out."""
     inputs = [node for node in ir.walk(was.value) if isinstance(node, ir.Input)]
     known = {node.name: target for node in inputs if node.source is ir.Source.MEMORY}
@@ -123,7 +123,7 @@ def check_hyper_past(was: Sequence[RawWas], hypers: Sequence[ir.Hyper], report: 
     kinds = {hyper.name: hyper.kind for hyper in hypers}
     for each in (each for each in was if each.target in kinds):
         wanted = kinds[each.target]
-        alone = {each.value.name: wanted} if isinstance(each.value, ir.Input) else {}
+        alone = {each.value.key: wanted} if isinstance(each.value, ir.Input) else {}
         value = Inference("was", Universe.TENSOR, "", {}, alone, {}, report).typed(each.value)
         if value.type.kind is not wanted:
             report(errors.wrong_kind(f"`{each.target} was`", wanted.value, value.type.kind.value, value.span))

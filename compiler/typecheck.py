@@ -6,6 +6,7 @@ upwards; only the last round, in which everything is settled, reports.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
@@ -26,8 +27,8 @@ def check_program(program: RawProgram, report: Report) -> RawProgram:
 
 
 def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclaration:
-    kinds = {hyper.name: hyper.kind for hyper in declaration.hypers}
-    choices = {hyper.name: hyper.choices for hyper in declaration.hypers if hyper.choices}
+    kinds = kinds_of(declaration.hypers, ir.Source.HYPER)
+    choices = {(ir.Source.HYPER, hyper.name): hyper.choices for hyper in declaration.hypers if hyper.choices}
     return replace(
         declaration,
         requirements=tuple(check_requirement(each, declaration, kinds, report) for each in declaration.requirements),
@@ -35,8 +36,13 @@ def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclara
     )
 
 
+def kinds_of(hypers: Iterable[ir.Hyper], source: ir.Source) -> dict[ir.Key, Kind]:
+    """The kinds of hypers, or of the arguments of an event, by the keys of the inputs that read them."""
+    return {(source, hyper.name): hyper.kind for hyper in hypers}
+
+
 def check_requirement(
-    requirement: ir.Requirement, declaration: RawDeclaration, kinds: dict[str, Kind], report: Report
+    requirement: ir.Requirement, declaration: RawDeclaration, kinds: dict[ir.Key, Kind], report: Report
 ) -> ir.Requirement:
     """A condition must be true or false, constant, and true for the defaults."""
     known = report.count
@@ -88,13 +94,15 @@ class Part:
 
     owner: str
     function: ir.Function
-    kinds: dict[str, Kind]
+    kinds: dict[ir.Key, Kind]
 
 
-def check_rule(rule: RawRule, kinds: dict[str, Kind], choices: dict[str, tuple[str, ...]], report: Report) -> RawRule:
+def check_rule(
+    rule: RawRule, kinds: dict[ir.Key, Kind], choices: dict[ir.Key, tuple[str, ...]], report: Report
+) -> RawRule:
     parts = [Part("step", rule.step, kinds)]
     for event in rule.events:
-        arguments = {parameter.name: parameter.kind for parameter in event.parameters}
+        arguments = kinds_of(event.parameters, ir.Source.ARGUMENT)
         parts.append(Part(event.name, event.function, kinds | arguments))
     known = settle_types(rule, parts)
     inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, choices, report)
@@ -181,7 +189,7 @@ def require_output(output: ir.Output, rule: RawRule, report: Reporter) -> None:
 
 def check_claim(claim: ir.Claim, inference: Inference) -> ir.Claim:
     promise = inference.typed(claim.promise)
-    if claim.form == "scale_free" and not (isinstance(promise, ir.Input) and promise.name == "grad"):
+    if claim.form == "scale_free" and not (isinstance(promise, ir.Input) and promise.key == ir.GRAD):
         inference.report(errors.bad_claim("`scale_free` takes `grad`", claim.span))
     if claim.form in ("cost", "state") and promise.type.phase is not Phase.CONSTANT:
         words = f"`{claim.form}` takes a constant: numbers, hyperparameters, `rows` and `cols`"

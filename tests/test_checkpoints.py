@@ -23,7 +23,7 @@ import optforge.generated as generated
 from optforge.compiler import ir
 from optforge.compiler.build import render_unit
 from optforge.compiler.check import check_file, check_source
-from optforge.compiler.interpret import evaluate_function
+from optforge.compiler.interpret import Inputs, evaluate_function
 from optforge.compiler.library import SPECS
 from optforge.compiler.load import compile_source
 from optforge.compiler.pipeline import compile_program, run_passes
@@ -568,7 +568,7 @@ def test_conversions_of_the_class_are_those_of_the_interpreter(text):
     for function, was in zip(rule.was, cls.SPEC.was, strict=True):
         old = {name: generator.normal(size=(4, 3)) for name in was.memories}
         scalars = {"beta1": 0.8, "beta2": 0.7, "t": 5.0}
-        (expected,) = evaluate_function(function, {**old, **scalars}).values()
+        (expected,) = evaluate_function(function, Inputs(t=5.0, hypers=scalars, memories=old)).values()
         given = [torch.from_numpy(old[name].copy()) for name in was.memories]
         found = was.function(*given, **{name: scalars[name] for name in was.scalars})
         assert was.target == function.outputs[0].name

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import optforge.generated
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
-from optforge.compiler.interpret import evaluate_function
+from optforge.compiler.interpret import Inputs, evaluate_function
 from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source
 from optforge.generated import TSCNC, TSCNCOfficial
@@ -65,7 +65,7 @@ def test_interpreter_agrees(name, by_hand, hypers):
     assert isinstance(declaration, ir.Penalty)
     (rule,) = declaration.rules
     for p in matrices():
-        inputs = {"weight": p.detach().flatten(1).numpy(), **hypers}
+        inputs = Inputs(p.detach().flatten(1).numpy(), hypers=hypers)
         found = float(evaluate_function(rule.step, inputs)["loss"].item())
         assert found == pytest.approx(by_hand([p], **hypers).item(), rel=TOLERANCE)
 

@@ -161,7 +161,7 @@ def wrong_inputs(node: ir.Input, around: Surroundings) -> Iterator[ir.Expr]:
         yield ir.Apply("add", (node, number(1)))
     elif node.source is ir.Source.DIMENSION:
         yield replace(node, name={"rows": "cols", "cols": "rows"}[node.name])
-    elif node.name in around.hypers and len(around.hypers) > 1:
+    elif node.source is ir.Source.HYPER and node.name in around.hypers and len(around.hypers) > 1:
         position = around.hypers.index(node.name)
         yield replace(node, name=around.hypers[(position + 1) % len(around.hypers)])
 
@@ -210,7 +210,7 @@ def wrong_placements(node: ir.Apply) -> Iterator[ir.Expr]:
 
 
 def reads_weight(expr: ir.Expr) -> bool:
-    return any(isinstance(node, ir.Input) and node.name == "weight" for node in ir.walk(expr))
+    return any(isinstance(node, ir.Input) and node.key == ir.WEIGHT for node in ir.walk(expr))
 
 
 def checked(program: RawProgram) -> ir.Program | None:

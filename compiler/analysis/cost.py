@@ -88,8 +88,11 @@ def setting_value(expr: ir.Expr, declaration: ir.Declaration) -> ir.Value | None
     """The value of a setting such as a number of iterations: a literal, or a hyper's default."""
     if isinstance(expr, ir.Literal):
         return expr.value
-    defaults = {hyper.name: hyper.default.value for hyper in declaration.hypers if hyper.default is not None}
-    return defaults.get(expr.name) if isinstance(expr, ir.Input) else None
+    if not isinstance(expr, ir.Input) or expr.source is not ir.Source.HYPER:
+        return None
+    return next(
+        (hyper.default.value for hyper in declaration.hypers if hyper.name == expr.name and hyper.default), None
+    )
 
 
 def direction_of_excess(found: Iterable[Exponents], claimed: Iterable[Exponents]) -> Direction | None:

@@ -17,7 +17,15 @@ from optforge.compiler.analysis.claims import Subject
 from optforge.compiler.analysis.gradients import Array, Random, Stream
 from optforge.compiler.analysis.settings import Values, draw_hypers
 from optforge.compiler.constants import ArithmeticProblem
-from optforge.compiler.interpret import Evaluation, Parameter, apply_outputs, as_matrix, fire_event, sum_totals
+from optforge.compiler.interpret import (
+    Evaluation,
+    Parameter,
+    apply_outputs,
+    as_matrix,
+    fire_event,
+    step_inputs,
+    sum_totals,
+)
 
 SHAPES = ((3, 3), (2, 5), (5, 2), (1, 4), (4, 1), (1, 1), (6, 6), (3, 8), (8, 3))
 STEPS = 6
@@ -117,11 +125,9 @@ def one_step(parameter: Parameter, grad: Array, case: Case) -> Moment:
     matrix = as_matrix(grad, parameter.rule.universe)
     parameter.start(matrix, case.hypers)
     parameter.steps += 1
-    count = {"t": float(parameter.steps)}
-    totals = sum_totals(parameter.rule.totals, [(parameter, matrix, case.hypers)], [count])
-    rows, cols = parameter.weight.shape
-    inputs = {**parameter.inputs(matrix, case.hypers), **totals, **count, "rows": rows, "cols": cols}
-    evaluation = Evaluation(parameter.rule.step, inputs)
+    inputs = step_inputs(parameter, matrix, case.hypers)
+    totals = sum_totals(parameter.rule.totals, [inputs])
+    evaluation = Evaluation(parameter.rule.step, replace(inputs, totals=totals))
     names = {memory.name for memory in parameter.rule.memories} | {"weight"}
     outputs = [output for output in parameter.rule.step.outputs if output.name in names]
     before = parameter.weight

@@ -6,7 +6,7 @@ The interpreter gives the equations and memories of a spec; of another class the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from optforge.compiler import ir
 from optforge.compiler.comparison.runs import Run
 from optforge.compiler.comparison.trials import Array, Trial
-from optforge.compiler.interpret import Evaluation, Parameter, apply_outputs, sum_totals
+from optforge.compiler.interpret import Evaluation, Parameter, apply_outputs, step_inputs, sum_totals
 
 
 @dataclass(frozen=True, order=True)
@@ -51,10 +51,8 @@ def interpreted_step(parameter: Parameter, grad: Array, hypers: Mapping[str, Any
     rule = parameter.rule
     parameter.start(grad, hypers)
     parameter.steps += 1
-    t = {"t": float(parameter.steps)}
-    totals = sum_totals(rule.totals, [(parameter, grad, hypers)], [t])
-    rows, cols = parameter.weight.shape
-    evaluation = Evaluation(rule.step, {**parameter.inputs(grad, hypers), **totals, **t, "rows": rows, "cols": cols})
+    inputs = step_inputs(parameter, grad, hypers)
+    evaluation = Evaluation(rule.step, replace(inputs, totals=sum_totals(rule.totals, [inputs])))
     with np.errstate(all="ignore"):
         outputs = {output.name: evaluation.value(output.value) for output in rule.step.outputs}
     apply_outputs(parameter, outputs)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from optforge.compiler import ir
 from optforge.compiler.check import check_tree
 from optforge.compiler.fuzz.programs import RandomProgram, Trial
-from optforge.compiler.interpret import evaluate_function
+from optforge.compiler.interpret import Inputs, evaluate_function
 from optforge.compiler.library import Report
 from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
 from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program
@@ -204,9 +204,7 @@ def size(value: Any) -> float:
     return max(SMALLEST_VALUE, float(np.abs(array).max(initial=0.0)))
 
 
-def require_same_function(
-    name: str, versions: Sequence[tuple[str, ir.Function]], inputs: Mapping[str, Any]
-) -> dict[str, Any]:
+def require_same_function(name: str, versions: Sequence[tuple[str, ir.Function]], inputs: Inputs) -> dict[str, Any]:
     """Every version of a function gives the same outputs, which are returned."""
     (_, first), *later = versions
     wanted = evaluate_function(first, inputs)

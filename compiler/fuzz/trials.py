@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, assert_never
 
@@ -234,10 +234,12 @@ class OptimizerTrial:
                 continue
             grad = interpret.as_matrix(self.data(each.oracle.shape), rule.universe)
             totals = [*rule.totals, *(total for event in rule.events for total in event.totals)]
-            inputs = each.oracle.inputs(grad, each.hypers)
-            inputs |= {total.outputs[0].name: np.full((1, 1), 0.37) for total in totals}
-            inputs |= {p.name: 1.25 for event in rule.events for p in event.parameters}
-            inputs["t"] = float(self.random.integers(1, 7))
+            inputs = replace(
+                each.oracle.inputs(grad, each.hypers),
+                t=float(self.random.integers(1, 7)),
+                totals={total.outputs[0].name: np.full((1, 1), 0.37) for total in totals},
+                arguments={p.name: 1.25 for event in rule.events for p in event.parameters},
+            )
             for name, functions in functions_of([(stage, each.rules[index]) for stage, each in versions]).items():
                 require_same_function(f"{name} of rule {rule.name}", functions, inputs)
 
@@ -277,7 +279,7 @@ def run_schedule(compiled: Compiled, trial: Trial, declaration: ir.Schedule) -> 
     base = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = getattr(compiled.module, trial.name)(base, **trial.groups[0])
     for t in range(1, 9):
-        factor = require_same_function("factor", versions, {**values, "t": float(t)})["factor"]
+        factor = require_same_function("factor", versions, interpret.Inputs(t=float(t), hypers=values))["factor"]
         require_close("generated module", f"factor at t = {t}", base.param_groups[0]["lr"], factor, size(factor))
         base.step()
         scheduler.step()
@@ -296,7 +298,8 @@ def run_penalty(compiled: Compiled, trial: Trial, declaration: ir.Penalty, seed:
         for weight, direction in zip(weights, directions, strict=True):
             rule = rules.get("matrix" if weight.ndim > 1 else "vector")
             if rule is not None:
-                inputs = {**values, "weight": interpret.as_matrix(weight + shift * direction, rule.universe)}
+                matrix = interpret.as_matrix(weight + shift * direction, rule.universe)
+                inputs = interpret.Inputs(weight=matrix, hypers=values)
                 total += float(interpret.evaluate_function(rule.step, inputs)["loss"].item())
         return total
 

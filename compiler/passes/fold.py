@@ -95,7 +95,7 @@ def is_literal(expr: ir.Expr, value: float) -> bool:
 
 
 def is_finite(expr: ir.Expr) -> bool:
-    return expr.type.is_scalar_phase or (isinstance(expr, ir.Input) and expr.name == "weight")
+    return expr.type.is_scalar_phase or (isinstance(expr, ir.Input) and expr.key == ir.WEIGHT)
 
 
 def without_neutral(node: ir.Apply) -> ir.Expr:
