@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     page = Path("specs/README.md")
     try:
-        different = sync_files({page: catalogue_text(Path("specs"), Path("tests"))}, check)
+        different = sync_files({page: catalogue_text(Path("specs"), Path("tests"))}, check, COMMAND)
     except SpecError as error:
         print(render_text(error.diagnostics), file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ import pytest
 
 from examples.gpt2.compare import Grid, GridError, compare, plan_cells, prepare, run_cells
 from examples.gpt2.config import LoopConfig, OptimizerConfig, RunConfig, write_config
+from examples.gpt2.folders import FolderError
 from examples.gpt2.logs import (
     LogError,
     ResultRecord,
@@ -129,7 +130,9 @@ def find_method(verdict: Verdict, label: str) -> Method:
 
 
 def test_a_log_gives_back_what_was_written(tmp_path: Path) -> None:
-    header = make_header(dataclasses.replace(ADAMW, spec="optimizer A:\n"), make_config(ADAMW, 1e-3, 0))
+    config = make_config(ADAMW, 1e-3, 0)
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=1))
+    header = make_header(dataclasses.replace(ADAMW, spec="optimizer A:\n"), config)
     header = dataclasses.replace(header, machine={"cpu": "synthetic", "gpu": None})
     telemetry = TelemetryRecord(1, {"blocks.0": {"step_rms": 0.25, "cosine": -0.5}})
     step, validation = StepRecord(1, 5.25, 1e-3, 2.0, 0.125, 0.5, 0.625), ValidationRecord(0, 5.5, 0.0)
@@ -444,6 +447,7 @@ FAKE_TRAINER = """
 import json, math, os, sys, time
 from pathlib import Path
 from examples.gpt2.config import read_config
+from examples.gpt2.folders import holding
 from examples.gpt2.logs import RunLog, RunRecord, StepRecord, ValidationRecord, summarize
 home = Path(sys.argv[1])
 config = read_config(json.loads((home / "config.json").read_text()))
@@ -454,7 +458,7 @@ if config.optimizer.name == "Broken":
 (home / "threads").write_text(os.environ.get("OMP_NUM_THREADS", ""))
 header = RunRecord(config.optimizer.name, config, None, 10, 4, "byte", "test text")
 steps, validations = [], [ValidationRecord(0, 5.0, 0.0)]
-with RunLog.create(home, header) as log:
+with holding(home), RunLog.create(home, header) as log:
     log.on_validation(validations[0])
     for step in range(1, STEPS + 1):
         steps.append(StepRecord(step, 5.0 - step / 100, lr, 1.0, 0.1, 0.01, step * 0.11))
@@ -561,7 +565,7 @@ def test_an_interruption_ends_the_children_and_the_rest_goes_on_later(number: si
     )
     try:
         _wait_for(lambda: all((home / "log.jsonl").exists() and read_lines(home) > 1 for home in homes))
-        with pytest.raises(GridError, match="another process is still training this run"):
+        with pytest.raises(FolderError, match=r"process \d+ on .* is still training this run"):
             run_cells(cells, tmp_path, trainer=quick_trainer)
     finally:
         parent.send_signal(number)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optforge.compiler.against.plan import Scenario, read_scenario, scenario_text
+from optforge.compiler.output import write_whole
 
 FOLDER = Path(".optforge") / "corpus"
 
@@ -30,8 +31,7 @@ class Corpus:
     def keep(self, scenario: Scenario) -> Path:
         text = scenario_text(scenario) + "\n"
         path = self.folder / f"{digest(text)}.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
         return path
 
 

@@ -33,6 +33,7 @@ from optforge.compiler.against.source_mutations import source_mutants
 from optforge.compiler.against.table import table
 from optforge.compiler.fuzz.differential import forget_modules, loaded
 from optforge.compiler.library import Report
+from optforge.compiler.output import write_whole
 from optforge.compiler.pipeline import run_passes
 from optforge.compiler.resolve import resolve_file
 from optforge.compiler.targets.torch.render import render_program
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     print(f"{time.monotonic() - start:.0f} seconds", file=sys.stderr)
     if options.write:
-        options.write.write_text(text, encoding="utf-8")
+        write_whole(options.write, text)
     return 0
 
 

@@ -51,10 +51,10 @@ def run_build(options: argparse.Namespace) -> int:
     whole = not options.files
     try:
         files = generated_files(units, options.out, options.standalone, whole)
+        stale = stale_files(files, options.out, whole)
+        different = sync_files(files, options.check)
     except BuildProblem as problem:
         raise CommandProblem(str(problem)) from None
-    stale = stale_files(files, options.out, whole)
-    different = sync_files(files, options.check)
     if options.check:
         return reported_differences([*different, *stale], options)
     for path in stale:

@@ -25,6 +25,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_fmt(options: argparse.Namespace) -> int:
+    from optforge.compiler.output import write_whole
     from optforge.dsl.parser import parse_source, read_source
     from optforge.dsl.printer import print_file
 
@@ -42,7 +43,7 @@ def run_fmt(options: argparse.Namespace) -> int:
         if options.diff:
             print_difference(path, source.text, text)
         elif not options.check:
-            path.write_text(text, encoding="utf-8", newline="\n")
+            write_whole(path, text)
             say(f"formatted {path}")
         if options.check:
             say(f"{path} would be formatted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from optforge.compiler.commands.console import FINE, CommandProblem, Commands, add_command, say
@@ -38,6 +39,7 @@ optimizer {name}:
 
 def run_new(options: argparse.Namespace) -> int:
     from optforge.compiler.check import check_source
+    from optforge.compiler.output import write_whole
     from optforge.dsl.source import Source
 
     if not options.name.isidentifier() or not options.name.isascii():
@@ -47,10 +49,8 @@ def run_new(options: argparse.Namespace) -> int:
     if problems:
         raise CommandProblem(problems[0].message)
     path = Path(f"{options.name.lower()}.opt")
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise CommandProblem(f"{path} exists already") from None
+    if os.path.lexists(path):
+        raise CommandProblem(f"{path} exists already")
+    write_whole(path, text)
     say(f"wrote {path}; next: optforge check {path}")
     return FINE

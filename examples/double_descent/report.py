@@ -13,6 +13,7 @@ from statistics import median
 
 from examples.double_descent.plan import FEATURES, THRESHOLD, WIDTHS
 from examples.double_descent.run import LEAST_SQUARES, OPTIONS, Kind, Outcome, Run
+from examples.files import write_whole
 
 Results = dict[Run, Outcome]
 
@@ -64,4 +65,4 @@ def _table_line(results: Results, kind: Kind, name: str, steps: int) -> str:
 
 def write_results(results: Results, path: Path) -> None:
     """All outcomes as JSON: a list of runs with the errors of every draw."""
-    path.write_text(json.dumps([asdict(outcome) for outcome in results.values()], indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps([asdict(outcome) for outcome in results.values()], indent=1) + "\n")

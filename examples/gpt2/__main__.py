@@ -7,9 +7,9 @@ Every failure is one sentence on stderr.
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -19,6 +19,7 @@ from examples.gpt2.compare import Grid, GridError, train_command
 from examples.gpt2.compare import compare as run_grid
 from examples.gpt2.config import ConfigError, ModelConfig, OptimizerConfig
 from examples.gpt2.data import TextError
+from examples.gpt2.folders import TENSORBOARD_FOLDER, FolderError, clear, holding
 from examples.gpt2.logs import LogError, ResultRecord
 from examples.gpt2.model import build_model
 from examples.gpt2.optimizers import OptimizerError, build_optimizer, build_schedule
@@ -29,7 +30,9 @@ from examples.gpt2.table import format_table
 from examples.gpt2.verdict.report import PAGE_FILE
 
 DONE, FAILED, DIVERGED, INTERRUPTED = 0, 1, 3, 130
-PROBLEMS = (CheckpointError, ConfigError, GridError, LogError, OptimizerError, OSError, RunError, TextError)
+PROBLEMS = (
+    CheckpointError, ConfigError, FolderError, GridError, LogError, OptimizerError, OSError, RunError, TextError,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,10 +67,11 @@ def require_buildable(optimizers: Sequence[OptimizerConfig]) -> None:
 def train(plan: TrainPlan) -> int:
     """One run, continued if it was interrupted, in this process or in those of torchrun."""
     with join_processes(plan.config.loop.device) as processes:
-        if plan.fresh and processes.is_first:
-            shutil.rmtree(plan.out, ignore_errors=True)
-        processes.wait()
-        result = run_shown(plan, processes)
+        with holding(plan.out) if processes.is_first else nullcontext():
+            if plan.fresh and processes.is_first:
+                clear(plan.out)
+            processes.wait()
+            result = run_shown(plan, processes)
         if processes.is_first:
             return report(plan, result)
     return DIVERGED if result.diverged else DONE
@@ -77,7 +81,7 @@ def run_shown(plan: TrainPlan, processes: Processes) -> ResultRecord:
     """The run with its progress on stderr, in the first process."""
     if not processes.is_first:
         return run(plan.config, plan.out, processes, cache=plan.cache)
-    shown = [open_progress(plan.config), open_tensorboard(plan.out / "tensorboard")]
+    shown = [open_progress(plan.config), open_tensorboard(plan.out / TENSORBOARD_FOLDER)]
     observers = [each for each in shown if each]
     try:
         return run(plan.config, plan.out, processes, cache=plan.cache, observers=observers)

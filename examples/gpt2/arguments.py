@@ -142,7 +142,7 @@ def make_train_parser() -> OneSentenceParser:
     )
     _add_configs(parser)
     files = _add_files(parser, "for log and checkpoints (default: runs/gpt2/OPTIMIZER)")
-    files.add_argument("--fresh", action="store_true", help="forget what the folder holds instead of continuing it")
+    files.add_argument("--fresh", action="store_true", help="remove the run in the folder and start again")
     parser.set_defaults(make_plan=make_train_plan)
     return parser
 

@@ -8,7 +8,6 @@ hold tensors and plain data and cannot run code.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from examples.files import replacing
+
+CHECKPOINTS = "checkpoint-????????.pt"
+"""The names of checkpoints, as a pattern."""
 
 FORMAT = 1
 """Written into every file; another number is another layout."""
@@ -47,17 +51,11 @@ class Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write ``checkpoint`` and forget all but the last ``KEPT``; raises ``CheckpointError`` and leaves the old ones."""
     path = folder / f"checkpoint-{checkpoint.step:08d}.pt"
-    draft = path.with_suffix(".new")
     content = {"format": FORMAT, **{each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}}
     try:
-        with draft.open("wb") as file:
+        with replacing(path) as draft, draft.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        _sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        draft.unlink(missing_ok=True)
         raise CheckpointError(f"{path} could not be written: {_reason(error)}; {_last_good(folder)}") from error
     for old in find_checkpoints(folder)[:-KEPT]:
         old.unlink()
@@ -66,7 +64,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def find_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, oldest first."""
-    return sorted(folder.glob("checkpoint-????????.pt"))
+    return sorted(folder.glob(CHECKPOINTS))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -106,13 +104,3 @@ def _reason(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return str(error).strip().partition("\n")[0]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name itself to the disk, where the system lets a folder be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

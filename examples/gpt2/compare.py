@@ -3,15 +3,14 @@
 In: a ``Grid`` and a folder. Out: a folder per run with its configuration, log and the output of its process, and the
 verdict on all of them. Stopped at any moment, by Ctrl-C or a kill, it goes on where it was when it is called again:
 finished runs are kept, begun ones are left to the trainer to resume. Ctrl-C and SIGTERM end the children first. A run
-that fails is reported, the others go on. No training happens in this process. Needs a Unix system, for locks that a
-process shares with its children.
+that fails is reported, the others go on. No training happens in this process. Needs a Unix system, for groups of
+processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import os
 import signal
@@ -22,11 +21,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
 from examples.gpt2.config import OptimizerConfig, RunConfig, describe_changes
+from examples.gpt2.folders import OUTPUT_FILE, require_free
 from examples.gpt2.logs import (
     CONFIG_FILE,
     LogError,
@@ -40,8 +39,6 @@ from examples.gpt2.verdict.entries import short_name
 from examples.gpt2.verdict.judge import Verdict
 from examples.gpt2.verdict.report import Comparison, write_comparison, write_verdict
 
-OUTPUT_FILE = "output.txt"
-LOCK_FILE = ".lock"
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 POLL_S = 0.1
 PATIENCE_S = 10.0
@@ -187,17 +184,16 @@ def run_cells(
 
 
 def start(cell: Cell, folder: Path, trainer: Trainer, environment: dict[str, str]) -> Child:
-    """Start the process of ``cell``, which holds the lock of its folder for as long as it lives."""
+    """Start the process of ``cell``; raises ``FolderError`` where an earlier one is at it still."""
     home = folder / cell.name
-    with (home / LOCK_FILE).open("w") as lock, (home / OUTPUT_FILE).open("wb") as output:
-        _take(lock, home)
+    require_free(home)
+    with (home / OUTPUT_FILE).open("wb") as output:
         process = subprocess.Popen(
             trainer(home),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=[lock.fileno()],
             start_new_session=True,  # Ctrl-C is for this process, which then ends its children in order
         )
     return Child(cell, home, process, time.monotonic())
@@ -304,13 +300,6 @@ def _progress(total: int, done: int) -> Iterator[tqdm]:
         if done:
             bar.write(f"{done} of {total} runs are done already", file=sys.stderr)
         yield bar
-
-
-def _take(lock: IO[str], home: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise GridError(f"{home}: another process is still training this run; end it or wait for it") from error
 
 
 def _signal(child: Child, number: signal.Signals) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from examples.files import replacing, write_whole
 from examples.gpt2.config import ConfigError, ModelConfig
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -141,8 +142,8 @@ def to_weights(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Te
 
 def write_weights(folder: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
     """Write ``model.safetensors`` and ``config.json``, from which ``GPT2LMHeadModel.from_pretrained`` loads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _safetensors(folder).save_file(to_weights(state, config), folder / FILES[0], metadata={"format": "pt"})
+    with replacing(folder / FILES[0]) as draft:
+        _safetensors(folder).save_file(to_weights(state, config), draft, metadata={"format": "pt"})
     end_of_text = 50256 if config.vocab_size == 50257 else None
     content = {
         "model_type": "gpt2",
@@ -156,7 +157,7 @@ def write_weights(folder: Path, state: Mapping[str, Tensor], config: ModelConfig
         **{f"{place}_token_id": end_of_text for place in ("bos", "eos")},
         **{key: values[0] for key, values in ARCHITECTURE.items()},
     }
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:

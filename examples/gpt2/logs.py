@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from examples.files import write_whole
 from examples.gpt2.config import ConfigError, RunConfig, read_config, write_config
 
 CONFIG_FILE = "config.json"
@@ -222,25 +223,25 @@ def read_run(folder: Path) -> Run:
     records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(_lines(path), start=1)]
     if not records or not isinstance(records[0], RunRecord):
         raise LogError(f"{path}: expected the settings of a run (kind run) in the first line")
-    results = _all_of(ResultRecord, records)
+    steps, result = _all_of(StepRecord, records), records[-1]
+    if not isinstance(result, ResultRecord):
+        result = None
+    _require_steps(steps, result, records[0].config.loop.steps, path)
     return Run(
         folder=folder,
         header=records[0],
-        steps=_all_of(StepRecord, records),
+        steps=steps,
         validations=_all_of(ValidationRecord, records),
         telemetry=_all_of(TelemetryRecord, records),
         resumed=tuple(record.step for record in _all_of(ResumedRecord, records)),
-        result=results[-1] if results else None,
+        result=result,
     )
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run in ``folder`` has written its result."""
+    """Whether the run in ``folder`` has written its result; raises ``LogError`` for one that its steps do not bear."""
     path = folder / LOG_FILE
-    if not path.exists():
-        return False
-    lines = _lines(path)
-    return bool(lines) and isinstance(_parse(lines[-1], f"{path}, line {len(lines)}"), ResultRecord)
+    return path.exists() and bool(_lines(path)) and read_run(folder).result is not None
 
 
 def read_last_step(folder: Path) -> StepRecord | None:
@@ -258,9 +259,7 @@ def read_last_step(folder: Path) -> StepRecord | None:
 
 def write_config_file(folder: Path, config: RunConfig) -> None:
     """Write ``config`` to ``folder`` so that whoever reads the file finds all of it or the one before."""
-    path, fresh = folder / CONFIG_FILE, folder / f"{CONFIG_FILE}.new"
-    fresh.write_text(json.dumps(write_config(config), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    write_whole(folder / CONFIG_FILE, json.dumps(write_config(config), indent=2, allow_nan=False) + "\n")
 
 
 def read_config_file(path: Path) -> RunConfig:
@@ -271,6 +270,15 @@ def read_config_file(path: Path) -> RunConfig:
         raise LogError(f"{path}: expected the configuration of a run, but {error.strerror}") from error
     except (ValueError, ConfigError) as error:
         raise LogError(f"{path}: expected the configuration of a run; {error}") from error
+
+
+def _require_steps(steps: Sequence[StepRecord], result: ResultRecord | None, planned: int, path: Path) -> None:
+    """A run makes each step once and in order; a result is that of all of them, or of a loss that is not finite."""
+    for expected, record in enumerate(steps, start=1):
+        if record.step != expected:
+            raise LogError(f"{path}: expected step {expected}, found step {record.step}, as if two processes wrote it")
+    if result and len(steps) != planned and not result.diverged:
+        raise LogError(f"{path}: expected the {planned} steps that its result is of, found {len(steps)}")
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -22,6 +22,7 @@ from examples.gpt2.config import ModelConfig, RunConfig, describe_changes, write
 from examples.gpt2.data import Corpus, load_corpus, share_batch
 from examples.gpt2.logs import (
     CONFIG_FILE,
+    LOG_FILE,
     ResultRecord,
     RunLog,
     RunRecord,
@@ -119,6 +120,8 @@ def describe_machine(processes: Processes) -> dict[str, object]:
 def _require_same_config(config: RunConfig, folder: Path) -> None:
     """Refuse a folder that belongs to a run of another configuration."""
     if not (folder / CONFIG_FILE).exists():
+        if (folder / LOG_FILE).exists() or find_checkpoints(folder):
+            raise RunError(f"{folder} holds a log or checkpoints without {CONFIG_FILE}: choose another folder")
         return
     changes = describe_changes(read_config_file(folder / CONFIG_FILE), config)
     if changes:

@@ -24,12 +24,14 @@ from statistics import fmean, stdev
 
 import torch
 
+from examples.files import write_whole
 from examples.gpt2.arguments import OneSentenceParser, parse_count
 from examples.gpt2.checkpoints import find_checkpoints, read_checkpoint
 from examples.gpt2.compare import Cell, Grid, GridError, prepare, run_cells, train_command
 from examples.gpt2.config import DataConfig, LoopConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from examples.gpt2.data import load_corpus
 from examples.gpt2.data.sampling import draw_batch
+from examples.gpt2.folders import FolderError
 from examples.gpt2.logs import Run, is_done, read_run
 from examples.gpt2.loop import validate
 from examples.gpt2.model import PRESETS
@@ -87,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         results = experiment(make_base(options.text, options.steps), options.out, options.jobs)
-    except GridError as error:
+    except (FolderError, GridError) as error:
         parser.error(str(error))
     text = format_results(results)
-    options.write.write_text(text, encoding="utf-8")
+    write_whole(options.write, text)
     print(text)
     return 0
 

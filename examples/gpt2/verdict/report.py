@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from examples.files import write_whole
 from examples.gpt2.config import write_config
 from examples.gpt2.verdict.entries import Entry
 from examples.gpt2.verdict.judge import Cost, Method, Verdict, judge
@@ -50,7 +51,7 @@ class Cell:
 def write_verdict(folder: Path, *, baseline: str = "AdamW") -> Verdict:
     """Judge the runs below ``folder`` and write the page and the pictures there."""
     verdict = judge(folder, baseline=baseline)
-    (folder / PAGE_FILE).write_text(render_page(verdict, read_comparison(folder)), encoding="utf-8")
+    write_whole(folder / PAGE_FILE, render_page(verdict, read_comparison(folder)))
     draw_pictures(verdict, folder)
     return verdict
 
@@ -58,7 +59,7 @@ def write_verdict(folder: Path, *, baseline: str = "AdamW") -> Verdict:
 def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Note in ``folder`` how its runs come about, for the page."""
     content = {"command": comparison.command, "jobs": comparison.jobs}
-    (folder / COMPARISON_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / COMPARISON_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def read_comparison(folder: Path) -> Comparison:
