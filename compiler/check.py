@@ -13,10 +13,14 @@ from optforge.compiler.library import Report
 from optforge.compiler.resolve import resolve_file
 from optforge.compiler.streams import check_streams
 from optforge.compiler.typecheck import check_program
+from optforge.compiler.workspace import Workspace
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import Diagnostic, SpecError
 from optforge.dsl.parser import parse_source, read_source
 from optforge.dsl.source import Source
+
+# What is said where a file is to give classes and has functions for others alone.
+FUNCTIONS_ONLY = "defines functions only: no optimizer, schedule or penalty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +37,21 @@ class Result:
         return self.program
 
 
-def check_source(source: Source, folder: Path | None = None) -> Result:
-    """Everything that can be wrong with a spec; ``folder`` is where its neighbours stand."""
+def check_source(source: Source, folder: Path | None = None, workspace: Workspace | None = None) -> Result:
+    """Everything that can be wrong with a spec; its neighbours stand in ``folder``, as ``workspace`` sees it."""
     report = Report()
     file, problems = parse_source(source)
     for problem in problems:
         report(problem)
     if file is None or report.failed:
         return Result(None, tuple(report.diagnostics))
-    return check_tree(file, folder, report)
+    return check_tree(file, folder, report, workspace)
 
 
-def check_tree(file: ast.File, folder: Path | None, report: Report) -> Result:
+def check_tree(file: ast.File, folder: Path | None, report: Report, workspace: Workspace | None = None) -> Result:
     """Everything that can be wrong with a parsed spec, added to what the report has already."""
     try:
-        raw = resolve_file(file, folder, report)
+        raw = resolve_file(file, folder, report, workspace)
         if not report.failed:
             raw = check_program(raw, report)
         program = None if report.failed else check_streams(raw, report)
@@ -65,9 +69,9 @@ class Unit:
     result: Result
 
 
-def check_file(path: Path) -> Unit:
+def check_file(path: Path, workspace: Workspace | None = None) -> Unit:
     """Read and check one spec file; what is wrong is in the result's diagnostics."""
     source, problems = read_source(path)
     if source is None:
         return Unit(path, Source(str(path), ""), Result(None, problems))
-    return Unit(path, source, check_source(source, path.resolve().parent))
+    return Unit(path, source, check_source(source, path.resolve().parent, workspace))

@@ -68,3 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from optforge.compiler.library import EQUATION_LIMIT, Report, Scope, few
 from optforge.compiler.universal import RESERVED
 from optforge.dsl import ast, errors
+from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Span
 
 # How many hypers and events an optimizer may have, and how many that `extends` and `use` lead to, one after another.
@@ -128,7 +129,10 @@ def find_optimizer(
     if len(path) > PATH_LIMIT:
         report.once(errors.too_large("this refers to too many others in a row", PATH_LIMIT, name.span), "path")
         return None
-    found = scope.find_optimizer(name.name)
+    found = scope.find_optimizer(name)
+    if isinstance(found, Diagnostic):
+        report(found)
+        return None
     if found is None:
         other = scope.kind_of(name.name)
         help_text = f"`{name.name}` is a {other}" if other else None

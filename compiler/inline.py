@@ -168,7 +168,10 @@ class Place:
             return self._prev(node)
         if name in CALLABLE:
             return self._operator(node, CALLABLE[name])
-        found = self.scope.find_function(name)
+        found = self.scope.find_function(node.function)
+        if isinstance(found, Diagnostic):
+            self.report(found)
+            return number("0", node.span)
         if found is None:
             known = [*self.scope.known_functions(), *CALLABLE, "prev"]
             is_value = name in self.visible() or name in UNIVERSAL
@@ -176,7 +179,10 @@ class Place:
             help_text = help_text or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS else None)
             self.report(errors.unknown_function(name, node.function.span, known, help_text))
             return number("0", node.span)
-        return self.inlined(node, *found)
+        function, scope = found
+        if overrides_prelude(function) and scope is not prelude() and name not in self.scope.functions:
+            self.report(errors.replaces_prelude(name, node.function.span, function.name.span.source.path))
+        return self.inlined(node, function, scope)
 
     def inlined(self, node: ast.Call, function: ast.Function, scope: Scope) -> ir.Expr:
         """What a call of this function is written out to."""

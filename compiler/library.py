@@ -1,65 +1,88 @@
 """Where definitions are found: the file itself, the files beside it, the shipped specs, the prelude.
 
-Takes names, gives surface definitions together with the scope their own names are looked up in.
-Files are parsed when a name in them is first needed, and only once.
+Takes names, gives surface definitions together with the scope their own names are looked up in. The nearest place
+that has a definition counts; of files in one folder none is nearer than another. A file is parsed when a name is
+taken from it, and only then does it matter that it can be.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from optforge.compiler.workspace import PACKAGE, SPECS, Workspace, parse_text
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic, SpecError
-from optforge.dsl.parser import parse_source, read_source
-from optforge.dsl.source import Source
 
-PACKAGE = Path(__file__).parent.parent
-SPECS = PACKAGE / "specs"
 PRELUDE = PACKAGE / "dsl" / "prelude.opt"
+KEYWORDS = {"def": "function", "optimizer": "optimizer", "schedule": "schedule", "penalty": "penalty"}
+
+Item = TypeVar("Item", ast.Function, ast.Optimizer)
 
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The definitions of one file and the folder in which others may stand."""
+    """The definitions of one file, and the folder and the workspace in which others are found."""
 
     folder: Path | None
+    workspace: Workspace = field(default_factory=Workspace)
     functions: dict[str, ast.Function] = field(default_factory=dict)
     optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
-    def find_function(self, name: str) -> tuple[ast.Function, Scope] | None:
-        for scope in (self, *self._others("def", name), prelude()):
-            if name in scope.functions:
-                return scope.functions[name], scope
-        return None
-
-    def find_optimizer(self, name: str) -> tuple[ast.Optimizer, Scope] | None:
-        for scope in (self, *self._others("optimizer", name)):
-            if name in scope.optimizers:
-                return scope.optimizers[name], scope
-        return None
-
-    def _others(self, keyword: str, name: str) -> list[Scope]:
-        """Scopes of the other files that seem to define ``keyword name``, nearest first."""
-        return [load_scope(path) for path in self.neighbours.get((keyword, name), ())]
-
-    @cached_property
-    def neighbours(self) -> dict[tuple[str, str], list[Path]]:
-        """The files beside this one, and then the shipped ones, by what their lines begin with."""
-        found: dict[tuple[str, str], list[Path]] = {}
-        folders = dict.fromkeys(folder for folder in (self.folder, SPECS) if folder)
-        for path in (path for folder in folders for path in sorted(folder.glob("*.opt"))):
-            for keyword, name in heads_of(path):
-                found.setdefault((keyword, name), []).append(path)
+    def find_function(self, name: ast.Identifier) -> tuple[ast.Function, Scope] | Diagnostic | None:
+        """The function of that name; a diagnostic where it cannot be told which one, or where it cannot be read."""
+        if name.name in self.functions:
+            return self.functions[name.name], self
+        found = self._find_beside("def", name, ast.Function)
+        if found is None and name.name in prelude().functions:
+            return prelude().functions[name.name], prelude()
         return found
 
+    def find_optimizer(self, name: ast.Identifier) -> tuple[ast.Optimizer, Scope] | Diagnostic | None:
+        """The optimizer of that name, as :meth:`find_function` does."""
+        if name.name in self.optimizers:
+            return self.optimizers[name.name], self
+        return self._find_beside("optimizer", name, ast.Optimizer)
+
+    def _find_beside(
+        self, keyword: str, name: ast.Identifier, wanted: type[Item]
+    ) -> tuple[Item, Scope] | Diagnostic | None:
+        """The definition in the nearest folder that has one."""
+        for folder in self._folders():
+            found: list[tuple[Item, Scope]] = []
+            broken: list[Diagnostic] = []
+            for path in self.workspace.homes(folder, keyword, name.name):
+                try:
+                    file = self.workspace.parse(path)
+                except SpecError as problem:
+                    broken.append(problem.diagnostics[0])
+                    continue
+                scope = scope_of(file, folder, self.workspace)
+                found += [
+                    (item, scope) for item in file.items if isinstance(item, wanted) and item.name.name == name.name
+                ]
+            if len(found) + len(broken) > 1:
+                places = [*(item.name.span for item, _ in found), *(each.span for each in broken)]
+                return errors.ambiguous(KEYWORDS[keyword], name.name, name.span, places)
+            if broken:
+                return errors.broken_neighbour(name.name, name.span, broken[0])
+            if found:
+                return found[0]
+        return None
+
+    def _folders(self) -> Iterator[Path]:
+        return iter(dict.fromkeys(folder for folder in (self.folder, SPECS) if folder))
+
+    def _heads(self) -> Iterator[tuple[str, str]]:
+        """Keyword and name of what the files in reach define, nearest first."""
+        return (head for folder in self._folders() for head in self.workspace.index(folder))
+
     def known_optimizers(self) -> list[str]:
-        return [*self.optimizers, *(name for keyword, name in self.neighbours if keyword == "optimizer")]
+        return [*self.optimizers, *(name for keyword, name in self._heads() if keyword == "optimizer")]
 
     def kind_of(self, name: str) -> str | None:
         """What a name stands for that is no optimizer: a schedule, a penalty or a function."""
@@ -67,29 +90,16 @@ class Scope:
             return self.others[name]
         if name in self.functions or name in prelude().functions:
             return "function"
-        kinds = ("schedule", "penalty", "function")
-        words = ("schedule", "penalty", "def")
-        return next((kind for kind, word in zip(kinds, words, strict=True) if (word, name) in self.neighbours), None)
+        return next((KEYWORDS[word] for word, known in self._heads() if known == name and word != "optimizer"), None)
 
     def known_functions(self) -> list[str]:
-        others = [name for keyword, name in self.neighbours if keyword == "def"]
+        others = [name for keyword, name in self._heads() if keyword == "def"]
         return [*self.functions, *others, *prelude().functions]
 
 
-HEAD = re.compile(r"^(def|optimizer|schedule|penalty)[ \t]+(\w+)", re.MULTILINE)
-
-
-def heads_of(path: Path) -> list[tuple[str, str]]:
-    """``(optimizer, Name)`` and the like for each definition of a file; one that is no text has none."""
-    try:
-        return [(keyword, name) for keyword, name in HEAD.findall(path.read_text(encoding="utf-8"))]
-    except (OSError, UnicodeDecodeError):
-        return []
-
-
-def scope_of(file: ast.File, folder: Path | None) -> Scope:
+def scope_of(file: ast.File, folder: Path | None, workspace: Workspace) -> Scope:
     """The scope of a parsed file; of two definitions of one name the first counts."""
-    scope = Scope(folder)
+    scope = Scope(folder, workspace)
     for item in file.items:
         if isinstance(item, ast.Function):
             scope.functions.setdefault(item.name.name, item)
@@ -100,37 +110,10 @@ def scope_of(file: ast.File, folder: Path | None) -> Scope:
     return scope
 
 
-def load_scope(path: Path) -> Scope:
-    """The scope of another file; one that does not parse raises :class:`SpecError`."""
-    stat = path.stat()
-    return _load_scope(path, stat.st_mtime_ns, stat.st_size)
-
-
-def shown_path(path: Path) -> str:
-    """A spec's path as messages and generated files name it: never absolute."""
-    resolved = path.resolve()
-    for base, prefix in ((Path.cwd(), ""), (SPECS.resolve(), "specs/")):
-        if resolved.is_relative_to(base):
-            return prefix + resolved.relative_to(base).as_posix()
-    return path.name
-
-
-@lru_cache(maxsize=512)
-def _load_scope(path: Path, modified: int, size: int) -> Scope:
-    source, problems = read_source(path)
-    file, more = parse_source(Source(shown_path(path), source.text)) if source else (None, ())
-    if file is None:
-        raise SpecError((*problems, *more))
-    return scope_of(file, path.parent)
-
-
 @lru_cache(maxsize=1)
 def prelude() -> Scope:
-    """The functions of ``prelude.opt``, written in the language itself."""
-    file, problems = parse_source(Source("prelude.opt", PRELUDE.read_text(encoding="utf-8")))
-    if file is None:
-        raise SpecError(problems)
-    return scope_of(file, None)
+    """The functions of ``prelude.opt``, written in the language itself; like the compiler's own code, read once."""
+    return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Workspace())
 
 
 # More than this nobody reads.

@@ -1,41 +1,78 @@
-"""Specs as classes without files: compiled in memory, cached, with sources that tracebacks can show."""
+"""Specs as classes without files: compiled in memory, remembered, with sources that tracebacks can show.
+
+What is remembered holds as long as the spec and everything that was taken from other files are the same texts.
+"""
 
 from __future__ import annotations
 
 import linecache
 import sys
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from optforge.compiler.library import SPECS, Scope, shown_path
+from optforge.compiler.check import FUNCTIONS_ONLY
 from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.render import origin_line, render_program
+from optforge.compiler.workspace import SPECS, Answer, Question, Workspace, shown_path
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.errors import nearest
 from optforge.dsl.parser import read_source
 from optforge.dsl.source import Source
 
 PACKAGE = "optforge.generated"  # whose runtime the loaded modules share
+REMEMBERED, VERSIONS = 256, 16  # specs, and for each what it was with other files beside it
 
 
-def compile_source(text: str, name: str = "<string>", folder: Path | None = None) -> ModuleType:
-    """A module with the classes of a spec.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A module, and what its spec took from other files."""
+
+    module: ModuleType
+    asked: Mapping[Question, Answer]
+
+
+_loaded: dict[tuple[str, str, Path | None], list[Loaded]] = {}
+
+
+def compile_source(
+    text: str, name: str = "<string>", folder: Path | None = None, disk: Workspace | None = None
+) -> ModuleType:
+    """A module with the classes of a spec; the same one again while the text and all that it uses stay the same.
 
     Args:
         text: the spec.
         name: what messages and tracebacks call it.
         folder: where specs that it extends or uses are looked for, before the shipped ones.
+        disk: what was seen of the disk a moment ago.
 
     Raises:
         SpecError: the spec is wrong; the message shows every mistake with its place.
+        LookupError: the spec defines functions only.
     """
-    return _compiled(text, name, folder)
+    folder = folder and folder.resolve()
+    disk = disk or Workspace()
+    for version in _loaded.get((text, name, folder), []):
+        if disk.confirms(version.asked):
+            return version.module
+    workspace = Workspace()  # of which everything asked is asked for this spec
+    module = compile_module(text, name, folder, workspace)
+    remember((text, name, folder), Loaded(module, workspace.asked))
+    return module
 
 
-@lru_cache(maxsize=256)
-def _compiled(text: str, name: str, folder: Path | None) -> ModuleType:
-    program = compile_program(Source(name, text), folder)
+def remember(key: tuple[str, str, Path | None], loaded: Loaded) -> None:
+    """Keep a module for the next time; what was kept longest goes."""
+    _loaded[key] = [loaded, *_loaded.pop(key, [])][:VERSIONS]
+    if len(_loaded) > REMEMBERED:
+        del _loaded[next(iter(_loaded))]
+
+
+def compile_module(text: str, name: str, folder: Path | None, workspace: Workspace) -> ModuleType:
+    program = compile_program(Source(name, text), folder, workspace)
+    if not program.declarations:
+        raise LookupError(f"{name} {FUNCTIONS_ONLY}")
     generated = render_program(program, origin_line(name, text))
     number = sum(key.startswith(f"{PACKAGE}._loaded_") for key in sys.modules) + 1
     module = ModuleType(f"{PACKAGE}._loaded_{number}")
@@ -55,11 +92,12 @@ def load_class(path_or_name: str | Path, class_name: str | None = None) -> type:
         SpecError: the spec is wrong.
         LookupError: there is no such file or name, or the file defines several and none was chosen.
     """
-    path = find_spec(path_or_name)
+    disk = Workspace()
+    path = find_spec(path_or_name, disk)
     source, problems = read_source(path)
     if source is None:
         raise SpecError(problems)
-    module = compile_source(source.text, shown_path(path), path.resolve().parent)
+    module = compile_source(source.text, shown_path(path), path.resolve().parent, disk)
     names: list[str] = module.__all__
     wanted = class_name or (str(path_or_name) if str(path_or_name) in names else None)
     if wanted is None and len(names) == 1:
@@ -72,7 +110,7 @@ def load_class(path_or_name: str | Path, class_name: str | None = None) -> type:
     return found
 
 
-def find_spec(path_or_name: str | Path) -> Path:
+def find_spec(path_or_name: str | Path, disk: Workspace | None = None) -> Path:
     """The file of a path, or the shipped spec that defines a name."""
     path = Path(path_or_name)
     if path.suffix == ".opt" or path.is_file():
@@ -80,7 +118,7 @@ def find_spec(path_or_name: str | Path) -> Path:
             raise LookupError(f"there is no file {path}")
         return path
     name = str(path_or_name)
-    shipped = Scope(SPECS).neighbours
+    shipped = (disk or Workspace()).index(SPECS)
     for (keyword, known), paths in shipped.items():
         if known == name and keyword != "def":
             return paths[0]

@@ -19,6 +19,7 @@ from optforge.compiler.passes.schedule import schedule_equations
 from optforge.compiler.passes.share import share_subexpressions
 from optforge.compiler.passes.storage import plan_storage
 from optforge.compiler.validate import require_valid
+from optforge.compiler.workspace import Workspace
 from optforge.dsl.source import Source
 
 Pass = Callable[[ir.Function], ir.Function]
@@ -37,9 +38,9 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 )
 
 
-def compile_program(source: Source, folder: Path | None = None) -> ir.Program:
+def compile_program(source: Source, folder: Path | None = None, workspace: Workspace | None = None) -> ir.Program:
     """A spec's program, ready for a target; raises :class:`SpecError` with everything that is wrong."""
-    return run_passes(check_source(source, folder).require())
+    return run_passes(check_source(source, folder, workspace).require())
 
 
 def run_passes(

@@ -34,15 +34,16 @@ from optforge.compiler.raw import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.types import Universe
 from optforge.compiler.universal import universal
 from optforge.compiler.unread import without_unread
+from optforge.compiler.workspace import Workspace
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
 
 TENSOR_WORDS = {"tensor", "rest", "vector"}
 
 
-def resolve_file(file: ast.File, folder: Path | None, report: Report) -> RawProgram:
-    """All declarations of a file; problems go to ``report``."""
-    scope = scope_of(file, folder)
+def resolve_file(file: ast.File, folder: Path | None, report: Report, workspace: Workspace | None = None) -> RawProgram:
+    """All declarations of a file; others are found in ``folder``, and problems go to ``report``."""
+    scope = scope_of(file, folder, workspace or Workspace())
     require_functions(file, scope, report)
     seen: dict[str, Span] = {}
     declarations: list[RawDeclaration] = []

@@ -1180,13 +1180,93 @@ def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
     return wrong("this initial value needs itself: " + " -> ".join(cycle), span, help=hint)
 
 
+# Other files
+
+
+@entry("E060", "a name that two files define")
+def ambiguous(kind: str, name: str, span: Span, places: Sequence[Span]) -> Diagnostic:
+    """Functions and optimizers are found in this file, then in the files beside it, then among the shipped specs. Of
+    the files in one folder none comes before another, so a name that is taken from there must be defined once.
+    What a file defines itself is never looked for elsewhere: it may have a name that others use as well.
+
+    Wrong:
+
+        # scaling.opt
+        def halved(x) = x / 2
+
+        # steps.opt
+        def halved(x) = x * 0.5
+
+        # sgd.opt
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * halved(grad)
+
+    Right:
+
+        # scaling.opt
+        def halved(x) = x / 2
+
+        # steps.opt
+        def thirded(x) = x / 3
+
+        # sgd.opt
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * halved(grad)
+    """
+    files = list(dict.fromkeys(place.source.path for place in places))
+    where = f"by {listed(files, 'and')}" if len(files) > 1 else f"twice in `{files[0]}`"
+    labels = [Label(place, "one definition" if place is places[0] else "another one") for place in places]
+    return wrong(
+        f"{kind} `{name}` is defined {where}", span, labels=labels, help="rename all but one, or define it here"
+    )
+
+
+@entry("E061", "a name from a file that cannot be read")
+def broken_neighbour(name: str, span: Span, first: Diagnostic) -> Diagnostic:
+    """This name is defined in another file, which has mistakes of its own; the first of them is shown. Correct that
+    file, or define the name here. Of a file beside this one nothing is read, and no mistake matters, until
+    something is taken from it.
+
+    Wrong:
+
+        # scaling.opt
+        def halved(x) = (x / 2
+
+        # sgd.opt
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * halved(grad)
+
+    Right:
+
+        # scaling.opt
+        def halved(x) = x / 2
+
+        # sgd.opt
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * halved(grad)
+    """
+    path = first.span.source.path
+    labels = [Label(first.span, first.message)]
+    return wrong(
+        f"`{name}` is in `{path}`, which has mistakes", span, labels=labels, help=f"see `optforge check {path}`"
+    )
+
+
 # Warnings
 
 
 @entry("W001", "a prelude function is replaced")
-def replaces_prelude(name: str, span: Span) -> Diagnostic:
-    """A `def` may have the name of a function of the prelude; within this file, calls then mean yours, also where a
-    reader expects the known one. If that is not on purpose, choose another name.
+def replaces_prelude(name: str, span: Span, path: str | None = None) -> Diagnostic:
+    """A `def` may have the name of a function of the prelude; calls in this file, and in the files beside it, then
+    mean yours, also where a reader expects the known one. If that is not on purpose, choose another name.
 
     Wrong:
 
@@ -1206,6 +1286,8 @@ def replaces_prelude(name: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * scaled(grad, 0.9)
     """
+    if path is not None:
+        return wrong(f"this is the `{name}` of `{path}`, not the prelude's", span)
     return wrong(f"this replaces the prelude's `{name}` in this file", span)
 
 

@@ -72,6 +72,16 @@ def test_what_is_not_there_is_said() -> None:
         optforge.load("nowhere/missing.opt")
 
 
+def test_functions_alone_make_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "def halved(x) = x / 2\n"
+    Path("kit.opt").write_text(text)
+    said = "kit.opt defines functions only: no optimizer, schedule or penalty"
+    for make in (lambda: optforge.load("kit.opt"), lambda: optforge.compile_source(text, "kit.opt")):
+        with pytest.raises(LookupError, match=f"^{said}$"):
+            make()
+
+
 def test_a_wrong_spec_raises_with_the_caret() -> None:
     with pytest.raises(optforge.SpecError) as caught:
         optforge.compile_source(SPEC.replace("- lr * grad", "- lr * grd"))

@@ -24,9 +24,9 @@ from optforge.compiler import ir
 from optforge.compiler.build import render_unit
 from optforge.compiler.check import check_file, check_source
 from optforge.compiler.interpret import Inputs, evaluate_function
-from optforge.compiler.library import SPECS
 from optforge.compiler.load import compile_source
 from optforge.compiler.pipeline import compile_program, run_passes
+from optforge.compiler.workspace import SPECS
 from optforge.dsl.diagnostics import render_text
 from optforge.dsl.source import Source
 

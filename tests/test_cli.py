@@ -137,6 +137,48 @@ def test_build_of_a_wrong_spec_writes_nothing() -> None:
     assert not Path("made").exists()
 
 
+FUNCTIONS = "def halved(x) = x / 2\n"
+COMMANDS = (
+    "build kit.opt --out made",
+    "build kit.opt --out made --check",
+    "build kit.opt --standalone --out made",
+    "build kit.opt --explain-schedule",
+    "check kit.opt --dump-after fold",
+    "verify kit.opt",
+    "verify kit.opt --json",
+    "compare kit.opt AdamW",
+    "compare AdamW kit.opt:halved",
+    "fuzz kit.opt --against torch.optim:AdamW",
+    "fuzz kit.opt --against torch.optim:AdamW --optimizer halved",
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_file_of_functions_has_nothing_to_make_of(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is right, and others can use it; what wants a class says in one sentence that there is none."""
+    written("kit.opt", FUNCTIONS)
+    assert main(["check", "kit.opt"]) == main(["fmt", "--check", "kit.opt"]) == 0
+    assert main(line.split()) == 2
+    assert capsys.readouterr() == (
+        "",
+        "optforge: kit.opt defines functions only: no optimizer, schedule or penalty\n",
+    )
+    assert not Path("made").exists()
+
+
+def test_functions_beside_a_spec_are_no_hindrance() -> None:
+    written("kit.opt", FUNCTIONS)
+    written("a.opt", GOOD.replace("lr * grad", "lr * halved(grad)"))
+    assert main(["build", ".", "--out", "made"]) == 0
+    assert Path("made/a.py").exists() and not Path("made/kit.py").exists()
+
+
+def test_fuzz_takes_no_other_optimizer_than_the_one_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    written("a.opt", GOOD)
+    assert main(["fuzz", "a.opt", "--against", "torch.optim:SGD", "--optimizer", "Plane"]) == 2
+    assert capsys.readouterr().err == "optforge: a.opt defines no optimizer `Plane`, but Plain\n"
+
+
 def test_dump_after_prints_each_function(capsys: pytest.CaptureFixture[str]) -> None:
     name = written("a.opt", GOOD)
     assert main(["check", name, "--dump-after", "schedule", "--verify"]) == 0
@@ -159,7 +201,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_a_mistake_of_the_compiler_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(path: Path) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError("sample")
 
     monkeypatch.setattr("optforge.compiler.check.check_file", broken)

@@ -12,6 +12,7 @@ from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label, SpecError, render_json, render_text
 from optforge.dsl.parser import parse_source, read_source
 from optforge.dsl.source import NOWHERE, Source, Span
+from tests.spec_files import split_files
 
 CASES = sorted((Path(__file__).parent / "cases" / "syntax").glob("*.opt"))
 UPDATE = os.environ.get("OPTFORGE_UPDATE") == "1"
@@ -44,7 +45,8 @@ def test_every_code_is_explained(code: str) -> None:
     assert text is not None and text.startswith(f"{code}: {errors.CATALOGUE[code].title}\n")
     explanation = text.split("\nWrong:\n")[0].splitlines()[2:]
     assert 2 <= len([line for line in explanation if line]) <= 10
-    wrong, right = (parse_source(Source("example.opt", example))[1] for example in errors.examples(code))
+    wrong, right = (list(split_files(example).values())[-1] for example in errors.examples(code))
+    wrong, right = (parse_source(Source("example.opt", example))[1] for example in (wrong, right))
     assert right == ()
     if code < "E010" and code != "E001":
         assert {diagnostic.code for diagnostic in wrong} == {code}

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.check import check_source
 from optforge.compiler.habits import FUNCTIONS, VALUES
 from optforge.compiler.universal import UNIVERSAL
 from optforge.dsl.diagnostics import Diagnostic, render_text
 from optforge.dsl.errors import CATALOGUE, examples
-from optforge.dsl.source import Source
+from tests.spec_files import check_files, split_files
 
 CASES = Path(__file__).parent / "cases"
 FOLDER = CASES / "errors"
@@ -29,12 +28,13 @@ UPDATE = os.environ.get("OPTFORGE_UPDATE") == "1"
 named_after_stem = pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
 
 
-def check(text: str, name: str = "spec.opt") -> tuple[Diagnostic, ...]:
-    return check_source(Source(name, text)).diagnostics
-
-
 def said_of(path: Path) -> tuple[Diagnostic, ...]:
-    return check(path.read_text(encoding="utf-8"), path.name)
+    return check_files(path.read_text(encoding="utf-8"), path.name)
+
+
+def own_name(path: Path) -> str:
+    """The name of the file that a fixture is about: itself, or the last of those in it."""
+    return list(split_files(path.read_text(encoding="utf-8"), path.name))[-1]
 
 
 def code_of(path: Path) -> str:
@@ -80,7 +80,7 @@ ALSO: dict[str, set[str]] = {}
 def test_repair_is_free_of_mistakes(path):
     text = path.read_text(encoding="utf-8")
     assert "#>" in text
-    assert render_text(check(repaired(text))) == ""
+    assert render_text(check_files(repaired(text))) == ""
 
 
 def test_every_code_has_a_fixture_and_every_fixture_its_code():
@@ -96,7 +96,7 @@ def test_every_text_belongs_to_a_fixture():
 def test_everything_said_points_into_the_spec(path):
     """Labels may stand in a shipped spec; the mistake itself is the user's, and something is underlined."""
     for diagnostic in said_of(path):
-        assert diagnostic.span.source.path == path.name
+        assert diagnostic.span.source.path == own_name(path)
         assert diagnostic.span.text.strip()
         assert "\n" not in diagnostic.message + diagnostic.note + (diagnostic.help or "")
         places = [(label.span.source.path, label.span.start, label.span.end) for label in diagnostic.labels]
@@ -112,8 +112,8 @@ def test_nothing_is_said_twice(path):
 @pytest.mark.parametrize("code", [code for code in CATALOGUE if code not in SYNTAX])
 def test_explanation_has_a_wrong_and_a_right_spec(code):
     wrong, right = examples(code)
-    assert {diagnostic.code for diagnostic in check(wrong)} == {code}
-    assert render_text(check(right)) == ""
+    assert {diagnostic.code for diagnostic in check_files(wrong)} == {code}
+    assert render_text(check_files(right)) == ""
 
 
 def test_repairs_are_put_in():
@@ -136,5 +136,5 @@ def test_suggested_expressions_are_right():
         text = re.sub(r"[a-z]+", lambda word: names.get(word[0], word[0]), suggestion.replace("x @ y", "x @ weight'"))
         text = re.sub(r"\bs\b", "grad @ grad'", text).replace("total(grad)", "total(norm(grad))")
         equations = f"        b = {text}\n        weight <- weight - lr * norm(b if lr > 0 else b)\n"
-        assert not check(f"optimizer Plain:\n    hyper lr = 0.1\n    for matrix:\n{equations}"), suggestion
+        assert not check_files(f"optimizer Plain:\n    hyper lr = 0.1\n    for matrix:\n{equations}"), suggestion
     assert set(VALUES.values()) <= {*UNIVERSAL, "true", "false", "inf"}

@@ -26,12 +26,12 @@ from optforge import generated
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
 from optforge.compiler.fuzz.differential import loaded
-from optforge.compiler.library import SPECS
 from optforge.compiler.ops import OPERATORS
 from optforge.compiler.passes.storage import plan_storage
 from optforge.compiler.pipeline import compile_program, map_functions, run_passes
 from optforge.compiler.targets.torch.fused import FUNCTIONS, kernels
 from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.workspace import SPECS
 from optforge.dsl.source import Source
 from optforge.generated._runtime import fused as runtime
 from optforge.generated._runtime.interface import Kernel

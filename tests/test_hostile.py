@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from optforge.compiler.check import check_file, check_source
-from optforge.compiler.library import SPECS
 from optforge.compiler.pipeline import run_passes
 from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.workspace import SPECS
 from optforge.dsl.diagnostics import render_json, render_text
 from optforge.dsl.errors import CATALOGUE
 from optforge.dsl.source import Source
@@ -230,7 +230,7 @@ def test_neighbours_that_are_broken(tmp_path):
     assert [each.code for each in check_file(own).result.diagnostics] == ["E018"]
     own.write_text("optimizer Own extends Broken:\n    for tensor:\n        weight <- weight - grad\n")
     (problem,) = check_file(own).result.diagnostics
-    assert problem.code == "E006" and problem.span.source.path == "broken.opt"
+    assert problem.code == "E061" and [label.span.source.path for label in problem.labels] == ["broken.opt"]
 
 
 # Mutations of specs that people wrote

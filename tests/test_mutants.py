@@ -14,9 +14,10 @@ from optforge.compiler.against.rivals import TORCH
 from optforge.compiler.against.search import Budget
 from optforge.compiler.against.source_mutations import loaded, source_mutants
 from optforge.compiler.against.table import table
-from optforge.compiler.library import SPECS, Report
+from optforge.compiler.library import Report
 from optforge.compiler.raw import RawProgram
 from optforge.compiler.resolve import resolve_file
+from optforge.compiler.workspace import SPECS
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 

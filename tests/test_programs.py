@@ -23,7 +23,6 @@ from optforge.compiler.fuzz.__main__ import main
 from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.fuzz.differential import Disagreement, Examiner, compile_everywhere, examine, require_printed
 from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
-from optforge.compiler.library import SPECS
 from optforge.compiler.ops import OPERATORS, Pattern
 from optforge.compiler.passes import fold, guard, idioms, storage
 from optforge.compiler.pipeline import run_passes
@@ -31,6 +30,7 @@ from optforge.compiler.targets.torch import expressions
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.statements import Lowering
 from optforge.compiler.validate import functions_of
+from optforge.compiler.workspace import SPECS
 from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source

@@ -17,9 +17,10 @@ from optforge.compiler.against.plan import Hyper
 from optforge.compiler.against.race import Contest
 from optforge.compiler.against.scenarios import ABILITIES, Space
 from optforge.compiler.against.values import HyperValues
-from optforge.compiler.library import shown_path
+from optforge.compiler.check import FUNCTIONS_ONLY
 from optforge.compiler.load import compile_source, find_spec
 from optforge.compiler.pipeline import compile_program
+from optforge.compiler.workspace import shown_path
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import read_source
 from optforge.dsl.source import Source
@@ -56,7 +57,7 @@ def open_arena(spec: str | Path, factory: Callable[..., Any], options: Options, 
     """Everything about a contest between a spec (a path, or a shipped optimizer's name) and a factory."""
     source, folder = read_spec(spec)
     program = compile_program(source, folder)
-    declaration = chosen(program, options.optimizer or str(spec))
+    declaration = chosen(program, source.path, options.optimizer, str(spec))
     ours = getattr(compile_source(source.text, source.path, folder), declaration.name)
     return arena_of(source, declaration, ours, factory, options, target)
 
@@ -90,13 +91,18 @@ def read_spec(spec: str | Path) -> tuple[Source, Path]:
     return Source(shown_path(path), source.text), path.resolve().parent
 
 
-def chosen(program: ir.Program, name: str) -> ir.Optimizer:
-    """The optimizer of that name, or the only one."""
-    found = [each for each in program.declarations if isinstance(each, ir.Optimizer)]
-    named = [each for each in found if each.name == name]
-    if not named and len(found) != 1:
-        raise LookupError(f"the spec defines {', '.join(each.name for each in found) or 'no optimizer'}: say which one")
-    return (named or found)[0]
+def chosen(program: ir.Program, path: str, wanted: str | None, spec: str) -> ir.Optimizer:
+    """The optimizer that is wanted; else the one that the spec was asked for by, or the only one."""
+    if not program.declarations:
+        raise LookupError(f"{path} {FUNCTIONS_ONLY}")
+    found = {each.name: each for each in program.declarations if isinstance(each, ir.Optimizer)}
+    if not found:
+        raise LookupError(f"{path} defines no optimizer")
+    if wanted is not None and wanted not in found:
+        raise LookupError(f"{path} defines no optimizer `{wanted}`, but {', '.join(found)}")
+    if wanted is None and spec not in found and len(found) > 1:
+        raise LookupError(f"{path} defines {', '.join(found)}: say which one")
+    return found.get(wanted or spec) or next(iter(found.values()))
 
 
 def unnamed(declaration: ir.Optimizer, targets: Iterable[str]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def spec_fate(bout: Bout, program: Any, seen: set[str]) -> tuple[str, int]:
     if typed is None:
         return "ill-typed", 0
     passed = run_passes(typed)
-    declaration = chosen(passed, bout.name)
+    declaration = chosen(passed, bout.arena.source.path, bout.name, "")
     form = normal_form(declaration)
     if form in seen:
         return ("equivalent" if form == normal_form(bout.arena.contest.declaration) else "repeated"), 0

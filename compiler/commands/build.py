@@ -15,6 +15,7 @@ from optforge.compiler.commands.console import (
     Commands,
     add_command,
     checked_units,
+    require_declarations,
     say,
 )
 
@@ -43,6 +44,7 @@ def run_build(options: argparse.Namespace) -> int:
     units = checked_units(options.files or default_specs())
     if not all(unit.result.program for unit in units):
         return SPEC_IS_WRONG
+    require_declarations(units)
     if options.dump_after:
         dump_units(units, options.dump_after, options.verify)
         return FINE

@@ -14,6 +14,7 @@ from optforge.compiler.commands.console import (
     Commands,
     add_command,
     checked_units,
+    require_declarations,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def dump_units(units: Sequence[Unit], after: str, verify: bool) -> None:
     names = [name for name, _ in PASSES]
     if after not in names:
         raise CommandProblem(f"there is no pass `{after}`; the passes are {', '.join(names)}")
+    require_declarations(units)
     for unit in units:
         program = run_passes(unit.result.require(), until=after, verify=verify)
         print("\n\n".join(dump_function(function) for function in functions_of(program)))

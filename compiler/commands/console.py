@@ -71,7 +71,18 @@ def spec_paths(given: Sequence[Path]) -> list[Path]:
 def checked_units(files: Sequence[Path], as_json: bool = False) -> list[Unit]:
     """Check every file and show all that is wrong, with all of them, in one go."""
     from optforge.compiler.check import check_file
+    from optforge.compiler.workspace import Workspace
 
-    units = [check_file(path) for path in spec_paths(files)]
+    workspace = Workspace()
+    units = [check_file(path, workspace) for path in spec_paths(files)]
     report((diagnostic for unit in units for diagnostic in unit.result.diagnostics), as_json)
     return units
+
+
+def require_declarations(units: Sequence[Unit]) -> None:
+    """Refuse files that have nothing but functions, where something is to be made of what they define."""
+    from optforge.compiler.check import FUNCTIONS_ONLY
+
+    if not any(unit.result.require().declarations for unit in units):
+        each = "" if len(units) == 1 else "each "
+        raise CommandProblem(f"{', '.join(str(unit.path) for unit in units)} {each}{FUNCTIONS_ONLY}")

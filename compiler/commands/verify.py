@@ -14,6 +14,7 @@ from optforge.compiler.commands.console import (
     Commands,
     add_command,
     checked_units,
+    require_declarations,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run_verify(options: argparse.Namespace) -> int:
     units = checked_units(options.files)
     if not all(unit.result.program for unit in units):
         return SPEC_IS_WRONG
+    require_declarations(units)
     found = []
     for unit in units:
         for finding in findings_of(unit, Budget(options.examples, options.seed), options.claims_only):

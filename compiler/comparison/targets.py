@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from optforge.compiler import ir
 from optforge.compiler.check import check_file
-from optforge.compiler.library import SPECS
 from optforge.compiler.load import find_spec, load_class
+from optforge.compiler.workspace import SPECS
 
 if TYPE_CHECKING:
     from torch.nn import Parameter

@@ -43,7 +43,7 @@ def load(path_or_name: str | Path, optimizer: str | None = None) -> Any:
 
     Raises:
         SpecError: the spec is wrong; the message shows every mistake with its place.
-        LookupError: no such file or name, or several to choose from.
+        LookupError: no such file or name, several to choose from, or functions only.
     """
     from optforge.compiler.load import load_class
 
@@ -55,6 +55,7 @@ def compile_source(text: str, name: str = "<string>") -> ModuleType:
 
     Raises:
         SpecError: the spec is wrong; the message shows every mistake with its place.
+        LookupError: the spec defines functions only.
     """
     from optforge.compiler.load import compile_source as compile_text
 
