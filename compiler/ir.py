@@ -54,6 +54,12 @@ class Source(Enum):
 Key: TypeAlias = tuple[Source, str]
 WEIGHT: Key = (Source.STREAM, "weight")
 GRAD: Key = (Source.STREAM, "grad")
+STEP: Key = (Source.STEP, "t")
+
+
+def stored(output: str) -> Key:
+    """The input whose place the output of a step takes: the weight, or a memory of that name."""
+    return WEIGHT if output == "weight" else (Source.MEMORY, output)
 
 
 @dataclass(frozen=True, slots=True)

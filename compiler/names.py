@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import keyword
-import re
 
 from optforge.compiler.library import Report
 from optforge.compiler.ops import CALLABLE, OPERATORS
@@ -104,7 +103,7 @@ def reason_against_parameter(text: str) -> str | None:
         return CONSTRUCTOR
     if text in GROUP_KEYS:
         return "parameter groups have a key of that name"
-    return FUNCTIONS if text in CALLED or re.fullmatch(r"(\w+_)?total_\d+", text) else None
+    return FUNCTIONS if text in CALLED else None
 
 
 def require_usable_function_name(name: ast.Identifier, report: Report) -> None:

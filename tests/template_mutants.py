@@ -75,8 +75,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "gradient overwritten by a kernel",
         "a generated line writes into the storage of the gradient",
         "compiler/passes/storage.py",
-        'if storage.startswith("input:") and (storage not in self.given_back or storage == "input:grad"):',
-        'if storage.startswith("input:") and storage not in {*self.given_back, "input:grad"}:',
+        "if isinstance(storage, tuple) and (storage not in self.given_back or storage == ir.GRAD):",
+        "if isinstance(storage, tuple) and storage not in {*self.given_back, ir.GRAD}:",
     ),
     Mutant(
         "memory overwritten while it is read",

@@ -161,8 +161,8 @@ def always_overwrite(monkeypatch: pytest.MonkeyPatch) -> None:
 def overwrite_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     is_free = storage.Plan.is_free
 
-    def generous(self: storage.Plan, name: str, index: int) -> bool:
-        return is_free(self, name, index) or (name == "input:grad" and self.last_read[name] <= index)
+    def generous(self: storage.Plan, name: storage.Storage, index: int) -> bool:
+        return is_free(self, name, index) or (name == ir.GRAD and self.last_read[name] <= index)
 
     monkeypatch.setattr(storage.Plan, "is_free", generous)
 

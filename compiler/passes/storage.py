@@ -8,12 +8,13 @@ the choice of a branch) share the storage of what they show, and keep it alive.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeGuard
+from typing import TypeAlias, TypeGuard
 
 from optforge.compiler import ir
 from optforge.compiler.ops import OPERATORS
 
-SPREAD = "spread"  # the storage of a value shown at several places at once: never free
+Storage: TypeAlias = "ir.Key | str"  # of an input by its key, of a tensor that an equation makes by its name
+SPREAD = "spread:"  # the storage of a value shown at several places at once: never free; no equation is called so
 
 
 def plan_storage(function: ir.Function) -> ir.Function:
@@ -30,9 +31,9 @@ class Plan:
     """The storage that each name shares, and the last equation that reads each storage."""
 
     def __init__(self, function: ir.Function) -> None:
-        self.storage: dict[str, frozenset[str]] = {}
-        self.given_back = {f"input:{output.name}" for output in function.outputs}
-        self.last_read: dict[str, int] = {}
+        self.storage: dict[str, frozenset[Storage]] = {}
+        self.given_back = {ir.stored(output.name) for output in function.outputs}
+        self.last_read: dict[Storage, int] = {}
         self.has_transposed = any(shows_transposed(equation.value) for equation in function.equations)
         for index, equation in enumerate(function.equations):
             for node in (equation.value, *([equation.when] if equation.when else [])):
@@ -43,21 +44,21 @@ class Plan:
             for read in self.reads(output.value):
                 self.last_read[read] = len(function.equations)
 
-    def reads(self, expr: ir.Expr) -> set[str]:
+    def reads(self, expr: ir.Expr) -> set[Storage]:
         """Every storage that computing the expression reads."""
-        found: set[str] = set()
+        found: set[Storage] = set()
         for node in ir.walk(expr):
             found |= self.leaf(node)
         return found
 
-    def leaf(self, node: ir.Expr) -> frozenset[str]:
+    def leaf(self, node: ir.Expr) -> frozenset[Storage]:
         if isinstance(node, ir.Input):
-            return frozenset({f"input:{node.name}"})
+            return frozenset({node.key})
         if isinstance(node, ir.Ref):
             return self.storage[node.name]
         return frozenset()
 
-    def shown(self, expr: ir.Expr) -> frozenset[str]:
+    def shown(self, expr: ir.Expr) -> frozenset[Storage]:
         """The storages that the value itself may lie in; empty for a tensor of its own."""
         match expr:
             case ir.Input() | ir.Ref():
@@ -104,10 +105,10 @@ class Plan:
             return False
         return all(self.is_free(storage, index) for storage in storages)
 
-    def is_free(self, storage: str, index: int) -> bool:
+    def is_free(self, storage: Storage, index: int) -> bool:
         if storage == SPREAD:
             return False
-        if storage.startswith("input:") and (storage not in self.given_back or storage == "input:grad"):
+        if isinstance(storage, tuple) and (storage not in self.given_back or storage == ir.GRAD):
             return False
         return self.last_read[storage] <= index
 

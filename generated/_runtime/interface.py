@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,11 +52,19 @@ class Memory:
 
 @dataclass(frozen=True)
 class Event:
-    """What `SpecOptimizer.fire(name)` runs; its totals are computed just before."""
+    """What `SpecOptimizer.fire(name)` runs; its totals are computed just before.
+
+    `renamed` says what the kernels call an argument that a hyper shares its name with.
+    """
 
     name: str
     kernel: Kernel
     totals: tuple[Kernel, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def scalars(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by the names that the kernels have for them."""
+        return {self.renamed.get(name, name): value for name, value in arguments.items()}
 
 
 @dataclass(frozen=True)

@@ -12,36 +12,37 @@ from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.targets.torch.documents import docstring, wrapped
 from optforge.compiler.targets.torch.expressions import quoted
-from optforge.compiler.targets.torch.statements import WIDTH, PyFunction, free_name, lower_function
+from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, given_names, scalar_names
+from optforge.compiler.targets.torch.statements import WIDTH, PyFunction, lower_function
 
 INDENT = 4  # of the body of a class, in which the lines stand
 
 
 def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[str], list[PyFunction]]:
     """The lines of ``Spec(...)`` without their indentation, and the functions from older memories and hypers."""
-    order = tuple(hyper.name for hyper in node.hypers)
+    scalars = scalar_names(node)
     lines = ["Spec(", f"    hash={quoted(node.fingerprint)},", *memories_lines(node.rules)]
     functions: list[PyFunction] = []
     entries: list[str] = []
     for rule in node.rules:
         for each in rule.was:
             target = each.outputs[0].name
-            functions.append(past_function(each, free_name(f"{prefix}{rule.name}_{target}_was", taken), order))
+            functions.append(past_function(each, free_name(f"{prefix}{rule.name}_{target}_was", taken), scalars))
             entries += was_lines(rule.name, target, functions[-1])
     for each in node.was:
         target = each.outputs[0].name
-        functions.append(past_function(each, free_name(f"{prefix}{target}_was", taken), ()))
+        functions.append(past_function(each, free_name(f"{prefix}{target}_was", taken), given_names(each)))
         entries += was_lines("", target, functions[-1])
     lines += ["    was=(", *(f"        {line}" for line in entries), "    ),"] if entries else []
     return [*lines, ")"], functions
 
 
-def past_function(function: ir.Function, name: str, order: tuple[str, ...]) -> PyFunction:
+def past_function(function: ir.Function, name: str, scalars: ScalarNames) -> PyFunction:
     """One memory or hyper as a function of those of an older checkpoint."""
     target = function.outputs[0].name
     memories = [each.name for each in inputs_of(function) if each.source is ir.Source.MEMORY]
     doc = docstring(wrapped(f"The {target} of an older checkpoint.", WIDTH - 10))
-    lowered = lower_function(function, name, doc, tuple(dict.fromkeys(memories)), order)
+    lowered = lower_function(function, name, doc, tuple(dict.fromkeys(memories)), scalars)
     return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))
 
 

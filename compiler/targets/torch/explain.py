@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from optforge.compiler import ir
 from optforge.compiler.targets.torch.fused import lower_fused
+from optforge.compiler.targets.torch.hygiene import free_name, scalar_names
 from optforge.compiler.targets.torch.layouts import step_layout
-from optforge.compiler.targets.torch.statements import free_name, lower_function
+from optforge.compiler.targets.torch.statements import lower_function
 from optforge.compiler.text import expression_text
 from optforge.compiler.types import Dim
 
@@ -75,9 +76,9 @@ def strategy_text(rule: ir.Rule, optimizer: ir.Optimizer) -> str:
     """What `backend="auto"` does with the rule's step."""
     from optforge.compiler.targets.torch.runtime.strategies import AUTO_ELEMENTS
 
-    order = tuple(hyper.name for hyper in optimizer.hypers)
-    step = lower_function(rule.step, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), order)
-    fused = lower_fused(rule, step, free_name(f"{rule.name}_fused", set()), optimizer.requirements)
+    scalars = scalar_names(optimizer)
+    step = lower_function(rule.step, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), scalars)
+    fused = lower_fused(rule, step, free_name(f"{rule.name}_fused", set()), scalars, optimizer.requirements)
     compiled = f"torch.compile from {AUTO_ELEMENTS:,} elements on, eager below"
     if step_layout(rule) != "elementwise" and rule.memories:
         compiled += "; compiled for a CPU, memories that follow elementwise move first"

@@ -52,11 +52,11 @@ def number_text(value: float, spelling: str) -> str:
 class Writer:
     """Writes expressions; notes in ``used`` which modules and runtime functions the text needs.
 
-    ``names`` gives the Python name of each ``input:x`` and ``x`` (an equation). Where elements come without
+    ``names`` gives the Python name of each input by its key, and of each equation. Where elements come without
     rows and columns (``is_flat``), scalars have no dimensions either.
     """
 
-    names: Mapping[str, str]
+    names: Mapping[ir.Key | str, str]
     is_flat: bool = False
     used: set[str] = field(default_factory=set)
     known: dict[int, tuple[ir.Expr, str, Level]] = field(default_factory=dict)
@@ -79,8 +79,8 @@ class Writer:
         match expr:
             case ir.Literal():
                 return self._literal(expr)
-            case ir.Input(name=name):
-                return self.names[f"input:{name}"], Level.POSTFIX
+            case ir.Input():
+                return self.names[expr.key], Level.POSTFIX
             case ir.Ref(name=name):
                 return self.names[name], Level.POSTFIX
             case ir.Select():

@@ -18,7 +18,8 @@ from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarg
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.passes.fold import is_literal_truth, spelled
 from optforge.compiler.pipeline import compile_program
-from optforge.compiler.targets.torch.statements import WIDTH, Lowering, PyFunction, python_name, signature_lines
+from optforge.compiler.targets.torch.hygiene import ScalarNames, python_name
+from optforge.compiler.targets.torch.statements import WIDTH, Lowering, PyFunction, signature_lines
 from optforge.compiler.text import apply, literal, natural_type
 from optforge.compiler.types import Universe
 from optforge.dsl.source import Source
@@ -50,11 +51,12 @@ def kernels() -> tuple[tuple[ir.Optimizer, Pattern], ...]:
 
 
 def lower_fused(
-    rule: ir.Rule, step: PyFunction, name: str, requirements: tuple[ir.Requirement, ...]
+    rule: ir.Rule, step: PyFunction, name: str, scalars: ScalarNames, requirements: tuple[ir.Requirement, ...]
 ) -> PyFunction | None:
     """The rule's step on lists of tensors by a fused kernel; None where no kernel is known to compute it.
 
-    ``step`` is the function of the rule, ``requirements`` are what the rule's optimizer demands of its hypers.
+    ``step`` is the function of the rule; ``scalars`` are the keywords of its optimizer's functions, ``requirements``
+    what that demands of its hypers.
     """
     tensors = {"weight", "grad", *(memory.name for memory in rule.memories)}
     if set(step.inputs) != tensors:
@@ -69,7 +71,7 @@ def lower_fused(
         except TooLarge:
             continue
         if values is not None:
-            return call_of(kernel, found, values, step, name)
+            return call_of(kernel, found, values, step, name, scalars)
     return None
 
 
@@ -205,12 +207,17 @@ def inlined(expr: ir.Expr, step: ir.Function) -> ir.Expr:
 
 
 def call_of(
-    kernel: ir.Optimizer, found: Instance, values: Mapping[str, ir.Expr], step: PyFunction, name: str
+    kernel: ir.Optimizer,
+    found: Instance,
+    values: Mapping[str, ir.Expr],
+    step: PyFunction,
+    name: str,
+    scalars: ScalarNames,
 ) -> PyFunction:
     """A Python function that calls the kernel; lists by position as the step's tensors, scalars by keyword."""
     outputs = tuple(ir.Output(hyper, value) for hyper, value in values.items())
     lowering = Lowering(ir.Function(name, Universe.TENSOR, (), outputs))
-    lowering.names.update({f"input:{scalar}": scalar for scalar in step.scalars})
+    lowering.names.update({key: scalar for key, scalar in scalars.items() if scalar in step.scalars})
     lowering.names.update({f"function:{function}": function for function in FUNCTIONS.values()})
     lists: dict[str, str] = {}
     for key in step.inputs:

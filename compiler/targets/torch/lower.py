@@ -22,12 +22,12 @@ from optforge.compiler.targets.torch.documents import (
 )
 from optforge.compiler.targets.torch.expressions import number_text, quoted
 from optforge.compiler.targets.torch.fused import lower_fused
+from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, scalar_names
 from optforge.compiler.targets.torch.layouts import layout_of, step_layout
 from optforge.compiler.targets.torch.statements import (
     WIDTH,
     Lowering,
     PyFunction,
-    free_name,
     lower_function,
     signature_lines,
 )
@@ -157,7 +157,7 @@ def lower_declaration(
     prefix = f"{snake_case(node.name)}_" if is_one_of_several else ""
     match node:
         case ir.Schedule():
-            factor = lower_function(node.function, "factor", (), (), (), WIDTH - 4)
+            factor = lower_function(node.function, "factor", (), (), scalar_names(node), WIDTH - 4)
             factor = replace(
                 factor, returns=(f"return {factor.returns[0].removeprefix('return (').removesuffix(',)')}",)
             )
@@ -165,9 +165,9 @@ def lower_declaration(
         case ir.Optimizer() | ir.Penalty():
             functions: list[PyFunction] = []
             rules: list[str] = []
-            order = tuple(hyper.name for hyper in node.hypers)
+            scalars = scalar_names(node)
             for rule in node.rules:
-                text, own = lower_rule(rule, prefix, order, taken, node.requirements)
+                text, own = lower_rule(rule, prefix, scalars, taken, node.requirements)
                 rules.extend(text)
                 functions.extend(own)
             if isinstance(node, ir.Penalty):
@@ -185,7 +185,7 @@ def snake_case(name: str) -> str:
 
 
 def lower_rule(
-    rule: ir.Rule, prefix: str, order: tuple[str, ...], taken: set[str], requirements: tuple[ir.Requirement, ...]
+    rule: ir.Rule, prefix: str, scalars: ScalarNames, taken: set[str], requirements: tuple[ir.Requirement, ...]
 ) -> tuple[list[str], list[PyFunction]]:
     """The text of a ``Rule(...)`` and the functions it names; ``requirements`` are those of its optimizer."""
     memories = tuple(memory.name for memory in rule.memories)
@@ -193,13 +193,14 @@ def lower_rule(
 
     def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
         doc = docstring(wrapped(sentence, WIDTH - 10))
-        return lower_function(function, free_name(name, taken), doc, memories, order)
+        return lower_function(function, free_name(name, taken), doc, memories, scalars)
 
     def total_lines(totals: tuple[ir.Function, ...], indent: int) -> list[str]:
         found = [f"{' ' * indent}totals=("] if totals else []
         for total in totals:
-            name = total.outputs[0].name
-            functions.append(lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}."))
+            name = scalars[ir.Source.TOTAL, total.outputs[0].name]
+            function = lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}.")
+            functions.append(replace(function, outputs=(name,)))
             found += kernel_lines("", total, functions[-1], rule, indent + 4)
         return [*found, f"{' ' * indent}),"] if totals else []
 
@@ -208,7 +209,7 @@ def lower_rule(
     functions = [lowered(rule.step, f"{stem}_{noun}", f"{shown}.")]
     lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
     lines += memory_lines(rule)
-    fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), requirements)
+    fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), scalars, requirements)
     if fused:
         taken.add(fused.name)
         functions.append(fused)
@@ -227,6 +228,7 @@ def lower_rule(
             lines += ["        Event(", f'            name="{event.name}",']
             lines += kernel_lines("kernel", event.function, functions[-1], rule, 12)
             lines += total_lines(event.totals, 12)
+            lines += renamed_lines(event, scalars)
             lines.append("        ),")
         lines.append("    ),")
     return [*lines, "),"], functions
@@ -257,6 +259,16 @@ def kernel_lines(
         *([f"{space}    fused={fused},"] if fused else []),
         f"{space}),",
     ]
+
+
+def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
+    """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
+    names = {argument.name: scalars[ir.Source.ARGUMENT, argument.name] for argument in event.parameters}
+    shown = [f"{quoted(name)}: {quoted(text)}" for name, text in names.items() if text != name]
+    flat = f"            renamed={{{', '.join(shown)}}},"
+    if len(flat) + 8 <= WIDTH:
+        return [flat] if shown else []
+    return ["            renamed={", *(f"                {each}," for each in shown), "            },"]
 
 
 def quote_all(names: tuple[str, ...]) -> list[str]:
@@ -293,7 +305,7 @@ def lower_class(
         ("hypers = {", *(f'    "{name}": {name},' for name in names), "}") if names else ("hypers = {}",),
         call,
         signature_lines("check_hypers", [], names, WIDTH - 12, " -> None"),
-        tuple(line for requirement in node.requirements for line in requirement_lines(requirement)),
+        tuple(line for requirement in node.requirements for line in requirement_lines(requirement, node.hypers)),
         lower_events(ir_rules),
         factor,
     )
@@ -349,12 +361,14 @@ def default_text(literal: ir.Literal) -> str:
             return repr(literal.value)
 
 
-def requirement_lines(requirement: ir.Requirement) -> tuple[str, ...]:
-    """``require(name, value, "condition", condition)``, one argument a line where it is long."""
+def requirement_lines(requirement: ir.Requirement, hypers: tuple[ir.Hyper, ...]) -> tuple[str, ...]:
+    """``require(name, value, "condition", condition)``, one argument a line where it is long.
+
+    It stands below others in a function of all ``hypers``.
+    """
     outputs = (ir.Output("value", requirement.value), ir.Output("condition", requirement.condition))
     lowering = Lowering(ir.Function("condition", Universe.TENSOR, (), outputs), ())
-    for name in lowering.inputs:
-        lowering.names[f"input:{name}"] = name
+    lowering.names |= {(ir.Source.HYPER, hyper.name): hyper.name for hyper in hypers}
     shown = expression_text(requirement.condition)
     text = quoted(shown if len(shown) <= 64 else f"{shown[:61]}...")
     value = lowering.writer.text(requirement.value)

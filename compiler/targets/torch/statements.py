@@ -6,28 +6,28 @@ in Python that does not fit becomes an ``if`` statement.
 
 from __future__ import annotations
 
-import keyword
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
-from optforge.compiler.ops import OPERATORS, Level
+from optforge.compiler.ops import Level
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
+from optforge.compiler.targets.torch.hygiene import TAKEN, free_name, python_name
 from optforge.compiler.targets.torch.layouts import layout_of
 
 WIDTH = 88
 CHOICE = 32  # how much longer the line of a choice may be before it becomes an `if` statement
-RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
-TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}
 PART = re.compile(r"_part(_\d+)?$")
+WEIGHT = re.compile(r"\bweight\b")
+DIMENSIONS: tuple[ir.Key, ...] = ((ir.Source.DIMENSION, "rows"), (ir.Source.DIMENSION, "cols"))
 SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.TOTAL)
 
 
 @dataclass(frozen=True, slots=True)
 class PyFunction:
-    """A Python function ready to be laid out; ``inputs`` and ``outputs`` are state keys."""
+    """A Python function ready to be laid out; ``inputs`` and ``outputs`` are state keys, ``scalars`` its keywords."""
 
     name: str
     signature: tuple[str, ...]
@@ -40,35 +40,19 @@ class PyFunction:
     used: frozenset[str]
 
 
-def python_name(name: str) -> str:
-    """A Python identifier for a path such as ``m.s``."""
-    text = name.replace(".", "_").replace(":", "_")
-    return f"{text}_" if text in TAKEN or keyword.iskeyword(text) else text
-
-
-def free_name(wanted: str, taken: set[str]) -> str:
-    """The name itself, or with a number behind it where it is taken; it is taken from now on."""
-    name, count = wanted, 1
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
-    return name
-
-
 def lower_function(
     function: ir.Function,
     name: str,
     doc: tuple[str, ...],
     memories: tuple[str, ...],
-    order: tuple[str, ...],
+    scalars: Mapping[ir.Key, str],
     width: int = WIDTH,
 ) -> PyFunction:
     """The Python function of a scheduled IR function; tensors come by position, scalars by keyword.
 
-    ``memories`` and ``order`` (of hypers) give the order of the parameters.
+    ``memories`` and ``scalars``, the keyword of each, give the order of the parameters.
     """
-    return Lowering(function, memories, order, width).lowered(name, doc)
+    return Lowering(function, memories, scalars, width).lowered(name, doc)
 
 
 @dataclass
@@ -77,87 +61,80 @@ class Lowering:
 
     function: ir.Function
     memories: tuple[str, ...] = ()
-    order: tuple[str, ...] = ()
+    scalars: Mapping[ir.Key, str] = field(default_factory=dict)
     width: int = WIDTH
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[ir.Key | str, str] = field(default_factory=dict)  # of inputs by their keys, of equations
     lines: list[str] = field(default_factory=list)
     guards: dict[ir.Expr, str] = field(default_factory=dict)
     block: tuple[int, ir.Expr | None] = (0, None)  # where the last block of a guard ends, and the guard
 
     def __post_init__(self) -> None:
-        self.inputs = {node.name: node for node in inputs_of(self.function)}
+        self.inputs = {node.key: node for node in inputs_of(self.function)}
         whens = [e.when for e in self.function.equations if e.when]
-        self.inputs |= {n.name: n for w in whens for n in ir.walk(w) if isinstance(n, ir.Input)}
+        self.inputs |= {n.key: n for w in whens for n in ir.walk(w) if isinstance(n, ir.Input)}
         self.writer = Writer(self.names, is_flat=layout_of(self.function) == "elementwise")
         self.last_read = self._last_reads()
 
-    def _last_reads(self) -> dict[str, int]:
+    def _last_reads(self) -> dict[ir.Key, int]:
         """The last equation that reads each input; the outputs read at the very end."""
-        found: dict[str, int] = {}
+        found: dict[ir.Key, int] = {}
         values = [(e.value, *([e.when] if e.when else [])) for e in self.function.equations]
         values.append(tuple(output.value for output in self.function.outputs))
         for index, group in enumerate(values):
             for node in (node for value in group for node in ir.walk(value)):
                 if isinstance(node, ir.Input):
-                    found[node.name] = index
+                    found[node.key] = index
         return found
 
     def lowered(self, name: str, doc: tuple[str, ...]) -> PyFunction:
-        scalars = tuple(node.name for node in self.inputs.values() if node.source in SCALAR_SOURCES)
-        known = ("t", *self.order)
-        scalars = tuple(sorted(scalars, key=lambda name: known.index(name) if name in known else len(known)))
-        for scalar in scalars:
-            self.names[f"input:{scalar}"] = scalar
-        self.names["input:weight"], self.names["input:grad"] = "weight", "grad"
-        self._name_memories()
-        self.parameters = {memory: self.names.get(f"input:{memory}", "") for memory in self.memories}
+        scalars = self._name_scalars()
+        self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
+        read = {memory: self._name_memory(memory) for memory in self.memories if ir.stored(memory) in self.inputs}
         self._name_dimensions()
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
         returns = tuple(self._returned(output) for output in self.function.outputs)
-        reads_weight = "weight" in self.inputs or any("weight" in line for line in (*self.lines, *returns))
+        reads_weight = ir.WEIGHT in self.inputs or any(WEIGHT.search(line) for line in (*self.lines, *returns))
         tensors = ["weight"] if reads_weight else []
-        tensors += ["grad"] if "grad" in self.inputs else []
-        read = [memory for memory in self.memories if memory in self.inputs]
-        positional = [*tensors, *(self.parameters[memory] for memory in read)]
+        tensors += ["grad"] if ir.GRAD in self.inputs else []
+        positional = [*tensors, *read.values()]
         return PyFunction(
             name,
-            signature_lines(name, positional, list(scalars)),
+            signature_lines(name, positional, scalars),
             doc,
             tuple(self.lines),
             return_lines(returns),
-            tuple(tensors) + tuple(read),
-            scalars,
+            (*tensors, *read),
+            tuple(scalars),
             tuple(output.name for output in self.function.outputs),
             frozenset(self.writer.used),
         )
 
     # Names
 
-    def _name_memories(self) -> None:
-        for memory in self.memories:
-            if memory in self.inputs:
-                self.names[f"input:{memory}"] = self.free(python_name(memory))
+    def _name_scalars(self) -> list[str]:
+        """The keywords of what the function reads: the step count and hypers in their order, then the others."""
+        order = [key for key in self.scalars if key[0] in (ir.Source.STEP, ir.Source.HYPER)]
+        read = [key for key, node in self.inputs.items() if node.source in SCALAR_SOURCES]
+        read.sort(key=lambda key: order.index(key) if key in order else len(order))
+        self.names |= {key: self.scalars[key] for key in read}
+        return [self.scalars[key] for key in read]
+
+    def _name_memory(self, memory: str) -> str:
+        name = self.names[ir.stored(memory)] = self.free(python_name(memory))
+        return name
 
     def _name_dimensions(self) -> None:
-        used = [name for name in ("rows", "cols") if name in self.inputs]
-        for name in used:
-            self.names[f"input:{name}"] = self.free(name)
-        if len(used) == 2:
-            rows, cols = (self.names[f"input:{name}"] for name in used)
-            if self.names["input:rows"] != rows:
-                rows, cols = cols, rows
-            self.lines.append(f"{self.names['input:rows']}, {self.names['input:cols']} = weight.shape[-2:]")
+        used = [key for key in DIMENSIONS if key in self.inputs]
+        for key in used:
+            self.names[key] = self.free(key[1])
+        if used == list(DIMENSIONS):
+            self.lines.append(f"{', '.join(self.names[key] for key in used)} = weight.shape[-2:]")
         elif used:
-            self.lines.append(f"{self.names[f'input:{used[0]}']} = weight.shape[{-2 if used[0] == 'rows' else -1}]")
+            self.lines.append(f"{self.names[used[0]]} = weight.shape[{DIMENSIONS.index(used[0]) - 2}]")
 
     def free(self, wanted: str) -> str:
-        taken = set(self.names.values()) | TAKEN
-        name, count = wanted, 1
-        while name in taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        return name
+        return free_name(wanted, set(self.names.values()) | TAKEN)
 
     def _name_equation(self, index: int, equation: ir.Equation) -> str:
         """The equation's own name; that of an input which nobody reads any more may be taken over."""
@@ -168,15 +145,14 @@ class Lowering:
             owners = [key for key, value in self.names.items() if value == text]
             if not owners and text not in TAKEN:
                 return text
-            ends = owners and all(key.startswith("input:") for key in owners)
-            if ends and all(self._ends(key.removeprefix("input:"), index) for key in owners):
+            if owners and all(isinstance(key, tuple) and self._ends(key, index) for key in owners):
                 return text
         return self.free(python_name(equation.name))
 
-    def _ends(self, name: str, index: int) -> bool:
-        node = self.inputs.get(name)
-        is_tensor = node is None or node.source in (ir.Source.STREAM, ir.Source.MEMORY)
-        return is_tensor and name != "grad" and self.last_read.get(name, -1) <= index
+    def _ends(self, key: ir.Key, index: int) -> bool:
+        """Whether the input is a tensor that nothing reads any more."""
+        is_tensor = key[0] in (ir.Source.STREAM, ir.Source.MEMORY)
+        return is_tensor and key != ir.GRAD and self.last_read.get(key, -1) <= index
 
     # Lines
 
@@ -282,14 +258,15 @@ class Lowering:
     def _returned(self, output: ir.Output) -> str:
         """An output; what lies in the buffer of another output is copied before it is given away."""
         text = self.writer.text(output.value)
-        lent = set() if output.value.type.is_scalar_phase else self.buffers(output.value) - {output.name, "grad"}
+        own = {ir.stored(output.name), ir.GRAD}
+        lent = set() if output.value.type.is_scalar_phase else self.buffers(output.value) - own
         return f"{text}.clone()" if lent else text
 
-    def buffers(self, expr: ir.Expr) -> set[str]:
+    def buffers(self, expr: ir.Expr) -> set[ir.Key]:
         """The inputs in whose storage a value may lie."""
         match expr:
-            case ir.Input(name=name):
-                return {name}
+            case ir.Input():
+                return {expr.key}
             case ir.Ref(name=name):
                 equation = next(e for e in self.function.equations if e.name == name)
                 if equation.in_place:

@@ -47,8 +47,11 @@ class Work:
         return [*memories, (extra, self.dtype if extra.name == "kahan" else self.compute_dtype)] if extra else memories
 
     def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
-        """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work."""
-        known = {"t": self.t, **self.hypers, **arguments}
+        """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work.
+
+        An argument that is called like a hyper is one of another rule's event: this rule's have names of their own.
+        """
+        known = {"t": self.t, **arguments, **self.hypers}
         shape = () if kernel.layout == "elementwise" else (1, 1)
         given = {n: x.to(self.device, self.compute_dtype).view(shape) for n, x in totals.items() if n in kernel.scalars}
         flags = {n: known[n] for n in kernel.scalars if n in known and isinstance(known[n], (bool, str))}

@@ -186,7 +186,8 @@ class SpecOptimizer(torch.optim.Optimizer):
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
                 self._initialize(work)
-            totals = {name: self._totals(rule.totals, works, {}) for name, rule in _rules_of(works).items()}
+            rules = {work.rule.name: work.rule for work in works}
+            totals = {name: self._totals(rule.totals, works, {}) for name, rule in rules.items()}
             for work, buckets in [(w, self._arrange(w, w.rule.step.layout, settled=True)) for w in works]:
                 step = work.rule.step
                 scalars = work.scalars(step, totals[work.rule.name], {})
@@ -215,10 +216,11 @@ class SpecOptimizer(torch.optim.Optimizer):
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
                 self._initialize(work)
-            totals = {name: self._totals(found.totals, stepped, arguments) for name, found in events.items()}
+            given = {name: found.scalars(arguments) for name, found in events.items()}
+            totals = {name: self._totals(found.totals, stepped, given[name]) for name, found in events.items()}
             for work in works:
                 found = events[work.rule.name]
-                scalars = work.scalars(found.kernel, totals[work.rule.name], arguments)
+                scalars = work.scalars(found.kernel, totals[work.rule.name], given[work.rule.name])
                 run = self._runner(found.kernel, work)
                 for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
                     run(bucket, scalars)
@@ -388,10 +390,6 @@ def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _require_precision(precision: object) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
-
-
-def _rules_of(works: Iterable[Work]) -> dict[str, Rule]:
-    return {work.rule.name: work.rule for work in works}
 
 
 def _all_finite(works: Iterable[Work]) -> bool:

@@ -1,0 +1,60 @@
+"""Names in generated functions: each thing its own, whatever the spec calls the others.
+
+A kernel's scalars come by keyword, and the runtime looks them up by that word: hypers in the parameter group,
+arguments in the call of the event, totals among what was summed up before. So hypers keep their names, which users
+see; arguments and totals that are called like a hyper, or like each other, get a number behind theirs. The functions
+of a class share these names, since an event goes to all rules that have it. Everything else in a function is its own
+and gets a name that is free there.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from optforge.compiler import ir
+from optforge.compiler.causality import inputs_of
+from optforge.compiler.ops import OPERATORS
+
+RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
+TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}
+
+ScalarNames: TypeAlias = Mapping[ir.Key, str]
+
+
+def python_name(name: str) -> str:
+    """A Python identifier for a path such as ``m.s``."""
+    text = name.replace(".", "_").replace(":", "_")
+    return f"{text}_" if text in TAKEN or keyword.iskeyword(text) else text
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The name itself, or with a number behind it where it is taken; it is taken from now on."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    return name
+
+
+def scalar_names(node: ir.Declaration) -> ScalarNames:
+    """The keyword of each scalar of a declaration: the step count and hypers in their order, then the others."""
+    names: dict[ir.Key, str] = {ir.STEP: "t"}
+    names |= {(ir.Source.HYPER, hyper.name): hyper.name for hyper in node.hypers}
+    rules = () if isinstance(node, ir.Schedule) else node.rules
+    events = [event for rule in rules for event in rule.events]
+    taken = set(names.values())
+    for key in dict.fromkeys((ir.Source.ARGUMENT, each.name) for event in events for each in event.parameters):
+        names[key] = free_name(key[1], taken)
+    taken |= {memory.name for rule in rules for memory in rule.memories}
+    totals = [*(rule.totals for rule in rules), *(event.totals for event in events)]
+    for key in dict.fromkeys((ir.Source.TOTAL, each.outputs[0].name) for group in totals for each in group):
+        names[key] = free_name(key[1], taken)
+    return names
+
+
+def given_names(function: ir.Function) -> ScalarNames:
+    """The keywords of a function that stands alone: what it reads, as the spec calls it."""
+    return {node.key: node.name for node in inputs_of(function)}
