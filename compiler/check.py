@@ -5,7 +5,7 @@ A stage collects all its errors; the driver stops after a stage that failed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from optforge.compiler import ir
@@ -62,16 +62,18 @@ def check_tree(file: ast.File, folder: Path | None, report: Report, workspace: W
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A spec file that was read and checked."""
+    """A spec file that was read and checked, and the files beside it as they were then."""
 
     path: Path
     source: Source
     result: Result
+    workspace: Workspace = field(default_factory=Workspace)
 
 
 def check_file(path: Path, workspace: Workspace | None = None) -> Unit:
     """Read and check one spec file; what is wrong is in the result's diagnostics."""
+    workspace = workspace or Workspace()
     source, problems = read_source(path)
     if source is None:
-        return Unit(path, Source(str(path), ""), Result(None, problems))
-    return Unit(path, source, check_source(source, path.resolve().parent, workspace))
+        return Unit(path, Source(str(path), ""), Result(None, problems), workspace)
+    return Unit(path, source, check_source(source, path.resolve().parent, workspace), workspace)

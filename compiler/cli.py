@@ -1,7 +1,7 @@
 """The ``optforge`` command: its commands are the modules of ``optforge.compiler.commands``.
 
-Exit codes: 0 fine, 1 a spec (or a generated file) is wrong, 2 the command line is wrong, 70 the
-compiler itself is. Messages go to stderr, in colour only on a terminal.
+Exit codes: 0 fine, 1 a spec (or a generated file) is wrong or a file cannot be read or written, 2 the command line
+is wrong, 70 the compiler itself is. Messages go to stderr, in colour only on a terminal.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 
 from optforge.compiler.commands import build, check, compare, explain, fmt, fuzz, new, ops, verify
 from optforge.compiler.commands.console import (
+    CANNOT_GO_ON,
     COMMAND_IS_WRONG,
     COMPILER_IS_WRONG,
-    FINE,
     SPEC_IS_WRONG,
     CommandProblem,
+    abandon_output,
+    describe_failure,
+    finish_output,
     report,
     say,
 )
@@ -35,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     collects = gc.isenabled()
     gc.disable()  # a command is over before garbage matters, and looking for it takes a tenth of a check
     try:
-        return run(options)
+        code = run(options)
+        finish_output()
+        return code
     except CommandProblem as problem:
         say(f"optforge: {problem}")
         return COMMAND_IS_WRONG
@@ -43,8 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(error.diagnostics)
         return SPEC_IS_WRONG
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        abandon_output()  # whoever read it has gone, and wants to hear no more
+        return CANNOT_GO_ON
+    except OSError as problem:
+        abandon_output()
+        say(f"optforge: {describe_failure(problem)}")
+        return CANNOT_GO_ON
     except KeyboardInterrupt:
         return 130
     except Exception as bug:

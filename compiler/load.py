@@ -37,7 +37,7 @@ _loaded: dict[tuple[str, str, Path | None], list[Loaded]] = {}
 
 
 def compile_source(
-    text: str, name: str = "<string>", folder: Path | None = None, disk: Workspace | None = None
+    text: str, name: str = "<string>", folder: Path | None = None, workspace: Workspace | None = None
 ) -> ModuleType:
     """A module with the classes of a spec; the same one again while the text and all that it uses stay the same.
 
@@ -45,18 +45,18 @@ def compile_source(
         text: the spec.
         name: what messages and tracebacks call it.
         folder: where specs that it extends or uses are looked for, before the shipped ones.
-        disk: what was seen of the disk a moment ago.
+        workspace: the files beside it as they are, or were a moment ago.
 
     Raises:
         SpecError: the spec is wrong; the message shows every mistake with its place.
         LookupError: the spec defines functions only.
     """
     folder = folder and folder.resolve()
-    disk = disk or Workspace()
+    workspace = workspace or Workspace()
     for version in _loaded.get((text, name, folder), []):
-        if disk.confirms(version.asked):
+        if workspace.confirms(version.asked):
             return version.module
-    workspace = Workspace()  # of which everything asked is asked for this spec
+    workspace = workspace.anew()
     module = compile_module(text, name, folder, workspace)
     remember((text, name, folder), Loaded(module, workspace.asked))
     return module
@@ -92,35 +92,39 @@ def load_class(path_or_name: str | Path, class_name: str | None = None) -> type:
         SpecError: the spec is wrong.
         LookupError: there is no such file or name, or the file defines several and none was chosen.
     """
-    disk = Workspace()
-    path = find_spec(path_or_name, disk)
+    workspace = Workspace()
+    path = find_spec(path_or_name, workspace)
     source, problems = read_source(path)
     if source is None:
         raise SpecError(problems)
-    module = compile_source(source.text, shown_path(path), path.resolve().parent, disk)
+    module = compile_source(source.text, shown_path(path), path.resolve().parent, workspace)
+    return class_in(module, path, class_name, str(path_or_name))
+
+
+def class_in(module: ModuleType, path: Path, wanted: str | None, called: str) -> type:
+    """The class that is wanted; else the one that the spec was asked for by, or the only one."""
     names: list[str] = module.__all__
-    wanted = class_name or (str(path_or_name) if str(path_or_name) in names else None)
-    if wanted is None and len(names) == 1:
-        wanted = names[0]
-    if wanted is None:
+    if wanted is None and called not in names and len(names) > 1:
         raise LookupError(f"{path} defines {', '.join(names)}: say which one")
-    if wanted not in names:
+    if wanted is not None and wanted not in names:
         raise LookupError(f"{path} defines no `{wanted}`, but {', '.join(names)}")
-    found: type = getattr(module, wanted)
+    found: type = getattr(module, wanted or (called if called in names else names[0]))
     return found
 
 
-def find_spec(path_or_name: str | Path, disk: Workspace | None = None) -> Path:
+def find_spec(path_or_name: str | Path, workspace: Workspace | None = None) -> Path:
     """The file of a path, or the shipped spec that defines a name."""
     path = Path(path_or_name)
     if path.suffix == ".opt" or path.is_file():
         if not path.is_file():
-            raise LookupError(f"there is no file {path}")
+            raise LookupError(f"{path} is a folder, not a spec" if path.is_dir() else f"there is no file {path}")
         return path
     name = str(path_or_name)
-    shipped = (disk or Workspace()).index(SPECS)
+    shipped = (workspace or Workspace()).index(SPECS)
     for (keyword, known), paths in shipped.items():
         if known == name and keyword != "def":
             return paths[0]
+    if path.is_dir():
+        raise LookupError(f"{path} is a folder, not a spec")
     hint = nearest(name, [known for keyword, known in shipped if keyword != "def"])
     raise LookupError(f"there is no shipped spec of `{name}`" + (f"; {hint}" if hint else ""))

@@ -23,9 +23,10 @@ def write_whole(path: Path, text: str) -> None:
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
-    draft = Path(name)
+    draft: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+        draft = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
@@ -33,8 +34,9 @@ def write_whole(path: Path, text: str) -> None:
         draft.chmod(permissions(target))
         draft.replace(target)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        if draft is not None:
+            with contextlib.suppress(OSError):
+                draft.unlink()
         if isinstance(error, OSError):  # a failing write itself names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

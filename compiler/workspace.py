@@ -56,6 +56,10 @@ class Workspace:
             self.asked[question] = tuple((path, self._texts[path]) for path in paths)
         return self.asked[question]
 
+    def anew(self) -> Workspace:
+        """The same files as they were seen here, of which nothing has been asked."""
+        return Workspace({}, self._texts, self._indexes)
+
     def confirms(self, asked: Mapping[Question, Answer]) -> bool:
         """Whether every answer of another workspace is what the disk says here."""
         return all(self.answer(question) == answer for question, answer in asked.items())

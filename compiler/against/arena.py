@@ -20,7 +20,7 @@ from optforge.compiler.against.values import HyperValues
 from optforge.compiler.check import FUNCTIONS_ONLY
 from optforge.compiler.load import compile_source, find_spec
 from optforge.compiler.pipeline import compile_program
-from optforge.compiler.workspace import shown_path
+from optforge.compiler.workspace import Workspace, shown_path
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import read_source
 from optforge.dsl.source import Source
@@ -56,9 +56,10 @@ class Arena:
 def open_arena(spec: str | Path, factory: Callable[..., Any], options: Options, target: str = "") -> Arena:
     """Everything about a contest between a spec (a path, or a shipped optimizer's name) and a factory."""
     source, folder = read_spec(spec)
-    program = compile_program(source, folder)
+    workspace = Workspace()
+    program = compile_program(source, folder, workspace)
     declaration = chosen(program, source.path, options.optimizer, str(spec))
-    ours = getattr(compile_source(source.text, source.path, folder), declaration.name)
+    ours = getattr(compile_source(source.text, source.path, folder, workspace), declaration.name)
     return arena_of(source, declaration, ours, factory, options, target)
 
 

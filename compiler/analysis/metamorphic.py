@@ -148,7 +148,7 @@ def class_findings(unit: Unit, budget: Budget) -> Iterator[Finding]:
     optimizers = [each for each in unit.result.require().declarations if isinstance(each, ir.Optimizer)]
     if not optimizers:
         return
-    module = compile_source(unit.source.text, unit.source.path, unit.path.resolve().parent)
+    module = compile_source(unit.source.text, unit.source.path, unit.path.resolve().parent, unit.workspace)
     for declaration in optimizers:
         for name, differs in PROPERTIES.items():
             verdict = decide_property(differs, getattr(module, declaration.name), declaration, budget)

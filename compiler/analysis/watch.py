@@ -30,7 +30,7 @@ def subjects_of(unit: Unit) -> list[Subject]:
     file, _ = parse_source(unit.source)
     assert file is not None
     report = Report()
-    raw = check_program(resolve_file(file, unit.path.resolve().parent, report), report)
+    raw = check_program(resolve_file(file, unit.path.resolve().parent, report, unit.workspace), report)
     subjects = []
     for declaration, untyped in zip(program.declarations, raw.declarations, strict=True):
         rules = (None,) if isinstance(declaration, ir.Schedule) else declaration.rules

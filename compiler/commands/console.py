@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,7 +15,7 @@ from optforge.dsl.diagnostics import Diagnostic, render_json, render_text
 if TYPE_CHECKING:
     from optforge.compiler.check import Unit
 
-FINE, SPEC_IS_WRONG, COMMAND_IS_WRONG, COMPILER_IS_WRONG = 0, 1, 2, 70
+FINE, SPEC_IS_WRONG, CANNOT_GO_ON, COMMAND_IS_WRONG, COMPILER_IS_WRONG = 0, 1, 1, 2, 70
 
 
 class CommandProblem(Exception):
@@ -22,7 +23,42 @@ class CommandProblem(Exception):
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    with suppress(BrokenPipeError):  # nobody is there to hear it
+        print(text, file=sys.stderr)
+
+
+def finish_output() -> None:
+    """Write out what is waiting, while what goes wrong can still be said."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def abandon_output() -> None:
+    """Send what is still waiting nowhere, so that the interpreter does not fail over it once more when it ends."""
+    with suppress(OSError, AttributeError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def describe_failure(error: OSError) -> str:
+    """One sentence about a file or folder that cannot be used, with its path."""
+    if error.filename is None:
+        return f"cannot go on: {(error.strerror or str(error)).lower()}"
+    path = Path(os.fsdecode(error.filename))
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        file = next((each for each in (path, *path.parents) if each.is_file()), path)
+        return f"{short(file)} is a file, where a folder is needed"
+    if isinstance(error, IsADirectoryError):
+        return f"{short(path)} is a folder, where a file is needed"
+    return f"cannot use {short(path)}: {(error.strerror or str(error)).lower()}"
+
+
+def short(path: Path) -> Path:
+    """The path as it is written from the working directory, where it is inside, and where there is one."""
+    with suppress(OSError, ValueError):
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def report(diagnostics: Iterable[Diagnostic], as_json: bool = False) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from optforge.compiler import ir
 from optforge.compiler.check import check_file
-from optforge.compiler.load import find_spec, load_class
+from optforge.compiler.load import class_in, compile_source, find_spec
 from optforge.compiler.workspace import SPECS
 
 if TYPE_CHECKING:
@@ -93,9 +93,10 @@ def spec_target(label: str, place: str, name: str | None, options: Mapping[str, 
     shipped = SPECS / f"{place}.opt"
     try:
         path = shipped if place.isidentifier() and shipped.is_file() else find_spec(place)
-        program = check_file(path).result.require()
-        known = {each.name for each in program.declarations}
-        cls = load_class(path, name or (place if place in known else None))
+        unit = check_file(path)
+        program = unit.result.require()
+        module = compile_source(unit.source.text, unit.source.path, path.resolve().parent, unit.workspace)
+        cls = class_in(module, path, name, place)
     except LookupError as error:
         raise TargetProblem(str(error)) from None
     (declared,) = (each for each in program.declarations if each.name == cls.__name__)
