@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import warnings
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ import optforge.generated as generated
 from optforge import explain_schedule
 from optforge.compiler.cli import main
 from optforge.compiler.targets.torch import runtime
-from optforge.generated._runtime import graphs, power, strategies, tracing
+from optforge.generated._runtime import graphs, strategies
 
 CLASSES = {cls.__name__: cls for cls in generated_classes()}
 every_class = pytest.mark.parametrize("cls", [p for p in class_parameters() if p.values[0] in generated_classes()])
@@ -74,61 +73,6 @@ def wobble(t: int, optimizer: Any) -> None:
         for name in ("lr", "beta", "beta1", "beta2", "weight_decay"):
             if isinstance(group.get(name), float):
                 group[name] *= 1 - 0.01 * (t % 3)
-
-
-# -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-def test_numbers_remember_their_expression():
-    recorder = tracing.Recorder(torch.zeros(tracing.NUMBERS_LIMIT))
-    t, beta = tracing.Number(recorder, 3, "t"), tracing.Number(recorder, 0.9, "beta")
-    result: Any = -abs(2 / (1 - beta**t) + beta * 4 - t // 2 % 2)
-    assert result.value == -abs(2 / (1 - 0.9**3) + 0.9 * 4 - 3 // 2 % 2)
-    evaluate = tracing._evaluator([result.text], ["t", "beta"])
-    assert evaluate(3, 0.9) == (result.value,) and evaluate(5, 0.5) == (-abs(2 / (1 - 0.5**5) + 2.0 - 0),)
-    assert not recorder.places and not recorder.guards
-
-
-def test_numbers_beside_tensors_are_elements_of_the_vector():
-    vector = torch.arange(1.0, tracing.NUMBERS_LIMIT + 1)
-    recorder = tracing.Recorder(vector)
-    beta, x = tracing.Number(recorder, 0.9, "beta"), torch.ones(3)
-    decay: Any = 1 - beta
-    assert torch.equal(x * decay, x) and torch.equal(decay * x, x)
-    assert torch.equal(x.lerp(2 * x, decay), 2 * x) and torch.equal(x + beta, 3 * x) and torch.equal(beta - x, x)
-    assert torch.equal(torch.where(x > 5, x, beta), 2 * x) and torch.equal(torch.full_like(x, decay), x)
-    assert list(recorder.places) == ["(1 - beta)", "beta"] and not recorder.guards
-
-
-def test_decisions_by_numbers_are_guards():
-    recorder = tracing.Recorder(torch.zeros(tracing.NUMBERS_LIMIT))
-    t, steps = tracing.Number(recorder, 1, "t"), tracing.Number(recorder, 5.0, "steps")
-    assert t == 1 and not t > 3 and int(steps) == 5 and bool(t % 2) and float(t) == 1.0
-    holds = tracing._condition(recorder.guards, ["t", "steps"])
-    assert holds(1, 5) and not holds(2, 5) and not holds(1, 6)
-    assert list(recorder.guards) == ["(t == 1)", "(t > 3)", "steps", "bool((t % 2))", "t"]
-
-
-def rooted(weight, *, t, lr):
-    return (weight * math.sqrt(max(t, 2)) * power(lr, 0.3) * min(1, lr),)
-
-
-def test_functions_of_numbers_are_evaluated_in_each_step():
-    recorder = tracing.Recorder(torch.ones(tracing.NUMBERS_LIMIT))
-    t, lr = tracing.Number(recorder, 9, "t"), tracing.Number(recorder, 0.5, "lr")
-    tracing._with_numbers(rooted)(torch.ones(2), t=t, lr=lr)
-    evaluate = tracing._evaluator(list(recorder.places), ["t", "lr"])
-    assert evaluate(16, 2.0) == (4.0, 2.0**0.3, 1) and not recorder.guards
-    on_device = evaluate(torch.tensor(16.0, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64))
-    assert torch.stack(on_device).tolist() == pytest.approx([4.0, 2.0**0.3, 1.0], rel=1e-15)
-    assert math.sqrt(4) == 2  # the module itself is untouched
-
-
-def test_more_numbers_than_the_vector_holds_are_an_error():
-    recorder = tracing.Recorder(torch.zeros(tracing.NUMBERS_LIMIT))
-    with pytest.raises(RuntimeError, match="numbers"):
-        for i in range(tracing.NUMBERS_LIMIT + 1):
-            tracing.Number(recorder, i, f"n{i}").tensor()
 
 
 # -- recorded graphs ---------------------------------------------------------------------------------------------------
@@ -370,6 +314,19 @@ def test_compiled_steps_are_the_same_and_nothing_is_compiled_again(name):
     assert after_two and compiled_graphs() == after_two
     assert not torch._dynamo.utils.counters["graph_break"]
     assert worst_error(found, expected) < 1e-11
+
+
+def test_options_of_any_kind_tell_graphs_apart(monkeypatch):
+    monkeypatch.setattr(graphs.Graph, "compile", lambda self, options: None)
+    p = nn.Parameter(torch.ones(3))
+    optimizer = generated.AdamW([p], lr=0.1, backend="compile")
+    p.grad = torch.ones(3)
+    counts = []
+    for size in (32, 32, 64):
+        optimizer.compile_options = {"trace.enabled": False, "fusion": {"pass": {"sizes": [size, {2, 1}]}}}
+        optimizer.step()
+        counts.append(recorded())
+    assert counts == [1, 1, 2]
 
 
 @needs_compiler

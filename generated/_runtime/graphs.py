@@ -10,6 +10,7 @@ form. What cannot be recorded or compiled raises; the caller decides what to do 
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .computations import Computation, _compute_dtype
 from .stages import _is_single, _results, _stages
-from .tracing import NUMBERS_LIMIT, Number, Recorder, _condition, _evaluator, _with_numbers
+from .tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
 
@@ -51,12 +52,20 @@ class Graph:
         self.dtype = _compute_dtype(computation.dtype)
         self.is_elementwise = computation.kernel.layout == "elementwise"
         self.device = next(iter(stored.values())).device
-        recorder = self._record(stored, scalars)
+        self.size = NUMBERS_LIMIT  # of the vector of numbers
+        recorder = self._recorded(stored, scalars)
         self.expressions, self.guards = tuple(recorder.places), recorder.guards
         self.holds = _condition(recorder.guards, list(scalars.numbers))
         self.evaluate = _evaluator(self.expressions, list(scalars.numbers))
         self.run: Callable[..., tuple[Tensor, ...]] = self.module
-        self.last: tuple[tuple[Any, ...], Tensor] | None = None
+        self.last: tuple[bytes, Tensor] | None = None
+
+    def _recorded(self, stored: Mapping[str, Tensor], scalars: Scalars) -> Recorder:
+        while True:
+            try:
+                return self._record(stored, scalars)
+            except TooManyNumbers:
+                self.size *= 2
 
     def _record(self, stored: Mapping[str, Tensor], scalars: Scalars) -> Recorder:
         """Records `self.module`, a function of the vector of numbers, of tensor scalars and of stored tensors."""
@@ -72,7 +81,7 @@ class Graph:
             inputs = dict(zip(stored, tensors[len(scalars.tensors) :], strict=True))
             return self._write(self.computation.results(inputs, function, seen), inputs)
 
-        vector = torch.zeros(NUMBERS_LIMIT, dtype=self.dtype, device=self.device)
+        vector = torch.ones(self.size, dtype=self.dtype, device=self.device)
         # Flat tensors leave no size in the graph.
         trace = make_fx(body, tracing_mode="symbolic" if self.is_elementwise else "fake", _allow_non_fake_inputs=True)
         self.module = trace(vector, *scalars.tensors.values(), *stored.values())
@@ -125,18 +134,18 @@ class Graph:
         values = self.evaluate(*scalars.numbers.values())
         if any(isinstance(value, Tensor) for value in values):
             return self._vector_on_device(values)
-        last = self.last
-        if last is not None and last[0] == values:
+        last, numbers = self.last, array("d", values)
+        if last is not None and last[0] == numbers.tobytes():  # 0.0 == -0.0, and NaN is not NaN
             return last[1]
-        padded = [*map(float, values), *[0.0] * (NUMBERS_LIMIT - len(values))]
+        padded = [*numbers, *[1.0] * (self.size - len(numbers))]
         vector = torch.tensor(padded, dtype=self.dtype, pin_memory=self.device.type == "cuda")
         vector = vector.to(self.device, non_blocking=True)
-        self.last = (values, vector)
+        self.last = (numbers.tobytes(), vector)
         return vector
 
     def _vector_on_device(self, values: tuple[Any, ...]) -> Tensor:
         """The same without a transfer, so that a capture can hold it: numbers that Python knows become constants."""
-        vector = torch.zeros(NUMBERS_LIMIT, dtype=self.dtype, device=self.device)
+        vector = torch.ones(self.size, dtype=self.dtype, device=self.device)
         for i, value in enumerate(values):
             if isinstance(value, Tensor):
                 vector[i].copy_(value)
@@ -185,7 +194,7 @@ def _graph_for(
     flat = computation.kernel.layout == "elementwise"
     forms = tuple((x.dtype, x.device, x.ndim if flat else x.shape) for x in stored.values())
     kinds = tuple((name, x.shape) for name, x in scalars.tensors.items())
-    settings = (torch.get_num_threads(), *sorted((options or {}).items())) if compiled else ()
+    settings = (torch.get_num_threads(), _hashable(options or {})) if compiled else ()
     key = (computation, forms, kinds, tuple(scalars.numbers), tuple(scalars.flags.items()), settings)
     with _lock:
         if len(_graphs) > GRAPHS_LIMIT:
@@ -199,6 +208,21 @@ def _graph_for(
             graph.compile(options or {})
         graphs.append(graph)
         return graph
+
+
+def _hashable(option: Any) -> Any:
+    """A key that equal options of torch.compile share, whatever they are made of."""
+    if isinstance(option, Mapping):
+        return "mapping", frozenset((name, _hashable(value)) for name, value in option.items())
+    if isinstance(option, (list, tuple)):
+        return "sequence", tuple(map(_hashable, option))
+    if isinstance(option, (set, frozenset)):
+        return "set", frozenset(map(_hashable, option))
+    try:
+        hash(option)
+    except TypeError:
+        return "text", repr(option)
+    return type(option), option  # 1 and True are equal
 
 
 def _forget_graphs() -> None:

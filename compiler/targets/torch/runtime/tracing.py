@@ -19,11 +19,18 @@ from torch.utils._pytree import tree_map
 
 from .numbers import power
 
-NUMBERS_LIMIT = 64  # elements of the vector of numbers; unused ones cost nothing
+NUMBERS_LIMIT = 64  # elements of the vector of numbers in most graphs; unused ones cost nothing
+
+
+class TooManyNumbers(RuntimeError):
+    """A kernel with more numbers than the vector has elements."""
 
 
 class Recorder:
-    """What a trace has met so far: expressions of numbers by their place in the vector, and guards in their order."""
+    """What a trace has met so far: expressions of numbers by their place in the vector, and guards in their order.
+
+    The last element of the vector is no expression's: it is 1 in every step.
+    """
 
     def __init__(self, vector: Tensor) -> None:
         self.vector = vector
@@ -33,8 +40,8 @@ class Recorder:
     def element(self, text: str) -> Tensor:
         """The 0-d tensor that holds the value of an expression."""
         place = self.places.setdefault(text, len(self.places))
-        if place >= NUMBERS_LIMIT:
-            raise RuntimeError(f"a kernel with more than {NUMBERS_LIMIT} numbers")
+        if place >= len(self.vector) - 1:
+            raise TooManyNumbers(f"a kernel with more than {len(self.vector) - 1} numbers")
         return self.vector[place]
 
     def decide(self, text: str, outcome: Any) -> Any:
@@ -58,7 +65,7 @@ class Number:
         return self.recorder.element(self.text)
 
     def __bool__(self) -> bool:
-        return bool(self.recorder.decide(f"bool({self.text})", bool(self.value)))
+        return bool(self.recorder.decide(f"({self.text} != 0)", bool(self.value)))
 
     def __int__(self) -> int:
         return int(self.recorder.decide(self.text, self.value))
@@ -86,7 +93,13 @@ def _value(x: Any) -> Any:
 
 
 def _text(x: Any) -> str:
-    return x.text if isinstance(x, Number) else repr(x)
+    """The value as Python writes it, in a form that stands for it wherever in an expression it comes."""
+    if isinstance(x, Number):
+        return x.text
+    if isinstance(x, float) and not math.isfinite(x):
+        return _NOT_A_NUMBER if math.isnan(x) else _INFINITY if x > 0 else f"(-{_INFINITY})"
+    text = repr(x)
+    return f"({text})" if text.startswith("-") else text  # -2 ** t would be -(2 ** t)
 
 
 def _joined(function: Callable[..., Any], text: str, *operands: Any) -> Number:
@@ -197,7 +210,21 @@ def _for_tensors(plain: Callable[..., Any], wide: Callable[..., Any] | None) -> 
     return function
 
 
+def _is(found: Any, noted: float) -> bool:
+    """Whether a number is the one that was noted, which the sign of a zero decides as well."""
+    found = float(found)
+    return (found == noted and math.copysign(1.0, found) == math.copysign(1.0, noted)) or (
+        math.isnan(found) and math.isnan(noted)
+    )
+
+
+# No scalar of a kernel has a name with two leading underscores, or one of those that kernels call.
+_IS, _INFINITY, _NOT_A_NUMBER = "__is", "__inf", "__nan"
+
 _SCOPE: dict[str, Any] = {
+    _IS: _is,
+    _INFINITY: math.inf,
+    _NOT_A_NUMBER: math.nan,
     "math": _TensorMath(),
     "min": _for_tensors(min, torch.minimum),
     "max": _for_tensors(max, torch.maximum),
@@ -214,6 +241,13 @@ def _evaluator(texts: Sequence[str], names: Sequence[str]) -> Callable[..., tupl
 
 def _condition(guards: Mapping[str, object], names: Sequence[str]) -> Callable[..., bool]:
     """A function of the named scalars: whether all guards come out as recorded, in their order."""
-    conditions = " and ".join(f"{text} == {outcome!r}" for text, outcome in guards.items())
+    conditions = " and ".join(_guard(text, outcome) for text, outcome in guards.items())
     found: Callable[..., bool] = eval(f"lambda {', '.join(names)}: {conditions or True}", dict(_SCOPE))
     return found
+
+
+def _guard(text: str, outcome: Any) -> str:
+    """The condition that an expression comes out as it did."""
+    if isinstance(outcome, bool):
+        return text if outcome else f"not {text}"
+    return f"{_IS}({text}, {_text(outcome)})"
