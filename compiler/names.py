@@ -42,7 +42,7 @@ MODULE_NAMES = {
     "FakeTensor", "FrameType", "FunctionType", "GRAPHS_LIMIT", "Graph", "GraphModule", "HEAD_NAMES", "Iterable",
     "Iterator", "Kernel", "LAYOUTS", "LRScheduler", "Mapping", "Memory", "Module", "NEWTON_SCHULZ", "NUMBERS_LIMIT",
     "NamedTuple", "Node", "Number", "OPTIONS", "OpOverload", "Optimizer", "PARAMETER", "POLAR_EXPRESS",
-    "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real", "Recorder", "Route", "Rule", "Runner",
+    "POLAR_EXPRESS_SAFETY", "PRECISIONS", "Place", "ROLES", "Real", "Recorder", "Roster", "Route", "Rule", "Runner",
     "SCHEDULER_KEYS", "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Scalars", "Sequence", "Slot", "Source", "Spec",
     "SpecOptimizer", "SpecPenalty", "SpecSchedule", "Strategy", "Tensor", "TooManyNumbers", "TracebackType", "Triples",
     "Was", "Work", "annotations", "array", "cache", "cast", "chain", "contextmanager", "dataclass", "deepcopy",

@@ -186,9 +186,9 @@ class _Reader:
         saved: Mapping[str, Any],
         groups: Sequence[dict[str, Any]],
         origins: Sequence[_Origin | None],
-        slot_in: Callable[[Mapping[str, Any], Tensor], Slot],
+        slots: Mapping[Tensor, Slot],
     ) -> defaultdict[Any, Any]:
-        """The state by parameter, given what `groups` returned; what belongs to no parameter stays as it is.
+        """The state by parameter, given what `groups` returned and its slots; what belongs to no parameter stays.
 
         Warns of what was converted, left out or kept, once all has been found to fit.
         """
@@ -199,7 +199,7 @@ class _Reader:
         for key, entry in saved["state"].items():
             if key in owners:
                 p, group, origin = owners[key]
-                state[p] = self._entry(p, slot_in(group, p), group, entry, origin)
+                state[p] = self._entry(p, slots[p], group, entry, origin)
             else:
                 state[key] = entry
         for notice in self.notices:

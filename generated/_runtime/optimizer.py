@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from .counters import Counters, _is_capturing
 from .hypers import _checked_hypers, _nearest
 from .interface import PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
-from .parameters import _has_grad, _require_apart, _require_dense, _require_parameter, _role_in
-from .places import Slot, _wider
-from .routing import _rule_named, param_groups
+from .parameters import _has_grad, _require_dense
+from .places import _wider
+from .roster import Roster
+from .routing import param_groups
 from .strategies import BACKENDS, Runner, _strategy
 
 OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
@@ -98,7 +99,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drops what is derived from groups, parameters and states."""
         self._checked: dict[int, tuple[Any, ...]] = {}
-        self._slots: dict[Tensor, Slot] = {}
+        self._roster = Roster()
         self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
         self._owners: dict[Tensor, Bucket] = {}
         self._counters = Counters(self.capturable)
@@ -121,15 +122,10 @@ class SpecOptimizer(torch.optim.Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         group = dict(param_group)
         self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS))
-        if not isinstance(group["params"], (Tensor, set)):
-            group["params"] = list(group["params"])
-            tensors = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
-            if len({id(p) for p in tensors}) < len(tensors):
-                raise ValueError("some parameters appear more than once in a parameter group")
         super().add_param_group(group)
         try:
             self._check_group(group)
-            _require_apart(p for each in self.param_groups for p in each["params"])
+            self._roster = self._roster.renewed(self.param_groups, type(self), self.state)
         except BaseException:
             self.param_groups.pop()
             raise
@@ -141,18 +137,11 @@ class SpecOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """ValueError unless the group's hypers, options and parameters are valid."""
+        """ValueError unless the group's hypers and options are valid."""
         _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
         _require_precision(group["precision"])
-        if not isinstance(group["transposed"], bool):
-            raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
         if group.get("differentiable"):  # torch gives groups the key, as False
             raise ValueError("invalid differentiable=True: no gradient flows through a step")
-        if not isinstance(group["split"], (int, type(None))):
-            group["split"] = tuple(group["split"])
-        for i, p in enumerate(group["params"]):
-            name = group["param_names"][i] if "param_names" in group else f"parameter {i} of its group"
-            _require_parameter(p, group, f"{name} of shape {tuple(p.shape)}", type(self))
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
@@ -246,19 +235,18 @@ class SpecOptimizer(torch.optim.Optimizer):
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
         works: dict[tuple[Any, ...], Work] = {}
         runs: dict[tuple[Any, ...], int] = {}
-        if len(self._slots) > sum(len(group["params"]) for group in self.param_groups):
-            self._slots, self._buckets, self._owners = {}, {}, {}  # parameters left their groups, as if pruned
+        self._look_at_groups()
         counts = self._counters.known(counter, self.state)
-        for group in self.param_groups:
+        for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
             values = self._values(group)
             run = runs.setdefault((_distinguished(values), group["precision"]), len(runs))
             work: Work | None = None
-            for p in group["params"]:
-                slot = self._slots.get(p)
-                if slot is None or not slot.fits(p):
-                    slot = self._new_slot(p, group)
+            for p, slot in zip(group["params"], listing.slots, strict=True):
                 if not takes_part(slot.rule, p) or not p.numel():
                     continue
+                if not slot.fits(p):
+                    self._look_at_groups(resized=p)
+                    return self._collect(counter, takes_part)
                 if p.grad is not None:
                     _require_dense(p)
                 count = counts.get(p, 0) + 1
@@ -272,23 +260,22 @@ class SpecOptimizer(torch.optim.Optimizer):
                 work.params.append(p)
         return list(works.values())
 
-    def _new_slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
-        if p in self._slots:
-            self._buckets.clear()  # they were made for another shape, dtype or device
-            self._forget_precision([p])
-        self._slots[p] = self._slot_in(group, p)
-        return self._slots[p]
+    def _look_at_groups(self, resized: Tensor | None = None) -> None:
+        """Checks parameters that are new or changed, as the roster says, and drops what was made for what they were."""
+        old = self._roster
+        if resized is None and old.is_current(self.param_groups):
+            return
+        self._roster = old.renewed(self.param_groups, type(self), self.state)
+        changed = [p for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot]
+        if changed:
+            self._buckets, self._owners = {}, {}
+            self._forget_precision(changed)
 
     def _forget_precision(self, params: Iterable[Tensor]) -> None:
         """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
         for p in params:
             for name in ("kahan", "master"):
                 self.state.get(p, {}).pop(name, None)
-
-    def _slot_in(self, group: Mapping[str, Any], p: Tensor) -> Slot:
-        """The slot of p in a group that has been checked."""
-        rule = cast(Rule, _rule_named(self.RULES, _role_in(group, p)))
-        return Slot(rule, p.shape, p.dtype, p.device, group["transposed"], group["split"])
 
     def _arrange(self, work: Work, layout: str, settled: bool = False) -> list[Bucket]:
         """The buckets of the work in this layout, kept from step to step; `settled` ones own the memories."""
@@ -297,7 +284,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         if buckets is None:
             if len(self._buckets) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
-            buckets = self._buckets[key] = _arranged([(p, self._slots[p]) for p in work.params], layout)
+            buckets = self._buckets[key] = _arranged([(p, self._roster.slots[p]) for p in work.params], layout)
         for bucket in buckets if work.memories else ():
             if not bucket.is_settled(self.state):
                 if settled and bucket.entries[0][1].whole:
@@ -329,7 +316,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             self.state[p].update({**fresh[p], **self.state[p]})  # another precision adds a memory to those there are
 
     def _zeros(self, p: Tensor, work: Work) -> dict[str, Any]:
-        shapes = [(memory, self._slots[p].state_shape(memory), dtype) for memory, dtype in work.memories]
+        shapes = [(memory, self._roster.slots[p].state_shape(memory), dtype) for memory, dtype in work.memories]
         zeros = {memory.name: torch.zeros(shape, dtype=dtype, device=p.device) for memory, shape, dtype in shapes}
         if "master" in zeros and work.precision == "master":
             zeros["master"].copy_(p)
@@ -374,8 +361,10 @@ class SpecOptimizer(torch.optim.Optimizer):
         for own, group in zip(self.param_groups, groups, strict=True):
             self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
             self._check_group(group)
-        state = reader.state(state_dict, groups, origins, self._slot_in)
+        roster = Roster().renewed(groups, type(self), {})
+        state = reader.state(state_dict, groups, origins, roster.slots)
         self.__setstate__({"state": state, "param_groups": groups})
+        self._roster = roster
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

@@ -7,7 +7,7 @@ particular optimizer.
 
 Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
 orthogonal, places, routing, buckets, fused, computations, tracing, stages, graphs, calls, counters, strategies,
-checkpoints, optimizer, schedules. Names with an underscore are private to the package.
+checkpoints, parameters, roster, optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def explain_schedule(optimizer: Any) -> str:
     for work in optimizer._collect("step", lambda rule, p: True):
         kernel = work.rule.step
         strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._uncompilable)
-        buckets = _arranged([(p, optimizer._slots[p]) for p in work.params], kernel.layout)
+        buckets = _arranged([(p, optimizer._roster.slots[p]) for p in work.params], kernel.layout)
         shapes: dict[str, list[Bucket]] = {}
         for bucket in buckets:
             unit = "×".join(map(str, bucket.entries[0][1].unit)) if len(bucket.entries[0][1].unit) == 2 else "flat"

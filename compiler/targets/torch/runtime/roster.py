@@ -1,0 +1,174 @@
+"""The roster of an optimizer: which parameters its groups list, and the slot of each.
+
+Groups are lists and dictionaries that anybody may change between two steps: frameworks replace, resize and flatten
+parameters, and append others. A step compares what it finds with what was looked at last; what is new or has changed
+is checked as at construction, before the step changes anything. Of states it knows only the shapes of memories.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor
+
+from .interface import Rule
+from .parameters import _require_apart, _require_parameter, _role_in
+from .places import Slot
+from .routing import _rule_named
+
+_State = Mapping[Tensor, Mapping[str, Any]]
+
+
+def _slot_in(group: Mapping[str, Any], p: Tensor, rules: Sequence[Rule]) -> Slot:
+    """The slot of p in a group that has been checked."""
+    rule = cast(Rule, _rule_named(rules, _role_in(group, p)))
+    return Slot(rule, p.shape, p.dtype, p.device, group["transposed"], group["split"])
+
+
+def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the group says of how its parameters are seen."""
+    return group["rule"], group["transposed"], group["split"]
+
+
+def _name_in(group: Mapping[str, Any], index: int) -> str:
+    """What messages call a parameter of the group."""
+    names = group.get("param_names", ())
+    name = names[index] if len(names) == len(group["params"]) else f"parameter {index} of its group"
+    return f"{name} of shape {tuple(group['params'][index].shape)}"
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A group as it was when it was looked at."""
+
+    group: Mapping[str, Any]
+    params: tuple[Tensor, ...]
+    view: tuple[Any, ...]
+    slots: tuple[Slot, ...]
+
+    def is_current(self, group: Mapping[str, Any]) -> bool:
+        """Whether the group still lists these parameters, and sees them so."""
+        if group is not self.group or len(group["params"]) != len(self.params):
+            return False
+        return all(map(operator.is_, group["params"], self.params)) and _view_of(group) == self.view
+
+    def fits(self) -> bool:
+        """Whether no parameter has changed its shape, dtype or device since then."""
+        return all(map(Slot.fits, self.slots, self.params))
+
+
+class Roster:
+    """The parameters of groups and their slots as they were found at one moment; a roster does not change."""
+
+    def __init__(self, listings: Sequence[_Listing] = ()) -> None:
+        self.listings = tuple(listings)
+        self.slots = {p: slot for each in listings for p, slot in zip(each.params, each.slots, strict=True)}
+
+    def is_current(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the groups list the same, each parameter the same way; what a slot fits is for the step to see."""
+        return len(groups) == len(self.listings) and all(map(_Listing.is_current, self.listings, groups))
+
+    def renewed(self, groups: Sequence[dict[str, Any]], owner: type[Any], state: _State) -> Roster:
+        """The roster of the groups as they are now.
+
+        Raises:
+            ValueError: a parameter is listed twice, shares its memory, or no rule of the class `owner` takes it.
+            RuntimeError: it is not what it was routed as, or its state does not fit it.
+            NotImplementedError: it is sharded.
+        """
+        listed = [p for group in groups for p in group["params"]]
+        if len({id(p) for p in listed}) < len(listed):
+            raise ValueError("some parameters appear more than once in the parameter groups")
+        _require_unsharded(listed, owner.RULES)
+        before = {id(each.group): each for each in self.listings}
+        listings = []
+        for group in groups:
+            old = before.get(id(group))
+            if old is None or not (old.is_current(group) and old.fits()):
+                old = self._listing(group, old, set(map(id, listed)), owner, state)
+            listings.append(old)
+        _require_apart(listed)
+        return Roster(listings)
+
+    def _listing(
+        self, group: dict[str, Any], old: _Listing | None, listed: set[int], owner: type[Any], state: _State
+    ) -> _Listing:
+        """What the group lists, once what is new has been checked; `old` is how it was, `listed` all there are now."""
+        if lacking := [name for name in ("rule", "transposed", "split") if name not in group]:
+            raise ValueError(f"a parameter group lacks {lacking[0]!r}: add_param_group fills in what is not given")
+        if not isinstance(group["transposed"], bool):
+            raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
+        if not isinstance(group["split"], (int, type(None))):
+            group["split"] = tuple(group["split"])
+        gone = [slot for p, slot in zip(old.params, old.slots, strict=True) if id(p) not in listed] if old else []
+        slots = []
+        for index, p in enumerate(group["params"]):
+            known, name = self.slots.get(p), _name_in(group, index)
+            if known is not None and (not p.numel() or known == _slot_in(group, p, owner.RULES)):
+                slots.append(known)  # as it was, or freed for a while
+                continue
+            for former in gone if known is None else [known]:
+                _require_not_flattened(p, former, group, name, owner.RULES)
+            _require_parameter(p, group, name, owner)
+            slots.append(_slot_in(group, p, owner.RULES))
+            _require_fitting_state(slots[-1], known, state.get(p, {}), name)
+        return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
+
+
+def _sees_shapes(rule: Rule) -> bool:
+    """Whether anything of the rule depends on which elements of a parameter are there, and in what shape."""
+    return rule.step.layout != "elementwise" or bool(rule.totals) or any(event.totals for event in rule.events)
+
+
+def _require_unsharded(params: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+    """NotImplementedError if a framework has flattened the parameters, and a rule needs them as they were.
+
+    FSDP1 marks the parameters it has flattened, and DeepSpeed's ZeRO those it has partitioned; without sharding they
+    keep their shapes.
+    """
+    flat = [p for p in params if getattr(p, "_fsdp_flattened", False) or hasattr(p, "ds_shape")]
+    needy = [rule for rule in rules if _sees_shapes(rule)]
+    if flat and needy and all(p.ndim < 2 for p in flat):
+        maker = "FSDP1" if getattr(flat[0], "_fsdp_flattened", False) else "ZeRO-3"
+        raise NotImplementedError(
+            f"a parameter of shape {tuple(flat[0].shape)} is a flat shard of {maker}: the rule {needy[0].name!r} needs "
+            "whole parameters in their shapes. Classes with elementwise rules alone, such as AdamW, can step shards"
+        )
+
+
+def _require_not_flattened(p: Tensor, former: Slot, group: Mapping[str, Any], name: str, rules: Sequence[Rule]) -> None:
+    """RuntimeError if p, once `former` or in its place, has lost rows and columns that the rule needs."""
+    if p.ndim >= 2 or len(former.shape) < 2 or not math.prod(former.shape):
+        return
+    is_same = _rule_named(rules, _role_in(group, p)) is former.rule
+    is_whole = former.rule.step.layout == "tensor" and p.numel() == math.prod(former.shape)
+    if (_sees_shapes(former.rule) and not is_whole) if is_same else group["rule"] is None:
+        raise RuntimeError(
+            f"{name} stands where the rule {former.rule.name!r} had a parameter of shape {tuple(former.shape)}: a flat "
+            "shard, as FSDP1 and ZeRO make them, has no rows and columns left. Set the group's rule if it is meant so"
+        )
+
+
+def _require_fitting_state(slot: Slot, known: Slot | None, entry: Mapping[str, Any], name: str) -> None:
+    """RuntimeError unless the state of a parameter, if it has any, is one that this slot could have."""
+    if not math.prod(slot.shape):
+        return
+    held = {memory: entry[memory.name] for memory in slot.rule.memories if isinstance(entry.get(memory.name), Tensor)}
+    unfit = [memory for memory, value in held.items() if tuple(value.shape) != slot.state_shape(memory)]
+    why = ""
+    if known is not None and entry and math.prod(known.shape):
+        if known.rule is not slot.rule:
+            why = f"it is that of the rule {known.rule.name!r}, and the parameter is now one for {slot.rule.name!r}"
+        elif held and known.shape != slot.shape:
+            why = f"the parameter had shape {tuple(known.shape)} when it was made"
+    if unfit and not why:
+        shapes = f"{tuple(held[unfit[0]].shape)}, and {slot.state_shape(unfit[0])} is needed"
+        why = f"{unfit[0].name} has shape {shapes}"
+    if why:
+        raise RuntimeError(
+            f"{name} does not fit its state: {why}. Without its entry in optimizer.state the parameter begins anew"
+        )
