@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,6 +269,65 @@ def test_orthogonalize_has_a_derivative(monkeypatch):
 # -- the dtype of the iteration ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def processor(monkeypatch):
+    """Says what the machine is, as far as the dtype of the iteration asks for it."""
+
+    def become(name="x86_64", onednn=True, avx512_bf16=False, built=True, enabled=True):
+        matmul = torch.backends.mkldnn.matmul
+        backend = SimpleNamespace(is_available=lambda: built, enabled=enabled, matmul=matmul)
+        monkeypatch.setattr(torch.backends, "mkldnn", backend)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+        monkeypatch.setattr(orthogonal.platform, "machine", lambda: name)
+
+    return become
+
+
+@pytest.mark.parametrize(
+    "machine, fast",
+    [
+        pytest.param({"avx512_bf16": True}, True, id="AVX512-BF16, with or without AMX"),
+        pytest.param({"name": "AMD64", "avx512_bf16": True}, True, id="as Windows calls it"),
+        pytest.param({"onednn": False}, False, id="AVX2"),
+        pytest.param({}, False, id="AVX-512 that emulates"),
+        pytest.param({"name": "AMD64"}, False, id="AVX-512 that emulates, on Windows"),
+        pytest.param({"avx512_bf16": True, "onednn": False}, False, id="oneDNN is told to use AVX2"),
+        pytest.param({"avx512_bf16": True, "enabled": False}, False, id="oneDNN is switched off"),
+        pytest.param({"name": "aarch64"}, True, id="Arm with BF16"),
+        pytest.param({"name": "aarch64", "onednn": False}, False, id="Arm without"),
+        pytest.param({"name": "arm64", "built": False}, False, id="no oneDNN"),
+    ],
+)
+def test_the_dtype_follows_what_the_processor_multiplies(machine, fast, processor):
+    processor(**machine)
+    low = torch.bfloat16 if fast else torch.float32
+    for shape in ((128, 128), (2, 300, 128), (128, 4000)):
+        assert f" in {str(low).removeprefix('torch.')}, " in explain_orthogonalize(shape)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            assert orthogonal._divided(torch.zeros(shape, dtype=dtype), 1.0).dtype == low
+        assert orthogonal._divided(torch.zeros(shape, dtype=torch.float64), 1.0).dtype == torch.float64
+        with iterate_in(torch.float16):
+            assert orthogonal._divided(torch.zeros(shape), 1.0).dtype == torch.float16
+    for shape in ((127, 127), (127, 4000), (4000, 2, 127)):
+        assert " in float32, " in explain_orthogonalize(shape)
+        assert orthogonal._divided(torch.zeros(shape, dtype=torch.bfloat16), 1.0).dtype == torch.float32
+
+
+def test_a_processor_that_multiplies_bfloat16_does_so():
+    """The dtype is what the result shows, not only what is said: of 8 bits, and of the precision that they allow."""
+    x = torch.randn(128, 130, generator=torch.Generator().manual_seed(0))
+    with pytest.MonkeyPatch.context() as patch:
+        found = {}
+        for fast in (True, False):
+            patch.setattr(orthogonal, "_multiplies_bfloat16", lambda device, fast=fast: fast)
+            found[fast] = orthogonalize(x).double()
+    expected = on_singular_values(x, [NS] * 5)
+    low, single = ((found[fast] - expected).norm() / expected.norm() for fast in (True, False))
+    assert single < 1e-4 and 1e-3 < low < 0.1
+    assert torch.equal(found[True], found[True].bfloat16().double())
+
+
 def test_orthogonalize_iterates_where_it_is_told():
     x = torch.randn(8, 16)
     with iterate_in(torch.bfloat16):
@@ -340,6 +400,7 @@ def test_explanations_say_what_is_done(monkeypatch):
     assert explain_orthogonalize((40, 100)) == (
         "40×100 float32 on cpu: 5 steps in float32, Gram form; symmetric products plain"
     )
+    monkeypatch.setattr(orthogonal, "_multiplies_bfloat16", lambda device: False)
     assert explain_orthogonalize((500, 500), torch.float64, method="exact", steps=7) == (
         "500×500 float64 on cpu: 7 steps in float64, plain form; symmetric products by blocks of at most 384"
     )
@@ -409,13 +470,19 @@ def test_recorded_programs_give_the_bits_of_eager_ones(mode):
     assert torch.equal(compiled(x), orthogonalize(x, steps=4))
 
 
-def test_compiled_programs_have_the_derivative_of_the_plain_form():
+@pytest.mark.parametrize("dynamic", [False, True], ids=["sizes are constants", "sizes are symbols"])
+def test_compiled_programs_have_the_derivative_of_the_plain_form(dynamic):
     torch._dynamo.reset()
-    x = torch.randn(6, 20, requires_grad=True)
-    torch.compile(lambda x: orthogonalize(x).square().sum(), fullgraph=True, backend="aot_eager")(x).backward()
-    y = x.detach().clone().requires_grad_()
-    orthogonalize(y).square().sum().backward()
-    torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=float(1e-5 * y.grad.norm()))
+    loss = torch.compile(
+        lambda x: orthogonalize(x).square().sum(), fullgraph=True, backend="aot_eager", dynamic=dynamic
+    )
+    with iterate_in(torch.float32):
+        for shape in ((6, 20), (7, 22), (140, 130)):
+            x = torch.randn(shape, requires_grad=True)
+            loss(x).backward()
+            y = x.detach().clone().requires_grad_()
+            orthogonalize(y).square().sum().backward()
+            torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=float(1e-5 * y.grad.norm()))
 
 
 def test_the_operator_is_what_torch_expects_of_one():

@@ -9,6 +9,7 @@ programs do exactly what eager ones do. Where a derivative is needed it is the p
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -46,6 +47,8 @@ _METHODS = ("newton_schulz", "polar_express", "exact", "svd")
 
 # -- in what dtype -----------------------------------------------------------------------------------------------------
 
+_BFLOAT16_SIZE_ON_CPU = 128  # oneDNN's calls cost so much that smaller products are slower in bfloat16
+
 _iteration_dtype: ContextVar[torch.dtype | None] = ContextVar("dtype of the iteration", default=None)
 
 
@@ -53,7 +56,10 @@ _iteration_dtype: ContextVar[torch.dtype | None] = ContextVar("dtype of the iter
 def iterate_in(dtype: torch.dtype) -> Iterator[None]:
     """Within this context, of this thread or task, `orthogonalize` iterates in `dtype`, whatever the device.
 
-    A compiled program asks for it when it runs; where it needs a derivative, when it is compiled.
+    Without it float64 is iterated in float64, and what all else is iterated in depends on the machine: bfloat16 where
+    there are instructions for products of bfloat16 matrices (CUDA from capability 8.0 on; CPUs with AMX, AVX512-BF16 or
+    Arm's BF16, there from a short side of 128 on), else float32. In a given dtype machines agree up to its rounding.
+    A compiled program asks when it runs; where it needs a derivative, when it is compiled.
     """
     token = _iteration_dtype.set(dtype)
     try:
@@ -63,19 +69,34 @@ def iterate_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _dtype_of_iteration(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """bfloat16 only where its products are faster: a CPU may take 60 times longer than in float32."""
+def _dtype_of_iteration(dtype: torch.dtype, device: torch.device, short: int) -> torch.dtype:
+    """bfloat16 only where products of that short side are faster in it: elsewhere they may take 60 times longer."""
     override = _iteration_dtype.get()
     if override is not None:
         return override
     if dtype == torch.float64:
         return torch.float64
-    return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    large = device.type != "cpu" or short >= _BFLOAT16_SIZE_ON_CPU
+    return torch.bfloat16 if large and _multiplies_bfloat16(device) else torch.float32
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    """Whether the device has instructions of its own that multiply bfloat16 matrices."""
+    if device.type == "cpu":
+        return _onednn_multiplies_bfloat16()
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _onednn_multiplies_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 matrices here by AMX, AVX512-BF16 or Arm's BF16.
+
+    Of an x86 processor it says so as well where it would emulate these by AVX-512. Every processor with AMX has
+    AVX512-BF16.
+    """
+    backend = torch.backends.mkldnn
+    if not (backend.is_available() and backend.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):  # type: ignore[no-untyped-call]
+        return False
+    return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
 
 
 # -- by which polynomials ----------------------------------------------------------------------------------------------
@@ -175,14 +196,15 @@ def explain_orthogonalize(
 ) -> str:
     """How `orthogonalize` treats a tensor of this shape (..., rows, cols), dtype and device, in one line.
 
-    Says what holds here and now: under `iterate_in`, torch's precision of float32 products, and what was measured.
+    Says what holds here and now: on this machine, whose dtype need not be that of another (see `iterate_in`), under
+    `iterate_in`, torch's precision of float32 products, and what was measured.
     ValueError as `orthogonalize`.
     """
     size = f"{'×'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
     if method == "svd" and coefficients is None:
         return f"{size}: singular value decomposition"
     device = torch.device(device)
-    inside = _dtype_of_iteration(dtype, device)
+    inside = _dtype_of_iteration(dtype, device, min(shape[-2:]))
     pieces = _pieces(shape, inside, device, _triples(method, steps) if coefficients is None else coefficients)
     counts = [len(piece) for piece in pieces]
     form = "plain form" if max(counts, default=0) <= 1 else "Gram form"
@@ -200,12 +222,12 @@ def explain_orthogonalize(
 def orthogonalize(
     x: Tensor, steps: float = 5, method: str = "newton_schulz", coefficients: Triples | None = None
 ) -> Tensor:
-    """The nearest orthogonal matrix to each matrix of x (..., rows, cols), exactly ("svd") or by odd quintic steps.
+    """The nearest orthogonal matrix to each matrix of x (..., rows, cols), exactly ("svd") or by odd polynomials.
 
     `coefficients` are explicit triples, one per step, instead of those of `method` and `steps`. The matrix is first
     divided by its Frobenius norm. Iterates in float64 for float64, in bfloat16 where the device multiplies it fast,
-    else in float32 (`iterate_in` overrides). Zero stays zero; NaN and infinity give NaN. Result in the dtype of x,
-    contiguous. ValueError for an unknown method or a fractional number of steps.
+    else in float32 (`iterate_in` says where, and overrides). Zero stays zero; NaN and infinity give NaN. Result in the
+    dtype of x, contiguous. ValueError for an unknown method or a fractional number of steps.
     """
     if method == "svd" and coefficients is None:
         wide = _at_least_float32(x)
@@ -240,7 +262,7 @@ def _divided(x: Tensor, margin: float) -> Tensor:
     wide = _at_least_float32(x).contiguous()
     unit = wide / (_frobenius_norm(wide) * margin).clamp_min(1e-30)
     batch = torch.Size(x.shape[:-2]).numel()
-    return unit.to(_dtype_of_iteration(x.dtype, x.device)).reshape(batch, *x.shape[-2:])
+    return unit.to(_dtype_of_iteration(x.dtype, x.device, min(x.shape[-2:]))).reshape(batch, *x.shape[-2:])
 
 
 def _frobenius_norm(x: Tensor) -> Tensor:
