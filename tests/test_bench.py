@@ -396,6 +396,7 @@ def test_a_race_becomes_data_and_a_table(monkeypatch, tmp_path):
     quick = [without_waiting(race) for race in races("tiny", ["Muon", "Nora"])]
     monkeypatch.setattr(optimizers, "races", lambda *given, **options: quick)
     monkeypatch.setattr(optimizers, "limits", lambda d: {"bytes_per_second": 2e10, "gemm_flops_per_second": 1e11})
+    monkeypatch.setattr(optimizers, "iteration_dtype", lambda d: torch.float32)  # whatever this machine multiplies fast
 
     def in_this_process(options, environment):
         assert not environment

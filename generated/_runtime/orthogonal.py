@@ -68,16 +68,22 @@ def iterate_in(dtype: torch.dtype) -> Iterator[None]:
         _iteration_dtype.reset(token)
 
 
+def _dtype_of_iteration(dtype: torch.dtype, device: torch.device, shape: Sequence[int]) -> torch.dtype:
+    """bfloat16 only where products of that shape are faster in it: elsewhere they may take 60 times longer."""
+    small, large = _dtypes_of_iteration(dtype, device)
+    return small if min(shape[-2:]) < _BFLOAT16_SIZE_ON_CPU else large
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _dtype_of_iteration(dtype: torch.dtype, device: torch.device, short: int) -> torch.dtype:
-    """bfloat16 only where products of that short side are faster in it: elsewhere they may take 60 times longer."""
+def _dtypes_of_iteration(dtype: torch.dtype, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes of small and of large matrices, as far as a processor tells them apart."""
     override = _iteration_dtype.get()
     if override is not None:
-        return override
+        return override, override
     if dtype == torch.float64:
-        return torch.float64
-    large = device.type != "cpu" or short >= _BFLOAT16_SIZE_ON_CPU
-    return torch.bfloat16 if large and _multiplies_bfloat16(device) else torch.float32
+        return torch.float64, torch.float64
+    large = torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    return torch.float32 if device.type == "cpu" else large, large
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
@@ -204,7 +210,7 @@ def explain_orthogonalize(
     if method == "svd" and coefficients is None:
         return f"{size}: singular value decomposition"
     device = torch.device(device)
-    inside = _dtype_of_iteration(dtype, device, min(shape[-2:]))
+    inside = _dtype_of_iteration(dtype, device, shape)
     pieces = _pieces(shape, inside, device, _triples(method, steps) if coefficients is None else coefficients)
     counts = [len(piece) for piece in pieces]
     form = "plain form" if max(counts, default=0) <= 1 else "Gram form"
@@ -262,7 +268,7 @@ def _divided(x: Tensor, margin: float) -> Tensor:
     wide = _at_least_float32(x).contiguous()
     unit = wide / (_frobenius_norm(wide) * margin).clamp_min(1e-30)
     batch = torch.Size(x.shape[:-2]).numel()
-    return unit.to(_dtype_of_iteration(x.dtype, x.device, min(x.shape[-2:]))).reshape(batch, *x.shape[-2:])
+    return unit.to(_dtype_of_iteration(x.dtype, x.device, x.shape)).reshape(batch, *x.shape[-2:])
 
 
 def _frobenius_norm(x: Tensor) -> Tensor:
