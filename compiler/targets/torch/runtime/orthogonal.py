@@ -68,6 +68,8 @@ def iterate_in(dtype: torch.dtype) -> Iterator[None]:
 
 def _dtype_of_iteration(dtype: torch.dtype, device: torch.device, shape: Sequence[int]) -> torch.dtype:
     """bfloat16 only where products of that shape are faster in it: elsewhere they may take 60 times longer."""
+    small: torch.dtype
+    large: torch.dtype
     small, large = _dtypes_of_iteration(dtype, device)
     return small if min(shape[-2:]) < _BFLOAT16_SIZE_ON_CPU else large
 
