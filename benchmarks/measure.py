@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.contestants import Contestant, Step
 from benchmarks.races import STREAM_ELEMENTS, Race
 from benchmarks.shapes import GRADIENT_STD, WEIGHT_STD, Named, count, entries, named, random_tensors
-from optforge import generated
+from optforge import explain_orthogonalize
 
 WARM_UP = 3  # steps before the first one counted: first states, then compilation, then recorded graphs
 LEAST_ROUNDS, MOST_ROUNDS = 3, 41
@@ -266,8 +266,8 @@ def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def iteration_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype that peers are made to iterate in; None where the published bfloat16 is what ours iterate in too."""
-    ours = generated._runtime.explain_orthogonalize((1024, 1024), device=device)
-    return None if " in bfloat16, " in ours else torch.float32
+    fast = " in bfloat16, " in explain_orthogonalize((1024, 1024), device=device)
+    return None if fast else torch.float32
 
 
 def limits(device: torch.device) -> dict[str, float]:

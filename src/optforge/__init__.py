@@ -11,6 +11,7 @@ Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __all__ = [
     "Hutchinson",
     "SpecError",
     "compile_source",
+    "explain_orthogonalize",
     "explain_routing",
     "explain_schedule",
     "load",
@@ -81,6 +83,16 @@ def explain_schedule(optimizer: Any) -> str:
     from optforge.generated import _runtime
 
     return _runtime.explain_schedule(optimizer)
+
+
+def explain_orthogonalize(shape: Sequence[int], **options: Any) -> str:
+    """How this machine orthogonalizes matrices of this shape (..., rows, cols): dtype, form and products, in one line.
+
+    Options: ``dtype`` (float32), ``device`` ("cpu"), and ``steps``, ``method`` and ``coefficients`` as in specs.
+    """
+    from optforge.generated import _runtime
+
+    return _runtime.explain_orthogonalize(shape, **options)
 
 
 def __getattr__(name: str) -> Any:
