@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from optforge.compiler import ir
 from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label
 
+Name = TypeVar("Name", bound=Hashable)
 SHOWN = 8  # equations of a cycle; longer ones are shown in part
 
 
@@ -74,6 +76,16 @@ def local_name(name: str) -> str:
     return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
 
 
+def free_path(wanted: str, taken: set[str]) -> str:
+    """The path itself, or with a number behind it where it is taken; it is taken from now on."""
+    path, count = wanted, 1
+    while path in taken:
+        count += 1
+        path = f"{wanted}.{count}"
+    taken.add(path)
+    return path
+
+
 def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:
     """The function reduced to some outputs and the equations they need, in computing order."""
     graph = dependencies(function.equations)
@@ -89,9 +101,9 @@ def names_read(expr: ir.Expr) -> set[str]:
     return {node.name for node in nodes if isinstance(node, ir.Ref)}
 
 
-def reachable(graph: Mapping[str, Iterable[str]], roots: Iterable[str]) -> set[str]:
+def reachable(graph: Mapping[Name, Iterable[Name]], roots: Iterable[Name]) -> set[Name]:
     """The roots and all that they need, directly or not."""
-    found: set[str] = set()
+    found: set[Name] = set()
     waiting = set(roots)
     while waiting:
         found |= waiting

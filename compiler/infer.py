@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import is_
-from typing import TypeVar, assert_never
+from typing import TypeAlias, TypeVar, assert_never
 
 from optforge.compiler import ir
 from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
@@ -32,7 +32,8 @@ from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Span
 
 Reporter = Callable[[Diagnostic], None]
-Node = TypeVar("Node", ir.Input, ir.Ref, ir.Apply)
+Node = TypeVar("Node", ir.Input, ir.Latest, ir.Ref, ir.Apply)
+Types: TypeAlias = dict[ir.StreamRef | ir.Key, Type]  # of equations, and of memories
 BOTTOM = Type(Kind.NUMBER, None, Phase.CONSTANT)
 
 
@@ -70,13 +71,13 @@ def is_count(value: ir.Value) -> bool:
 
 @dataclass(frozen=True)
 class Inference:
-    """``known`` has the types of ``owner:name`` equations, ``kinds`` those of hypers and arguments by their keys;
-    ``choices`` are the closed sets of hypers that are strings."""
+    """``known`` has the types of equations, and of memories where there are some; ``kinds`` those of hypers and
+    arguments; ``choices`` are the closed sets of hypers that are strings. Inputs go by their keys."""
 
     owner: str
     universe: Universe
     words: str
-    known: Mapping[str, Type]
+    known: Types
     kinds: Mapping[ir.Key, Kind]
     choices: Mapping[ir.Key, tuple[str, ...]]
     report: Reporter = silent
@@ -91,7 +92,9 @@ class Inference:
             case ir.Input():
                 return with_type(expr, self._input_type(expr))
             case ir.Ref(name=name):
-                return with_type(expr, self.known.get(f"{self.owner}:{name}", BOTTOM))
+                return with_type(expr, self.known.get(ir.StreamRef(self.owner, name), BOTTOM))
+            case ir.Latest(stream=stream):
+                return with_type(expr, replace(self.known.get(stream, BOTTOM), phase=Phase.STREAM))
             case ir.Prev():
                 return self._prev(expr)
             case ir.Apply():
@@ -108,7 +111,7 @@ class Inference:
             case ir.Source.STREAM:
                 return Type(Kind.NUMBER, FULL, Phase.STREAM)
             case ir.Source.MEMORY:
-                return replace(self.known.get(node.name, BOTTOM), phase=Phase.STREAM)
+                return replace(self.known.get(node.key, BOTTOM), phase=Phase.STREAM)
             case ir.Source.STEP:
                 return Type(Kind.NUMBER, SCALAR, Phase.STEP)
             case ir.Source.DIMENSION:

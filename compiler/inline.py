@@ -236,20 +236,21 @@ class Place:
             return number("0", node.span)
         parameters = (Parameter("x", Want.VALUE), Parameter("init", Want.VALUE, "0"))
         given = self._match_arguments(node, parameters, "prev(x, init=0)")
-        if given is None:
+        x = given["x"] if given else None
+        if not isinstance(x, ast.Name):
+            if x is not None:
+                self.report(errors.prev_needs_name(x.span))
             return number("0", node.span)
-        if not isinstance(given["x"], ast.Name):
-            self.report(errors.prev_needs_name(given["x"].span))
-            return number("0", node.span)
-        stream = self.expression(given["x"])
+        stream = self.expression(x)
         if isinstance(stream, ir.Literal | ir.Apply | ir.Select | ir.Prev):
-            name = self.equations.fresh(f"{self.path}.{given['x'].name}")
+            name = self.equations.fresh(f"{self.path}.{x.name}")
             self.equations.define(name, stream, node.span)
             stream = ir.Ref(name, span=stream.span)
-        initial = self.expression(given["init"]) if "init" in given else number("0", node.span)
-        if isinstance(stream, ir.Input) and stream.source is not ir.Source.STREAM:
-            self.report(errors.prev_needs_name(given["x"].span, given["x"].name))
-        return ir.Prev(stream, initial, self.binding, given["x"].name if self.inner else "", span=node.span)
+        initial = self.expression(given["init"]) if given and "init" in given else number("0", node.span)
+        if isinstance(stream, ir.Latest) or (isinstance(stream, ir.Input) and stream.source is not ir.Source.STREAM):
+            self.report(errors.prev_needs_name(x.span, x.name))
+            return number("0", node.span)
+        return ir.Prev(stream, initial, self.binding, x.name if self.inner else "", span=node.span)
 
     def _inline(self, node: ast.Call, function: ast.Function, scope: Scope) -> ir.Expr:
         name = function.name.name
@@ -334,7 +335,7 @@ class Place:
 
     def _named(self, value: ir.Expr, name: str, span: Span) -> ir.Expr:
         """The value itself where it is a name or a literal, else a new equation that holds it."""
-        if isinstance(value, ir.Literal | ir.Input | ir.Ref):
+        if isinstance(value, ir.Literal | ir.Input | ir.Latest | ir.Ref):
             return value
         unique = self.equations.fresh(name)
         self.equations.define(unique, value, value.span)

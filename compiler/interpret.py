@@ -89,8 +89,8 @@ class Evaluation:
                 return np.broadcast_to(self.value(inner), self.inputs.size(expr.type)).copy()
             case ir.Apply():
                 return self._apply(expr)
-            case ir.Prev():
-                raise AssertionError("`prev` is gone after the stream check")
+            case ir.Prev() | ir.Latest():
+                raise AssertionError(f"{type(expr).__name__} is gone after the stream check")
             case _:
                 assert_never(expr)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from operator import is_
-from typing import TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.types import UNTYPED, Kind, Type, Universe
 from optforge.dsl import ast
@@ -75,6 +75,20 @@ class Input(Node):
         return self.source, self.name
 
 
+class StreamRef(NamedTuple):
+    """An equation among those of all machines of a rule: its step, called ``step``, and its events."""
+
+    machine: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latest(Node):
+    """The latest value of another machine's stream; replaced by memory inputs once streams are checked."""
+
+    stream: StreamRef
+
+
 @dataclass(frozen=True, slots=True)
 class Ref(Node):
     """The value of the equation of that name, in the same function."""
@@ -111,7 +125,7 @@ class Select(Node):
 
 Written: TypeAlias = ast.Binding | ast.Update | ast.Delegate
 
-Expr: TypeAlias = Literal | Input | Ref | Prev | Apply | Select
+Expr: TypeAlias = Literal | Input | Latest | Ref | Prev | Apply | Select
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +288,7 @@ class Program:
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The direct children, left to right."""
     match expr:
-        case Literal() | Input() | Ref():
+        case Literal() | Input() | Latest() | Ref():
             return ()
         case Prev():
             return (expr.initial,)
@@ -299,7 +313,7 @@ def map_children(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
             return replace(expr, condition=new[0], then=new[1], otherwise=new[2])
         case Apply():
             return replace(expr, arguments=new)
-        case Literal() | Input() | Ref():
+        case Literal() | Input() | Latest() | Ref():
             return expr
         case _:
             assert_never(expr)

@@ -43,14 +43,14 @@ class Machine:
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams, self.hint = arguments, what, streams, hint
         self.equations = Equations(self.report.growth)
-        self.visible_elsewhere: dict[str, str] = {}
+        self.visible_elsewhere: dict[str, ir.StreamRef] = {}
         self.definitions: dict[str, list[Span]] = {}
         for name, event in events.items():
             for stream, definition in event.block.bindings.items():
-                self.visible_elsewhere.setdefault(stream, f"{name}:{stream}")
+                self.visible_elsewhere.setdefault(stream, ir.StreamRef(name, stream))
                 self.definitions.setdefault(stream, []).append(definition.name.span)
         if rule is not None:
-            self.visible_elsewhere |= {stream: f"step:{stream}" for stream in rule.bindings}
+            self.visible_elsewhere |= {stream: ir.StreamRef("step", stream) for stream in rule.bindings}
         for name in block.bindings:
             self.equations.fresh(name)
             self.equations.define(name, number("0", block.bindings[name].name.span), block.bindings[name].name.span)
@@ -101,12 +101,12 @@ class Machine:
             return found
         if text in self.visible_elsewhere:
             self.require_one_event(text)
-            return ir.Input(self.visible_elsewhere[text], ir.Source.MEMORY)
+            return ir.Latest(self.visible_elsewhere[text])
         return None
 
     def require_one_event(self, name: str) -> None:
         """A stream that is read from outside must be that of one event."""
-        places = [] if self.visible_elsewhere[name].startswith("step:") else self.definitions[name]
+        places = [] if self.visible_elsewhere[name].machine == "step" else self.definitions[name]
         for place in places[1:]:
             self.report(errors.duplicate("value", name, place, places[0]))
 

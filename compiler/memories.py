@@ -32,6 +32,11 @@ class Slot:
     span: Span
 
     @property
+    def ref(self) -> ir.StreamRef:
+        """The stream that is remembered, among those of all machines."""
+        return ir.StreamRef(self.owner, self.stream.name)
+
+    @property
     def type(self) -> Type:
         return Type(Kind.NUMBER, self.stream.type.shape, Phase.STREAM)
 
@@ -66,11 +71,11 @@ def collect_slots(owner: str, function: ir.Function, report: Report) -> dict[str
     return slots
 
 
-def name_slots(slots: list[Slot], report: Report) -> dict[tuple[str, str], str]:
-    """A distinct name for each slot, keyed by owner and stream."""
+def name_slots(slots: list[Slot], report: Report) -> dict[ir.StreamRef, str]:
+    """A distinct name for each slot."""
     direct = {slot.binding for slot in slots if not slot.inner}
     wanted = Counter(slot.binding for slot in slots if slot.inner)
-    names: dict[tuple[str, str], str] = {}
+    names: dict[ir.StreamRef, str] = {}
     taken: set[str] = set()
     for slot in slots:
         name = INPUT_NAMES.get(slot.binding, slot.binding) if not slot.inner else slot.binding
@@ -86,5 +91,5 @@ def name_slots(slots: list[Slot], report: Report) -> dict[tuple[str, str], str]:
             reason = f"every state keeps {STATE_KEYS.get(unique, 'the count of an event')} under that name"
             report(errors.bad_memory_name(unique, reason, slot.span))
         taken.add(unique)
-        names[slot.owner, slot.stream.name] = unique
+        names[slot.ref] = unique
     return names

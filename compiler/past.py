@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from optforge.compiler import ir
 from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import Past
-from optforge.compiler.infer import Inference
+from optforge.compiler.infer import Inference, Types
 from optforge.compiler.inline import Lookup, Place
 from optforge.compiler.library import Report, Scope
 from optforge.compiler.names import require_usable_name
@@ -106,7 +106,7 @@ def check_past(
 def past_function(was: RawWas, target: Type, kinds: Mapping[ir.Key, Kind], report: Report) -> ir.Function:
     """The function of one memory. Elementwise, so that it need not know how a state is laid out."""
     inputs = [node for node in ir.walk(was.value) if isinstance(node, ir.Input)]
-    known = {node.name: target for node in inputs if node.source is ir.Source.MEMORY}
+    known: Types = {node.key: target for node in inputs if node.source is ir.Source.MEMORY}
     value = Inference("was", Universe.MATRIX, "", known, kinds, {}, report).typed(was.value)
     if value.type.kind is not Kind.NUMBER:
         report(errors.wrong_kind("`was`", Kind.NUMBER.value, value.type.kind.value, value.span))

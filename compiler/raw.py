@@ -34,7 +34,7 @@ class RawWas:
 
 @dataclass(frozen=True, slots=True)
 class RawRule:
-    """A rule with ``prev`` still in place; memory inputs named ``owner:stream`` read another machine's stream."""
+    """A rule whose machines still read streams by name: their own by ``prev``, others' latest values."""
 
     name: str
     roles: tuple[str, ...]

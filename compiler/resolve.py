@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optforge.compiler import ir
-from optforge.compiler.causality import inputs_of, names_read, reachable
+from optforge.compiler.causality import names_read, reachable
 from optforge.compiler.equations import Equations
 from optforge.compiler.flatten import (
     ROLES,
@@ -208,7 +208,8 @@ def resolve_rule(
 
 def owners_read(function: ir.Function) -> set[str]:
     """The machines whose streams a function reads."""
-    return {node.name.split(":")[0] for node in inputs_of(function) if node.source is ir.Source.MEMORY}
+    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
+    return {n.stream.machine for value in values for n in ir.walk(value) if isinstance(n, ir.Latest)}
 
 
 def resolve_event(

@@ -7,11 +7,14 @@ values that need themselves, end here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from optforge.compiler import ir
 from optforge.compiler.causality import (
     dependencies,
+    free_path,
     inputs_of,
     instantaneous_cycles,
     local_name,
@@ -28,6 +31,8 @@ from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span
+
+Read: TypeAlias = ir.StreamRef | ir.Key  # an equation of some machine, or a memory
 
 ZERO = ir.Literal(0.0, "0", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
 ONE = ir.Literal(1.0, "1", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
@@ -94,14 +99,12 @@ class RuleStreams:
     def __post_init__(self) -> None:
         self.machines = raw_machines(self.raw)
         self.results = {output.name for function in self.machines.values() for output in function.outputs}
-        self.slots: dict[tuple[str, str], Slot] = {}
+        self.slots: dict[ir.StreamRef, Slot] = {}
         for owner, function in self.machines.items():
-            for stream, slot in collect_slots(owner, function, self.report).items():
-                self.slots[owner, stream] = slot
-        for function in self.machines.values():
-            for node in inputs_of(function):
-                if node.source is ir.Source.MEMORY:
-                    self._add_foreign(node)
+            self.slots |= {slot.ref: slot for slot in collect_slots(owner, function, self.report).values()}
+        for node in (node for function in self.machines.values() for node in nodes_of(function)):
+            if isinstance(node, ir.Latest):
+                self._add_foreign(node)
         self.slots = dict(sorted(self.slots.items(), key=lambda item: self._position(item[1])))
         self.names = name_slots(list(self.slots.values()), self.report)
 
@@ -111,22 +114,23 @@ class RuleStreams:
         place = bindings.index(slot.binding) if slot.binding in bindings else len(bindings)
         return list(self.machines).index(slot.owner), place
 
-    def _add_foreign(self, node: ir.Input) -> None:
+    def _add_foreign(self, node: ir.Latest) -> None:
         """A memory for a stream that another machine reads, unless it has one already."""
-        owner, name = node.name.split(":")
+        owner, name = node.stream
         value = next(e.value for e in self.machines[owner].equations if e.name == name)
         stream = self._root(owner, ir.Ref(name, type=value.type, span=node.span))
-        if (owner, stream.name) not in self.slots:
-            self.slots[owner, stream.name] = Slot(owner, stream, ZERO, name, "", node.span)
+        slot = Slot(owner, stream, ZERO, name, "", node.span)
+        self.slots.setdefault(slot.ref, slot)
 
     def _root(self, owner: str, stream: ir.Ref | ir.Input) -> ir.Ref | ir.Input:
         return root_of(stream, {equation.name: equation for equation in self.machines[owner].equations})
 
-    def _key(self, owner: str, node: ir.Prev | ir.Input) -> tuple[str, str]:
+    def _remembered(self, owner: str, node: ir.Prev | ir.Latest) -> ir.StreamRef:
+        """The stream in whose memory the value is found."""
         if isinstance(node, ir.Prev):
-            return owner, self._root(owner, node.stream).name
-        other, name = node.name.split(":")
-        return other, self._root(other, ir.Ref(name)).name
+            return ir.StreamRef(owner, self._root(owner, node.stream).name)
+        other, name = node.stream
+        return ir.StreamRef(other, self._root(other, ir.Ref(name)).name)
 
     # Functions
 
@@ -174,8 +178,8 @@ class RuleStreams:
         """``prev`` and foreign streams become memory inputs; every memory of the machine an output."""
 
         def remember(node: ir.Expr) -> ir.Expr:
-            if isinstance(node, ir.Prev) or (isinstance(node, ir.Input) and node.source is ir.Source.MEMORY):
-                key = self._key(owner, node)
+            if isinstance(node, ir.Prev | ir.Latest):
+                key = self._remembered(owner, node)
                 return ir.Input(self.names[key], ir.Source.MEMORY, type=self.slots[key].type, span=node.span)
             return even_branches(node)
 
@@ -190,15 +194,17 @@ class RuleStreams:
 
     def _live_memories(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[str]:
         """Memories that some result depends on, now or later, perhaps through a total."""
-        waiting = {node.name for total in totals for node in inputs_of(total) if node.source is ir.Source.MEMORY}
-        graph: dict[str, set[str]] = {}
+        waiting: set[Read] = {n.key for each in totals for n in inputs_of(each) if n.source is ir.Source.MEMORY}
+        graph: dict[Read, set[Read]] = {}
         for function in functions:
-            graph |= {f"{function.name}:{e.name}": streams_read(function.name, e.value) for e in function.equations}
+            for equation in function.equations:
+                graph[ir.StreamRef(function.name, equation.name)] = streams_read(function.name, equation.value)
             for output in function.outputs:
                 reads = streams_read(function.name, output.value)
                 waiting |= reads if output.name in self.results else set()
-                graph[output.name] = reads
-        return {name for name in reachable(graph, waiting) if ":" not in name}
+                graph[ir.stored(output.name)] = reads
+        needed = reachable(graph, waiting)
+        return {name for name in self.names.values() if ir.stored(name) in needed}
 
     def _pruned(self, function: ir.Function, live: set[str]) -> ir.Function:
         return sliced(function, tuple(o for o in function.outputs if o.name in self.results or o.name in live))
@@ -247,41 +253,53 @@ class RuleStreams:
         wanted = [key for key, slot in self.slots.items() if self.names[key] in live and not is_zero(slot.initial)]
         if not wanted:
             return None
+        starts = self._start_names()
         equations: list[ir.Equation] = []
         for owner, function in self.machines.items():
             for equation in function.equations:
-                value = self._at_start(owner, equation.value)
-                equations.append(replace(equation, name=f"{owner}:{equation.name}", value=value))
+                value = self._at_start(owner, equation.value, starts)
+                equations.append(replace(equation, name=starts[ir.StreamRef(owner, equation.name)], value=value))
         for key, slot in self.slots.items():
-            value = fitted(self._at_start(slot.owner, slot.initial), slot.type)
-            equations.append(ir.Equation(f"first:{self.names[key]}", value, slot.initial.span))
+            value = fitted(self._at_start(slot.owner, slot.initial, starts), slot.type)
+            equations.append(ir.Equation(starts[ir.stored(self.names[key])], value, slot.initial.span))
+        roots = {key: starts[ir.stored(self.names[key])] for key in wanted}
         outputs = tuple(
-            ir.Output(self.names[key], ir.Ref(f"first:{self.names[key]}", type=self.slots[key].type)) for key in wanted
+            ir.Output(self.names[key], ir.Ref(root, type=self.slots[key].type)) for key, root in roots.items()
         )
         whole = ir.Function("init", self.raw.universe, tuple(equations), outputs)
-        roots = [f"first:{self.names[key]}" for key in wanted]
-        _, cycles = ordered(dependencies(equations), roots)
+        _, cycles = ordered(dependencies(equations), roots.values())
         for cycle in cycles:
-            self._report_initial_cycle(cycle, {e.name: e.span for e in equations})
+            self._report_initial_cycle(cycle, starts, {e.name: e.span for e in equations})
         return None if cycles else self._require_startable(sliced(whole, outputs))
 
-    def _report_initial_cycle(self, cycle: list[str], spans: dict[str, Span]) -> None:
+    def _start_names(self) -> dict[Read, str]:
+        """What the equations of all machines, and the first values of memories, are called in one function."""
+        names: dict[Read, str] = {}
+        taken: set[str] = set()
+        for owner, function in self.machines.items():
+            for equation in function.equations:
+                names[ir.StreamRef(owner, equation.name)] = free_path(f"{owner}:{equation.name}", taken)
+        return names | {ir.stored(name): free_path(f"first:{name}", taken) for name in self.names.values()}
+
+    def _report_initial_cycle(self, cycle: list[str], starts: dict[Read, str], spans: dict[str, Span]) -> None:
         """Show the cycle in the spec's names, beginning at an initial value."""
-        start = next(index for index, name in enumerate(cycle) if name.startswith("first:"))
+        written = {name: key[1] for key, name in starts.items()}
+        firsts = {starts[ir.stored(name)] for name in self.names.values()}
+        start = next(index for index, name in enumerate(cycle) if name in firsts)
         turned = [*cycle[start:-1], *cycle[: start + 1]]
-        shown = [local_name(name.partition(":")[2]) for name in turned if "." not in name or name == turned[0]]
+        shown = [local_name(written[name]) for name in turned if "." not in written[name] or name == turned[0]]
         words = [name for index, name in enumerate(shown) if index == 0 or name != shown[index - 1]]
         self.report(errors.initial_cycle(words if len(words) > 1 else words * 2, spans[turned[0]]))
 
-    def _at_start(self, owner: str, expr: ir.Expr) -> ir.Expr:
+    def _at_start(self, owner: str, expr: ir.Expr, starts: dict[Read, str]) -> ir.Expr:
         """The expression at the first step: memories have their first values, and t is 1."""
 
         def start(node: ir.Expr) -> ir.Expr:
-            if isinstance(node, ir.Prev) or (isinstance(node, ir.Input) and node.source is ir.Source.MEMORY):
-                key = self._key(owner, node)
-                return ir.Ref(f"first:{self.names[key]}", type=self.slots[key].type, span=node.span)
+            if isinstance(node, ir.Prev | ir.Latest):
+                key = self._remembered(owner, node)
+                return ir.Ref(starts[ir.stored(self.names[key])], type=self.slots[key].type, span=node.span)
             if isinstance(node, ir.Ref):
-                return replace(node, name=f"{owner}:{node.name}")
+                return replace(node, name=starts[ir.StreamRef(owner, node.name)])
             if isinstance(node, ir.Input) and node.source is ir.Source.STEP:
                 return ONE
             return even_branches(node)
@@ -292,12 +310,11 @@ class RuleStreams:
         return change(expr)
 
     def _require_startable(self, initial: ir.Function) -> ir.Function:
-        for value in (*(e.value for e in initial.equations), *(o.value for o in initial.outputs)):
-            for node in ir.walk(value):
-                if isinstance(node, ir.Input) and node.source is ir.Source.ARGUMENT:
-                    self.report(errors.not_available(node.name, "an initial value", node.span))
-                if isinstance(node, ir.Apply) and node.operator == "total":
-                    self.report(errors.not_available("total", "an initial value", node.span))
+        for node in nodes_of(initial):
+            if isinstance(node, ir.Input) and node.source is ir.Source.ARGUMENT:
+                self.report(errors.not_available(node.name, "an initial value", node.span))
+            if isinstance(node, ir.Apply) and node.operator == "total":
+                self.report(errors.not_available("total", "an initial value", node.span))
         return initial
 
 
@@ -306,12 +323,10 @@ def is_zero(expr: ir.Expr) -> bool:
 
 
 def needs_matrix(function: ir.Function) -> bool:
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
     return any(
         (isinstance(node, ir.Apply) and OPERATORS[node.operator].needs_matrix)
         or (isinstance(node, ir.Literal) and node.value in ("row", "col") and node.type.kind is Kind.AXIS)
-        for value in values
-        for node in ir.walk(value)
+        for node in nodes_of(function)
     )
 
 
@@ -327,11 +342,11 @@ def warn_unused(raw: RawDeclaration, report: Report) -> None:
         for owner, function in raw_machines(rule).items():
             for equation in (equation for equation in function.equations if "." not in equation.name):
                 defined[equation.span] = equation.name
-                used |= {equation.span} if f"{owner}:{equation.name}" in live else set()
+                used |= {equation.span} if ir.StreamRef(owner, equation.name) in live else set()
     for span, name in defined.items():
         if span not in used and span.source is raw.span.source:
             report(errors.unused_binding(name, span))
-    read = {name for rule in raw.rules for name in read_inputs(rule)}
+    read = {name for rule in raw.rules for name in read_hypers(rule)}
     for requirement in raw.requirements:
         read |= {n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input)} - {requirement.subject}
     for hyper in raw.hypers:
@@ -343,25 +358,36 @@ def raw_machines(raw: RawRule) -> dict[str, ir.Function]:
     return {"step": raw.step} | {event.name: event.function for event in raw.events}
 
 
-def live_names(raw: RawRule) -> set[str]:
-    """``owner:name`` of the equations on which a result or a claim depends, in this step or a later one."""
-    graph: dict[str, set[str]] = {}
+def live_names(raw: RawRule) -> set[Read]:
+    """The equations of all machines on which a result or a claim depends, in this step or a later one."""
+    graph: dict[Read, set[Read]] = {}
     waiting = {name for claim in raw.claims for name in streams_read("step", claim.promise)}
     for owner, function in raw_machines(raw).items():
-        graph |= {f"{owner}:{e.name}": streams_read(owner, e.value) for e in function.equations}
+        for equation in function.equations:
+            graph[ir.StreamRef(owner, equation.name)] = streams_read(owner, equation.value)
         waiting |= {name for output in function.outputs for name in streams_read(owner, output.value)}
     return reachable(graph, waiting)
 
 
-def streams_read(owner: str, expr: ir.Expr) -> set[str]:
-    """``owner:name`` of every stream that an expression of a machine reads, now or one step ago; and memories."""
-    own = {f"{owner}:{name}" for name in names_read(expr)}
-    return own | {n.name for n in ir.walk(expr) if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
+def streams_read(owner: str, expr: ir.Expr) -> set[Read]:
+    """Every stream that an expression of a machine reads, now or one step ago, those of others too; and memories."""
+    found: set[Read] = {ir.StreamRef(owner, name) for name in names_read(expr)}
+    for node in ir.walk(expr):
+        if isinstance(node, ir.Latest):
+            found.add(node.stream)
+        elif isinstance(node, ir.Input) and node.source is ir.Source.MEMORY:
+            found.add(node.key)
+    return found
 
 
-def read_inputs(raw: RawRule) -> set[str]:
-    """The inputs that the equations, results and claims of a rule read, whether they come to anything or not."""
-    values = [claim.promise for claim in raw.claims]
-    for function in raw_machines(raw).values():
-        values += [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    return {node.name for value in values for node in ir.walk(value) if isinstance(node, ir.Input)}
+def read_hypers(raw: RawRule) -> set[str]:
+    """The hypers that the equations, results and claims of a rule read, whether they come to anything or not."""
+    nodes = [node for claim in raw.claims for node in ir.walk(claim.promise)]
+    nodes += [node for function in raw_machines(raw).values() for node in nodes_of(function)]
+    return {node.name for node in nodes if isinstance(node, ir.Input) and node.source is ir.Source.HYPER}
+
+
+def nodes_of(function: ir.Function) -> Iterator[ir.Expr]:
+    """Every node of every equation and result."""
+    for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs)):
+        yield from ir.walk(value)

@@ -52,6 +52,8 @@ class Surface:
                 return call("prev", ast.Name(name) if name.isidentifier() else ast.Text(name))
             case ir.Input(name=name):
                 return ast.Name(name)
+            case ir.Latest(stream=stream):
+                return ast.Name(stream.name)
             case ir.Ref():
                 return self.reference(expr)
             case ir.Select(condition=condition, then=then, otherwise=otherwise):

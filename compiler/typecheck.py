@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from optforge.compiler import ir
 from optforge.compiler.causality import names_read, ordered
 from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
-from optforge.compiler.infer import BOTTOM, Inference, Reporter
+from optforge.compiler.infer import BOTTOM, Inference, Reporter, Types
 from optforge.compiler.library import Report
 from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
-from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe, broadcast, describe
+from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Universe, broadcast, describe
 from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label
 
@@ -116,9 +116,9 @@ def check_rule(
     )
 
 
-def settle_types(rule: RawRule, parts: list[Part]) -> dict[str, Type]:
-    """The type of each ``owner:equation``: the least solution, unknown shapes being scalars in the end."""
-    known = {f"{part.owner}:{equation.name}": BOTTOM for part in parts for equation in part.function.equations}
+def settle_types(rule: RawRule, parts: list[Part]) -> Types:
+    """The type of each equation of each machine: the least solution, unknown shapes being scalars in the end."""
+    known: Types = {ir.StreamRef(p.owner, e.name): BOTTOM for p in parts for e in p.function.equations}
     parts = [replace(part, function=in_reading_order(part.function)) for part in parts]
     iterate(rule, parts, known)
     for name, found in known.items():
@@ -136,7 +136,7 @@ def in_reading_order(function: ir.Function) -> ir.Function:
     return replace(function, equations=tuple(by_name[name] for name in order))
 
 
-def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:
+def iterate(rule: RawRule, parts: list[Part], known: Types) -> None:
     """Go through all equations until no type changes; what does not fit keeps an unknown shape."""
     for _ in range(len(known) + 10):
         changed = False
@@ -149,7 +149,7 @@ def iterate(rule: RawRule, parts: list[Part], known: dict[str, Type]) -> None:
                 problems.clear()
                 found = inference.typed(equation.value).type
                 found = replace(found, shape=None) if problems else found
-                name = f"{part.owner}:{equation.name}"
+                name = ir.StreamRef(part.owner, equation.name)
                 if found != known[name]:
                     known[name], changed = found, True
         if not changed:
@@ -160,7 +160,7 @@ def check_part(rule: RawRule, part: Part, inference: Inference, report: Report) 
     inference = replace(inference, owner=part.owner, kinds=part.kinds)
     typed = ir.map_expressions(inference.typed, part.function)
     for equation in typed.equations:
-        settled = inference.known[f"{part.owner}:{equation.name}"]
+        settled = inference.known[ir.StreamRef(part.owner, equation.name)]
         if equation.value.type.shape != settled.shape and not report.failed:
             wanted = describe(Kind.NUMBER, settled.shape, rule.universe)
             found = describe(Kind.NUMBER, equation.value.type.shape, rule.universe)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from optforge.compiler import ir
 from optforge.compiler.causality import reachable
 from optforge.compiler.raw import RawDeclaration, RawRule
-from optforge.compiler.streams import live_names, raw_machines, streams_read
+from optforge.compiler.streams import Read, live_names, raw_machines, streams_read
 from optforge.dsl import ast
 
 
@@ -35,18 +35,22 @@ def without_unread(raw: RawDeclaration, inherited: frozenset[str]) -> RawDeclara
 
 def without_readers(rule: RawRule, lost: set[str]) -> RawRule:
     """The rule without the equations that read a lost hyper, directly or through one another."""
-    values = {f"{o}:{e.name}": (o, e.value) for o, machine in raw_machines(rule).items() for e in machine.equations}
-    readers: dict[str, set[str]] = {}
-    for name, (owner, value) in values.items():
-        for read in streams_read(owner, value):
-            readers.setdefault(read, set()).add(name)
-    gone = reachable(readers, {name for name, (_, value) in values.items() if hypers_in(value) & lost})
+    values = {ir.StreamRef(machine, e.name): e.value for machine, f in raw_machines(rule).items() for e in f.equations}
+    readers: dict[Read, set[Read]] = {}
+    for stream, value in values.items():
+        for read in streams_read(stream.machine, value):
+            readers.setdefault(read, set()).add(stream)
+    gone = reachable(readers, {*(stream for stream, value in values.items() if hypers_in(value) & lost)})
 
     def left(owner: str, function: ir.Function) -> ir.Function:
-        return replace(function, equations=tuple(e for e in function.equations if f"{owner}:{e.name}" not in gone))
+        return replace(
+            function, equations=tuple(e for e in function.equations if ir.StreamRef(owner, e.name) not in gone)
+        )
 
     events = tuple(replace(event, function=left(event.name, event.function)) for event in rule.events)
-    written = tuple(w for w in rule.written if not (isinstance(w, ast.Binding) and f"step:{w.target.name}" in gone))
+    written = tuple(
+        w for w in rule.written if not (isinstance(w, ast.Binding) and ir.StreamRef("step", w.target.name) in gone)
+    )
     return replace(rule, step=left("step", rule.step), events=events, written=written)
 
 
@@ -55,7 +59,7 @@ def hypers_read(rule: RawRule) -> set[str]:
     live = live_names(rule)
     values = [claim.promise for claim in rule.claims]
     for owner, function in raw_machines(rule).items():
-        values += [each.value for each in function.equations if f"{owner}:{each.name}" in live]
+        values += [each.value for each in function.equations if ir.StreamRef(owner, each.name) in live]
         values += [each.value for each in function.outputs]
     return {name for value in values for name in hypers_in(value)}
 

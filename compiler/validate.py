@@ -1,4 +1,4 @@
-"""What must hold between passes: every name defined once, every node typed, no ``prev`` left."""
+"""What must hold between passes: every name defined once, every node typed, no stream that is not a memory."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def require_valid_function(function: ir.Function, stage: str) -> None:
 
 def require_valid_expression(expr: ir.Expr, known: set[str], stage: str) -> None:
     for node in ir.walk(expr):
-        if isinstance(node, ir.Prev):
-            raise InternalError(f"after {stage}: `prev` is left")
+        if isinstance(node, ir.Prev | ir.Latest):
+            raise InternalError(f"after {stage}: a {type(node).__name__} is left")
         if isinstance(node, ir.Ref) and node.name not in known:
             raise InternalError(f"after {stage}: `{node.name}` is read before it is defined")
         if node.type.kind is Kind.NUMBER and node.type.shape is None:

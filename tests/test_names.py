@@ -69,6 +69,27 @@ def marked(weight, grads):
         yield weight
 
 
+def begun(weight, grads):
+    """The event `first` before each step, whose second memory begins with what the first one is then."""
+    m = w = None
+    for grad in grads:
+        if m is None:
+            m = np.full_like(weight, np.sqrt((weight**2).sum()))
+            w = 0.9 * m + 0.1 * grad
+        m, w = 0.9 * m + 0.1 * grad, 0.5 * w + 0.1 * grad
+        weight = weight - 0.1 * grad / (1 + m**2 + w**2)
+        yield weight
+
+
+def ramped(weight, grads):
+    before = 0.0
+    for t, grad in enumerate(grads, 1):
+        ramp = (2 * t) * (2 * t) + np.cos(2 * t)
+        weight = weight - 0.1 * grad * (1 + before * ramp)
+        before = ramp
+        yield weight
+
+
 class Case(NamedTuple):
     text: str
     steps: Callable[..., Iterator[np.ndarray]]
@@ -169,6 +190,33 @@ optimizer Inner:
         weight <- weight - 0.1 * (mark + share * mixed(mark, 0.25))
 """,
         marked,
+    ),
+    "an event called like what the compiler calls first values": Case(
+        """
+optimizer Plain:
+    hyper lr = 0.1
+    on first():
+        m = 0.9 * prev(m, norm(weight)) + 0.1 * grad
+        w = 0.5 * prev(w, m) + 0.1 * grad
+    for tensor:
+        weight <- weight - lr * grad / (1 + m^2 + w^2)
+""",
+        begun,
+        {"first": {}},
+    ),
+    "a value of a function called like what the compiler calls new values": Case(
+        """
+def doubled(x):
+    new = 2 * x
+    return new * new + cos(new)
+
+optimizer Plain:
+    hyper lr = 0.1
+    for tensor:
+        ramp = doubled(t)
+        weight <- weight - lr * grad * (1 + prev(ramp) * ramp)
+""",
+        ramped,
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -207,8 +207,8 @@ class Former:
                 return self.opaque("select", expr)
             case ir.Apply():
                 return self.applied(expr)
-            case ir.Prev():
-                raise AssertionError("`prev` is gone after the stream check")
+            case ir.Prev() | ir.Latest():
+                raise AssertionError(f"{type(expr).__name__} is gone after the stream check")
             case _:
                 assert_never(expr)
 

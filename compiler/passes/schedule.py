@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optforge.compiler import ir
-from optforge.compiler.causality import dependencies, ordered
+from optforge.compiler.causality import dependencies, free_path, ordered
 
 
 def schedule_equations(function: ir.Function) -> ir.Function:
@@ -27,6 +27,7 @@ def name_outputs(function: ir.Function) -> ir.Function:
         value = output.value
         if isinstance(value, ir.Apply | ir.Select | ir.Literal):
             name = output.name if output.name not in taken else f"{output.name}.new"
+            name = free_path(name, taken)
             equations.append(ir.Equation(name, value, value.span))
             value = ir.Ref(name, type=value.type, span=value.span)
         outputs.append(replace(output, value=value))

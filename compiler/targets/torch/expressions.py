@@ -89,8 +89,8 @@ class Writer:
                 return self._fill(expr), Level.POSTFIX
             case ir.Apply():
                 return self._apply(expr)
-            case ir.Prev():
-                raise AssertionError("`prev` is gone after the stream check")
+            case ir.Prev() | ir.Latest():
+                raise AssertionError(f"{type(expr).__name__} is gone after the stream check")
             case _:
                 assert_never(expr)
 
