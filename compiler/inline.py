@@ -26,10 +26,6 @@ from optforge.dsl.source import NOWHERE, Source, Span
 Lookup = Callable[[ast.Name], ir.Expr | None]
 
 
-def see_nothing() -> Iterable[str]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Place:
     """Where an expression stands: which names it sees and where its calls leave equations.
@@ -43,7 +39,7 @@ class Place:
     report: Reporter
     binding: str
     path: str
-    visible: Callable[[], Iterable[str]] = see_nothing
+    visible: Callable[[], Iterable[str]] = tuple
     inner: str = ""
     calls: tuple[str, ...] = ()
     memory: bool = True
