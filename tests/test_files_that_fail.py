@@ -26,7 +26,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "optforge", *arguments]
-    environment = {**os.environ, "OPTFORGE_DEBUG": ""}
+    environment = {**os.environ, "OPTFORGE_DEBUG": "", "PYTHONUNBUFFERED": ""}
     return subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False, env=environment, **more)  # type: ignore[call-overload, no-any-return]
 
 
