@@ -34,7 +34,7 @@ from optforge.dsl.source import Span
 Reporter = Callable[[Diagnostic], None]
 Node = TypeVar("Node", ir.Input, ir.Latest, ir.Ref, ir.Apply)
 Types: TypeAlias = dict[ir.StreamRef | ir.Key, Type]  # of equations, and of memories
-BOTTOM = Type(Kind.NUMBER, None, Phase.CONSTANT)
+BOTTOM = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
 
 
 # What is probably meant where an axis should stand.
@@ -134,9 +134,9 @@ class Inference:
         try:
             shape = broadcast(stream.type.shape, initial.type.shape)
         except ValueError:
-            shape = stream.type.shape
+            shape = None if self.is_settled else stream.type.shape
             self._shapes_differ("prev", (stream, initial), 0, 1, node.span)
-        if self.is_settled and stream.type.shape is not None and shape != stream.type.shape:
+        if self.is_settled and shape is not None and shape != stream.type.shape:
             self._wrong_shape("the initial value", stream.type.shape, initial.type.shape, initial.span)
         return replace(node, stream=stream, initial=initial, type=Type(Kind.NUMBER, shape, Phase.STREAM))
 
@@ -150,11 +150,12 @@ class Inference:
                 )
             )
         parts = (then, otherwise) if condition.type.is_scalar_phase else (condition, then, otherwise)
-        shape: Shape | None = None
+        shape: Shape | None = SCALAR
         for position, part in enumerate(parts):
             try:
                 shape = broadcast(shape, part.type.shape)
             except ValueError:
+                shape = None if self.is_settled else shape
                 self._shapes_differ("if", parts, position - 1, position, node.span)
         phase = max(condition.type.phase, then.type.phase, otherwise.type.phase)
         result = Type(then.type.kind, shape, phase)
@@ -172,9 +173,9 @@ class Inference:
         try:
             shape = operator.shape(tuple(value.type.shape for value in values), axis)
         except ShapeProblem as problem:
-            shape = None
+            shape = None if self.is_settled else problem.likely
             self._shapes_differ(operator.symbol or operator.name, values, problem.left, problem.right, node.span)
-        if operator.needs_matrix and self.universe is Universe.TENSOR:
+        if (operator.needs_matrix and self.universe is Universe.TENSOR) or (self.is_settled and not all(fit)):
             shape = None
         phase = max((value.type.phase for value in values), default=Phase.CONSTANT)
         if operator.name == "total":
@@ -219,7 +220,7 @@ class Inference:
         return self._require_kind(f"`{operator.symbol}`", left.type.kind, right.type, right.span)
 
     def _require_argument(self, operator: Operator, parameter: Parameter, argument: ir.Expr) -> bool:
-        """Whether the kind is right; kind, phase and shape are reported where they are not."""
+        """Whether kind and shape are right; they are reported where they are not, and so is the phase of a setting."""
         where = f"`{operator.symbol or operator.name}`"
         found, want = argument.type, parameter.want
         if want in SETTINGS:
@@ -234,7 +235,9 @@ class Inference:
             self._wrong_shape(where, None, found.shape, argument.span, want.value)
         elif want is Want.SCALAR and found.shape not in (SCALAR, None):
             self._wrong_shape(where, SCALAR, found.shape, argument.span)
-        return True
+        else:
+            return True
+        return False
 
     def _require_setting(self, where: str, parameter: Parameter, argument: ir.Expr) -> bool:
         kind = {

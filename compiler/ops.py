@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
-from optforge.compiler.types import SCALAR, Dim, Shape, broadcast
+from optforge.compiler.types import SCALAR, Dim, Shape, broadcast, broadcast_dims
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,10 +78,13 @@ class Parameter:
 
 
 class ShapeProblem(Exception):
-    """The arguments' shapes do not fit: ``left`` and ``right`` are argument positions."""
+    """The arguments' shapes do not fit: ``left`` and ``right`` are argument positions.
 
-    def __init__(self, left: int, right: int) -> None:
-        self.left, self.right = left, right
+    ``likely`` is what the result's shape would be if they did.
+    """
+
+    def __init__(self, left: int, right: int, likely: Shape | None = None) -> None:
+        self.left, self.right, self.likely = left, right, likely
         super().__init__(f"arguments {left} and {right}")
 
 
@@ -201,18 +204,17 @@ def elementwise_shape(shapes: Shapes, axis: str) -> Shape | None:
         try:
             result = broadcast(result, shape)
         except ValueError:
-            raise ShapeProblem(0 if position == 1 else position - 1, position) from None
+            raise ShapeProblem(0 if position == 1 else position - 1, position, result) from None
     return result
 
 
 def reduced_shape(shapes: Shapes, axis: str) -> Shape | None:
     whole = elementwise_shape(shapes, axis)
+    if axis == "all":
+        return SCALAR
     if whole is None:
-        return SCALAR if axis == "all" else None
-    rows, cols = whole
-    if axis == "row":
-        return rows, Dim.ONE
-    return (Dim.ONE, cols) if axis == "col" else SCALAR
+        return None
+    return (whole[0], Dim.ONE) if axis == "row" else (Dim.ONE, whole[1])
 
 
 def product_shape(shapes: Shapes, axis: str) -> Shape | None:
@@ -220,7 +222,7 @@ def product_shape(shapes: Shapes, axis: str) -> Shape | None:
     if left is None or right is None:
         return None
     if left[1] is not right[0]:
-        raise ShapeProblem(0, 1)
+        raise ShapeProblem(0, 1, (left[0], right[1]))
     return left[0], right[1]
 
 
@@ -231,6 +233,15 @@ def swapped_shape(shapes: Shapes, axis: str) -> Shape | None:
 
 def same_shape(shapes: Shapes, axis: str) -> Shape | None:
     return shapes[0]
+
+
+def square_shape(shapes: Shapes, axis: str) -> Shape | None:
+    """That of a Gram matrix, of which one side tells the other."""
+    shape = shapes[0]
+    if shape is None:
+        return None
+    side = broadcast_dims(*shape) or shape[0]
+    return side, side
 
 
 def scalar_shape(shapes: Shapes, axis: str) -> Shape | None:
@@ -497,11 +508,11 @@ ROWS = (
             Parameter("method", Want.TEXT, '"newton_schulz"', METHODS), Parameter("coefficients", Want.TRIPLES, "()")),
            same_shape, reference_orthogonalize, orthogonalization_cost),
     matrix("inverse_root", "(s + eps I)^(-1/p) of a symmetric positive semidefinite s",
-           (GRAM, Parameter("p", Want.NUMBER), Parameter("eps", Want.NUMBER, "1e-12")), same_shape,
+           (GRAM, Parameter("p", Want.NUMBER), Parameter("eps", Want.NUMBER, "1e-12")), square_shape,
            reference_inverse_root, cubic_cost(11)),
-    matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), same_shape,
+    matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), square_shape,
            reference_eigenbasis, cubic_cost(9)),
-    matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), same_shape,
+    matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), square_shape,
            reference_qr, cubic_cost(8 / 3)),
     Operator("total", "across parameters", "sum of a scalar over every parameter that has a gradient",
              (Parameter("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),

@@ -152,7 +152,7 @@ def natural_type(node: ir.Apply | ir.Select) -> Type:
     """The type that the types of its parts give a node."""
     if isinstance(node, ir.Select):
         parts = [node.then, node.otherwise, *([] if node.condition.type.is_scalar_phase else [node.condition])]
-        shape: Shape | None = None
+        shape: Shape | None = SCALAR
         for part in parts:
             shape = broadcast(shape, part.type.shape)
         phase = max(node.condition.type.phase, node.then.type.phase, node.otherwise.type.phase)

@@ -1,23 +1,25 @@
 """Types for all equations: untyped IR in, typed IR out.
 
-Equations may be recursive through ``prev``, so shapes are found by iteration from "unknown"
-upwards; only the last round, in which everything is settled, reports.
+Equations may be recursive through ``prev``, so shapes are found by iteration: the smallest ones that fit, from
+scalars upwards. Only the last round, in which everything is settled, reports, and it says of each mistake where it
+is first made: what does not fit has no shape, and fits everything that is made of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from optforge.compiler import ir
-from optforge.compiler.causality import names_read, ordered
+from optforge.compiler.causality import local_name
 from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
-from optforge.compiler.infer import BOTTOM, Inference, Reporter, Types
+from optforge.compiler.infer import Inference, Reporter
 from optforge.compiler.library import Report
 from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
-from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Universe, broadcast, describe
+from optforge.compiler.recursion import Part, Settled, in_reading_order, settle_types
+from optforge.compiler.types import FULL, SCALAR, Dim, Kind, Phase, Universe, broadcast, describe
 from optforge.dsl import errors
-from optforge.dsl.diagnostics import Diagnostic, Label
+from optforge.dsl.diagnostics import Label
 
 
 def check_program(program: RawProgram, report: Report) -> RawProgram:
@@ -88,15 +90,6 @@ def report_broken(
     report(errors.default_breaks_condition(requirement.subject, shown, requirement.span, span, others, source))
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One function of a rule while its types are being found."""
-
-    owner: str
-    function: ir.Function
-    kinds: dict[ir.Key, Kind]
-
-
 def check_rule(
     rule: RawRule, kinds: dict[ir.Key, Kind], choices: dict[ir.Key, tuple[str, ...]], report: Report
 ) -> RawRule:
@@ -104,70 +97,47 @@ def check_rule(
     for event in rule.events:
         arguments = kinds_of(event.parameters, ir.Source.ARGUMENT)
         parts.append(Part(event.name, event.function, kinds | arguments))
-    known = settle_types(rule, parts)
+    settled = settle_types(rule.universe, parts)
+    known = settled.types
+    report_undetermined(settled, parts, report)
     inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, choices, report)
-    typed = [check_part(rule, part, inference, report) for part in parts]
+    *events, step = [check_part(part, inference) for part in (*parts[1:], parts[0])]
+    for function in (step, *events):
+        for output in function.outputs:
+            require_output(output, rule, report)
+    assert report.failed or all(each.shape is not None for each in known.values()), "a mistake that was not said"
     inference = replace(inference, in_claim=True)
     return replace(
         rule,
-        step=typed[0],
-        events=tuple(replace(event, function=function) for event, function in zip(rule.events, typed[1:], strict=True)),
+        step=step,
+        events=tuple(replace(event, function=function) for event, function in zip(rule.events, events, strict=True)),
         claims=tuple(check_claim(claim, inference) for claim in rule.claims),
     )
 
 
-def settle_types(rule: RawRule, parts: list[Part]) -> Types:
-    """The type of each equation of each machine: the least solution, unknown shapes being scalars in the end."""
-    known: Types = {ir.StreamRef(p.owner, e.name): BOTTOM for p in parts for e in p.function.equations}
-    parts = [replace(part, function=in_reading_order(part.function)) for part in parts]
-    iterate(rule, parts, known)
-    for name, found in known.items():
-        if found.shape is None:
-            known[name] = replace(found, shape=SCALAR)
-    iterate(rule, parts, known)
-    return known
+def report_undetermined(settled: Settled, parts: list[Part], report: Report) -> None:
+    """Report equations whose shape nothing tells; whatever is made of them fits then."""
+    for part in parts:
+        for equation in part.function.equations:
+            name = ir.StreamRef(part.owner, equation.name)
+            if name in settled.undetermined:
+                shape = settled.types[name].shape or SCALAR
+                sides = [word for side, word in zip(shape, ("rows", "columns"), strict=True) if side is Dim.ONE]
+                report(errors.undetermined_shape(local_name(equation.name), sides, equation.span))
+                settled.types[name] = replace(settled.types[name], shape=None)
 
 
-def in_reading_order(function: ir.Function) -> ir.Function:
-    """The function with every equation after those that it reads, as far as that can be."""
-    by_name = {equation.name: equation for equation in function.equations}
-    graph = {equation.name: sorted(names_read(equation.value)) for equation in function.equations}
-    order, _ = ordered(graph, by_name)
-    return replace(function, equations=tuple(by_name[name] for name in order))
-
-
-def iterate(rule: RawRule, parts: list[Part], known: Types) -> None:
-    """Go through all equations until no type changes; what does not fit keeps an unknown shape."""
-    for _ in range(len(known) + 10):
-        changed = False
-        for part in parts:
-            problems: list[Diagnostic] = []
-            inference = Inference(
-                part.owner, rule.universe, "", known, part.kinds, {}, problems.append, is_settled=False
-            )
-            for equation in part.function.equations:
-                problems.clear()
-                found = inference.typed(equation.value).type
-                found = replace(found, shape=None) if problems else found
-                name = ir.StreamRef(part.owner, equation.name)
-                if found != known[name]:
-                    known[name], changed = found, True
-        if not changed:
-            return
-
-
-def check_part(rule: RawRule, part: Part, inference: Inference, report: Report) -> ir.Function:
+def check_part(part: Part, inference: Inference) -> ir.Function:
+    """The function with its types; what reads an equation that does not fit is no mistake of its own."""
     inference = replace(inference, owner=part.owner, kinds=part.kinds)
-    typed = ir.map_expressions(inference.typed, part.function)
-    for equation in typed.equations:
-        settled = inference.known[ir.StreamRef(part.owner, equation.name)]
-        if equation.value.type.shape != settled.shape and not report.failed:
-            wanted = describe(Kind.NUMBER, settled.shape, rule.universe)
-            found = describe(Kind.NUMBER, equation.value.type.shape, rule.universe)
-            report(errors.wrong_shape(f"the memory of `{equation.name}`", wanted, found, equation.span))
-    for output in typed.outputs:
-        require_output(output, rule, report)
-    return typed
+    values = {}
+    for equation in in_reading_order(part.function).equations:
+        value = values[equation.name] = inference.typed(equation.value)
+        if value.type.shape is None:
+            inference.known[ir.StreamRef(part.owner, equation.name)] = value.type
+    equations = tuple(replace(each, value=values[each.name]) for each in part.function.equations)
+    outputs = tuple(replace(each, value=inference.typed(each.value)) for each in part.function.outputs)
+    return replace(part.function, equations=equations, outputs=outputs)
 
 
 def require_output(output: ir.Output, rule: RawRule, report: Reporter) -> None:
@@ -175,6 +145,8 @@ def require_output(output: ir.Output, rule: RawRule, report: Reporter) -> None:
     found = output.value.type
     if found.kind is not Kind.NUMBER:
         report(errors.wrong_kind(f"`{output.name} <-`", Kind.NUMBER.value, found.kind.value, output.value.span))
+        return
+    if found.shape is None:
         return
     wanted = FULL if output.name == "weight" else SCALAR
     try:

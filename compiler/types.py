@@ -1,7 +1,7 @@
 """Types: what kind of value an expression has, how it is shaped, and when it can change.
 
-A shape is a pair from {1, rows, cols} squared. ``None`` stands for "not known yet" while the
-shapes of recursive equations are being found; it never survives the type checker.
+A shape is a pair from {1, rows, cols} squared. ``None`` is the shape of what does not fit together: one mistake is
+said once, and whatever is made of it fits everything. It never survives the type checker.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def broadcast_dims(left: Dim, right: Dim) -> Dim | None:
 def broadcast(left: Shape | None, right: Shape | None) -> Shape | None:
     """The shape of an elementwise result; raises ValueError where the two do not fit."""
     if left is None or right is None:
-        return right if left is None else left
+        return None
     rows, cols = broadcast_dims(left[0], right[0]), broadcast_dims(left[1], right[1])
     if rows is None or cols is None:
         raise ValueError

@@ -1119,6 +1119,33 @@ def bad_past(problem: str, span: Span, help: str | None = None) -> Diagnostic:
     return wrong(f"no checkpoint can be read this way: {problem}", span, help=help)
 
 
+@entry("E041", "a shape that nothing tells")
+def undetermined_shape(name: str, sides: Sequence[str], span: Span) -> Diagnostic:
+    """A memory that starts at 0 has the shape of its equation, and here the equation has the shape of the memory: as
+    many columns as it had one step ago, say. Numbers do not help, for they go with any shape. A value to start from,
+    the second argument of `prev`, tells the shape, and something to add to it does so, too.
+
+    Wrong:
+
+        optimizer Power:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                v = grad @ grad' @ prev(v)
+                weight <- weight - lr * norm(v) * grad
+
+    Right:
+
+        optimizer Power:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                v = grad @ grad' @ prev(v, mean(grad, per=row))
+                weight <- weight - lr * norm(v) * grad
+    """
+    note = f"as many as `prev({name})`, which has as many as this"
+    hint = f"say what it starts from: `prev({name}, ...)` with a value of its shape"
+    return wrong(f"nothing tells how many {' and '.join(sides)} `{name}` has", span, note, help=hint)
+
+
 # Streams
 
 
