@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,10 +29,21 @@ class BuildProblem(Exception):
     """Something about the set of files, not about one spec."""
 
 
+# What torch imports besides the standard library: a file of that name beside a script would stand in the way.
+IMPORTED = {
+    "torch", "torchgen", "functorch", "numpy", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock",
+    "fsspec", "typing_extensions", "triton", "optforge",
+}  # fmt: skip
+
+
 def module_name(path: Path) -> str:
-    """The Python module for a spec file: its name with everything else than letters and digits as ``_``."""
+    """The Python module for a spec file: its name with everything else than letters and digits as ``_``.
+
+    One that would hide a module which it imports itself, or which they import, has ``spec_`` before it.
+    """
     name = re.sub(r"\W", "_", path.stem, flags=re.ASCII).lower()
-    if not name or name[0].isdigit() or keyword.iskeyword(name) or name.startswith("_"):
+    is_taken = keyword.iskeyword(name) or name in sys.stdlib_module_names or name in IMPORTED
+    if not name or name[0].isdigit() or name.startswith("_") or is_taken:
         name = f"spec_{name}"
     return name
 

@@ -67,12 +67,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.enable()
 
 
+class Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"optforge {version('optforge')}")
+        parser.exit()
+
+
 def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optforge",
         description="Optimizers as short specs, compiled to PyTorch.",
         epilog="Try: optforge new Mine && optforge check mine.opt && optforge build mine.opt",
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

@@ -213,7 +213,7 @@ class _Parse:
     def finish(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
         if self.diagnostics:
             return
-        if self.start == "start":
+        if self.start == "start" and expected != {"_INDENT"}:
             self.report(errors.empty_file(Span(self.source, lexeme.start, lexeme.end)))
         else:
             self.report_refusal(lexeme, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +81,33 @@ def test_functions_alone_make_no_class(tmp_path: Path, monkeypatch: pytest.Monke
     for make in (lambda: optforge.load("kit.opt"), lambda: optforge.compile_source(text, "kit.opt")):
         with pytest.raises(LookupError, match=f"^{said}$"):
             make()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda model, sgd: optforge.explain_schedule(sgd),
+            "`explain_schedule` takes an optimizer of a generated class",
+        ),
+        (lambda model, sgd: optforge.explain_schedule(NAMO), "constructed, not the class NAMO"),
+        (lambda model, sgd: optforge.explain_routing(model, torch.optim.AdamW), "has rules, not the class AdamW"),
+        (lambda model, sgd: optforge.explain_routing(NAMO), "takes a model, a torch.nn.Module, not the class NAMO"),
+        (lambda model, sgd: optforge.explain_routing(model.parameters(), NAMO), "not a value of type generator"),
+        (
+            lambda model, sgd: optforge.param_groups(sgd),
+            "`param_groups` takes a model, a torch.nn.Module, not a value of",
+        ),
+        (lambda model, sgd: optforge.load(NAMO), "`load` takes a spec file or the name of a shipped spec, not type"),
+        (lambda model, sgd: optforge.compile_source(Path("a.opt")), "`compile_source` takes the text of a spec, not "),
+        (lambda model, sgd: optforge.Hutchinson(sgd), "SGD has no event `curvature`"),
+    ],
+)
+def test_things_of_another_kind_are_refused_in_words(call: Any, said: str) -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError) as caught:
+        call(model, torch.optim.SGD(model.parameters()))
+    assert said in str(caught.value)
 
 
 def test_a_wrong_spec_raises_with_the_caret() -> None:

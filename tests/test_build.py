@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from optforge.compiler.build import module_name
 from optforge.compiler.cli import main
 from optforge.compiler.targets.torch.render import render_standalone
 
@@ -201,3 +202,20 @@ def trained(cls: type) -> list[bytes]:
             schedule.step()
         seen += [p.detach().numpy().tobytes() for p in model.parameters()]
     return seen
+
+
+@pytest.mark.parametrize(
+    "stem", ["torch", "signal", "math", "Random", "typing", "class", "numpy", "jinja2", "optforge"]
+)
+def test_no_module_hides_one_that_it_needs(stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script beside it imports it under another name, and torch is still torch."""
+    monkeypatch.chdir(tmp_path)
+    Path(f"{stem}.opt").write_text("optimizer Plain:\n    for tensor:\n        weight <- weight - grad\n")
+    for options in ([], ["--standalone"]):
+        assert main(["build", f"{stem}.opt", "--out", "made", *options]) == 0
+        assert (tmp_path / "made" / f"spec_{stem.lower()}.py").exists()
+        assert not (tmp_path / "made" / f"{stem.lower()}.py").exists()
+
+
+def test_no_shipped_spec_needs_another_name() -> None:
+    assert not [path for path in SPECS if module_name(path) != path.stem]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,19 @@ def test_fuzz_takes_no_other_optimizer_than_the_one_it_is_told(capsys: pytest.Ca
     written("a.opt", GOOD)
     assert main(["fuzz", "a.opt", "--against", "torch.optim:SGD", "--optimizer", "Plane"]) == 2
     assert capsys.readouterr().err == "optforge: a.opt defines no optimizer `Plane`, but Plain\n"
+
+
+def test_json_and_a_dump_are_not_mixed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", written("a.opt", GOOD), "--json", "--dump-after", "fold"]) == 2
+    said = "optforge: `--json` prints diagnostics and `--dump-after` a program: ask for one of them\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"optforge {version('optforge')}\n"
 
 
 def test_dump_after_prints_each_function(capsys: pytest.CaptureFixture[str]) -> None:

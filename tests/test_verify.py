@@ -21,7 +21,7 @@ from optforge.compiler.analysis.cost import direction_of_excess
 from optforge.compiler.analysis.decide import decide
 from optforge.compiler.analysis.gradients import STREAMS
 from optforge.compiler.analysis.metamorphic import PROPERTIES, decide_property
-from optforge.compiler.analysis.polynomials import polynomial_of
+from optforge.compiler.analysis.polynomials import polynomial_of, power_text
 from optforge.compiler.analysis.watch import questions_of, subjects_of
 from optforge.compiler.check import Unit, check_file, check_source
 from optforge.compiler.cli import main
@@ -395,3 +395,10 @@ def test_the_command_refuses_what_cannot_be(signs: str) -> None:
     assert main(["verify", signs, "--examples", "0"]) == 2
     Path(signs).write_text("optimizer Signs:\n")
     assert main(["verify", signs]) == 1
+
+
+def test_powers_are_written_as_specs_write_them() -> None:
+    """`n^3/2` would be half of n^3."""
+    assert [power_text("n", Fraction(*each)) for each in ((2, 1), (3, 2), (-1, 1), (0, 1))] == [
+        "n^2", "n^(3/2)", "n^(-1)", "n^0",
+    ]  # fmt: skip

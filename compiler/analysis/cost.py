@@ -19,7 +19,15 @@ from typing import TypeAlias
 
 from optforge.compiler import ir
 from optforge.compiler.analysis.claims import Proved, Question, Refuted, Unknown, Verdict
-from optforge.compiler.analysis.polynomials import CONSTANT, Exponents, Polynomial, collected, monomial, polynomial_of
+from optforge.compiler.analysis.polynomials import (
+    CONSTANT,
+    Exponents,
+    Polynomial,
+    collected,
+    monomial,
+    polynomial_of,
+    power_text,
+)
 from optforge.compiler.ops import OPERATORS
 
 Direction: TypeAlias = tuple[Fraction, Fraction]  # rows = n^a, cols = n^b
@@ -129,7 +137,7 @@ def highest(polynomial: Polynomial) -> str:
 
 def along(polynomial: Polynomial, direction: Direction) -> str:
     exponent = max((exponent_along(term, direction) for term in polynomial.terms), default=ZERO)
-    return f"n^{exponent}"
+    return power_text("n", exponent)
 
 
 def direction_text(direction: Direction) -> str:
@@ -141,4 +149,4 @@ def direction_text(direction: Direction) -> str:
         case a, b if not a:
             return "cols = n, rows fixed"
         case a, b:
-            return f"rows = n^{a}, cols = n^{b}"
+            return f"rows = {power_text('n', a)}, cols = {power_text('n', b)}"

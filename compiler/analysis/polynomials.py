@@ -69,9 +69,15 @@ def product(one: Exponents, two: Exponents) -> Exponents:
     return one[0] + two[0], one[1] + two[1], one[2] + two[2]
 
 
+def power_text(base: str, exponent: Fraction) -> str:
+    """A power as specs write it: ``^`` binds more tightly than the division in a fraction."""
+    plain = exponent.denominator == 1 and exponent >= 0
+    return f"{base}^{exponent}" if plain else f"{base}^({exponent})"
+
+
 def term_text(exponents: Exponents, factor: Fraction) -> str:
     parts = [
-        name if exponent == 1 else f"{name}^{exponent}"
+        name if exponent == 1 else power_text(name, exponent)
         for name, exponent in zip(NAMES, exponents, strict=True)
         if exponent
     ]

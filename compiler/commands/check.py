@@ -34,6 +34,8 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(options: argparse.Namespace) -> int:
+    if options.json and options.dump_after:
+        raise CommandProblem("`--json` prints diagnostics and `--dump-after` a program: ask for one of them")
     units = checked_units(options.files, options.json)
     if options.dump_after and all(unit.result.program for unit in units):
         dump_units(units, options.dump_after, options.verify)

@@ -92,6 +92,8 @@ def _role_of_linear(path: str, module: nn.Module, vocabularies: set[int]) -> tup
 
 def param_groups(model: nn.Module) -> list[dict[str, Any]]:
     """The model's parameters as groups, one per role and view, for any generated optimizer."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`param_groups` takes a model, a torch.nn.Module, not {_kind_of(model)}")
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for r in route(model):
         group = groups.setdefault((r.role, r.transposed), {"params": [], "param_names": [], "rule": r.role})
@@ -104,6 +106,12 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 def explain_routing(model: nn.Module, optimizer_class: type[Any] | None = None) -> str:
     """A table: parameter, shape, role, rule (of the class, if given), view and the reason."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`explain_routing` takes a model, a torch.nn.Module, not {_kind_of(model)}")
+    if optimizer_class is not None and not hasattr(optimizer_class, "RULES"):
+        raise TypeError(
+            f"`explain_routing` takes a generated optimizer, which has rules, not {_kind_of(optimizer_class)}"
+        )
     table = [("parameter", "shape", "role", "rule", "view", "why")]
     for r in route(model):
         rule = _rule_named(optimizer_class.RULES, r.role) if optimizer_class else None
@@ -114,6 +122,13 @@ def explain_routing(model: nn.Module, optimizer_class: type[Any] | None = None) 
     if optimizer_class is None:
         table = [(*row[:3], *row[4:]) for row in table]  # type: ignore[misc]
     return _columns(table)
+
+
+def _kind_of(value: Any) -> str:
+    """What something is, for messages."""
+    return (
+        f"the class {value.__qualname__}" if isinstance(value, type) else f"a value of type {type(value).__qualname__}"
+    )
 
 
 def _columns(table: Sequence[Sequence[str]]) -> str:

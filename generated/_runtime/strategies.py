@@ -128,6 +128,9 @@ def _can_compile(device: torch.device) -> bool:
 
 def explain_schedule(optimizer: Any) -> str:
     """A table of how a generated optimizer runs its next step: one line for equal batches, and why they run so."""
+    if isinstance(optimizer, type) or not hasattr(optimizer, "RULES"):
+        kind = f"the class {optimizer.__qualname__}" if isinstance(optimizer, type) else type(optimizer).__qualname__
+        raise TypeError(f"`explain_schedule` takes an optimizer of a generated class, constructed, not {kind}")
     table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
     for work in optimizer._collect("step", lambda rule, p: True):
         kernel = work.rule.step

@@ -49,6 +49,10 @@ def load(path_or_name: str | Path, optimizer: str | None = None) -> Any:
     """
     from optforge.compiler.load import load_class
 
+    if not isinstance(path_or_name, str | Path):
+        raise TypeError(
+            f"`load` takes a spec file or the name of a shipped spec, not {type(path_or_name).__qualname__}"
+        )
     return load_class(path_or_name, optimizer)
 
 
@@ -61,6 +65,8 @@ def compile_source(text: str, name: str = "<string>") -> ModuleType:
     """
     from optforge.compiler.load import compile_source as compile_text
 
+    if not isinstance(text, str):
+        raise TypeError(f"`compile_source` takes the text of a spec, not {type(text).__qualname__}")
     return compile_text(text, name)
 
 
