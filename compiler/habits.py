@@ -40,4 +40,14 @@ FUNCTIONS = {
     "all_reduce": "total(x)",
     "float": "1 if condition else 0",
     "int": "floor(x)",
+    "std": "sqrt(mean((x - mean(x))^2))",
+    "var": "mean((x - mean(x))^2)",
+}
+
+# What the language does not have, under whatever name: no name that is there means nearly the same.
+ABSENT = {
+    **dict.fromkeys(("median", "quantile", "kthvalue", "sort", "topk", "argmax", "argsort"), "nothing orders elements"),
+    **dict.fromkeys(("rand", "randn", "random", "uniform", "normal", "bernoulli"), "there are no random numbers"),
+    **dict.fromkeys(("cholesky", "solve", "lstsq", "lu"), "no triangular systems are solved"),
+    **dict.fromkeys(("I", "eye", "identity", "diag", "diagonal", "tril", "triu"), "no matrix is made of its places"),
 }

@@ -76,6 +76,8 @@ def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
             return None
         case _:
             hint = {"True": "write `true`", "False": "write `false`"}.get(node.default.span.text)
+            if isinstance(node.default, ast.Binary | ast.Call | ast.Select):
+                hint = f"it is not computed: write its value, or `{node.name.name} = ...` in the rule as an equation"
             problem = "must be a number, true, false or a string"
             report(errors.bad_default(node.name.name, problem, node.default.span, hint))
             return None

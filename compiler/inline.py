@@ -13,7 +13,7 @@ from typing import assert_never
 
 from optforge.compiler import ir
 from optforge.compiler.equations import DEPTH_LIMIT, Equations
-from optforge.compiler.habits import FUNCTIONS, VALUES
+from optforge.compiler.habits import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.library import EQUATION_LIMIT, Reporter, Scope, few, prelude
 from optforge.compiler.literals import require_choosable, require_representable
 from optforge.compiler.ops import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
@@ -152,7 +152,8 @@ class Place:
             self.report(errors.unknown_name(name, node.span, visible, help_text))
         else:
             hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else self.hint
-            usual = f"here it is called `{VALUES[name]}`" if name in VALUES else errors.nearest(name, visible)
+            usual = f"here it is called `{VALUES[name]}`" if name in VALUES else ABSENT.get(name)
+            usual = usual or errors.nearest(name, visible)
             self.report(errors.unknown_name(name, node.span, visible, usual or hint))
         return number("0", node.span)
 
@@ -172,7 +173,7 @@ class Place:
             known = [*self.scope.known_functions(), *CALLABLE, "prev"]
             is_value = name in self.visible() or name in UNIVERSAL
             help_text = f"`{name}` is a value; multiply with `{name} * (...)`" if is_value else None
-            help_text = help_text or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS else None)
+            help_text = help_text or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS else ABSENT.get(name))
             self.report(errors.unknown_function(name, node.function.span, known, help_text))
             return number("0", node.span)
         function, scope = found

@@ -61,7 +61,8 @@ class Machine:
             if name in self.hypers or name in self.arguments:
                 hyper = self.hypers.get(name)
                 span = hyper.span if hyper is not None else definition.name.span
-                self.report(errors.duplicate("value", name, definition.name.span, span))
+                hint = f"what a hyper becomes in the course of training has a name of its own, such as `{name}_now`"
+                self.report(errors.duplicate("value", name, definition.name.span, span, hint if hyper else None))
 
     def function(self, universe: Universe) -> ir.Function:
         for name, definition in self.block.bindings.items():
@@ -113,7 +114,17 @@ class Machine:
     def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
         if definition.below is None:
             reason = "it stands for the equation of the same name in the base, and there is none"
-            self.report(errors.no_super(reason, name.span))
+            others = [other for other in self.block.bindings if other != binding]
+            inherited = [
+                other for other in others if self.block.bindings[other].name.span.source is not name.span.source
+            ]
+            known = [*inherited, *(other for other in others if self.block.bindings[other].below is not None)]
+            hint = (
+                f"give this the name of the equation that it changes, such as {errors.listed(known[:3])}"
+                if known
+                else None
+            )
+            self.report(errors.no_super(reason, name.span, hint))
             return number("0", name.span)
         below = f"{path}.super"
         if below not in self.equations.found:

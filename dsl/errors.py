@@ -384,7 +384,7 @@ def unknown_name(name: str, span: Span, known: Iterable[str], help: str | None =
 
 
 @entry("E013", "defined twice")
-def duplicate(kind: str, name: str, span: Span, first: Span) -> Diagnostic:
+def duplicate(kind: str, name: str, span: Span, first: Span, help: str | None = None) -> Diagnostic:
     """Equations are not executed one after the other, so a name can have one definition only: nothing would say
     which of two is meant where. Give the second value a name of its own. To refer to the value of the step
     before, write `prev(name)`. The same holds for hyperparameters, events, functions and optimizers.
@@ -407,7 +407,7 @@ def duplicate(kind: str, name: str, span: Span, first: Span) -> Diagnostic:
                 u = m / norm(m)
                 weight <- weight - lr * u
     """
-    return wrong(f"{kind} `{name}` is defined twice", span, "defined again", [Label(first, "first defined here")])
+    return wrong(f"{kind} `{name}` is defined twice", span, "defined again", [Label(first, "first defined here")], help)
 
 
 @entry("E014", "unknown function")
@@ -669,7 +669,7 @@ def wrong_update(name: str, target: str, span: Span, help: str | None = None) ->
 
 
 @entry("E024", "`super` with nothing to refer to")
-def no_super(reason: str, span: Span) -> Diagnostic:
+def no_super(reason: str, span: Span, help: str | None = None) -> Diagnostic:
     """`super` is the value that the optimizer named after `extends` gives to the equation of the same name. It
     needs such an optimizer, a rule of the same role there, and in it an equation of that name.
 
@@ -693,7 +693,7 @@ def no_super(reason: str, span: Span) -> Diagnostic:
             for tensor:
                 step = super / 2
     """
-    return wrong(f"`super` has no meaning here: {reason}", span)
+    return wrong(f"`super` has no meaning here: {reason}", span, help=help)
 
 
 @entry("E025", "`prev` of something without a name")
