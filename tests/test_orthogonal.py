@@ -534,10 +534,13 @@ def test_symmetric_products_are_computed_by_blocks(monkeypatch, l):
     x = torch.randn(2, 50, l, dtype=torch.float64) / 70
     plain, gram = orthogonal._iterate(x, [NS] * 5), orthogonal._iterate_gram(x, [NS] * 5)
     monkeypatch.setattr(symmetric, "SYMMETRIC_BLOCK", 16)
+    filled, fill = [], symmetric._fill
+    monkeypatch.setattr(symmetric, "_fill", lambda out, *rest: (filled.append(out.shape[1:]), fill(out, *rest)))
     product = symmetric._symmetric_product(x, x.mT)
+    # Halves of 50 are 25, quarters 12 and 13: four on the diagonal, two below it in the halves, one below the halves.
+    assert sorted(filled) == sorted([(12, 12), (13, 13)] * 2 + [(13, 12)] * 2 + [(25, 25)])
     assert torch.equal(product[:, :25, 25:], product[:, 25:, :25].mT)
     torch.testing.assert_close(product, x @ x.mT, rtol=0, atol=1e-14)
-    assert not torch.equal(orthogonal._iterate(x, [NS] * 5), plain)
     torch.testing.assert_close(orthogonal._iterate(x, [NS] * 5), plain, rtol=0, atol=1e-12)
     torch.testing.assert_close(orthogonal._iterate_gram(x, [NS] * 5), gram, rtol=0, atol=1e-12)
     added = symmetric._symmetric_product(product, product, 0.3, -2.0, product)

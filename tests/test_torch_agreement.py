@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from accumulators import ONE_ROUNDING, Summing
 from torch import nn
 from torch.optim import _muon
 from trials import run, worst_error
@@ -114,12 +115,16 @@ def muon_steps(make, shape, gradients):
 
 @pytest.mark.parametrize("shape", [(1, 16), (4, 1), (8, 8), (4, 16), (64, 16)], ids=str)
 def test_muon_is_torchs_in_bfloat16_from_where_both_round_alike(shape):
-    """Signs times a power of two, of 4^n elements, have a norm that bfloat16 holds: what follows is the same bits."""
+    """Signs times a power of two, of 4^n elements, have a norm that bfloat16 holds: what follows is the same bits.
+
+    Torch multiplies single matrices and we batches, which processors sum in different orders; here each product is
+    rounded once.
+    """
     generator = torch.Generator().manual_seed(2)
     signs = [torch.randn(shape, generator=generator, dtype=torch.float64).sign() * 2.0**k for k in range(-5, 5)]
     flags = {"nesterov": False, "weight_decay": 0.0, "steps": 5}
-    expected = muon_steps(lambda params: torchs_muon(params, **flags, momentum=0.0), shape, signs)
-    with iterate_in(torch.bfloat16):
+    with iterate_in(torch.bfloat16), Summing(ONE_ROUNDING):
+        expected = muon_steps(lambda params: torchs_muon(params, **flags, momentum=0.0), shape, signs)
         found = muon_steps(lambda params: Muon(params, lr=0.02, beta=0.0, **flags), shape, signs)
     for ours, theirs in zip(found, expected, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) <= TOLERANCE
@@ -140,5 +145,5 @@ def test_muon_is_torchs_in_bfloat16_up_to_its_rounding(shape):
         found = muon_steps(lambda params: Muon(params, lr=0.02, **flags), shape, gradients)
     exact = muon_steps(lambda params: Muon(params, lr=0.02, **flags), shape, gradients)
     for ours, theirs, unrounded in zip(found, expected, exact, strict=True):
-        assert 0 < float((ours - theirs).norm() / theirs.norm()) <= 5 * 3 * UNIT
+        assert float((ours - theirs).norm() / theirs.norm()) <= 5 * 3 * UNIT
         assert 0 < float((ours - unrounded).norm() / unrounded.norm()) <= 5 * 3 * UNIT
