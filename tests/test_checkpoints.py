@@ -744,7 +744,8 @@ def test_the_example_of_the_readme_converts_and_refuses_as_it_says():
     run(optimizer, params, range(3, 6))
     run(converted, others, range(3, 6))
     for p, q, at_first in zip(params, others, start, strict=True):
-        assert same(optimizer.state[p]["exp_avg"], converted.state[q]["m"])
+        kept, renamed = optimizer.state[p]["exp_avg"], converted.state[q]["m"]
+        assert (kept - renamed).norm() <= 1e-12 * kept.norm()  # by torch's fused kernel, and by the module's own lines
         assert (p - q).norm() <= 1e-12 * (p - at_first).norm()
     unsaid = "".join(line for line in after.splitlines(keepends=True) if " was " not in line)
     assert f"ValueError: {refusal(unsaid, saved)}".split() == message.split()

@@ -29,6 +29,7 @@ from optforge.compiler.targets.torch.runtime import (
 
 SPECS = Path(__file__).parent.parent / "specs"
 NS = (3.4445, -4.7750, 2.0315)
+ASK_ONEDNN = orthogonal._onednn_multiplies_bfloat16  # the function itself, which --bfloat16 replaces
 
 
 @pytest.fixture(autouse=True)
@@ -280,6 +281,7 @@ def processor(monkeypatch):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
         monkeypatch.setattr(orthogonal.platform, "machine", lambda: name)
+        monkeypatch.setattr(orthogonal, "_onednn_multiplies_bfloat16", ASK_ONEDNN)
 
     return become
 

@@ -16,6 +16,7 @@ from optforge.compiler import ir
 from optforge.compiler.interpret import Parameter, fire_event, step_parameters
 
 STEPS = 50
+EPS64 = 2.0**-52
 SHAPES = ((1, 5), (6, 1), (5, 5), (9, 4), (4, 9), (4, 9))  # 1×n, m×1, square, tall, wide, and one of the same shape
 ABSENT = {3: (1, 2, 9), 5: (6, 13, 14), 11: (4,)}  # the steps at which some parameters have no gradient
 
@@ -121,7 +122,10 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def worst_error(found: History, expected: History) -> float:
-    """The largest |difference| / |step| over all steps and parameters; infinite where there is a NaN."""
+    """The largest |difference| / |step| over all steps and parameters; infinite where there is a NaN.
+
+    What the roundings of the weight itself may add up to, two places in each step, is no difference.
+    """
     worst = 0.0
     for step in range(1, len(expected)):
         for name, weight in expected[step].items():
@@ -130,7 +134,8 @@ def worst_error(found: History, expected: History) -> float:
             if length == 0:  # no gradient, or no step to take
                 assert torch.equal(found[step][name], found[step - 1][name]), (step, name)
             else:
-                worst = max(worst, difference / length if difference == difference else math.inf)
+                beyond = max(difference - 2 * step * EPS64 * float(weight.norm()), 0.0)
+                worst = max(worst, beyond / length if difference == difference else math.inf)
     return worst
 
 

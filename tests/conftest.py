@@ -1,0 +1,34 @@
+"""Options that put the tests on another machine: they must pass on every one that torch supports.
+
+`--bfloat16 yes` and `--bfloat16 no` say whether processors multiply bfloat16, whatever this one does, and with
+`--round-otherwise` torch's CPU kernels round as others might (see `roundings.py`). Both are for looking: `make test`
+needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import roundings
+
+from optforge.compiler.targets.torch.runtime import orthogonal
+from optforge.generated._runtime import orthogonal as generated_orthogonal
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bfloat16", choices=("yes", "no"), help="whether processors multiply bfloat16")
+    parser.addoption("--round-otherwise", action="store_true", help="let torch's kernels round as others might")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def machine(pytestconfig: pytest.Config) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if multiplies := pytestconfig.getoption("--bfloat16"):
+            for module in (orthogonal, generated_orthogonal):
+                patch.setattr(module, "_onednn_multiplies_bfloat16", lambda: multiplies == "yes")
+        if pytestconfig.getoption("--round-otherwise"):
+            with roundings.otherwise():
+                yield
+        else:
+            yield
