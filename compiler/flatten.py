@@ -81,6 +81,7 @@ class FlatOptimizer:
     rules: tuple[FlatRule, ...]
     events: dict[str, FlatEvent]
     inherited: frozenset[str] = frozenset()  # the hypers that it does not declare itself
+    declared: tuple[ast.Identifier, ...] = ()  # the events that it does
 
 
 def flatten_optimizer(
@@ -88,13 +89,15 @@ def flatten_optimizer(
 ) -> FlatOptimizer | None:
     """The optimizer with its base's hypers, rules and events merged in; None without its base."""
     name = node.name.name
+    events = collect_events([member for member in node.members if isinstance(member, ast.Event)], scope, report)
     own = FlatOptimizer(
         name,
         node.doc.value if node.doc else "",
         node.name.span,
         collect_hypers([member for member in node.members if isinstance(member, ast.Hyper)], scope, report),
         collect_rules([m for m in node.members if isinstance(m, ast.Rule | ast.Delegate)], "weight", scope, report),
-        collect_events([member for member in node.members if isinstance(member, ast.Event)], scope, report),
+        events,
+        declared=tuple(event.node.name for event in events.values()),
     )
     if node.base is None:
         return own

@@ -10,7 +10,7 @@ classes; ``span`` takes no part in equality.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from operator import is_
@@ -57,9 +57,9 @@ GRAD: Key = (Source.STREAM, "grad")
 STEP: Key = (Source.STEP, "t")
 
 
-def stored(output: str) -> Key:
-    """The input whose place the output of a step takes: the weight, or a memory of that name."""
-    return WEIGHT if output == "weight" else (Source.MEMORY, output)
+def stored(name: str) -> Key:
+    """The tensor of that name among those that are kept for a parameter: weight and gradient, else a memory."""
+    return {"weight": WEIGHT, "grad": GRAD}.get(name, (Source.MEMORY, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +277,16 @@ class Penalty:
 Declaration: TypeAlias = Optimizer | Schedule | Penalty
 
 
+def calls_of(rules: Iterable[Rule]) -> dict[str, tuple[Hyper, ...]]:
+    """What a call of each event takes: the arguments of all rules that have it, which are fired together."""
+    calls: dict[str, dict[str, Hyper]] = {}
+    for event in (event for rule in rules for event in rule.events):
+        known = calls.setdefault(event.name, {})
+        for argument in event.parameters:
+            known.setdefault(argument.name, argument)
+    return {name: tuple(arguments.values()) for name, arguments in calls.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """All declarations of one spec file, in source order."""
@@ -345,3 +355,12 @@ def map_expressions(change: Callable[[Expr], Expr], function: Function) -> Funct
         equations=tuple(replace(equation, value=change(equation.value)) for equation in function.equations),
         outputs=tuple(replace(output, value=change(output.value)) for output in function.outputs),
     )
+
+
+def nodes(function: Function) -> Iterator[Expr]:
+    """Every node of a function, in reading order: of its equations with their conditions, and of its outputs."""
+    for equation in function.equations:
+        yield from walk(equation.value)
+        yield from walk(equation.when) if equation.when is not None else ()
+    for output in function.outputs:
+        yield from walk(output.value)

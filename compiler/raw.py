@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 from optforge.compiler import ir
 from optforge.compiler.types import Universe
+from optforge.dsl import ast
 from optforge.dsl.source import Span
 
 
 @dataclass(frozen=True, slots=True)
 class RawEvent:
-    """An event with its own machine and the arguments of its call."""
+    """An event with its own machine and the arguments of its call; ``span`` is its name with these."""
 
     name: str
     parameters: tuple[ir.Hyper, ...]
     function: ir.Function
     doc: str
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class RawRule:
 
 @dataclass(frozen=True, slots=True)
 class RawDeclaration:
-    """An optimizer, penalty or schedule (one rule, no roles); ``kind`` says which."""
+    """An optimizer, penalty or schedule (one rule, no roles); ``kind`` says which.
+
+    ``events`` are those that it declares itself, whether any rule has them or not.
+    """
 
     kind: str
     name: str
@@ -60,6 +65,7 @@ class RawDeclaration:
     rules: tuple[RawRule, ...]
     span: Span
     was: tuple[RawWas, ...] = ()
+    events: tuple[ast.Identifier, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

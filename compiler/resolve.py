@@ -36,7 +36,7 @@ from optforge.compiler.universal import universal
 from optforge.compiler.unread import without_unread
 from optforge.compiler.workspace import Workspace
 from optforge.dsl import ast, errors
-from optforge.dsl.source import Span
+from optforge.dsl.source import Source, Span
 
 TENSOR_WORDS = {"tensor", "rest", "vector"}
 
@@ -128,7 +128,9 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
     rules = resolve_rules(flat, hypers, report, ())
     visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
     was = resolve_hyper_past(flat.hypers, report)
-    whole = RawDeclaration("optimizer", flat.name, flat.doc, visible, requirements, rules, flat.span, was)
+    require_one_signature(rules, flat.span.source, report)
+    names = flat.declared
+    whole = RawDeclaration("optimizer", flat.name, flat.doc, visible, requirements, rules, flat.span, was, names)
     return without_unread(whole, flat.inherited)
 
 
@@ -137,13 +139,15 @@ def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tup
         report(errors.missing_update("weight", flat.span, "add a rule: `for matrix:` with `weight <- ...`"))
     require_separate(flat.rules, report)
     taken = {word for rule in flat.rules for word in rule.words}
+    own = [rule for rule in flat.rules if not rule.delegate]
+    resolved = [resolve_rule(rule, roles_of(rule.words, taken), flat.events, hypers, report) for rule in own]
+    attached = iter(with_concerning_events(resolved))
     rules: list[RawRule] = []
     for rule in flat.rules:
-        roles = roles_of(rule.words, taken)
         if rule.delegate:
-            rules.extend(resolve_delegate(rule, roles, hypers, report, (*path, flat.name)))
+            rules += resolve_delegate(rule, roles_of(rule.words, taken), hypers, report, (*path, flat.name))
         else:
-            rules.append(resolve_rule(rule, roles, flat.events, hypers, report))
+            rules.append(next(attached))
     return tuple(rules)
 
 
@@ -180,25 +184,20 @@ def universe_of(words: Iterable[str]) -> Universe:
 def resolve_rule(
     rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
 ) -> RawRule:
-    """A rule with its own equations, and the events that concern it."""
+    """A rule with its own equations, and all events as it sees them."""
     machine = Machine(rule.block, events, "step", hypers.values, report)
     machine.check_names()
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
     universe = universe_of(rule.words)
     step = machine.function(universe)
-    raw_events = [resolve_event(event, rule, events, hypers, universe, report) for event in events.values()]
-    reads = owners_read(step)
-    changing = {event.name for event in raw_events if event.function.outputs}
-    needed = reachable({event.name: owners_read(event.function) for event in raw_events}, reads | changing)
-    concerned = [event for event in raw_events if event.name in needed]
     return RawRule(
         rule.words[0],
         roles,
         rule.words,
         universe,
         step,
-        tuple(concerned or (raw_events if not reads else ())),
+        tuple(resolve_event(event, rule, events, hypers, universe, report) for event in events.values()),
         machine.claims(),
         written_equations(rule.block),
         rule.span,
@@ -206,10 +205,48 @@ def resolve_rule(
     )
 
 
+def with_concerning_events(rules: list[RawRule]) -> list[RawRule]:
+    """The rules with those events that they read or that change them.
+
+    An event that concerns no rule stays with the first one for matrices, where its equations are still checked.
+    """
+    needed = [events_needed(rule) for rule in rules]
+    home = next((number for number, rule in enumerate(rules) if rule.universe is Universe.MATRIX), 0)
+    idle = {event.name for rule in rules for event in rule.events}.difference(*needed)
+    kept = [names | idle if number == home else names for number, names in enumerate(needed)]
+    return [
+        replace(rule, events=tuple(event for event in rule.events if event.name in names))
+        for rule, names in zip(rules, kept, strict=True)
+    ]
+
+
+def events_needed(rule: RawRule) -> set[str]:
+    """The machines that the rule reads, be it through events, and the events that change its weights."""
+    changing = {event.name for event in rule.events if event.function.outputs}
+    return reachable(
+        {event.name: owners_read(event.function) for event in rule.events}, owners_read(rule.step) | changing
+    )
+
+
+def require_one_signature(rules: Iterable[RawRule], source: Source, report: Report) -> None:
+    """Rules that have an event of one name are fired together: what one call gives all of them must suit each.
+
+    Where one of two that do not agree stands in ``source``, the mistake is shown there.
+    """
+    seen: dict[tuple[str, str], RawEvent] = {}
+    for event in (event for rule in rules for event in rule.events):
+        for argument in event.parameters:
+            first = seen.setdefault((event.name, argument.name), event)
+            other = next(each for each in first.parameters if each.name == argument.name)
+            one, two = (each.default.value if each.default else None for each in (other, argument))
+            if (other.kind, one) != (argument.kind, two):
+                here, there = sorted((event.span, first.span), key=lambda span: span.source is not source)
+                report(errors.two_signatures(event.name, argument.name, here, there))
+
+
 def owners_read(function: ir.Function) -> set[str]:
     """The machines whose streams a function reads."""
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    return {n.stream.machine for value in values for n in ir.walk(value) if isinstance(n, ir.Latest)}
+    return {node.stream.machine for node in ir.nodes(function) if isinstance(node, ir.Latest)}
 
 
 def resolve_event(
@@ -236,7 +273,8 @@ def resolve_event(
     machine = Machine(event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint)
     machine.check_names()
     doc = event.node.doc.value if event.node.doc else ""
-    return RawEvent(name.name, tuple(parameters), machine.function(universe), doc)
+    last = event.node.parameters[-1].span if event.node.parameters else name.span
+    return RawEvent(name.name, tuple(parameters), machine.function(universe), doc, name.span.to(last))
 
 
 # Delegates

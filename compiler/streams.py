@@ -7,9 +7,7 @@ values that need themselves, end here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from optforge.compiler import ir
 from optforge.compiler.causality import (
@@ -18,12 +16,12 @@ from optforge.compiler.causality import (
     inputs_of,
     instantaneous_cycles,
     local_name,
-    names_read,
     ordered,
     reachable,
     sliced,
 )
 from optforge.compiler.library import Report
+from optforge.compiler.liveness import Read, raw_machines, streams_read, warn_unused
 from optforge.compiler.memories import Slot, collect_slots, name_slots, root_of
 from optforge.compiler.ops import OPERATORS
 from optforge.compiler.past import check_hyper_past, check_past
@@ -31,8 +29,6 @@ from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span
-
-Read: TypeAlias = ir.StreamRef | ir.Key  # an equation of some machine, or a memory
 
 ZERO = ir.Literal(0.0, "0", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
 ONE = ir.Literal(1.0, "1", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
@@ -59,7 +55,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
     ]
     rules = tuple(replace(rule, was=was) for rule, was in zip(rules, past, strict=True))
     if not report.failed:
-        warn_unused(raw, report)
+        warn_unused(raw, rules, report)
     match raw.kind:
         case "optimizer":
             was = check_hyper_past(raw.was, raw.hypers, report)
@@ -102,7 +98,7 @@ class RuleStreams:
         self.slots: dict[ir.StreamRef, Slot] = {}
         for owner, function in self.machines.items():
             self.slots |= {slot.ref: slot for slot in collect_slots(owner, function, self.report).values()}
-        for node in (node for function in self.machines.values() for node in nodes_of(function)):
+        for node in (node for function in self.machines.values() for node in ir.nodes(function)):
             if isinstance(node, ir.Latest):
                 self._add_foreign(node)
         self.slots = dict(sorted(self.slots.items(), key=lambda item: self._position(item[1])))
@@ -142,14 +138,18 @@ class RuleStreams:
         totals: dict[str, tuple[ir.Function, ...]] = {}
         for owner, function in functions.items():
             functions[owner], totals[owner] = self._totals(function, "" if owner == "step" else f"{owner}_")
-        live = self._live_memories([*functions.values()], [total for own in totals.values() for total in own])
+        live = self._live([*functions.values()], [total for own in totals.values() for total in own])
         functions = {owner: self._pruned(function, live) for owner, function in functions.items()}
+        totals = {owner: tuple(each for each in own if total_key(each) in live) for owner, own in totals.items()}
         memories = tuple(
-            ir.Memory(self.names[key], slot.type) for key, slot in self.slots.items() if self.names[key] in live
+            ir.Memory(self.names[key], slot.type)
+            for key, slot in self.slots.items()
+            if ir.stored(self.names[key]) in live
         )
         events = tuple(
             ir.Event(event.name, event.parameters, functions[event.name], event.doc, totals[event.name])
             for event in raw.events
+            if functions[event.name].outputs  # else it changes nothing of these parameters
         )
         return ir.Rule(
             raw.name,
@@ -192,10 +192,10 @@ class RuleStreams:
         ]
         return replace(changed, outputs=tuple(outputs))
 
-    def _live_memories(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[str]:
-        """Memories that some result depends on, now or later, perhaps through a total."""
-        waiting: set[Read] = {n.key for each in totals for n in inputs_of(each) if n.source is ir.Source.MEMORY}
-        graph: dict[Read, set[Read]] = {}
+    def _live(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[Read]:
+        """The memories and totals, among others, that some result depends on, now or later."""
+        waiting: set[Read] = set()
+        graph: dict[Read, set[Read]] = {total_key(each): {node.key for node in inputs_of(each)} for each in totals}
         for function in functions:
             for equation in function.equations:
                 graph[ir.StreamRef(function.name, equation.name)] = streams_read(function.name, equation.value)
@@ -203,11 +203,11 @@ class RuleStreams:
                 reads = streams_read(function.name, output.value)
                 waiting |= reads if output.name in self.results else set()
                 graph[ir.stored(output.name)] = reads
-        needed = reachable(graph, waiting)
-        return {name for name in self.names.values() if ir.stored(name) in needed}
+        return reachable(graph, waiting)
 
-    def _pruned(self, function: ir.Function, live: set[str]) -> ir.Function:
-        return sliced(function, tuple(o for o in function.outputs if o.name in self.results or o.name in live))
+    def _pruned(self, function: ir.Function, live: set[Read]) -> ir.Function:
+        outputs = (o for o in function.outputs if o.name in self.results or ir.stored(o.name) in live)
+        return sliced(function, tuple(outputs))
 
     def _totals(self, step: ir.Function, prefix: str) -> tuple[ir.Function, tuple[ir.Function, ...]]:
         """Each ``total(x)`` becomes an input, and a function that computes x for one parameter."""
@@ -248,9 +248,10 @@ class RuleStreams:
 
     # First values
 
-    def _initial(self, live: set[str]) -> ir.Function | None:
+    def _initial(self, live: set[Read]) -> ir.Function | None:
         """The memories that do not start at zero, computed at the first step or event."""
-        wanted = [key for key, slot in self.slots.items() if self.names[key] in live and not is_zero(slot.initial)]
+        kept = [key for key, name in self.names.items() if ir.stored(name) in live]
+        wanted = [key for key in kept if not is_zero(self.slots[key].initial)]
         if not wanted:
             return None
         starts = self._start_names()
@@ -310,12 +311,17 @@ class RuleStreams:
         return change(expr)
 
     def _require_startable(self, initial: ir.Function) -> ir.Function:
-        for node in nodes_of(initial):
+        for node in ir.nodes(initial):
             if isinstance(node, ir.Input) and node.source is ir.Source.ARGUMENT:
                 self.report(errors.not_available(node.name, "an initial value", node.span))
             if isinstance(node, ir.Apply) and node.operator == "total":
                 self.report(errors.not_available("total", "an initial value", node.span))
         return initial
+
+
+def total_key(function: ir.Function) -> ir.Key:
+    """The input that holds what a function of a total adds up to."""
+    return ir.Source.TOTAL, function.outputs[0].name
 
 
 def is_zero(expr: ir.Expr) -> bool:
@@ -326,68 +332,5 @@ def needs_matrix(function: ir.Function) -> bool:
     return any(
         (isinstance(node, ir.Apply) and OPERATORS[node.operator].needs_matrix)
         or (isinstance(node, ir.Literal) and node.value in ("row", "col") and node.type.kind is Kind.AXIS)
-        for node in nodes_of(function)
+        for node in ir.nodes(function)
     )
-
-
-# Warnings
-
-
-def warn_unused(raw: RawDeclaration, report: Report) -> None:
-    """A binding that no result depends on, and a hyper that nothing reads."""
-    defined: dict[Span, str] = {}
-    used: set[Span] = set()
-    for rule in raw.rules:
-        live = live_names(rule)
-        for owner, function in raw_machines(rule).items():
-            for equation in (equation for equation in function.equations if "." not in equation.name):
-                defined[equation.span] = equation.name
-                used |= {equation.span} if ir.StreamRef(owner, equation.name) in live else set()
-    for span, name in defined.items():
-        if span not in used and span.source is raw.span.source:
-            report(errors.unused_binding(name, span))
-    read = {name for rule in raw.rules for name in read_hypers(rule)}
-    for requirement in raw.requirements:
-        read |= {n.name for n in ir.walk(requirement.condition) if isinstance(n, ir.Input)} - {requirement.subject}
-    for hyper in raw.hypers:
-        if hyper.name not in read and hyper.span.source is raw.span.source:
-            report(errors.unused_hyper(hyper.name, hyper.span))
-
-
-def raw_machines(raw: RawRule) -> dict[str, ir.Function]:
-    return {"step": raw.step} | {event.name: event.function for event in raw.events}
-
-
-def live_names(raw: RawRule) -> set[Read]:
-    """The equations of all machines on which a result or a claim depends, in this step or a later one."""
-    graph: dict[Read, set[Read]] = {}
-    waiting = {name for claim in raw.claims for name in streams_read("step", claim.promise)}
-    for owner, function in raw_machines(raw).items():
-        for equation in function.equations:
-            graph[ir.StreamRef(owner, equation.name)] = streams_read(owner, equation.value)
-        waiting |= {name for output in function.outputs for name in streams_read(owner, output.value)}
-    return reachable(graph, waiting)
-
-
-def streams_read(owner: str, expr: ir.Expr) -> set[Read]:
-    """Every stream that an expression of a machine reads, now or one step ago, those of others too; and memories."""
-    found: set[Read] = {ir.StreamRef(owner, name) for name in names_read(expr)}
-    for node in ir.walk(expr):
-        if isinstance(node, ir.Latest):
-            found.add(node.stream)
-        elif isinstance(node, ir.Input) and node.source is ir.Source.MEMORY:
-            found.add(node.key)
-    return found
-
-
-def read_hypers(raw: RawRule) -> set[str]:
-    """The hypers that the equations, results and claims of a rule read, whether they come to anything or not."""
-    nodes = [node for claim in raw.claims for node in ir.walk(claim.promise)]
-    nodes += [node for function in raw_machines(raw).values() for node in nodes_of(function)]
-    return {node.name for node in nodes if isinstance(node, ir.Input) and node.source is ir.Source.HYPER}
-
-
-def nodes_of(function: ir.Function) -> Iterator[ir.Expr]:
-    """Every node of every equation and result."""
-    for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs)):
-        yield from ir.walk(value)

@@ -13,13 +13,14 @@ A dumped function lists its inputs with their types, then its equations, then wh
 
         return m = m
 
-``prev(m)`` is a memory, ``:=`` overwrites the first argument, and ``typed(x, "...")`` stands where the type of a part
-is not the one that its own parts give it.
+``prev(m)`` is a memory, ``given("argument", "k")`` one of several inputs of a name, ``:=`` overwrites the first
+argument, and ``typed(x, "...")`` stands where the type of a part is not the one that its own parts give it.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
@@ -50,8 +51,8 @@ class Surface:
                 return self.literal(expr)
             case ir.Input(name=name, source=ir.Source.MEMORY):
                 return call("prev", ast.Name(name) if name.isidentifier() else ast.Text(name))
-            case ir.Input(name=name):
-                return ast.Name(name)
+            case ir.Input():
+                return self.given(expr)
             case ir.Latest(stream=stream):
                 return ast.Name(stream.name)
             case ir.Ref():
@@ -64,6 +65,9 @@ class Surface:
                 return call("prev", self.node(stream), self.node(initial))
             case _:
                 assert_never(expr)
+
+    def given(self, node: ir.Input) -> ast.Expression:
+        return ast.Name(node.name)
 
     def reference(self, node: ir.Ref) -> ast.Expression:
         return ast.Name(node.name) if node.name.isidentifier() else call("value", ast.Text(node.name))
@@ -171,8 +175,8 @@ def natural_type(node: ir.Apply | ir.Select) -> Type:
 
 def dump_function(function: ir.Function) -> str:
     """The whole function as text that :func:`read_function` reads back."""
-    inputs = {(node.source, node.name): node for node in all_inputs(function)}
-    dump = Dump(function, {node.name for node in inputs.values() if node.source is not ir.Source.MEMORY})
+    inputs = {node.key: node for node in all_inputs(function)}
+    dump = Dump(function)
     lines = [f"function {function.name} for {function.universe.value}"]
     lines += [f"    {node.source.value} {node.name}: {type_text(node.type)}" for node in inputs.values()]
     lines += [""] if inputs else []
@@ -185,18 +189,16 @@ def dump_function(function: ir.Function) -> str:
 
 def all_inputs(function: ir.Function) -> list[ir.Input]:
     """Every input, in reading order, those of conditions among them."""
-    values = [each for e in function.equations for each in (e.value, *([e.when] if e.when else []))]
-    values += [output.value for output in function.outputs]
-    return [node for value in values for node in ir.walk(value) if isinstance(node, ir.Input)]
+    return [node for node in ir.nodes(function) if isinstance(node, ir.Input)]
 
 
 class Dump(Surface):
     """Surface trees that say everything: which name is an equation, and types that are not to be expected."""
 
-    def __init__(self, function: ir.Function, inputs: set[str]) -> None:
-        self.inputs = inputs
+    def __init__(self, function: ir.Function) -> None:
         self.types = {equation.name: equation.value.type for equation in function.equations}
-        self.declared = {(n.source, n.name): n.type for n in all_inputs(function)}
+        self.declared = {node.key: node.type for node in all_inputs(function)}
+        self.inputs = Counter(name for source, name in self.declared if source is not ir.Source.MEMORY)
 
     def text(self, expr: ir.Expr) -> str:
         return print_expression(self.node(expr))
@@ -214,14 +216,18 @@ class Dump(Surface):
         match expr:
             case ir.Literal(value=value):
                 return literal_type(value, expr.type.kind is Kind.AXIS)
-            case ir.Input(name=name, source=source):
-                return self.declared[source, name]
+            case ir.Input():
+                return self.declared[expr.key]
             case ir.Ref(name=name):
                 return self.types[name]
             case ir.Apply() | ir.Select():
                 return natural_type(expr)
             case _:
                 return None
+
+    def given(self, node: ir.Input) -> ast.Expression:
+        is_plain = self.inputs[node.name] == 1
+        return ast.Name(node.name) if is_plain else call("given", ast.Text(node.source.value), ast.Text(node.name))
 
     def reference(self, node: ir.Ref) -> ast.Expression:
         is_plain = node.name.isidentifier() and node.name not in self.inputs
@@ -276,8 +282,8 @@ def read_function(text: str) -> ir.Function:
 class Reader:
     """Reads expressions of a dump, given its inputs and the types of its equations."""
 
-    inputs: dict[str, ir.Input] = field(default_factory=dict)
-    memories: dict[str, ir.Input] = field(default_factory=dict)
+    inputs: dict[ir.Key, ir.Input] = field(default_factory=dict)
+    plain: dict[str, ir.Input] = field(default_factory=dict)  # those that are no memories, by name alone
     types: Mapping[str, Type] = field(default_factory=dict)
 
     def declare(self, line: str) -> bool:
@@ -286,7 +292,8 @@ class Reader:
         if match is None:
             return False
         node = ir.Input(match[2], ir.Source(match[1]), type=read_type(match[3]))
-        (self.memories if node.source is ir.Source.MEMORY else self.inputs)[node.name] = node
+        self.inputs[node.key] = node
+        self.plain |= {} if node.source is ir.Source.MEMORY else {node.name: node}
         return True
 
     def expression(self, text: str) -> ir.Expr:
@@ -327,7 +334,7 @@ class Reader:
             return literal(3.141592653589793, "pi")
         if name in AXES:
             return ir.Literal(name, name, type=literal_type(name, True))
-        return self.inputs[name] if name in self.inputs else ir.Ref(name, type=self.types[name])
+        return self.plain[name] if name in self.plain else ir.Ref(name, type=self.types[name])
 
     def triples(self, tree: ast.Tuple) -> ir.Expr:
         rows = [row.items for row in tree.items if isinstance(row, ast.Tuple)] or [tree.items]
@@ -345,18 +352,21 @@ class Reader:
 
     def call(self, tree: ast.Call) -> ir.Expr:
         (first, *_), name = tree.arguments, tree.function.name
-        text = first.value if isinstance(first, ast.Text) else first.name if isinstance(first, ast.Name) else ""
+        words = [
+            x.value if isinstance(x, ast.Text) else x.name if isinstance(x, ast.Name) else "" for x in tree.arguments
+        ]
+        text = words[0]
         match name:
             case "prev":
-                return self.memories[text]
+                return self.inputs[ir.stored(text)]
+            case "given":
+                return self.inputs[ir.Source(text), words[1]]
             case "value":
                 return ir.Ref(text, type=self.types[text])
             case "literal":
                 return literal(float(text), text)
             case "typed":
-                told = tree.arguments[1]
-                assert isinstance(told, ast.Text)
-                return replace(self.node(first), type=read_type(told.value))
+                return replace(self.node(first), type=read_type(words[1]))
         given = dict(zip((p.name for p in OPERATORS[name].parameters), tree.arguments, strict=False))
         given |= {key.name: value for key, value in tree.keywords}
         arguments = [

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from optforge.compiler import ir
 from optforge.compiler.causality import reachable
+from optforge.compiler.liveness import Read, live_names, raw_machines, streams_read
 from optforge.compiler.raw import RawDeclaration, RawRule
-from optforge.compiler.streams import Read, live_names, raw_machines, streams_read
 from optforge.dsl import ast
 
 

@@ -1146,6 +1146,48 @@ def undetermined_shape(name: str, sides: Sequence[str], span: Span) -> Diagnosti
     return wrong(f"nothing tells how many {' and '.join(sides)} `{name}` has", span, note, help=hint)
 
 
+@entry("E042", "events of one name that do not agree")
+def two_signatures(event: str, argument: str, span: Span, first: Span) -> Diagnostic:
+    """An optimizer may have an event that the optimizer it uses for other parameters has as well. One call fires it
+    for the parameters of both, with the arguments of both: `refresh(decay, scale)` where one is `refresh(decay)` and
+    the other `refresh(scale)`. An argument that both have must have one default, or none in both.
+
+    Wrong:
+
+        optimizer Inner:
+            on refresh(decay=0.9):
+                h = ema(grad^2, decay)
+            for tensor:
+                weight <- weight - 0.01 * grad / (1 + h)
+
+        optimizer Outer:
+            on refresh(decay=0.5):
+                h = ema(norm(grad), decay)
+            for matrix:
+                weight <- weight - 0.01 * grad / (1 + h)
+            for rest: use Inner()
+
+    Right:
+
+        optimizer Inner:
+            on refresh(decay=0.9):
+                h = ema(grad^2, decay)
+            for tensor:
+                weight <- weight - 0.01 * grad / (1 + h)
+
+        optimizer Outer:
+            on refresh(share=0.5):
+                h = ema(norm(grad), share)
+            for matrix:
+                weight <- weight - 0.01 * grad / (1 + h)
+            for rest: use Inner()
+    """
+    labels = [Label(first, "with these arguments")]
+    message = f"one call fires both events `{event}`, which do not agree on the default of `{argument}`"
+    help_text = f"give `{argument}` one default, or give the argument or the event another name"
+    return wrong(message, span, "and with these", labels, help_text)
+
+
 # Streams
 
 
@@ -1364,3 +1406,30 @@ def unused_hyper(name: str, span: Span) -> Diagnostic:
                 weight <- weight - lr * (grad + weight_decay * weight)
     """
     return wrong(f"hyperparameter `{name}` is never used", span)
+
+
+@entry("W004", "an event that changes nothing")
+def idle_event(name: str, span: Span) -> Diagnostic:
+    """No rule reads what this event computes, and it changes no weight: firing it would do nothing, so the generated
+    class does not have it. A rule with equations of its own reads the streams of events by their names; one that
+    follows another optimizer (`use`) reads that one's events.
+
+    Wrong:
+
+        optimizer Curved:
+            hyper lr = 0.01 where lr > 0
+            on curvature(scale):
+                h = ema(scale * grad^2, 0.99)
+            for tensor:
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer Curved:
+            hyper lr = 0.01 where lr > 0
+            on curvature(scale):
+                h = ema(scale * grad^2, 0.99)
+            for tensor:
+                weight <- weight - lr * grad / (1 + h)
+    """
+    return wrong(f"the event `{name}` changes nothing", span)

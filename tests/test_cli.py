@@ -203,6 +203,16 @@ def test_dump_after_prints_each_function(capsys: pytest.CaptureFixture[str]) -> 
     assert not Path("made").exists()
 
 
+def test_check_holds_the_compiler_to_what_must_be_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = written("a.opt", GOOD)
+    assert main(["check", name, "--verify"]) == 0
+    monkeypatch.setattr("optforge.compiler.pipeline.require_valid", lambda program, stage: 1 / 0)
+    assert main(["check", name]) == 0 and main(["check", name, "--verify"]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_a_mistake_of_the_compiler_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("sample")

@@ -6,15 +6,23 @@ What each spec means is written down here by hand, in NumPy: the interpreter and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from optforge.compiler import interpret
+from optforge.compiler import interpret, ir
 from optforge.compiler.load import compile_source
 from optforge.compiler.pipeline import compile_program
+from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
+from optforge.compiler.targets.torch.hygiene import scalar_names
+from optforge.compiler.targets.torch.statements import Lowering, lower_function
+from optforge.compiler.text import dump_function, read_function
+from optforge.compiler.types import SCALAR, Kind, Phase, Type
+from optforge.compiler.validate import InternalError, functions_of, require_valid
 from optforge.dsl.source import Source
 
 STEPS = 3
@@ -264,3 +272,140 @@ def test_generated_classes_take_the_steps_written_by_hand(case, way):
         optimizer.step()
         found.append(p.detach().numpy().copy())
     assert_same_steps(found, list(case.steps(weight, grads)), weight)
+
+
+# Events of one name
+
+
+SHARED = """
+optimizer Inner:
+    hyper lr = 0.1
+    on curvature(batch_size, share=0.1):
+        h = ema(batch_size * grad^2, 1 - share)
+    for tensor:
+        weight <- weight - lr * grad / (1 + h)
+
+optimizer Plain:
+    hyper batch_size = 0.5
+    on curvature(k):
+        h = ema(k * grad^2, 0.9)
+    for matrix:
+        weight <- weight - batch_size * grad / (1 + h)
+    for rest: use Inner(lr=batch_size)
+"""
+
+
+def test_one_call_fires_the_events_of_one_name_with_the_arguments_of_all():
+    """Also where an argument of one of them is called like a hyper that the rule of the other reads."""
+    weight, grads = stream()
+    matrix, vector = torch.nn.Parameter(torch.from_numpy(weight.copy())), torch.nn.Parameter(torch.tensor(weight[0]))
+    optimizer = compile_source(SHARED).Plain([matrix, vector])
+    assert list(signature(optimizer.curvature).parameters) == ["k", "batch_size", "share"]
+    found = []
+    for grad in grads:
+        matrix.grad, vector.grad = torch.from_numpy(grad), torch.from_numpy(grad[0])
+        optimizer.curvature(3.0, 5.0)
+        optimizer.step()
+        found.append((matrix.detach().numpy().copy(), vector.detach().numpy().copy()))
+    assert_same_steps([one for one, _ in found], list(curved(3.0, 1.0, 0.5)(weight, grads)), weight)
+    rows = [grad[0] for grad in grads]
+    assert_same_steps([other for _, other in found], list(curved(5.0, 1.0, 0.5)(weight[0], rows)), weight[0])
+
+
+IDLE = """
+optimizer Plain:
+    hyper lr = 0.1
+    on probe(k):
+        h = ema(k * grad^2, 0.9)
+    on spare():
+        s = ema(total(sum(grad^2)) * grad, 0.9)
+    on look():
+        unread = ema(grad, 0.9)
+    for matrix:
+        weight <- weight - lr * grad
+    for rest:
+        left_over = s + total(sum(grad))
+        weight <- weight - lr * grad / (1 + h)
+"""
+
+
+def test_rules_have_the_events_that_change_something_for_them_and_no_others():
+    """No function, no counter in the state, no method for what would do nothing; and no sum that nobody reads."""
+    (declaration,) = compile_program(Source("names.opt", IDLE)).declarations
+    assert {rule.name: [event.name for event in rule.events] for rule in declaration.rules} == {
+        "matrix": [],
+        "rest": ["probe"],
+    }
+    assert not any(rule.totals for rule in declaration.rules)
+    weight, grads = stream()
+    matrix, vector = torch.nn.Parameter(torch.from_numpy(weight)), torch.nn.Parameter(torch.from_numpy(weight[0]))
+    optimizer = compile_source(IDLE).Plain([matrix, vector])
+    assert not hasattr(optimizer, "spare") and not hasattr(optimizer, "look")
+    matrix.grad, vector.grad = torch.from_numpy(grads[0]), torch.from_numpy(grads[0][0])
+    optimizer.probe(2.0)
+    optimizer.step()
+    assert optimizer.state[matrix].keys() == {"step"}
+    assert optimizer.state[vector].keys() == {"step", "probe_step", "h"}
+
+
+# What the compiler holds itself to
+
+
+@each_case
+def test_dumps_read_back(case):
+    for function in functions_of(compile_program(Source("names.opt", case.text))):
+        assert read_function(dump_function(function)) == function
+
+
+def lowered_rule(text: str) -> tuple[ir.Function, PyFunction]:
+    """The step of the only rule of `Plain`, and its Python function."""
+    (declaration,) = (each for each in compile_program(Source("names.opt", text)).declarations if each.name == "Plain")
+    (rule,) = declaration.rules
+    memories = tuple(memory.name for memory in rule.memories)
+    return rule.step, lower_function(rule.step, "step", (), memories, scalar_names(declaration))
+
+
+NUMBER = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
+BOUND = CASES["a hyper that `use` binds, called like a memory of the used optimizer"].text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({(ir.Source.MEMORY, "m"): "m"}, "`step` says `m` for hyper `m` and memory `m`"),
+        ({(ir.Source.HYPER, "m"): "m_3"}, "`step` says `m_3` for hyper `m`"),
+        ({(ir.Source.MEMORY, "m"): "m_3"}, "which is not what it reads"),
+    ],
+)
+def test_inputs_of_a_function_have_distinct_names_in_its_text(change, message):
+    step, function = lowered_rule(BOUND)
+    require_own_names(step, function)
+    with pytest.raises(InternalError, match=message):
+        require_own_names(step, replace(function, names={**function.names, **change}))
+
+
+def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
+    monkeypatch.setattr(Lowering, "_name_memory", lambda self, memory: self.names.setdefault(ir.stored(memory), memory))
+    with pytest.raises(InternalError, match=r"hyper `(.)` and memory `\1`"):
+        lowered_rule(BOUND)
+
+
+@pytest.mark.parametrize(
+    "node, message",
+    [
+        (ir.Input("m", ir.Source.ARGUMENT, type=NUMBER), "reads argument `m`, which it is not given"),
+        (ir.Input("beta", ir.Source.MEMORY, type=NUMBER), "reads memory `beta`, which it is not given"),
+        (ir.Input("total_1", ir.Source.TOTAL, type=NUMBER), "reads total `total_1`, which it is not given"),
+        (ir.Input("m", ir.Source.HYPER, type=Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)), "`m` has two types"),
+        (ir.Latest(ir.StreamRef("event", "m")), "a Latest is left"),
+    ],
+)
+def test_functions_read_what_they_are_given(node, message):
+    program = compile_program(Source("names.opt", BOUND))
+    (declaration,) = program.declarations
+    (rule,) = declaration.rules
+    require_valid(program, "storage")
+    step = replace(rule.step, equations=(ir.Equation("odd", node), *rule.step.equations))
+    broken = replace(declaration, rules=(replace(rule, step=step),))
+    with pytest.raises(InternalError, match=message):
+        require_valid(replace(program, declarations=(broken,)), "storage")

@@ -126,7 +126,7 @@ def roles_of(declaration: ir.Optimizer, rest: bool, told: bool) -> tuple[str, ..
     return tuple(role for role in wanted if role in rules)
 
 
-def events_of(declaration: ir.Optimizer, factory: Callable[..., Any]) -> tuple[ir.Event, ...]:
-    """The events that the other has a method for."""
-    events = {event.name: event for rule in declaration.rules for event in rule.events}
-    return tuple(event for name, event in events.items() if inspect.isroutine(getattr(factory, name, None)))
+def events_of(declaration: ir.Optimizer, factory: Callable[..., Any]) -> dict[str, tuple[ir.Hyper, ...]]:
+    """The events that the other has a method for, with their arguments."""
+    calls = ir.calls_of(declaration.rules)
+    return {name: calls[name] for name in calls if inspect.isroutine(getattr(factory, name, None))}

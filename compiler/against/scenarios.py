@@ -7,7 +7,7 @@ scenario smaller.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ class Space:
     dtypes: tuple[str, ...] = ("float64", "float32")
     most_groups: int = 2
     without: frozenset[str] = frozenset()
-    events: tuple[ir.Event, ...] = ()
+    events: Mapping[str, tuple[ir.Hyper, ...]] = field(default_factory=dict)
 
     def has(self, ability: str) -> bool:
         return ability not in self.without
@@ -129,7 +129,7 @@ class Maker:
             changes=self.changes() if is_later else (),
             saved=is_later and self.space.has("saved") and self.chance(1),
             closure=self.space.has("closure") and self.chance(1),
-            events=tuple((event.name, self.arguments(event)) for event in self.space.events if self.chance(4)),
+            events=tuple((name, self.arguments(given)) for name, given in self.space.events.items() if self.chance(4)),
         )
 
     def gradient(self) -> Gradient:
@@ -157,8 +157,8 @@ class Maker:
         hypers[name] = value
         return {name: value}
 
-    def arguments(self, event: ir.Event) -> dict[str, Hyper]:
+    def arguments(self, wanted: Sequence[ir.Hyper]) -> dict[str, Hyper]:
         return {
             each.name: each.default.value if each.default else self.pick((1.0, 2.0, 0.5))  # type: ignore[misc]
-            for each in event.parameters
+            for each in wanted
         }

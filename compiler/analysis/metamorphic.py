@@ -61,9 +61,8 @@ class Trial:
             for index in order:
                 tensors[index].grad = None
                 set_gradient(tensors[index], torch.tensor(self.grads[step][index]))
-            for event in events_of(self.declaration) if step == 0 else ():
-                arguments = {each.name: EVENT_ARGUMENTS[3] for each in event.parameters}
-                getattr(optimizer, event.name)(**arguments)
+            for event, arguments in ir.calls_of(self.declaration.rules).items() if step == 0 else ():
+                getattr(optimizer, event)(**{each.name: EVENT_ARGUMENTS[3] for each in arguments})
             optimizer.step()
             history.append([tensors[index].detach().clone() for index in sorted(order)])
         return history
@@ -71,10 +70,6 @@ class Trial:
     @property
     def everyone(self) -> tuple[int, ...]:
         return tuple(range(len(self.roles)))
-
-
-def events_of(declaration: ir.Optimizer) -> list[ir.Event]:
-    return list({event.name: event for rule in declaration.rules for event in rule.events}.values())
 
 
 def set_whole(p: Any, grad: Any) -> None:

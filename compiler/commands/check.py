@@ -37,9 +37,21 @@ def run_check(options: argparse.Namespace) -> int:
     if options.json and options.dump_after:
         raise CommandProblem("`--json` prints diagnostics and `--dump-after` a program: ask for one of them")
     units = checked_units(options.files, options.json)
-    if options.dump_after and all(unit.result.program for unit in units):
+    is_fine = all(unit.result.program for unit in units)
+    if is_fine and options.dump_after:
         dump_units(units, options.dump_after, options.verify)
-    return FINE if all(unit.result.program for unit in units) else SPEC_IS_WRONG
+    elif is_fine and options.verify:
+        verify_units(units)
+    return FINE if is_fine else SPEC_IS_WRONG
+
+
+def verify_units(units: Sequence[Unit]) -> None:
+    """Hold every pass, and the functions that are generated, to what must be so; an internal error if it is not."""
+    from optforge.compiler.pipeline import run_passes
+    from optforge.compiler.targets.torch.lower import lower_program
+
+    for unit in units:
+        lower_program(run_passes(unit.result.require(), verify=True), unit.source.path)
 
 
 def dump_units(units: Sequence[Unit], after: str, verify: bool) -> None:

@@ -96,7 +96,7 @@ class OptimizerTrial:
                 for options, placed in groups
             ]
             self.optimizers.append(cls(own, **self.given[0], **strategy))
-        self.events = {event.name: event for rule in declaration.rules for event in rule.events}
+        self.calls = ir.calls_of(declaration.rules)
 
     def grouped(self, index: int) -> Iterator[tuple[dict[str, Any], list[Placed]]]:
         """The options and parameters of the groups that have the hypers of one trial group: one group for each role."""
@@ -137,7 +137,7 @@ class OptimizerTrial:
 
     def advance(self, step: int) -> None:
         """Events now and then, and a step."""
-        for name in self.events:
+        for name in self.calls:
             if self.random.random() < 0.4:
                 self.fire(step, name)
         self.note_weights()
@@ -147,15 +147,14 @@ class OptimizerTrial:
         self.compare(f"step {step}")
 
     def fire(self, step: int, name: str) -> None:
-        event = self.events[name]
         if self.reading_depends_on_passes(name):
             self.set_gradients(every=True)
         given = dict(self.trial.events.get(name, {}))
-        given |= {p.name: 1.25 for p in event.parameters if p.default is None and p.name not in given}
+        given |= {p.name: 1.25 for p in self.calls[name] if p.default is None and p.name not in given}
         self.note_weights()
         for optimizer in self.optimizers:
             getattr(optimizer, name)(**given)
-        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in event.parameters}
+        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in self.calls[name]}
         parameters, grads, hypers = self.for_oracle()
         interpret.fire_event(parameters, name, grads, hypers, arguments)
         self.compare(f"event {name} before step {step}")

@@ -12,8 +12,9 @@ from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.targets.torch.documents import docstring, wrapped
 from optforge.compiler.targets.torch.expressions import quoted
+from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, given_names, scalar_names
-from optforge.compiler.targets.torch.statements import WIDTH, PyFunction, lower_function
+from optforge.compiler.targets.torch.statements import WIDTH, lower_function
 
 INDENT = 4  # of the body of a class, in which the lines stand
 

@@ -18,8 +18,9 @@ from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarg
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.passes.fold import is_literal_truth, spelled
 from optforge.compiler.pipeline import compile_program
+from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import ScalarNames, python_name
-from optforge.compiler.targets.torch.statements import WIDTH, Lowering, PyFunction, signature_lines
+from optforge.compiler.targets.torch.statements import WIDTH, Lowering, signature_lines
 from optforge.compiler.text import apply, literal, natural_type
 from optforge.compiler.types import Universe
 from optforge.dsl.source import Source
@@ -71,7 +72,9 @@ def lower_fused(
         except TooLarge:
             continue
         if values is not None:
-            return call_of(kernel, found, values, step, name, scalars)
+            fused = call_of(kernel, found, values, step, name, scalars)
+            require_own_names(rule.step, fused)
+            return fused
     return None
 
 
@@ -216,8 +219,9 @@ def call_of(
 ) -> PyFunction:
     """A Python function that calls the kernel; lists by position as the step's tensors, scalars by keyword."""
     outputs = tuple(ir.Output(hyper, value) for hyper, value in values.items())
+    known = {key: scalar for key, scalar in scalars.items() if scalar in step.scalars}
     lowering = Lowering(ir.Function(name, Universe.TENSOR, (), outputs))
-    lowering.names.update({key: scalar for key, scalar in scalars.items() if scalar in step.scalars})
+    lowering.names.update(known.items())
     lowering.names.update({f"function:{function}": function for function in FUNCTIONS.values()})
     lists: dict[str, str] = {}
     for key in step.inputs:
@@ -239,4 +243,5 @@ def call_of(
         body=(*lowering.lines, *([call] if len(call) + 4 <= WIDTH else exploded)),
         returns=(),
         used=frozenset({FUNCTIONS[kernel.name], *lowering.writer.used}),
+        names={ir.stored(key): text for key, text in lists.items()} | known,
     )

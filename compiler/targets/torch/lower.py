@@ -21,13 +21,13 @@ from optforge.compiler.targets.torch.documents import (
     wrapped,
 )
 from optforge.compiler.targets.torch.expressions import number_text, quoted
+from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, scalar_names
 from optforge.compiler.targets.torch.layouts import layout_of, step_layout
 from optforge.compiler.targets.torch.statements import (
     WIDTH,
     Lowering,
-    PyFunction,
     lower_function,
     signature_lines,
 )
@@ -384,15 +384,15 @@ def requirement_lines(requirement: ir.Requirement, hypers: tuple[ir.Hyper, ...])
 
 def lower_events(rules: tuple[ir.Rule, ...]) -> tuple[PyMethod, ...]:
     """A method for each event; rules that share an event are fired together."""
-    events = {event.name: event for rule in rules for event in rule.events}
+    docs = {event.name: event.doc for rule in rules for event in rule.events if event.doc}
     methods = []
-    for event in events.values():
-        ordered = sorted(event.parameters, key=lambda parameter: parameter.default is not None)
+    for name, parameters in ir.calls_of(rules).items():
+        ordered = sorted(parameters, key=lambda parameter: parameter.default is not None)
         arguments = ["self", *(declared(parameter) for parameter in ordered)]
-        given = [quoted(event.name), *(f"{parameter.name}={parameter.name}" for parameter in ordered)]
+        given = [quoted(name), *(f"{parameter.name}={parameter.name}" for parameter in ordered)]
         call = f"self.fire({', '.join(given)})"
         body = (call,) if len(call) + 8 <= WIDTH else ("self.fire(", *(f"    {each}," for each in given), ")")
-        doc = doc_lines(event.doc or f"Advance what the spec computes on {event.name}.", WIDTH - 8)
-        signature = signature_lines(event.name, arguments, [], WIDTH - 12, " -> None")
+        doc = doc_lines(docs.get(name) or f"Advance what the spec computes on {name}.", WIDTH - 8)
+        signature = signature_lines(name, arguments, [], WIDTH - 12, " -> None")
         methods.append(PyMethod(signature, docstring(doc), body))
     return tuple(methods)

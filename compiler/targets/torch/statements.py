@@ -14,6 +14,7 @@ from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.ops import Level
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
+from optforge.compiler.targets.torch.functions import SCALAR_SOURCES, PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import TAKEN, free_name, python_name
 from optforge.compiler.targets.torch.layouts import layout_of
 
@@ -22,22 +23,6 @@ CHOICE = 32  # how much longer the line of a choice may be before it becomes an 
 PART = re.compile(r"_part(_\d+)?$")
 WEIGHT = re.compile(r"\bweight\b")
 DIMENSIONS: tuple[ir.Key, ...] = ((ir.Source.DIMENSION, "rows"), (ir.Source.DIMENSION, "cols"))
-SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.TOTAL)
-
-
-@dataclass(frozen=True, slots=True)
-class PyFunction:
-    """A Python function ready to be laid out; ``inputs`` and ``outputs`` are state keys, ``scalars`` its keywords."""
-
-    name: str
-    signature: tuple[str, ...]
-    doc: tuple[str, ...]
-    body: tuple[str, ...]
-    returns: tuple[str, ...]
-    inputs: tuple[str, ...]
-    scalars: tuple[str, ...]
-    outputs: tuple[str, ...]
-    used: frozenset[str]
 
 
 def lower_function(
@@ -52,7 +37,9 @@ def lower_function(
 
     ``memories`` and ``scalars``, the keyword of each, give the order of the parameters.
     """
-    return Lowering(function, memories, scalars, width).lowered(name, doc)
+    lowered = Lowering(function, memories, scalars, width).lowered(name, doc)
+    require_own_names(function, lowered)
+    return lowered
 
 
 @dataclass
@@ -108,6 +95,7 @@ class Lowering:
             tuple(scalars),
             tuple(output.name for output in self.function.outputs),
             frozenset(self.writer.used),
+            {key: text for key, text in self.names.items() if isinstance(key, tuple)},
         )
 
     # Names
