@@ -395,7 +395,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "float64 orthogonalized in float32",
         "float64 runs have errors of 1e-7",
         f"{RUNTIME}/orthogonal.py",
-        "    if dtype == torch.float64:\n        return torch.float64\n",
+        "    if dtype == torch.float64:\n        return torch.float64, torch.float64\n",
         "",
     ),
     Mutant(
