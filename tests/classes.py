@@ -85,6 +85,11 @@ def parameters(groups: list[dict[str, Any]]) -> list[Tensor]:
     return [p for group in groups for p in group["params"]]
 
 
+def is_untouched(optimizer: Any, p: Tensor) -> bool:
+    """Whether no step or event of the optimizer has written to the state of p, be there one or not."""
+    return not any(x.any() for x in optimizer.state.get(p, {}).values())
+
+
 def set_gradients(params: list[Tensor], seed: int) -> None:
     """Gradients that depend on the seed and on the place of the parameter in the list."""
     for i, p in enumerate(params):

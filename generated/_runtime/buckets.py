@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from .buffers import Buffer, _apart
+from .computations import _Memories, _storage
 from .interface import Memory
 from .places import Place, Slot
+
+_States = Mapping[Tensor, dict[str, Any]]
+Stored = Mapping[str, list[Tensor]]  # of each memory the states, one for each parameter
 
 # On the CPU, units from 2^15 elements on run alone: they need no copy, and torch reduces smaller ones in one thread, so
 # that a result does not depend on the size of the batch. 2^18 elements of a few tensors fit in the cache. On other
@@ -25,15 +30,14 @@ DEVICE_ALONE, DEVICE_BATCH = 1 << 20, 1 << 28
 class Bucket:
     """Units of one shape that run as one call; in the elementwise layout: parameters laid end to end.
 
-    Once settled it owns the memories of its parameters: one buffer for each memory, of which the states are views.
+    Once settled it knows the memories of its parameters as batches: one buffer for each memory, which the states own.
     """
 
     def __init__(self, entries: list[tuple[Tensor, Place]]) -> None:
         self.entries = entries
         self.params = [p for p, _ in entries]
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
-        self.buffers: dict[str, Tensor] = {}
-        self.views: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.buffers: dict[str, Buffer] = {}
         self.fused: tuple[Any, Any] | None = None  # the kernel that fits the buffers, and the weights of these forms
         self.completed: list[Tensor] = self.params  # those of which no later bucket of the arrangement has a part
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
@@ -58,46 +62,60 @@ class Bucket:
             return list(tensors)
         return [place.window(x, memory) for x, (_, place) in zip(tensors, self.entries, strict=True)]
 
-    def is_settled(self, state: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether the states still are the views of the buffers; anyone may have replaced them."""
-        for p, views in self.views:
-            entry = state[p]
-            for name, view in views.items():
-                if entry.get(name) is not view:
-                    return False
-        return bool(self.buffers)
+    def is_settled(self, state: _States) -> bool:
+        """Whether the states still are what the buffers were cut into; anyone may have replaced or freed them."""
+        return self.stored(state) is not None
 
-    def listed(self, name: str, state: Mapping[Tensor, dict[str, Any]]) -> list[Tensor]:
-        """The weights, gradients, or states of this name, one for each parameter; settled ones are not looked up."""
-        if name == "weight":
-            return self.params
-        if name == "grad":
-            return [p.grad for p in self.params]  # type: ignore[misc]
-        if name in self.buffers:
-            return [views[name] for _, views in self.views]
-        return [state[p][name] for p in self.params]
+    def stored(self, state: _States) -> Stored | None:
+        """The states of each memory, one for each parameter, if the bucket is settled."""
+        try:
+            entries = [state[p] for p in self.params] if self.buffers else []
+            stored = {name: [entry[name] for entry in entries] for name in self.buffers}
+            is_settled = entries and all(self.buffers[name].is_made_of(found) for name, found in stored.items())
+        except (KeyError, AttributeError, RuntimeError):  # not there, no tensor, or one without memory
+            return None
+        return stored if is_settled else None
 
-    def settle(self, state: Mapping[Tensor, dict[str, Any]], memories: Iterable[tuple[Memory, torch.dtype]]) -> None:
-        """Stacks the memories in buffers of the bucket and makes the states views of them."""
-        buffers: dict[str, Tensor] = {}
-        views: list[tuple[Tensor, dict[str, Tensor]]] = [(p, {}) for p in self.params]
+    def settle(self, state: _States, memories: _Memories) -> None:
+        """Stacks the memories in buffers and makes the states pieces of them."""
+        buffers: dict[str, Buffer] = {}
+        pieces: dict[str, list[Tensor]] = {}
         for memory, dtype in memories:
-            buffers[memory.name] = self.gather([state[p][memory.name] for p in self.params], memory).to(dtype)
-            parts = torch.split(buffers[memory.name], self.counts)
-            for (p, place), (_, held), part in zip(self.entries, views, parts, strict=True):
-                held[memory.name] = place.restored(part, memory, p.shape)
+            given = [state[p][memory.name] for p in self.params]
+            batch = self.gather(given, memory).to(dtype)
+            if _storage(batch) == _storage(given[0]):  # whoever gave the state may use its memory for something else
+                batch = batch.clone()
+            parts = map(_apart, torch.split(batch, self.counts))
+            pieces[memory.name] = [
+                place.restored(part, memory, p.shape).data for (p, place), part in zip(self.entries, parts, strict=True)
+            ]
+            buffers[memory.name] = Buffer(batch, pieces[memory.name])
         # Only now, as everything before may run out of memory.
-        self.buffers, self.views, self.fused = buffers, views, None
-        for p, held in views:
-            state[p].update(held)
+        self.buffers, self.fused = buffers, None
+        for name, tensors in pieces.items():
+            for p, x in zip(self.params, tensors, strict=True):
+                state[p][name] = x
 
-    def release(self, state: Mapping[Tensor, dict[str, Any]], taken: Collection[Tensor] = ()) -> None:
-        """Gives up the buffers; states of parameters that no other bucket has `taken` get storage of their own."""
-        for p, views in self.views:
-            for name, view in views.items():
-                if p not in taken and state.get(p, {}).get(name) is view:
-                    state[p][name] = view.clone()
-        self.buffers, self.views, self.fused = {}, [], None
+    def takes_over(self, other: Bucket | None, memories: _Memories, state: _States) -> bool:
+        """Whether another bucket has buffers of these memories for the same units, which this one now has."""
+        if other is None or len(other.entries) != len(self.entries):
+            return False
+        if [(name, buffer.dtype) for name, buffer in other.buffers.items()] != [(m.name, d) for m, d in memories]:
+            return False
+        pairs = zip(other.entries, self.entries, strict=True)
+        if not all(p is q and one == two for (p, one), (q, two) in pairs) or not other.is_settled(state):
+            return False
+        self.buffers, other.buffers, self.fused = other.buffers, {}, None
+        return True
+
+    def release(self, state: _States, taken: Collection[Tensor] = ()) -> None:
+        """Gives up the buffers; states of parameters that no other bucket has `taken` get memory of their own."""
+        for name, buffer in self.buffers.items():
+            for i, p in enumerate(self.params):
+                x = None if p in taken else state.get(p, {}).get(name)
+                if x is not None and buffer.holds(i, x):
+                    state[p][name] = x.clone()
+        self.buffers, self.fused = {}, None
 
 
 def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.utils import get_total_norm
 
+from .arrangement import Arrangement
 from .autocast import _without_autocast
-from .buckets import Bucket, _arranged
 from .calls import Call, Work, _ordered_sum
-from .checkpoints import Spec, _describe, _of_same_spec, _Reader
+from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .computations import Computation
-from .counters import Counters, _is_capturing
+from .counters import Counters, DeviceCounters, _is_capturing
 from .hypers import _checked_hypers, _nearest
 from .interface import PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
+from .loading import _Reader
 from .parameters import _has_grad, _require_dense
-from .places import _wider
+from .places import Slot, _wider
 from .roster import Roster
 from .routing import param_groups
+from .states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
 from .strategies import BACKENDS, Runner, _strategy
 
 OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
@@ -100,10 +102,12 @@ class SpecOptimizer(torch.optim.Optimizer):
         """Drops what is derived from groups, parameters and states."""
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._roster = Roster()
-        self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
-        self._owners: dict[Tensor, Bucket] = {}
-        self._counters = Counters(self.capturable)
+        self._arrangement = Arrangement()
+        self._counters = self._new_counters()
         self._uncompilable: set[Computation] = set()
+
+    def _new_counters(self) -> Counters:
+        return DeviceCounters() if self.capturable else Counters()
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("skip_nonfinite", "backend", "capturable", "compile_options", "generator", "_hyper_names")
@@ -111,27 +115,47 @@ class SpecOptimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **own, "_spec": self.SPEC.hash if self.SPEC else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(_of_same_spec(type(self).__name__, self.SPEC, state))
+        state = _of_same_spec(type(self).__name__, self.SPEC, state)
+        super().__setstate__(state)
         self._forget()
+        if "_counters" in state:  # of a checkpoint, which has been read as a whole
+            self._roster, self._counters = state["_roster"], state["_counters"]
+            return
+        for group in self.param_groups:
+            self._describe(group)
+        self._look_at_groups()
+        for counter in {counter for rule in self.RULES for counter in _counters_of(rule)}:
+            self._counters.adopt(counter, self.state)
 
     # -- groups --------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """As in torch, without what the groups say of the spec."""
+        lines = super().__repr__().split("\n")
+        return "\n".join(line for line in lines if not line.startswith(f"    {SPEC_KEY}: "))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; ValueError for unknown keys, invalid hypers, or a parameter that no rule takes."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         group = dict(param_group)
+        self._describe(group)
         self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS))
         super().add_param_group(group)
         try:
             self._check_group(group)
-            self._roster = self._roster.renewed(self.param_groups, type(self), self.state)
+            self._look_at_groups()
         except BaseException:
             self.param_groups.pop()
             raise
 
+    def _describe(self, group: dict[str, Any]) -> None:
+        """Lets the group say of which spec its states are, as helpers for checkpoints keep the keys that they find."""
+        if self.SPEC is not None:
+            group[SPEC_KEY] = _description(type(self), self._hyper_names)
+
     def _require_known_keys(self, group: Mapping[str, Any], others: Iterable[str]) -> None:
-        known = {*self._hyper_names, *others}
+        known = {*self._hyper_names, *others, *((SPEC_KEY,) if self.SPEC else ())}
         for key in group:
             if key not in known:
                 raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
@@ -175,16 +199,15 @@ class SpecOptimizer(torch.optim.Optimizer):
         if self.skip_nonfinite and not _all_finite(works):
             return loss
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
-            for work in works:
-                self._initialize(work)
+            settled = [(work, self._arrangement.settled(work, self._roster.slots, self.state)) for work in works]
             rules = {work.rule.name: work.rule for work in works}
             totals = {name: self._totals(rule.totals, works, {}) for name, rule in rules.items()}
-            for work, buckets in [(w, self._arrange(w, w.rule.step.layout, settled=True)) for w in works]:
+            for work, buckets in settled:
                 step = work.rule.step
                 scalars = work.scalars(step, totals[work.rule.name], {})
                 run = self._runner(step, work)
-                for bucket in buckets:
-                    run(bucket, scalars)
+                for bucket, stored in buckets:
+                    run(bucket, scalars, stored)
                     self._counters.advance("step", self.state, bucket.completed, work.count)
                     interrupts.pause()
         return loss
@@ -206,14 +229,15 @@ class SpecOptimizer(torch.optim.Optimizer):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
-                self._initialize(work)
+                self._arrangement.require_memories(work, self._roster.slots, self.state)
             given = {name: found.scalars(arguments) for name, found in events.items()}
             totals = {name: self._totals(found.totals, stepped, given[name]) for name, found in events.items()}
             for work in works:
                 found = events[work.rule.name]
                 scalars = work.scalars(found.kernel, totals[work.rule.name], given[work.rule.name])
                 run = self._runner(found.kernel, work)
-                for bucket in self._arrange(work, _wider(work.rule.step.layout, found.kernel.layout)):
+                layout = _wider(work.rule.step.layout, found.kernel.layout)
+                for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
                     run(bucket, scalars)
                     self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)
                     interrupts.pause()
@@ -228,8 +252,7 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
         init_reads = rule.init is not None and "grad" in rule.init.inputs
-        is_new = any(memory.name not in self.state.get(p, ()) for memory in rule.memories)
-        return "grad" in event.kernel.inputs or (init_reads and is_new)
+        return "grad" in event.kernel.inputs or (init_reads and not _has_begun(self.state.get(p, {}), rule))
 
     def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[Work]:
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
@@ -249,7 +272,8 @@ class SpecOptimizer(torch.optim.Optimizer):
                     return self._collect(counter, takes_part)
                 if p.grad is not None:
                     _require_dense(p)
-                count = counts.get(p, 0) + 1
+                known = counts.get(p)
+                count = known.number + 1 if known else 1
                 if work is None or not work.takes(slot.rule, slot.dtype, slot.device, count):
                     work = works.get(key := (run, slot.rule.name, slot.dtype, slot.device, count))
                 if work is None:
@@ -266,61 +290,24 @@ class SpecOptimizer(torch.optim.Optimizer):
         if resized is None and old.is_current(self.param_groups):
             return
         self._roster = old.renewed(self.param_groups, type(self), self.state)
-        changed = [p for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot]
+        changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
         if changed:
-            self._buckets, self._owners = {}, {}
+            self._arrangement.forget(changed, self.state)
             self._forget_precision(changed)
+            self._drop_untouched(changed, ())
+        _begin_states(self.param_groups, self._roster.slots, self.state, self._counters)
+
+    def _drop_untouched(self, slots: Mapping[Tensor, Slot], kept: Collection[int]) -> None:
+        """Drops the states of these parameters that nothing has been written to, but for those kept, by identity."""
+        for p, slot in slots.items():
+            if id(p) not in kept and p in self.state and _is_untouched(self.state[p], slot.rule):
+                del self.state[p]
 
     def _forget_precision(self, params: Iterable[Tensor]) -> None:
         """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
         for p in params:
             for name in ("kahan", "master"):
                 self.state.get(p, {}).pop(name, None)
-
-    def _arrange(self, work: Work, layout: str, settled: bool = False) -> list[Bucket]:
-        """The buckets of the work in this layout, kept from step to step; `settled` ones own the memories."""
-        key = (layout, tuple(map(id, work.params)))
-        buckets = self._buckets.get(key)
-        if buckets is None:
-            if len(self._buckets) > 1000:  # gradients that come and go make new sets of parameters without end
-                self._buckets.clear()
-            buckets = self._buckets[key] = _arranged([(p, self._roster.slots[p]) for p in work.params], layout)
-        for bucket in buckets if work.memories else ():
-            if not bucket.is_settled(self.state):
-                if settled and bucket.entries[0][1].whole:
-                    self._settle(bucket, work)
-                else:
-                    bucket.release(self.state)
-        return buckets
-
-    def _settle(self, bucket: Bucket, work: Work) -> None:
-        taken = set(bucket.params)
-        for p in bucket.params:
-            self._owners.get(p, bucket).release(self.state, taken)
-            self._owners[p] = bucket
-        bucket.settle(self.state, work.memories)
-
-    def _initialize(self, work: Work) -> None:
-        """Gives the parameters of the work that are new their memories."""
-        names = {memory.name for memory, _ in work.memories}
-        new = [p for p in work.params if not names <= self.state.get(p, {}).keys()]
-        if not new:
-            return
-        fresh: dict[Tensor, dict[str, Any]] = {p: self._zeros(p, work) for p in new}
-        init = work.rule.init
-        if init is not None:
-            first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new)
-            for bucket in self._arrange(first, _wider(work.rule.step.layout, init.layout)):
-                Call(init, bucket, first, fresh).execute(first.scalars(init, {}, {}))
-        for p in new:
-            self.state[p].update({**fresh[p], **self.state[p]})  # another precision adds a memory to those there are
-
-    def _zeros(self, p: Tensor, work: Work) -> dict[str, Any]:
-        shapes = [(memory, self._roster.slots[p].state_shape(memory), dtype) for memory, dtype in work.memories]
-        zeros = {memory.name: torch.zeros(shape, dtype=dtype, device=p.device) for memory, shape, dtype in shapes}
-        if "master" in zeros and work.precision == "master":
-            zeros["master"].copy_(p)
-        return zeros
 
     def _totals(
         self, kernels: Iterable[Kernel], works: Sequence[Work], arguments: Mapping[str, Any]
@@ -331,7 +318,8 @@ class SpecOptimizer(torch.optim.Optimizer):
             values = [(torch.zeros(1, 1, 1, device="cpu"),) * len(kernel.outputs)] if not works else []
             for work in works:
                 scalars = work.scalars(kernel, totals, arguments)
-                for bucket in self._arrange(work, _wider("tensor", work.rule.step.layout, kernel.layout)):
+                layout = _wider("tensor", work.rule.step.layout, kernel.layout)
+                for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
                     values.append(Call(kernel, bucket, work, self.state).evaluate(scalars))
             for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):
                 totals[name] = _ordered_sum(list(parts))
@@ -340,11 +328,15 @@ class SpecOptimizer(torch.optim.Optimizer):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions."""
-        state_dict = super().state_dict()
-        if self.SPEC is not None:
-            _describe(state_dict["param_groups"], self.SPEC, self.RULES, self._hyper_names)
-        return state_dict
+        """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions.
+
+        Parameters that are to be trained have states before their first step, too: counts of 0, and memories of zeros.
+        """
+        self._drop_untouched(self._roster.slots, {id(p) for group in self.param_groups for p in group["params"]})
+        _complete_states(self.param_groups, self._roster.slots, self.state, self._counters)
+        for group in self.param_groups:
+            self._describe(group)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but states keep their dtype, and are converted as the spec says (`m was exp_avg`).
@@ -356,15 +348,16 @@ class SpecOptimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        reader = _Reader(type(self).__name__, self.SPEC, self._hyper_names)
-        groups, origins = reader.groups(self.param_groups, state_dict["param_groups"])
+        reader = _Reader(type(self).__name__, self.SPEC, {name: self.defaults[name] for name in self._hyper_names})
+        saved = reader.groups(self.param_groups, state_dict["param_groups"])
+        groups = [each.group for each in saved]
         for own, group in zip(self.param_groups, groups, strict=True):
             self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
             self._check_group(group)
-        roster = Roster().renewed(groups, type(self), {})
-        state = reader.state(state_dict, groups, origins, roster.slots)
-        self.__setstate__({"state": state, "param_groups": groups})
-        self._roster = roster
+        roster, counters = Roster().renewed(groups, type(self), {}), self._new_counters()
+        state = reader.state(state_dict["state"], saved, roster.slots, counters)
+        _begin_states(groups, roster.slots, state, counters)
+        self.__setstate__({"state": state, "param_groups": groups, "_roster": roster, "_counters": counters})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

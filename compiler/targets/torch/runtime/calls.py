@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .buckets import Bucket
-from .computations import Computation, _compute_dtype, _precision_memory
+from .computations import Computation, _compute_dtype, _memories_of
 from .graphs import Scalars, _graph_for
 from .interface import PARAMETER, Kernel, Memory, Rule
 
@@ -42,9 +42,7 @@ class Work:
     @property
     def memories(self) -> list[tuple[Memory, torch.dtype]]:
         """The rule's memories and the one of the precision, with their dtypes."""
-        memories = [(memory, self.compute_dtype) for memory in self.rule.memories]
-        extra = _precision_memory(self.precision)
-        return [*memories, (extra, self.dtype if extra.name == "kahan" else self.compute_dtype)] if extra else memories
+        return _memories_of(self.rule, self.precision, self.dtype)
 
     def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
         """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work.
@@ -85,7 +83,7 @@ class Call:
     def _source(self, name: str, memories: Mapping[str, Memory]) -> Source:
         bucket = self.bucket
         if name in bucket.buffers:
-            return Source(bucket.buffers[name], True, [], memories[name])
+            return Source(bucket.buffers[name].batch, True, [], memories[name])
         if name == "grad":
             return Source(bucket.gather([cast(Tensor, p.grad) for p in bucket.params]), False, [], None)
         memory = memories.get(name)

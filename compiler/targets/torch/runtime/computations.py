@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .interface import Kernel, Memory
+from .interface import Kernel, Memory, Rule
 from .numbers import round_stochastically
+
+_Memories = Sequence[tuple[Memory, torch.dtype]]  # memories with the dtypes in which they are kept
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -20,6 +22,13 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _precision_memory(precision: str) -> Memory | None:
     return Memory(precision, ("rows", "cols")) if precision in ("kahan", "master") else None
+
+
+def _memories_of(rule: Rule, precision: str, dtype: torch.dtype) -> list[tuple[Memory, torch.dtype]]:
+    """The memories of parameters of this dtype, with their dtypes: the rule's, and the one that a precision needs."""
+    memories = [(memory, _compute_dtype(dtype)) for memory in rule.memories]
+    extra = _precision_memory(precision) if dtype.itemsize < 4 else None
+    return [*memories, (extra, dtype if extra.name == "kahan" else _compute_dtype(dtype))] if extra else memories
 
 
 @dataclass(frozen=True)

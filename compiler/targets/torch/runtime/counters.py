@@ -1,4 +1,7 @@
-"""How often each parameter took a step or an event: Python numbers, or tensors on the device that a capture can hold.
+"""How often each parameter took a step or an event: numbers for Python, which the states show as 0-d float32 tensors.
+
+A count is written by Python into the four bytes of its tensor, which costs as little as keeping the number alone. What
+anyone else has put into a state is read again: another tensor or number in its place, or another value in the tensor.
 
 A CUDA graph repeats what the device did, not what Python did. An optimizer that is capturable therefore counts on the
 device. Outside of a capture it reads the counts, and so waits for the device once a step; inside it goes by what it
@@ -7,58 +10,158 @@ read last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Float32 counts without gaps to 2^24, as torch's optimizers do. Beyond that tensors show the nearest number they can,
+# while a running optimizer goes on counting by one.
+COUNT_LIMIT = 1 << 40
+
+_Entries = Mapping[Any, Any]
 
 
 def _is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
+def _whole(name: str, value: object) -> int:
+    """A count that is given as a number or as a tensor of one number; ValueError for what cannot be a count."""
+    has_one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
+    plain: Any = value.item() if has_one else value  # type: ignore[attr-defined]
+    is_number = isinstance(plain, Real) and not isinstance(plain, bool)
+    if not is_number or not 0 <= plain <= COUNT_LIMIT or int(plain) != plain:
+        raise ValueError(f"invalid state {name}={value!r}: a count is a whole number from 0 to {COUNT_LIMIT}")
+    return int(plain)
+
+
+class Count:
+    """A number, and the memory in which the tensor of a state shows it."""
+
+    __slots__ = ("cell", "number", "shown")
+
+    def __init__(self, number: int) -> None:
+        self.cell = array("f", [number])
+        self.number, self.shown = number, self.cell[0]
+
+    def tensor(self) -> Tensor:
+        return torch.frombuffer(self.cell, dtype=torch.float32).view(()).data
+
+    def is_shown_by(self, value: object) -> bool:
+        return isinstance(value, Tensor) and value.data_ptr() == self.cell.buffer_info()[0]
+
+
 class Counters:
     """The counts in the states of an optimizer, under the names "step" and "<event>_step"."""
 
-    def __init__(self, on_device: bool) -> None:
-        self.on_device = on_device
-        self.read: dict[str, dict[Tensor, int]] = {}  # the last known values, if they are on the device
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[Any, Count]] = {}
+        self._seen: dict[str, tuple[list[int], list[int]]] = {}  # keys of the states, and where their counts lie
 
-    def known(self, counter: str, state: Mapping[Tensor, dict[str, Any]]) -> Mapping[Tensor, int]:
-        """The count of each parameter that has one."""
-        held = {p: entry[counter] for p, entry in state.items() if counter in entry}
-        if not self.on_device:
-            return held
-        if not _is_capturing():
-            by_device: dict[torch.device, list[Tensor]] = {}
-            for p, count in held.items():
-                held[p] = count if isinstance(count, Tensor) else _on_device(count, p)
-                by_device.setdefault(held[p].device, []).append(p)
-            self.read[counter] = {}
-            for params in by_device.values():
-                values = torch.stack([held[p] for p in params]).tolist()
-                self.read[counter] |= {p: int(value) for p, value in zip(params, values, strict=True)}
-        return self.read.setdefault(counter, {})
+    def begin(self, counter: str, p: Tensor, number: int = 0) -> Tensor:
+        """A count, as the state of p is to have it."""
+        count = self._counts.setdefault(counter, {})[p] = Count(number)
+        return count.tensor()
 
-    def current(self, counter: str, state: Mapping[Tensor, dict[str, Any]], p: Tensor, t: int) -> Any:
-        """The count t that the next step of p has, as kernels are to see it: a 0-d tensor where one is counted on."""
-        count = state.get(p, {}).get(counter)
-        return count.double() + 1 if self.on_device and isinstance(count, Tensor) else t
+    def adopt(self, counter: str, state: _Entries) -> None:
+        """Takes up whatever the states have as their counts; ValueError if a state has something else in its place."""
+        if self._seen.get(counter) != (places := _places_of(counter, state)) or places is None:
+            self._counts[counter] = {p: self._adopted(counter, p, entry) for p, entry in _holding(counter, state)}
+            self._seen[counter] = _places_of(counter, state) or ([], [])
 
-    def advance(self, counter: str, state: Mapping[Tensor, dict[str, Any]], params: Sequence[Tensor], t: int) -> None:
+    def known(self, counter: str, state: _Entries) -> Mapping[Any, Count]:
+        """The counts of the parameters that have one; ValueError if a state has something else in its place."""
+        self.adopt(counter, state)
+        counts = self._counts[counter]
+        for count in counts.values():
+            if count.cell[0] != count.shown:
+                count.number, count.shown = _whole(counter, count.cell[0]), count.cell[0]
+        return counts
+
+    def _adopted(self, counter: str, p: Tensor, entry: dict[str, Any]) -> Count:
+        """The count that the state shows, or a new one in the place of what anyone else has put there."""
+        count = self._counts.get(counter, {}).get(p)
+        if count is None or not count.is_shown_by(entry[counter]):
+            count = Count(_whole(counter, entry[counter]))
+            entry[counter] = count.tensor()
+        return count
+
+    def current(self, counter: str, state: _Entries, p: Tensor, t: int) -> Any:
+        """The count t that the next step of p has, as kernels are to see it."""
+        return t
+
+    def advance(self, counter: str, state: _Entries, params: Sequence[Tensor], t: int) -> None:
         """Notes that the parameters, which all had the count t - 1, took one more."""
-        if not self.on_device:
-            for p in params:
-                state[p][counter] = t
-            return
-        new = [p for p in params if not isinstance(state[p].get(counter), Tensor)]
-        old = [state[p][counter] for p in params if isinstance(state[p].get(counter), Tensor)]
+        counts = self._counts.setdefault(counter, {})
+        shown = array("f", [t])[0]
+        for p in params:
+            count = counts.get(p)
+            if count is None:
+                state[p][counter] = self.begin(counter, p)
+                count = counts[p]
+            count.number = count.cell[0] = t
+            count.shown = shown
+
+
+class DeviceCounters(Counters):
+    """The same for an optimizer that is capturable: counts are 0-d float32 tensors on the devices of parameters."""
+
+    def begin(self, counter: str, p: Tensor, number: int = 0) -> Tensor:
+        return _on_device(number, p)
+
+    def adopt(self, counter: str, state: _Entries) -> None:
+        for p, entry in _holding(counter, state):
+            held = entry[counter]
+            if not isinstance(held, Tensor) or (held.device, held.dtype, held.ndim) != (p.device, torch.float32, 0):
+                entry[counter] = _on_device(_whole(counter, held), p)
+
+    def known(self, counter: str, state: _Entries) -> Mapping[Any, Count]:
+        if not _is_capturing():
+            self.adopt(counter, state)
+            by_device: dict[torch.device, list[Tensor]] = {}
+            for p, _ in _holding(counter, state):
+                by_device.setdefault(p.device, []).append(p)
+            self._counts[counter] = {}
+            for params in by_device.values():
+                values = torch.stack([state[p][counter] for p in params]).tolist()
+                self._counts[counter] |= {
+                    p: Count(_whole(counter, value)) for p, value in zip(params, values, strict=True)
+                }
+        return self._counts.setdefault(counter, {})
+
+    def current(self, counter: str, state: _Entries, p: Tensor, t: int) -> Any:
+        """As a 0-d tensor where one is counted on."""
+        count = state.get(p, {}).get(counter)
+        return t if count is None else count.double() + 1
+
+    def advance(self, counter: str, state: _Entries, params: Sequence[Tensor], t: int) -> None:
+        old = [state[p][counter] for p in params if counter in state[p]]
+        new = [p for p in params if counter not in state[p]]
         if old:
             torch._foreach_add_(old, 1)
         for p in new:
             state[p][counter] = _on_device(t, p)
-        self.read.setdefault(counter, {}).update(dict.fromkeys(params, t))
+        self._counts.setdefault(counter, {}).update((p, Count(t)) for p in params)
+
+
+def _holding(counter: str, state: _Entries) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """The parameters whose states have this count; a state may hold other things under keys of its own."""
+    for p, entry in state.items():
+        if isinstance(p, Tensor) and isinstance(entry, dict) and counter in entry:
+            yield p, entry
+
+
+def _places_of(counter: str, state: _Entries) -> tuple[list[int], list[int]] | None:
+    """Which keys the states have, and where their counts lie; None if one is no tensor."""
+    try:
+        counts = [entry.get(counter) for entry in state.values()]
+        return [*map(id, state)], [0 if x is None else x.data_ptr() for x in counts]
+    except (AttributeError, RuntimeError):  # of no tensor, or of one without memory
+        return None
 
 
 def _on_device(count: int, p: Tensor) -> Tensor:

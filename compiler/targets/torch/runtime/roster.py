@@ -19,6 +19,7 @@ from .interface import Rule
 from .parameters import _require_apart, _require_parameter, _role_in
 from .places import Slot
 from .routing import _rule_named
+from .states import _is_untouched
 
 _State = Mapping[Tensor, Mapping[str, Any]]
 
@@ -115,7 +116,9 @@ class Roster:
                 _require_not_flattened(p, former, group, name, owner.RULES)
             _require_parameter(p, group, name, owner)
             slots.append(_slot_in(group, p, owner.RULES))
-            _require_fitting_state(slots[-1], known, state.get(p, {}), name)
+            entry = state.get(p, {})
+            if not _is_untouched(entry, (known or slots[-1]).rule):
+                _require_fitting_state(slots[-1], known, entry, name)
         return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
 
 

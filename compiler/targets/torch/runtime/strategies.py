@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .buckets import Bucket, _arranged
+from .buckets import Bucket, Stored, _arranged
 from .calls import Call, Work
 from .computations import Computation
 from .fused import _are_like, _forms, _fused_fits
@@ -75,9 +75,10 @@ class Runner:
     options: Mapping[str, Any]
     uncompilable: set[Computation]
 
-    def __call__(self, bucket: Bucket, scalars: Scalars) -> None:
+    def __call__(self, bucket: Bucket, scalars: Scalars, stored: Stored | None = None) -> None:
+        """Runs the kernel on the bucket, whose states are in `stored` if it is settled."""
         name = self.strategy.name
-        if name == "fused" and self._run_fused(bucket, scalars):
+        if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
             return
         call = Call(self.kernel, bucket, self.work, self.state)
         if name == "graph":
@@ -85,10 +86,10 @@ class Runner:
         elif name != "compile" or not self._run_compiled(call, scalars):
             call.execute(scalars, self.generator)
 
-    def _run_fused(self, bucket: Bucket, scalars: Scalars) -> bool:
+    def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
         """Whether torch's fused kernel could take the tensors of the bucket, and has."""
         kernel, weights = self.kernel, bucket.params
-        lists = {name: bucket.listed(name, self.state) for name in kernel.inputs}
+        lists = {name: stored.get(name) or self._listed(name, weights) for name in kernel.inputs}
         known = (kernel, _forms(weights))
         if kernel.fused is None:
             return False
@@ -100,6 +101,12 @@ class Runner:
             return False
         kernel.fused(*lists.values(), **scalars.all)
         return True
+
+    def _listed(self, name: str, weights: list[Tensor]) -> list[Tensor]:
+        """The weights, gradients, or states of this name, one for each parameter."""
+        if name == "weight":
+            return weights
+        return [p.grad if name == "grad" else self.state[p][name] for p in weights]  # type: ignore[misc]
 
     def _run_compiled(self, call: Call, scalars: Scalars) -> bool:
         """Whether the call could be compiled, and has run; only where the user left the choice it may have not."""
