@@ -248,6 +248,7 @@ class Optimizer:
     rules: tuple[Rule, ...]
     was: tuple[Function, ...] = ()  # each makes one hyper out of those of an older checkpoint
     fingerprint: str = field(default="", compare=False)  # of all that the optimizer computes
+    momentum: tuple[str, ...] = field(default=(), compare=False)  # the hypers that play it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optforge.compiler import ir
 from optforge.compiler.check import check_source
+from optforge.compiler.facts import with_facts
 from optforge.compiler.fingerprints import with_fingerprints
 from optforge.compiler.passes.dead import drop_dead
 from optforge.compiler.passes.fold import fold_constants, simplified
@@ -47,7 +48,7 @@ def run_passes(
     program: ir.Program, until: str | None = None, verify: bool = False, in_place: bool = True
 ) -> ir.Program:
     """The program after all passes, or after the one named ``until``."""
-    program = fold_requirements(with_fingerprints(program))
+    program = fold_requirements(with_facts(with_fingerprints(program)))
     for name, rewrite in PASSES:
         if name != "storage" or in_place:
             program = map_functions(rewrite, program)

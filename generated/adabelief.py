@@ -85,6 +85,8 @@ class AdaBelief(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="731c6b951ac5",
         memories={

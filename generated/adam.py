@@ -98,6 +98,8 @@ class Adam(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="03a5da8d6209",
         memories={

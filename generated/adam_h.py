@@ -156,6 +156,8 @@ class AdamH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="381807158779",
         memories={

@@ -79,6 +79,8 @@ class Adamax(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="08f0a46fea3f",
         memories={

@@ -148,6 +148,8 @@ class AdamP(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="db0055f4206c",
         memories={

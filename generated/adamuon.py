@@ -138,6 +138,8 @@ class AdaMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="e2669b5e32ae",
         memories={

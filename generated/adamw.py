@@ -100,6 +100,8 @@ class AdamW(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="47b5f57b9a26",
         memories={

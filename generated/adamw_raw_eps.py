@@ -80,6 +80,8 @@ class AdamWRawEps(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="43094ef30423",
         memories={

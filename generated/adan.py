@@ -126,6 +126,8 @@ class Adan(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="9f49d2b163af",
         memories={

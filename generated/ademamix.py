@@ -137,6 +137,8 @@ class AdEMAMix(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="f2fc77637b63",
         memories={

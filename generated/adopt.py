@@ -103,6 +103,8 @@ class ADOPT(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="0901a81884ad",
         memories={

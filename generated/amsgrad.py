@@ -86,6 +86,8 @@ class AMSGrad(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="f28a9cf04718",
         memories={

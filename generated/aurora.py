@@ -170,6 +170,8 @@ class Aurora(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="bf1d8edaef5b",
         memories={

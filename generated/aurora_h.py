@@ -185,6 +185,8 @@ class AuroraH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="6655f736aed8",
         memories={

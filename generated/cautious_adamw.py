@@ -80,6 +80,8 @@ class CautiousAdamW(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="58eecb6e6627",
         memories={

@@ -78,6 +78,8 @@ class CautiousLion(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="d86b9da1df1c",
         memories={

@@ -142,6 +142,8 @@ class CautiousMano(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="d99e7f77685f",
         memories={

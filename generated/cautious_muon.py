@@ -135,6 +135,8 @@ class CautiousMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="2d90be929246",
         memories={

@@ -140,6 +140,8 @@ class CautiousNAMO(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="96da2a8f706d",
         memories={

@@ -131,6 +131,8 @@ class CautiousNora(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="48a5f5e49fdd",
         memories={

@@ -142,6 +142,8 @@ class CautiousNorMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1", "rest_beta1")
+
     SPEC = Spec(
         hash="ce2f3e1d0ee3",
         memories={

@@ -145,6 +145,8 @@ class Conda(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="9890e411b6be",
         memories={

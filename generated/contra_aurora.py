@@ -188,6 +188,8 @@ class ContraAurora(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="56bbce720926",
         memories={

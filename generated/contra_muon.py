@@ -152,6 +152,8 @@ class ContraMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="27a1230b9e25",
         memories={

@@ -150,6 +150,8 @@ class ContraMuonRestored(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="8d1f9ab4afda",
         memories={

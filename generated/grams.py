@@ -80,6 +80,8 @@ class Grams(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="261baa9c131b",
         memories={

@@ -144,6 +144,8 @@ class HTMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="5288ddf59aee",
         memories={

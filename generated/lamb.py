@@ -87,6 +87,8 @@ class LAMB(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="9b37f1d1dffc",
         memories={

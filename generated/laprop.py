@@ -84,6 +84,8 @@ class LaProp(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="c44e61708961",
         memories={

@@ -87,6 +87,8 @@ class LARS(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("momentum",)
+
     SPEC = Spec(
         hash="a342def74268",
         memories={

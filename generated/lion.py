@@ -80,6 +80,8 @@ class Lion(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="706df281ee25",
         memories={

@@ -146,6 +146,8 @@ class Mano(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="095439cf255e",
         memories={

@@ -171,6 +171,8 @@ class MARSAdamW(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1", "rest_beta1")
+
     SPEC = Spec(
         hash="7308366a03b5",
         memories={

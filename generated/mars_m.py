@@ -160,6 +160,8 @@ class MARSM(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="3d2ed7c93131",
         memories={

@@ -170,6 +170,8 @@ class Moonlight(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="8e2e14cbb3c6",
         memories={

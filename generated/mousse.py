@@ -201,6 +201,8 @@ class Mousse(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="6a3e20f3dd6e",
         memories={

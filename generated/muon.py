@@ -144,6 +144,8 @@ class Muon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="1e9415195ed1",
         memories={

@@ -143,6 +143,8 @@ class MuonCANS(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="6f5795370771",
         memories={

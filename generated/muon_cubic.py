@@ -145,6 +145,8 @@ class MuonCubic(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="0e4adcaed8f4",
         memories={

@@ -151,6 +151,8 @@ class MuonDeepSeek(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="c188474d025e",
         memories={

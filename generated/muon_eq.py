@@ -177,6 +177,8 @@ class MuonEq(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="b96adcd73bf3",
         memories={

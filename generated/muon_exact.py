@@ -141,6 +141,8 @@ class MuonExact(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="1bc513e68b82",
         memories={

@@ -153,6 +153,8 @@ class MuonH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="2501f1873856",
         memories={

@@ -134,6 +134,8 @@ class MuonHeavyBall(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="2ceef59a88de",
         memories={

@@ -154,6 +154,8 @@ class MuonPlus(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="4cef61244148",
         memories={

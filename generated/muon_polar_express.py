@@ -140,6 +140,8 @@ class MuonPolarExpress(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="dbe3a30b61d5",
         memories={

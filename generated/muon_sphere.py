@@ -153,6 +153,8 @@ class MuonSphere(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="86ce0ca3bb5a",
         memories={

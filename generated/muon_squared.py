@@ -160,6 +160,8 @@ class MuonSquared(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="1c0e2739d329",
         memories={

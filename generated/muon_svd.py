@@ -134,6 +134,8 @@ class MuonSVD(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="98d2cc1eee31",
         memories={

@@ -141,6 +141,8 @@ class MuonTorch(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="d9a9b615124b",
         memories={

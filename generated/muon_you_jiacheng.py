@@ -145,6 +145,8 @@ class MuonYouJiacheng(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="ae500fe47a25",
         memories={

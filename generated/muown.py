@@ -204,6 +204,8 @@ class Muown(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="d75ade67a234",
         memories={

@@ -127,6 +127,8 @@ class NAdam(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="1b4da94b8b36",
         memories={

@@ -135,6 +135,8 @@ class NAMO(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="e1a7cd4bebee",
         memories={

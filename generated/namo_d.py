@@ -140,6 +140,8 @@ class NAMOD(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="c3b44b75df46",
         memories={

@@ -171,6 +171,8 @@ class NAMODH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="e2a6298ddfca",
         memories={

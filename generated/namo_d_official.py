@@ -166,6 +166,8 @@ class NAMODOfficial(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="d71b19a7ccbf",
         memories={

@@ -169,6 +169,8 @@ class NAMOH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="9f51491c67cc",
         memories={

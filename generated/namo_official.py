@@ -159,6 +159,8 @@ class NAMOOfficial(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("mu1", "rest_beta1")
+
     SPEC = Spec(
         hash="35786b3a04c7",
         memories={

@@ -131,6 +131,8 @@ class Nora(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="57a5a456b3b5",
         memories={

@@ -122,6 +122,8 @@ class NoraOfficial(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta",)
+
     SPEC = Spec(
         hash="598f76a4731b",
         memories={

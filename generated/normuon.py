@@ -142,6 +142,8 @@ class NorMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1", "rest_beta1")
+
     SPEC = Spec(
         hash="22324ce60500",
         memories={

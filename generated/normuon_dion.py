@@ -185,6 +185,8 @@ class NorMuonDion(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1", "rest_beta1")
+
     SPEC = Spec(
         hash="17226c54d83c",
         memories={

@@ -167,6 +167,8 @@ class NorMuonFromMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="3b34a292b59e",
         memories={

@@ -167,6 +167,8 @@ class NorMuonH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1", "rest_beta1")
+
     SPEC = Spec(
         hash="24f924020342",
         memories={

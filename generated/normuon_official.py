@@ -149,6 +149,8 @@ class NorMuonOfficial(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1", "rest_beta1")
+
     SPEC = Spec(
         hash="e009f6668b78",
         memories={

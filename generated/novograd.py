@@ -97,6 +97,8 @@ class NovoGrad(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="1059705f1ac0",
         memories={

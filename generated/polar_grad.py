@@ -136,6 +136,8 @@ class PolarGrad(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="717ec17cc6db",
         memories={

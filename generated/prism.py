@@ -182,6 +182,8 @@ class PRISM(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="128c44fa0deb",
         memories={

@@ -180,6 +180,8 @@ class Prodigy(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="5f96deaee7c2",
         memories={

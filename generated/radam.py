@@ -89,6 +89,8 @@ class RAdam(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="d9648031ad4f",
         memories={

@@ -144,6 +144,8 @@ class RadialBrakeMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="152e0cc19f89",
         memories={

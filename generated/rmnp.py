@@ -131,6 +131,8 @@ class RMNP(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="03053fbdd6c8",
         memories={

@@ -141,6 +141,8 @@ class RMNPOfficial(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="be6831365e1a",
         memories={

@@ -100,6 +100,8 @@ class RMSprop(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("momentum",)
+
     SPEC = Spec(
         hash="fbfbb1aea919",
         memories={

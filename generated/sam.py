@@ -152,6 +152,8 @@ class SAM(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("momentum",)
+
     SPEC = Spec(
         hash="eb857f4114d3",
         memories={

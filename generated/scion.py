@@ -146,6 +146,8 @@ class Scion(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta",)
+
     SPEC = Spec(
         hash="056e37705ef3",
         memories={

@@ -110,6 +110,8 @@ class SGD(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("momentum",)
+
     SPEC = Spec(
         hash="59942de5b51c",
         memories={

@@ -129,6 +129,8 @@ class Shampoo(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("momentum",)
+
     SPEC = Spec(
         hash="a01daf9d2584",
         memories={

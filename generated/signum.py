@@ -77,6 +77,8 @@ class Signum(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta",)
+
     SPEC = Spec(
         hash="019cf6150443",
         memories={

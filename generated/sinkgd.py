@@ -153,6 +153,8 @@ class SinkGD(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("rest_beta1",)
+
     SPEC = Spec(
         hash="4222119d2896",
         memories={

@@ -179,6 +179,8 @@ class SOAP(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="d953916eb4a7",
         memories={

@@ -147,6 +147,8 @@ class SoftMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="778ff6e4d043",
         memories={

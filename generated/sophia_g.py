@@ -111,6 +111,8 @@ class SophiaG(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="bb2f6223fd54",
         memories={

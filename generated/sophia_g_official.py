@@ -111,6 +111,8 @@ class SophiaGOfficial(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="45809891508a",
         memories={

@@ -110,6 +110,8 @@ class SophiaH(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="b52b8172514f",
         memories={

@@ -131,6 +131,8 @@ class SPEL(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="56d7b55f0e0b",
         memories={

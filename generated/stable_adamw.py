@@ -88,6 +88,8 @@ class StableAdamW(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="fa755548eff5",
         memories={

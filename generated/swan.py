@@ -134,6 +134,8 @@ class SWAN(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("rest_beta1",)
+
     SPEC = Spec(
         hash="279507d6e119",
         memories={

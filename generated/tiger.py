@@ -83,6 +83,8 @@ class Tiger(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta",)
+
     SPEC = Spec(
         hash="019cf6150443",
         memories={

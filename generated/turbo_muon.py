@@ -188,6 +188,8 @@ class TurboMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="0af0d4dad3e4",
         memories={

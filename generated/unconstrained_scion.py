@@ -133,6 +133,8 @@ class UnconstrainedScion(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta",)
+
     SPEC = Spec(
         hash="4121ca812969",
         memories={

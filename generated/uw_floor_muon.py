@@ -147,6 +147,8 @@ class UWFloorMuon(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta", "rest_beta1")
+
     SPEC = Spec(
         hash="0bd303a857c8",
         memories={

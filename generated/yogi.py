@@ -101,6 +101,8 @@ class Yogi(SpecOptimizer):
         ),
     )
 
+    MOMENTUM = ("beta1",)
+
     SPEC = Spec(
         hash="cc89aab9a3f8",
         memories={

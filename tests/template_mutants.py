@@ -224,8 +224,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "loaded groups not checked",
         "a checkpoint brings hypers that the spec forbids",
         f"{RUNTIME}/optimizer.py",
-        "*SCHEDULER_KEYS, *own))\n            self._check_group(group)",
-        "*SCHEDULER_KEYS, *own))",
+        "self._hyper_names, own)\n            self._check_group(group)",
+        "self._hyper_names, own)",
     ),
     Mutant(
         "conditions left out of the class",
@@ -244,9 +244,23 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "unknown keys accepted",
         "a misspelt hyper of a group has no effect, and nobody says so",
-        f"{RUNTIME}/optimizer.py",
-        "            if key not in known:\n",
-        "            if key not in known and not key:\n",
+        f"{RUNTIME}/groups.py",
+        "for name in (*hypers, *OPTIONS) if _is_slip(str(key), name)]",
+        "for name in (*hypers, *OPTIONS) if str(key) == name]",
+    ),
+    Mutant(
+        "settings of torch's optimizers dropped",
+        "betas=(0.9, 0.95) in a group, or for a constructor, is taken and has no effect",
+        f"{RUNTIME}/groups.py",
+        'if name in ("fused", "foreach") or (asks_for_nothing and name in _arguments_of_torch()):',
+        "if name in _arguments_of_torch():",
+    ),
+    Mutant(
+        "momentum stored beside its hyper",
+        "a scheduler cycles a key that no step reads",
+        f"{RUNTIME}/groups.py",
+        "for name in self.momentum if key == MOMENTUM and self.momentum else (key,):",
+        "for name in (key,):",
     ),
     Mutant(
         "parameter given twice",
@@ -583,7 +597,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "outputs in another order",
         "weights and memories are written back to each other",
-        f"{TORCH}/lower.py",
+        f"{TORCH}/rules.py",
         "quote_all(lowered.outputs)",
         "quote_all(lowered.outputs[::-1])",
     ),

@@ -28,7 +28,7 @@ from test_contract import has_totals, run, same, weights
 from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 
-from optforge.generated import SGD, AdamW, Muon
+from optforge.generated import ASGD, SGD, AdamW, Muon
 
 every_class = pytest.mark.parametrize("cls", class_parameters())
 
@@ -238,10 +238,10 @@ def test_schedulers_resume_with_the_optimizer(name):
     ],
     ids=["OneCycleLR", "CyclicLR"],
 )
-def test_cycling_the_momentum_works_where_the_hyper_is_called_so(make):
-    """torch cycles "momentum" or the first of "betas"; classes with beta1 say so at construction, in torch's words."""
+def test_the_cycle_of_a_momentum_has_the_bounds_it_is_given(make):
+    """Classes without one say so at construction, in torch's words."""
     with pytest.raises(ValueError, match="optimizer must support momentum or beta1 with `cycle_momentum` option"):
-        make(AdamW(mlp()))
+        make(ASGD(mlp()))
     model = mlp()
     optimizer = SGD(model, momentum=0.9)
     scheduler = make(optimizer, base_momentum=0.8, max_momentum=0.95)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import io
+import pickle
+import re
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from classes import build, groups, parameters, roles, set_gradients
+from classes import build, groups, hyper_arguments, parameters, roles, set_gradients
 from handwritten import Blend
-from test_compatibility import few_classes, one_thread
+from test_compatibility import always_few, few_classes, mlp, one_thread, train
 from test_contract import has_totals, run, same, weights
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
-from optforge.generated import LAMB, SGD, AdamW, Muon, Prodigy
+import optforge.generated
+from optforge.generated import LAMB, NAMO, SGD, AdamW, Lion, Muon, Prodigy, ScheduleFreeSGD
 
 __all__ = ["one_thread"]
 
@@ -261,3 +268,241 @@ def test_groups_put_past_add_param_group_are_complete_or_named():
     optimizer.param_groups[1] = {**optimizer.param_groups[0], "params": [q], "lr": 0.5}
     run(optimizer, [p, q], range(1))
     assert optimizer.state[q]["step"] == 1
+
+
+# -- keys of groups ----------------------------------------------------------------------------------------------------
+
+FOREIGN = {"name": "decoder", "lr_scale": 0.5, "use_muon": True, "layer": 3, "tags": ["a", "b"], "fused": None}
+
+
+@few_classes
+def test_keys_that_are_none_of_ours_are_kept(cls):
+    """And ignored, through a checkpoint in a file, a copy and a pickle; also those of the optimizer that loads it."""
+    plain, made, fresh = groups(cls), groups(cls), groups(cls)
+    marked = [{**group, **FOREIGN} for group in made]
+    optimizer, other = build(cls, marked), build(cls, plain)
+    run(optimizer, parameters(made), range(2))
+    run(other, parameters(plain), range(2))
+    assert same(weights(parameters(made)), weights(parameters(plain)))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = build(cls, [{**group, "name": "encoder"} for group in fresh])
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for each in (optimizer, resumed, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        for group in each.param_groups:
+            assert {key: group[key] for key in FOREIGN} == FOREIGN
+    assert same(resumed.state_dict(), optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    "key, meant",
+    [
+        *(("weight_decy", "weight_decay"), ("weigth_decay", "weight_decay"), ("wieght_deacy", "weight_decay")),
+        *(("Lr", "lr"), ("rl", "lr"), ("lrr", "lr"), ("beta_1", "beta1"), ("bta2", "beta2"), ("EPS", "eps")),
+        *(("role", "rule"), ("splits", "split"), ("transpose", "transposed"), ("params_names", "param_names")),
+    ],
+)
+def test_keys_that_are_nearly_ours_are_errors(key, meant):
+    """In a group and in a checkpoint."""
+    p = parameter(3)
+    with pytest.raises(ValueError, match=f"unknown key '{key}' in a parameter group; did you mean '{meant}'"):
+        AdamW([{"params": [p], key: 0.1}])
+    optimizer = AdamW([p])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0][key] = 0.1
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        optimizer.load_state_dict(saved)
+
+
+def test_settings_of_other_optimizers_are_errors_where_they_would_change_a_step():
+    """torch's groups have them: those that ask for nothing, or for speed alone, are kept."""
+    p = parameter(3)
+    for key, value, said in (
+        ("betas", (0.8, 0.9), "write beta1=0.8, beta2=0.9"),
+        ("maximize", True, "negate the loss"),
+        ("amsgrad", True, "AMSGrad is an optimizer of its own"),
+        ("nesterov", True, "known are lr, beta1"),
+        ("dampening", 0.5, "known are lr, beta1"),
+    ):
+        with pytest.raises(ValueError, match=f"AdamW has no '{key}' in parameter groups: {said}"):
+            AdamW([{"params": [p], key: value}])
+    for key, value in (("maximize", False), ("foreach", True), ("nesterov", False), ("dampening", 0), ("fused", True)):
+        assert AdamW([{"params": [p], key: value}]).param_groups[0][key] is value
+    with pytest.warns(UserWarning, match="use_muon=False is ignored"):
+        Muon([{"params": [p], "use_muon": False}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Muon([{"params": [p], "use_muon": False, "rule": "rest"}])
+        AdamW([{"params": [p], "use_muon": False}])
+
+
+# -- arguments of constructors -----------------------------------------------------------------------------------------
+
+NAMESAKES = [
+    name
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) and hasattr(optforge.generated, name)
+]
+OURS_ELSEWHERE = {"lr", "params", "capturable"}
+
+
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_every_argument_of_torchs_class_is_ours_or_explained(name):
+    """With torch's default it is taken, or the error says what to write; whatever changes a step is never dropped."""
+    cls, theirs = getattr(optforge.generated, name), getattr(torch.optim, name)
+    p = parameter(4, 3)
+    for argument in inspect.signature(theirs).parameters.values():
+        if argument.name in OURS_ELSEWHERE or argument.name in hyper_arguments(cls):
+            continue
+        for value in (argument.default, True, 0.5):
+            try:
+                cls([p], **{argument.name: value})
+            except TypeError as error:
+                assert f"{name} has no argument '{argument.name}': " in str(error)
+                assert any(
+                    word in str(error) for word in ("write ", "it has ", "known are ", "instead", "own", "flows")
+                )
+            else:
+                assert argument.name in ("fused", "foreach") or value in (None, False, 0), (argument.name, value)
+
+
+def test_arguments_of_other_optimizers_are_explained():
+    p = parameter(4, 3)
+    for cls, given, said in (
+        (AdamW, {"betas": (0.8, 0.95)}, "AdamW has no argument 'betas': write beta1=0.8, beta2=0.95"),
+        (AdamW, {"betas": (0.8,)}, "it has beta1, beta2"),
+        (Muon, {"betas": (0.8, 0.95)}, "Muon has no argument 'betas': it has beta"),
+        (Muon, {"momentum": 0.8}, "write beta=0.8"),
+        (NAMO, {"momentum": 0.8}, "write mu1=0.8"),
+        (Muon, {"ns_steps": 3}, "write steps=3"),
+        (SGD, {"weight_decy": 0.1}, "did you mean 'weight_decay'"),
+        (SGD, {"nonsense": None}, "SGD has no argument 'nonsense': known are lr, momentum"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(said)):
+            cls([p], **given)
+    assert AdamW([p], fused=True, foreach=None, amsgrad=False).defaults["beta1"] == 0.9
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'params'"):
+        AdamW(lr=0.1)
+
+
+def test_signatures_and_classes_derived_by_hand_stay_as_they_are():
+    """Editors see the hypers; a class of one's own may take what it likes."""
+    assert list(inspect.signature(AdamW).parameters)[:3] == ["params", "lr", "beta1"]
+
+    class Renamed(AdamW):
+        def __init__(self, params: Any, betas: tuple[float, float] = (0.5, 0.6), **more: Any) -> None:
+            super().__init__(params, beta1=betas[0], beta2=betas[1], **more)
+
+    optimizer = Renamed([parameter(3)], betas=(0.1, 0.2), lr=0.5)
+    assert [optimizer.param_groups[0][name] for name in ("beta1", "beta2", "lr")] == [0.1, 0.2, 0.5]
+    with pytest.raises(TypeError, match="Renamed has no argument 'betta'"):
+        Renamed([parameter(3)], betta=1)
+
+
+# -- schedulers that cycle the momentum --------------------------------------------------------------------------------
+
+CYCLES = {
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=1e-2, total_steps=8),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, base_lr=1e-4, max_lr=1e-2, step_size_up=2),
+}
+
+
+@always_few
+@pytest.mark.parametrize("name", CYCLES)
+def test_cycles_of_torch_move_the_momentum_with_their_defaults(cls, name):
+    """The weights are those of hypers set by hand to what torch's own SGD gets; whatever else is set stays."""
+    if "lr" not in hyper_arguments(cls):
+        pytest.skip("has no lr")
+    scheduled, by_hand = groups(cls), groups(cls)
+    optimizer, other = build(cls, scheduled), build(cls, by_hand)
+    rival = torch.optim.SGD([{"params": [parameter(1)]} for _ in scheduled], momentum=0.5)
+    if not optimizer.MOMENTUM:
+        with pytest.raises(ValueError, match="must support momentum"):
+            CYCLES[name](optimizer)
+        return
+    scheduler, reference = CYCLES[name](optimizer), CYCLES[name](rival)
+    seen = set()
+    for t in range(6):
+        for group, theirs, ours in zip(other.param_groups, rival.param_groups, optimizer.param_groups, strict=True):
+            group["lr"] = theirs["lr"]
+            for hyper in optimizer.MOMENTUM:
+                group[hyper] = theirs["momentum"]
+                assert ours[hyper] == ours["momentum"] == theirs["momentum"]
+            seen.add(theirs["momentum"])
+        run(optimizer, parameters(scheduled), range(t, t + 1))
+        run(other, parameters(by_hand), range(t, t + 1))
+        rival.step()
+        scheduler.step()
+        reference.step()
+    assert len(seen) > 2 and same(weights(parameters(scheduled)), weights(parameters(by_hand)))
+
+
+@pytest.mark.parametrize("name", CYCLES)
+@pytest.mark.parametrize("cls", [AdamW, Muon, Lion])
+def test_cycles_resume_from_a_checkpoint(cls, name):
+    first, second = mlp(), mlp()
+    optimizer, other = cls(first), cls(second)
+    scheduler, successor = CYCLES[name](optimizer), CYCLES[name](other)
+    for t in range(3):
+        train(first, optimizer, range(t, t + 1))
+        scheduler.step()
+    file = io.BytesIO()
+    torch.save({"o": optimizer.state_dict(), "s": scheduler.state_dict(), "m": first.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    assert all("momentum" not in group for group in saved["o"]["param_groups"])
+    second.load_state_dict(saved["m"])
+    other.load_state_dict(saved["o"])
+    successor.load_state_dict(saved["s"])
+    for model, each, schedule in ((first, optimizer, scheduler), (second, other, successor)):
+        for t in range(3, 6):
+            train(model, each, range(t, t + 1))
+            schedule.step()
+    assert same(weights(list(first.parameters())), weights(list(second.parameters())))
+    assert same(optimizer.state_dict(), other.state_dict())
+
+
+def ways_to_hold(optimizer: Any) -> list[Any]:
+    return [optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]
+
+
+def test_the_momentum_of_a_group_is_one_value_under_two_names():
+    """However a group is read and written, and whoever holds it; it is no key of its own."""
+    for each in ways_to_hold(Muon([{"params": [parameter(4, 3)], "momentum": 0.7}, {"params": [parameter(3)]}])):
+        first, second = each.param_groups
+        assert [first[n] for n in ("momentum", "beta", "rest_beta1")] == [0.7, 0.7, 0.7] and second["beta"] == 0.95
+        for write in (
+            lambda group, value: group.__setitem__("momentum", value),
+            lambda group, value: group.update(momentum=value),
+            lambda group, value: group.update({"momentum": value}),
+            lambda group, value: group.update([("momentum", value)]),
+            lambda group, value: group.__ior__({"momentum": value}),
+            lambda group, value: group.update(beta=value, rest_beta1=value),
+        ):
+            value = first["beta"] / 2
+            write(first, value)
+            assert first.get("momentum") == first["momentum"] == first["beta"] == first["rest_beta1"] == value
+            assert first.setdefault("momentum", 0.1) == value and second["momentum"] == 0.95
+        assert "momentum" in first and "momentum" in each.defaults and first.get("nothing", 3) == 3
+        for held in (first, dict(first), {**first}, each.state_dict()["param_groups"][0]):
+            assert "momentum" not in list(held) and "momentum" not in repr(held)
+        with pytest.raises(KeyError, match="nothing"):
+            first["nothing"]
+
+
+def test_classes_whose_hyper_is_called_momentum_have_only_that():
+    optimizer = SGD([parameter(3)], momentum=0.5)
+    assert optimizer.param_groups[0].momentum == () and optimizer.state_dict()["param_groups"][0]["momentum"] == 0.5
+    without = ScheduleFreeSGD([{"params": [parameter(3)]}])
+    assert "momentum" not in without.param_groups[0] and "momentum" not in without.defaults
+    with pytest.raises(ValueError, match="ScheduleFreeSGD has no 'momentum' in parameter groups"):
+        ScheduleFreeSGD([{"params": [parameter(3)], "momentum": 0.5}])
+
+
+def test_a_group_that_was_exchanged_for_a_dictionary_is_a_group_again():
+    p = parameter(4, 3)
+    optimizer = AdamW([p])
+    optimizer.param_groups[0] = {**optimizer.param_groups[0], "momentum": 0.25}
+    run(optimizer, [p], range(1))
+    assert optimizer.param_groups[0]["beta1"] == optimizer.param_groups[0]["momentum"] == 0.25

@@ -14,7 +14,6 @@ from optforge.compiler.names import MODULE_NAMES
 from optforge.compiler.targets.torch.descriptions import lower_spec
 from optforge.compiler.targets.torch.documents import (
     class_doc,
-    describe_tensors,
     doc_lines,
     docstring,
     escaped,
@@ -22,9 +21,8 @@ from optforge.compiler.targets.torch.documents import (
 )
 from optforge.compiler.targets.torch.expressions import number_text, quoted
 from optforge.compiler.targets.torch.functions import PyFunction
-from optforge.compiler.targets.torch.fused import lower_fused
-from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, scalar_names
-from optforge.compiler.targets.torch.layouts import layout_of, step_layout
+from optforge.compiler.targets.torch.hygiene import scalar_names
+from optforge.compiler.targets.torch.rules import lower_rule, quote_all
 from optforge.compiler.targets.torch.statements import (
     WIDTH,
     Lowering,
@@ -32,7 +30,7 @@ from optforge.compiler.targets.torch.statements import (
     signature_lines,
 )
 from optforge.compiler.text import expression_text
-from optforge.compiler.types import Dim, Kind, Universe
+from optforge.compiler.types import Kind, Universe
 
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
@@ -55,6 +53,7 @@ class PyClass:
     base: str
     doc: tuple[str, ...]
     rules: tuple[str, ...]
+    momentum: tuple[str, ...]
     spec: tuple[str, ...]
     arguments: tuple[str, ...]
     hypers: tuple[str, ...]
@@ -181,109 +180,6 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-# Rules
-
-
-def lower_rule(
-    rule: ir.Rule, prefix: str, scalars: ScalarNames, taken: set[str], requirements: tuple[ir.Requirement, ...]
-) -> tuple[list[str], list[PyFunction]]:
-    """The text of a ``Rule(...)`` and the functions it names; ``requirements`` are those of its optimizer."""
-    memories = tuple(memory.name for memory in rule.memories)
-    stem = f"{prefix}{rule.name}"
-
-    def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
-        doc = docstring(wrapped(sentence, WIDTH - 10))
-        return lower_function(function, free_name(name, taken), doc, memories, scalars)
-
-    def total_lines(totals: tuple[ir.Function, ...], indent: int) -> list[str]:
-        found = [f"{' ' * indent}totals=("] if totals else []
-        for total in totals:
-            name = scalars[ir.Source.TOTAL, total.outputs[0].name]
-            function = lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}.")
-            functions.append(replace(function, outputs=(name,)))
-            found += kernel_lines("", total, functions[-1], rule, indent + 4)
-        return [*found, f"{' ' * indent}),"] if totals else []
-
-    shown = describe_tensors(rule)
-    noun = "loss" if rule.step.outputs[0].name == "loss" else "rule"
-    functions = [lowered(rule.step, f"{stem}_{noun}", f"{shown}.")]
-    lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
-    lines += memory_lines(rule)
-    fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), scalars, requirements)
-    if fused:
-        taken.add(fused.name)
-        functions.append(fused)
-    lines += kernel_lines("step", rule.step, functions[0], rule, 4, fused.name if fused else None)
-    if rule.initial:
-        initial = lowered(
-            rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
-        )
-        functions.append(initial)
-        lines += kernel_lines("init", rule.initial, initial, rule, 4)
-    lines += total_lines(rule.totals, 4)
-    if rule.events:
-        lines.append("    events=(")
-        for event in rule.events:
-            functions.append(lowered(event.function, f"{stem}_{event.name}", f"What the event {event.name} does."))
-            lines += ["        Event(", f'            name="{event.name}",']
-            lines += kernel_lines("kernel", event.function, functions[-1], rule, 12)
-            lines += total_lines(event.totals, 12)
-            lines += renamed_lines(event, scalars)
-            lines.append("        ),")
-        lines.append("    ),")
-    return [*lines, "),"], functions
-
-
-def memory_lines(rule: ir.Rule) -> list[str]:
-    shown = []
-    for memory in rule.memories:
-        assert memory.type.shape is not None
-        dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in memory.type.shape)
-        shown.append(f"Memory({quoted(memory.name)}, ({dims}))")
-    return assigned_tuple("memories", shown, 4)
-
-
-def kernel_lines(
-    argument: str, function: ir.Function, lowered: PyFunction, rule: ir.Rule, indent: int, fused: str | None = None
-) -> list[str]:
-    space = " " * indent
-    head = f"{argument}=Kernel(" if argument else "Kernel("
-    layout = step_layout(rule) if function is rule.step else layout_of(function)
-    return [
-        f"{space}{head}",
-        f"{space}    {lowered.name},",
-        f'{space}    layout="{layout}",',
-        *assigned_tuple("inputs", quote_all(lowered.inputs), indent + 4),
-        *assigned_tuple("scalars", quote_all(lowered.scalars), indent + 4),
-        *assigned_tuple("outputs", quote_all(lowered.outputs), indent + 4),
-        *([f"{space}    fused={fused},"] if fused else []),
-        f"{space}),",
-    ]
-
-
-def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
-    """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
-    names = {argument.name: scalars[ir.Source.ARGUMENT, argument.name] for argument in event.parameters}
-    shown = [f"{quoted(name)}: {quoted(text)}" for name, text in names.items() if text != name]
-    flat = f"            renamed={{{', '.join(shown)}}},"
-    if len(flat) + 8 <= WIDTH:
-        return [flat] if shown else []
-    return ["            renamed={", *(f"                {each}," for each in shown), "            },"]
-
-
-def quote_all(names: tuple[str, ...]) -> list[str]:
-    return [quoted(name) for name in names]
-
-
-def assigned_tuple(name: str, items: list[str], indent: int) -> list[str]:
-    """``name=(a, b),`` on one line where it fits, else one item a line."""
-    space = " " * indent
-    flat = f"{space}{name}=({', '.join(items)}{',' if len(items) == 1 else ''}),"
-    if len(flat) + 8 <= WIDTH:
-        return [flat]
-    return [f"{space}{name}=(", *(f"{space}    {item}," for item in items), f"{space}),"]
-
-
 # Classes
 
 
@@ -300,6 +196,7 @@ def lower_class(
         BASES[kind],
         docstring(class_doc(node, ir_rules)),
         rules,
+        momentum_lines(node.momentum) if isinstance(node, ir.Optimizer) else (),
         (),
         (first, *(declared(hyper) for hyper in hypers), *last),
         ("hypers = {", *(f'    "{name}": {name},' for name in names), "}") if names else ("hypers = {}",),
@@ -309,6 +206,10 @@ def lower_class(
         lower_events(ir_rules),
         factor,
     )
+
+
+def momentum_lines(hypers: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"MOMENTUM = ({', '.join(quote_all(hypers))}{',' if len(hypers) == 1 else ''})",) if hypers else ()
 
 
 # For each kind: the first argument, those after the hypers, and the call of the base's constructor.

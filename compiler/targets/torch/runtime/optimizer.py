@@ -17,6 +17,7 @@ from .calls import Call, Work, _ordered_sum
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .computations import Computation
 from .counters import Counters, DeviceCounters, _is_capturing
+from .groups import Group, _explains_arguments, _require_known_keys, _second_names
 from .hypers import _checked_hypers, _nearest
 from .interface import PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
@@ -27,9 +28,6 @@ from .roster import Roster
 from .routing import param_groups
 from .states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
 from .strategies import BACKENDS, Runner, _strategy
-
-OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
-SCHEDULER_KEYS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "differentiable")
 
 
 class SpecOptimizer(torch.optim.Optimizer):
@@ -62,6 +60,7 @@ class SpecOptimizer(torch.optim.Optimizer):
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
+    MOMENTUM: ClassVar[tuple[str, ...]] = ()  # the hypers that play the momentum, one for each rule that has one
     SPEC: ClassVar[Spec | None] = None
 
     generator: torch.Generator | None = None
@@ -90,7 +89,12 @@ class SpecOptimizer(torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             params = param_groups(params)
         defaults = {**hypers, "rule": None, "transposed": False, "split": None, "precision": precision}
-        super().__init__(params, defaults)
+        super().__init__(params, self._group(defaults))
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            cls.__init__ = _explains_arguments(cls.__init__)  # type: ignore[method-assign]
 
     @staticmethod
     def check_hypers(**hypers: Any) -> None:
@@ -133,12 +137,12 @@ class SpecOptimizer(torch.optim.Optimizer):
         return "\n".join(line for line in lines if not line.startswith(f"    {SPEC_KEY}: "))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; ValueError for unknown keys, invalid hypers, or a parameter that no rule takes."""
+        """As in torch; ValueError for misspelt keys, invalid hypers, or a parameter that no rule takes."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        group = dict(param_group)
+        group = self._group(param_group)
         self._describe(group)
-        self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS))
+        _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY,))
         super().add_param_group(group)
         try:
             self._check_group(group)
@@ -147,16 +151,13 @@ class SpecOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def _group(self, items: Mapping[str, Any]) -> Group:
+        return Group(items, _second_names(self.MOMENTUM, self._hyper_names))
+
     def _describe(self, group: dict[str, Any]) -> None:
         """Lets the group say of which spec its states are, as helpers for checkpoints keep the keys that they find."""
         if self.SPEC is not None:
             group[SPEC_KEY] = _description(type(self), self._hyper_names)
-
-    def _require_known_keys(self, group: Mapping[str, Any], others: Iterable[str]) -> None:
-        known = {*self._hyper_names, *others, *((SPEC_KEY,) if self.SPEC else ())}
-        for key in group:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers and options are valid."""
@@ -287,6 +288,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         old = self._roster
         if resized is None and old.is_current(self.param_groups):
             return
+        self.param_groups[:] = [g if isinstance(g, Group) else self._group(g) for g in self.param_groups]
         self._roster = old.renewed(self.param_groups, type(self), self.state)
         changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
         if changed:
@@ -348,9 +350,9 @@ class SpecOptimizer(torch.optim.Optimizer):
             state_dict = state_dict if replaced is None else replaced
         reader = _Reader(type(self).__name__, self.SPEC, {name: self.defaults[name] for name in self._hyper_names})
         saved = reader.groups(self.param_groups, state_dict["param_groups"])
-        groups = [each.group for each in saved]
+        groups: list[dict[str, Any]] = [self._group(each.group) for each in saved]
         for own, group in zip(self.param_groups, groups, strict=True):
-            self._require_known_keys(group, (*OPTIONS, *SCHEDULER_KEYS, *own))
+            _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY, *own))
             self._check_group(group)
         roster, counters = Roster().renewed(groups, type(self), {}), self._new_counters()
         state = reader.state(state_dict["state"], saved, roster.slots, counters)

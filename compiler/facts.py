@@ -1,0 +1,18 @@
+"""What generated classes say of themselves beside what they compute: found in a program before any pass rewrites it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optforge.compiler import ir
+from optforge.compiler.analysis.momentum import momentum_hypers
+
+
+def with_facts(program: ir.Program) -> ir.Program:
+    """The program with what is known of its optimizers."""
+    declarations = (examined(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations)
+    return replace(program, declarations=tuple(declarations))
+
+
+def examined(optimizer: ir.Optimizer) -> ir.Optimizer:
+    return replace(optimizer, momentum=momentum_hypers(optimizer))
