@@ -58,6 +58,35 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+# How far processors may part where one sums in a batch, in another order, what it sums alone: of a state, or of a step.
+OF_SUMS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2.0**-7}
+
+
+def all_elementwise(cls: type[Any]) -> bool:
+    return all(rule.step.layout == "elementwise" for rule in cls.RULES)
+
+
+def same_state_alone(cls: type[Any], a: Any, b: Any) -> bool:
+    """As `same` for a class whose rules are all elementwise; up to the rounding of sums for the others."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state_alone(cls, a[k], b[k]) for k in a)
+    if all_elementwise(cls) or not (isinstance(a, Tensor) and a.dtype in OF_SUMS):
+        return same(a, b)
+    return a.dtype == b.dtype and a.shape == b.shape and distance(a, b) <= OF_SUMS[a.dtype] * distance(b, 0)
+
+
+def same_weight_alone(cls: type[Any], p: Tensor, q: Tensor, start: Tensor) -> bool:
+    """As `same_state_alone`, relative to what was moved from `start`, and to the places that the weight has."""
+    if all_elementwise(cls):
+        return torch.equal(p, q)
+    places = 4 * torch.finfo(p.dtype).eps * distance(q, 0)
+    return distance(p, q) <= OF_SUMS[p.dtype] * distance(q, start) + places
+
+
+def distance(a: Tensor, b: Tensor | float) -> float:
+    return float((a.detach().double() - b).norm())
+
+
 def weights(params: list[Tensor]) -> list[Tensor]:
     return [p.detach().clone() for p in params]
 
@@ -270,6 +299,7 @@ def test_changing_sets_of_gradients_leave_no_stale_state(cls):
         pytest.skip("parameters depend on each other")
     made, references = groups(cls), groups(cls)
     params, alone = parameters(made), parameters(references)
+    starts = weights(params)
     optimizer = build(cls, made)
     singles = [build(cls, [{**g, "params": [p]}]) for g in references for p in g["params"]]
     generator = torch.Generator().manual_seed(0)
@@ -283,9 +313,9 @@ def test_changing_sets_of_gradients_leave_no_stale_state(cls):
             else:
                 p.grad = None
         optimizer.step()
-    for p, q, single in zip(params, alone, singles, strict=True):
-        assert torch.equal(p, q)
-        assert same(dict(optimizer.state.get(p, {})), dict(single.state.get(q, {})))
+    for p, q, single, start in zip(params, alone, singles, starts, strict=True):
+        assert same_weight_alone(cls, p, q, start)
+        assert same_state_alone(cls, dict(optimizer.state.get(p, {})), dict(single.state.get(q, {})))
 
 
 @every_class
@@ -693,6 +723,7 @@ def test_a_batch_computes_what_each_alone_computes(cls, dtype):
         pytest.skip("parameters depend on each other")
     made, references = groups(cls, dtype), groups(cls, dtype)
     params, alone = parameters(made), parameters(references)
+    starts = weights(params)
     optimizer = build(cls, made)
     singles = [build(cls, [{**g, "params": [p]}]) for g in references for p in g["params"]]
     for t in range(3):
@@ -701,9 +732,9 @@ def test_a_batch_computes_what_each_alone_computes(cls, dtype):
         optimizer.step()
         for single in singles:
             single.step()
-    for p, q, single in zip(params, alone, singles, strict=True):
-        assert torch.equal(p, q)
-        assert same(dict(optimizer.state[p]), dict(single.state[q]))
+    for p, q, single, start in zip(params, alone, singles, starts, strict=True):
+        assert same_weight_alone(cls, p, q, start)
+        assert same_state_alone(cls, dict(optimizer.state[p]), dict(single.state[q]))
 
 
 @every_class
@@ -761,6 +792,7 @@ def test_a_split_parameter_steps_as_its_parts(cls, split):
     if not matrix_layout(cls) or has_totals(cls):
         pytest.skip("has no matrices, or parameters depend on each other")
     p, loaded = groups(cls)[0]["params"][0], groups(cls)[0]["params"][1]
+    start = p.detach().clone()
     rows = (3, 3) if split == 2 else split
     parts = [torch.nn.Parameter(part.detach().clone()) for part in p.split(rows)]
     optimizer = build(cls, [{"params": [p], "rule": "matrix", "split": split}])
@@ -777,7 +809,7 @@ def test_a_split_parameter_steps_as_its_parts(cls, split):
             part.grad = grad.clone()
         for each in (optimizer, alone, other):
             each.step()
-    assert torch.equal(p, torch.cat(parts))
+    assert same_weight_alone(cls, p, torch.cat(parts), start)
     assert torch.equal(p, loaded) and same(other.state_dict(), optimizer.state_dict())
 
 
