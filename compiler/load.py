@@ -5,14 +5,13 @@ What is remembered holds as long as the spec and everything that was taken from 
 
 from __future__ import annotations
 
-import linecache
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from optforge.compiler.check import FUNCTIONS_ONLY
+from optforge.compiler.modules import module_of
 from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.render import origin_line, render_program
 from optforge.compiler.workspace import SPECS, Answer, Question, Workspace, shown_path
@@ -21,7 +20,6 @@ from optforge.dsl.errors import nearest
 from optforge.dsl.parser import read_source
 from optforge.dsl.source import Source
 
-PACKAGE = "optforge.generated"  # whose runtime the loaded modules share
 REMEMBERED, VERSIONS = 256, 16  # specs, and for each what it was with other files beside it
 
 
@@ -73,16 +71,7 @@ def compile_module(text: str, name: str, folder: Path | None, workspace: Workspa
     program = compile_program(Source(name, text), folder, workspace)
     if not program.declarations:
         raise LookupError(f"{name} {FUNCTIONS_ONLY}")
-    generated = render_program(program, origin_line(name, text))
-    number = sum(key.startswith(f"{PACKAGE}._loaded_") for key in sys.modules) + 1
-    module = ModuleType(f"{PACKAGE}._loaded_{number}")
-    module.__package__ = PACKAGE
-    module.__file__ = f"<optforge {name} {number}>"
-    lines = generated.splitlines(keepends=True)
-    linecache.cache[module.__file__] = (len(generated), None, lines, module.__file__)
-    sys.modules[module.__name__] = module
-    exec(compile(generated, module.__file__, "exec"), module.__dict__)
-    return module
+    return module_of(render_program(program, origin_line(name, text)), name)
 
 
 def load_class(path_or_name: str | Path, class_name: str | None = None) -> type:

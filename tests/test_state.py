@@ -118,6 +118,24 @@ def test_what_replaces_a_memory_is_taken_up(cls, replacing):
 
 
 @few_classes
+@pytest.mark.parametrize("is_data", [True, False])
+def test_one_memory_that_is_replaced_is_taken_up(cls, is_data):
+    """While all others still lie in the buffer, which therefore still is there."""
+    for place in range(len(parameters(groups(cls)))):
+        optimizer, other = started(cls), started(cls)
+        p, q = params_of(optimizer)[place], params_of(other)[place]
+        for name, value in [(n, x) for n, x in optimizer.state[p].items() if not n.endswith("step")]:
+            other.state[q][name].mul_(0.5)
+            if is_data:
+                value.data = value.data * 0.5
+            else:
+                optimizer.state[p][name] = value * 0.5
+        for each in (optimizer, other):
+            run(each, params_of(each), range(2, 4))
+        assert same(everything(optimizer), everything(other))
+
+
+@few_classes
 def test_a_memory_written_in_place_counts(cls):
     optimizer, other = started(cls), started(cls)
     for _, _, value in memories(optimizer):
