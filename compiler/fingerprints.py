@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from optforge.compiler import ir
 from optforge.compiler.causality import dependencies, local_name, ordered, reachable
@@ -20,6 +21,7 @@ from optforge.compiler.text import expression_text
 
 LENGTH = 12  # hexadecimal digits: two of a thousand memories agree by chance once in a billion
 MANY = 16  # memories that depend on each other, from which on their names count
+RENAMED = 5  # hypers of one memory of which every set may have been renamed
 LONG = 40  # operations that an equation may have to be shown inside of another
 
 
@@ -32,11 +34,35 @@ def with_fingerprints(program: ir.Program) -> ir.Program:
 def described(optimizer: ir.Optimizer) -> ir.Optimizer:
     hypers = sorted(f"{hyper.name} {hyper.kind.value}" for hyper in optimizer.hypers)
     machines = [Machines(rule) for rule in optimizer.rules]
+    past = {function.outputs[0].name: function.outputs[0].value for function in optimizer.was}
     return replace(
         optimizer,
-        rules=tuple(replace(each.rule, memories=each.memories()) for each in machines),
+        rules=tuple(replace(each.rule, memories=with_past(each, past)) for each in machines),
         fingerprint=digest("optimizer", *hypers, *(each.whole() for each in machines)),
     )
+
+
+def with_past(machines: Machines, past: Mapping[str, ir.Expr]) -> tuple[ir.Memory, ...]:
+    """The memories with what their fingerprints were in versions in which some of their hypers had not their names yet.
+
+    `past` says what hypers were. Each may have been renamed in a version of its own, so every set of those that a
+    memory depends on counts; of many, only all of them together and each alone.
+    """
+    memories = machines.memories()
+    alone = {name: Machines(machines.rule, {name: value}).colors for name, value in past.items()}
+    readers = {m.name: [name for name in past if alone[name][m.name] != m.fingerprint] for m in memories}
+    sets = dict.fromkeys(each for names in readers.values() for each in subsets(names))
+    marks = {each: Machines(machines.rule, {name: past[name] for name in each}).colors for each in sets}
+    return tuple(
+        replace(memory, before=tuple((each, marks[each][memory.name]) for each in subsets(readers[memory.name])))
+        for memory in memories
+    )
+
+
+def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The sets of some of the names, small ones first."""
+    sizes = range(1, len(names) + 1) if len(names) <= RENAMED else sorted({1, len(names)})
+    return [each for size in sizes for each in combinations(names, size)]
 
 
 def digest(*parts: str) -> str:
@@ -59,8 +85,8 @@ class Machines:
     for other outputs, and ``owner|name`` for equations.
     """
 
-    def __init__(self, rule: ir.Rule) -> None:
-        self.rule = rule
+    def __init__(self, rule: ir.Rule, past: Mapping[str, ir.Expr] | None = None) -> None:
+        self.rule, self.past = rule, past or {}  # what stands in the place of hypers
         self.names = [memory.name for memory in rule.memories]
         self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.memories}
         self.machines = {"step": rule.step} | {f"event {event.name}": event.function for event in rule.events}
@@ -174,6 +200,8 @@ class Machines:
                 return digest("memory", colors[name])
             case ir.Input(name=name, source=ir.Source.TOTAL):
                 return digest("total", known[f"total {name}"])
+            case ir.Input(name=name, source=ir.Source.HYPER) if name in self.past:
+                return self._past_digest(self.past[name])
             case ir.Input(name=name, source=source):
                 return digest("input", source.value, name)
             case ir.Ref(name=name):
@@ -183,6 +211,21 @@ class Machines:
                 return digest("select", *parts)
             case ir.Apply(operator=operator, arguments=arguments):
                 parts = [self._digest(owner, each, known, colors) for each in arguments]
+                return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
+            case other:
+                raise AssertionError(f"{other} is gone after the stream check")
+
+    def _past_digest(self, expr: ir.Expr) -> str:
+        """Of what a hyper was, in which every name is one of that version."""
+        match plain(expr, {}):
+            case ir.Literal(value=value):
+                return digest("literal", repr(value))
+            case ir.Input(name=name, source=source):
+                return digest("input", source.value, name)
+            case ir.Select(condition=condition, then=then, otherwise=otherwise):
+                return digest("select", *map(self._past_digest, (condition, then, otherwise)))
+            case ir.Apply(operator=operator, arguments=arguments):
+                parts = [*map(self._past_digest, arguments)]
                 return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
             case other:
                 raise AssertionError(f"{other} is gone after the stream check")

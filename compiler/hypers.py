@@ -13,7 +13,7 @@ from optforge.compiler.inline import Lookup, Place
 from optforge.compiler.library import Report, Scope
 from optforge.compiler.names import require_usable_name
 from optforge.compiler.ops import OPERATORS
-from optforge.compiler.raw import RawRule
+from optforge.compiler.raw import RawRule, RawWas
 from optforge.compiler.types import Kind
 from optforge.compiler.universal import number, universal
 from optforge.dsl import ast, errors
@@ -26,6 +26,7 @@ class Hypers:
     values: dict[str, ir.Expr] = field(default_factory=dict)
     visible: dict[str, ir.Hyper] = field(default_factory=dict)
     requirements: dict[ir.Expr, ir.Requirement] = field(default_factory=dict)
+    past: dict[str, RawWas] = field(default_factory=dict)  # what the visible hypers of used optimizers were
 
 
 def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) -> Hypers:
@@ -206,3 +207,5 @@ def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers, node: ast.D
         if name in outer.visible:
             report(errors.duplicate("hyperparameter", name, node.optimizer.span, outer.visible[name].span))
         outer.visible.setdefault(name, hyper)
+        if name in inner.past:
+            outer.past.setdefault(name, inner.past[name])

@@ -197,6 +197,8 @@ class Memory:
     type: Type
     fingerprint: str = field(default="", compare=False)
     equation: str = field(default="", compare=False)
+    # What the fingerprint was before the hypers of a set were there, and what these were stood in their place.
+    before: tuple[tuple[tuple[str, ...], str], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ one of theirs, and missed when a checkpoint without it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from optforge.compiler import ir
 from optforge.compiler.equations import Equations
@@ -71,6 +72,21 @@ def resolve_hyper_past(hypers: Mapping[str, tuple[ast.Hyper, Scope]], report: Re
                 report(errors.bad_past(words, node.before.span, "give the new hyperparameter another name"))
             found.append(RawWas(name, value, node.before.span, False))
     return tuple(found)
+
+
+def used_hyper_past(
+    hypers: Mapping[str, tuple[ast.Hyper, Scope]], word: str, visible: Collection[str], report: Report
+) -> dict[str, RawWas]:
+    """What the hypers of a used optimizer were, by the names that they and the older ones have outside of it."""
+
+    def shown(expr: ir.Expr) -> ir.Expr:
+        if isinstance(expr, ir.Input) and expr.source is ir.Source.HYPER:
+            return replace(expr, name=f"{word}_{expr.name}")
+        return ir.map_children(shown, expr)
+
+    unbound = {name: each for name, each in hypers.items() if f"{word}_{name}" in visible}
+    found = resolve_hyper_past(unbound, report)
+    return {name: replace(w, target=name, value=shown(w.value)) for w in found if (name := f"{word}_{w.target}")}
 
 
 def require_no_past(nodes: Sequence[ast.Node], what: str, report: Report) -> None:

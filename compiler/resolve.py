@@ -29,7 +29,7 @@ from optforge.compiler.inline import Place, overrides_prelude
 from optforge.compiler.library import Report, Scope, scope_of
 from optforge.compiler.machine import Machine, written_equations
 from optforge.compiler.names import require_usable_function_name, require_usable_name
-from optforge.compiler.past import require_no_past, resolve_hyper_past, resolve_past
+from optforge.compiler.past import require_no_past, resolve_hyper_past, resolve_past, used_hyper_past
 from optforge.compiler.raw import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.types import Universe
 from optforge.compiler.universal import universal
@@ -127,7 +127,7 @@ def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
     hypers = own_hypers(flat.hypers, report)
     rules = resolve_rules(flat, hypers, report, ())
     visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
-    was = resolve_hyper_past(flat.hypers, report)
+    was = (*resolve_hyper_past(flat.hypers, report), *hypers.past.values())
     require_one_signature(rules, flat.span.source, report)
     names = flat.declared
     whole = RawDeclaration("optimizer", flat.name, flat.doc, visible, requirements, rules, flat.span, was, names)
@@ -292,6 +292,7 @@ def resolve_delegate(
     if flat is None:
         return []
     inner = delegate_hypers(rule, node, scope, flat, hypers, report)
+    inner.past |= used_hyper_past(flat.hypers, rule.words[0], inner.visible, report)
     rules = resolve_rules(flat, inner, report, path)
     chosen: list[RawRule] = []
     for candidate in rules:

@@ -648,6 +648,104 @@ optimizer Plain:
     assert (group["quick"], group["way"]) == (False, "exact")
 
 
+# -- hypers that memories are computed with ----------------------------------------------------------------------------
+
+
+def renamed_hypers(text: str, **names: str) -> str:
+    """The text with other names of hypers, which says what they were."""
+    for old, new in names.items():
+        text = re.sub(rf"\b{old}\b", new, text)
+        text = re.sub(rf"(hyper {new} +)= ([\d.]+)", rf"\1= \2 was {old}", text)
+    return text
+
+
+def continues_bitwise(old: str, new: str, name: str | None = None, **hypers: float) -> None:
+    """Training of the old spec goes on with the new one as if nothing had been renamed, from a file."""
+    params, others = tensors(), tensors()
+    optimizer = optimizer_class(old, name)(params, **hypers)
+    run(optimizer, params, range(3))
+    fresh = optimizer_class(new, name)(others)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fresh.load_state_dict(through_a_file(optimizer.state_dict()))
+    with torch.no_grad():
+        torch._foreach_copy_(others, params)
+    run(optimizer, params, range(3, 6))
+    run(fresh, others, range(3, 6))
+    assert same(params, others)
+    assert same([*optimizer.state.values()], [*fresh.state.values()])
+
+
+@pytest.mark.parametrize("names", [{"beta1": "b"}, {"beta2": "decay"}, {"beta1": "b", "beta2": "c"}, {"lr": "rate"}])
+def test_a_memory_is_the_same_under_another_name_of_its_hyper(names):
+    continues_bitwise(OLD, renamed_hypers(OLD, **names), beta1=0.8, beta2=0.7, lr=0.03)
+
+
+def test_hypers_renamed_in_versions_of_their_own():
+    """A checkpoint of any version loads into the last one, whichever of the names it has."""
+    second = renamed_hypers(OLD, beta1="first")
+    third = renamed_hypers(second, beta2="second", lr="rate")
+    for version in (OLD, second, third):
+        continues_bitwise(version, third)
+    assert not optimizer_class(OLD).SPEC.before and len(optimizer_class(third).SPEC.before["tensor"]) == 2
+
+
+def test_a_name_for_what_was_an_expression_counts():
+    """If the equation is what it was with the expression in the hyper's place; what only amounts to it is refused."""
+    old = OLD.replace("ema(grad, beta1)", "(1 - beta1) * prev(exp_avg) + grad")
+    new = old.replace("hyper beta1 = 0.9   where 0 <= beta1 < 1", "hyper keep = 0.1 was 1 - beta1 where keep > 0")
+    continues_bitwise(old, new.replace("(1 - beta1) *", "keep *"), beta1=0.75)
+    message = refusal(new.replace("(1 - beta1) *", "(keep + 0 * keep) *"), trained(old, tensors()).state_dict())
+    assert "exp_avg has changed" in message
+
+
+def test_a_renamed_hyper_excuses_no_other_change():
+    saved = trained(OLD, tensors()).state_dict()
+    new = renamed_hypers(OLD, beta1="b").replace("ema(grad, b)", "ema(2 * grad, b)")
+    assert "exp_avg has changed" in refusal(new, saved)
+    swapped = renamed_hypers(OLD, beta1="b").replace("ema(grad, b)", "ema(grad, beta2)")
+    assert "exp_avg has changed" in refusal(swapped.replace("exp_avg /", "b * exp_avg /"), saved)
+
+
+def test_memory_and_hyper_may_both_be_renamed():
+    params, others = tensors(), tensors()
+    optimizer = trained(OLD, params)
+    fresh = loaded(renamed_hypers(RENAMED, beta1="b"), optimizer.state_dict(), others)
+    with torch.no_grad():
+        torch._foreach_copy_(others, params)
+    run(optimizer, params, range(3, 6))
+    run(fresh, others, range(3, 6))
+    assert same(params, others)
+
+
+USING = """
+optimizer Own:
+    hyper lr = 0.1
+    for matrix:
+        weight <- weight - lr * grad
+    for rest: use Adam(lr=lr)
+"""
+
+
+@pytest.mark.parametrize("names", [{"beta1": "b"}, {"beta1": "b", "beta2": "c"}])
+def test_hypers_of_a_used_optimizer_are_renamed_with_it(names):
+    new = renamed_hypers(OLD, **names)
+    assert pasts(new + USING)[-1] == ("", f"rest_{[*names.values()][-1]}", f"rest_{[*names][-1]}")
+    continues_bitwise(OLD + USING, new + USING, "Own", rest_beta1=0.8, rest_beta2=0.7)
+    nested = USING.replace("optimizer Own", "optimizer Outer").replace("use Adam", "use Own")
+    continues_bitwise(OLD + USING + nested, new + USING + nested, "Outer")
+
+
+def test_a_memory_of_many_renamed_hypers_is_compiled_in_no_time():
+    """Sets of names are without end; a memory that reads that many is told with all of them renamed, or one."""
+    hypers = [f"h{i}" for i in range(14)]
+    lines = "".join(f"    hyper {name} = 0.{i + 1:02}\n" for i, name in enumerate(hypers))
+    text = f"optimizer Many:\n{lines}    for tensor:\n        m = prev(m) + grad * ({' + '.join(hypers)})\n"
+    text += "        weight <- weight - m\n"
+    continues_bitwise(text, renamed_hypers(text, **{name: f"new{name}" for name in hypers}))
+    continues_bitwise(text, renamed_hypers(text, h3="other"))
+
+
 # -- the form in the language ------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[s
         target = each.outputs[0].name
         functions.append(past_function(each, free_name(f"{prefix}{target}_was", taken), given_names(each)))
         entries += was_lines("", target, functions[-1])
+    lines += before_lines(node.rules)
     lines += ["    was=(", *(f"        {line}" for line in entries), "    ),"] if entries else []
     return [*lines, ")"], functions
 
@@ -73,6 +74,20 @@ def memories_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
             lines += [f"            {line}" for line in memory_lines(memory)]
         lines.append("        },")
     return [*lines, "    },"]
+
+
+def before_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
+    """``before={...},``: for each rule whose hypers were others, what the fingerprints of its memories were then."""
+    lines: list[str] = []
+    for rule in rules:
+        memories = [memory for memory in rule.memories if memory.before]
+        lines += [f"        {quoted(rule.name)}: {{"] if memories else []
+        for memory in memories:
+            lines.append(f"            {quoted(memory.name)}: {{")
+            lines += [f"                {tuple_text(names)}: {quoted(mark)}," for names, mark in memory.before]
+            lines.append("            },")
+        lines += ["        },"] if memories else []
+    return ["    before={", *lines, "    },"] if lines else []
 
 
 def memory_lines(memory: ir.Memory) -> list[str]:
