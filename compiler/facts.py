@@ -1,10 +1,11 @@
-"""What generated classes say of themselves beside what they compute: found in a program before any pass rewrites it."""
+"""What generated classes know of themselves beside what they compute, found before any pass rewrites a program."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from optforge.compiler import ir
+from optforge.compiler.analysis.modes import with_modes
 from optforge.compiler.analysis.momentum import momentum_hypers
 
 
@@ -15,4 +16,5 @@ def with_facts(program: ir.Program) -> ir.Program:
 
 
 def examined(optimizer: ir.Optimizer) -> ir.Optimizer:
-    return replace(optimizer, momentum=momentum_hypers(optimizer))
+    rules = tuple(with_modes(rule) for rule in optimizer.rules)
+    return replace(optimizer, rules=rules, momentum=momentum_hypers(optimizer))

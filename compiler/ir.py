@@ -210,6 +210,7 @@ class Event:
     function: Function
     doc: str = ""
     totals: tuple[Function, ...] = ()
+    undoes: str = field(default="", compare=False)  # the event whose weights it takes away again
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ class ASGD(SpecOptimizer):
                         scalars=(),
                         outputs=("weight",),
                     ),
+                    undoes="show_average",
                 ),
             ),
         ),

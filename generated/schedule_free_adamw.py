@@ -152,6 +152,7 @@ class ScheduleFreeAdamW(SpecOptimizer):
                         scalars=("beta1",),
                         outputs=("weight",),
                     ),
+                    undoes="show_mean",
                 ),
             ),
         ),

@@ -136,6 +136,7 @@ class ScheduleFreeSGD(SpecOptimizer):
                         scalars=("beta1",),
                         outputs=("weight",),
                     ),
+                    undoes="show_mean",
                 ),
             ),
         ),

@@ -256,6 +256,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "if name in _arguments_of_torch():",
     ),
     Mutant(
+        "steps of weights that are only shown",
+        "a step while the mean of a Schedule-Free method is shown spoils the weights",
+        f"{RUNTIME}/modes.py",
+        "if any(_shows(pair, p, counts) for p in work.params):",
+        "if any(_shows(pair, p, counts) for p in ()):",
+    ),
+    Mutant(
         "momentum stored beside its hyper",
         "a scheduler cycles a key that no step reads",
         f"{RUNTIME}/groups.py",

@@ -6,6 +6,7 @@ import pytest
 from classes import generated_classes, hyper_arguments
 
 from optforge.compiler import ir
+from optforge.compiler.analysis.modes import with_modes
 from optforge.compiler.analysis.momentum import momentum_hypers
 from optforge.compiler.check import check_source
 from optforge.dsl.source import Source
@@ -56,3 +57,42 @@ def optimizer(*lines: str, hypers: str = "a b c") -> ir.Optimizer:
 )
 def test_the_momentum_is_what_weighs_the_past_in_the_direction(lines, expected):
     assert momentum_hypers(optimizer(*lines)) == ((expected,) if expected else ())
+
+
+# -- events that show weights ------------------------------------------------------------------------------------------
+
+PAIRS = [
+    (("on a():\n    weight <- 2 * weight", "on b():\n    weight <- weight / 2"), {"b": "a"}),
+    (("on a():\n    weight <- a * weight + m", "on b():\n    weight <- (weight - m) / a"), {"b": "a"}),
+    (("on a():\n    kept = weight\n    weight <- m", "on b():\n    weight <- kept"), {"b": "a"}),
+    (("on b():\n    weight <- kept", "on a():\n    kept = weight\n    weight <- m"), {"b": "a"}),
+    (("on a():\n    weight <- -weight",), {"a": "a"}),
+    (("on a():\n    weight <- weight + m", "on b():\n    weight <- weight + m"), {}),
+    (("on a():\n    weight <- 2 * weight", "on b():\n    weight <- weight / 4"), {}),
+    (("on a():\n    weight <- m", "on b():\n    weight <- -m"), {}),
+    (("on a():\n    weight <- weight", "on b():\n    weight <- 0 + weight"), {}),
+    (("on a(k):\n    weight <- k * weight", "on b(k):\n    weight <- weight / k"), {}),
+    (("on a():\n    weight <- t * weight", "on b():\n    weight <- weight / t"), {}),
+]
+
+
+@pytest.mark.parametrize("events, expected", PAIRS)
+def test_events_that_give_back_the_weight_undo_the_one_before(events, expected):
+    body = "".join(f"    {line}\n" for event in events for line in event.split("\n"))
+    keep = "        seen = kept\n" if "kept" in body else ""
+    text = (
+        f"optimizer X:\n    hyper lr = 0.5\n    hyper a = 0.5 where a > 0\n{body}    for tensor:\n{keep}"
+        "        m = ema(grad, a)\n        weight <- weight - lr * m" + (" + 0.5 * seen\n" if keep else "\n")
+    )
+    (found,) = check_source(Source("x.opt", text)).require().declarations
+    assert isinstance(found, ir.Optimizer)
+    (rule,) = (with_modes(rule) for rule in found.rules)
+    assert {event.name: event.undoes for event in rule.events if event.undoes} == expected
+
+
+def test_every_pair_of_a_shipped_class_is_known_and_nothing_else():
+    pairs = {
+        (cls.__name__, e.undoes, e.name) for cls in generated_classes() for r in cls.RULES for e in r.events if e.undoes
+    }
+    schedule_free = {(f"ScheduleFree{name}", "show_mean", "show_training") for name in ("SGD", "AdamW")}
+    assert pairs == {("ASGD", "show_average", "show_current"), *schedule_free}

@@ -506,3 +506,75 @@ def test_a_group_that_was_exchanged_for_a_dictionary_is_a_group_again():
     optimizer.param_groups[0] = {**optimizer.param_groups[0], "momentum": 0.25}
     run(optimizer, [p], range(1))
     assert optimizer.param_groups[0]["beta1"] == optimizer.param_groups[0]["momentum"] == 0.25
+
+
+# -- weights that are only shown ---------------------------------------------------------------------------------------
+
+SHOWING = {"ScheduleFreeSGD": ("show_mean", "show_training"), "ScheduleFreeAdamW": ("show_mean", "show_training")}
+SHOWING |= {"ASGD": ("show_average", "show_current")}
+shown_classes = pytest.mark.parametrize("name", SHOWING)
+
+
+def fired(optimizer: Any, event: str) -> None:
+    getattr(optimizer, event)()
+
+
+@shown_classes
+@pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["", "capturable"])
+def test_weights_that_are_shown_are_not_stepped_nor_shown_again(name, options):
+    """Each is a sentence that names the event to call, and changes nothing; then training goes on as if undisturbed."""
+    (show, hide), options = SHOWING[name], dict(options)
+    cls = getattr(optforge.generated, name)
+    params, alike = [parameter(4, 3), parameter(3, seed=1)], [parameter(4, 3), parameter(3, seed=1)]
+    options |= {"t0": 0} if name == "ASGD" else {}  # from the first step on, the average is not the weight
+    optimizer, other = build(cls, params, **options), build(cls, alike, **options)
+    for t in range(0, 9, 3):
+        run(optimizer, params, range(t, t + 3))
+        run(other, alike, range(t, t + 3))
+        with pytest.raises(RuntimeError, match=rf"{hide}\(\) takes away what {show}\(\) has put in place, and nothing"):
+            fired(optimizer, hide)
+        training = weights(params)
+        fired(optimizer, show)
+        refused(optimizer, params, RuntimeError, rf"what {show}\(\) has put in place: call {hide}\(\) before a step")
+        before = snapshot(params, optimizer)
+        with pytest.raises(RuntimeError, match=rf"{show}\(\) has been called already, .*: call {hide}\(\) first"):
+            fired(optimizer, show)
+        assert same(snapshot(params, optimizer), before) and not same(weights(params), training)
+        fired(optimizer, hide)
+        for p, q in zip(params, training, strict=True):
+            torch.testing.assert_close(p.detach(), q, rtol=1e-5, atol=1e-6)
+    for p, q in zip(params, alike, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@shown_classes
+def test_what_is_shown_is_known_to_copies_and_checkpoints(name):
+    show, hide = SHOWING[name]
+    cls = getattr(optforge.generated, name)
+    params, fresh = [parameter(4, 3)], [parameter(4, 3, seed=1)]
+    optimizer = build(cls, params)
+    run(optimizer, params, range(2))
+    fired(optimizer, show)
+    resumed = build(cls, fresh)
+    resumed.load_state_dict(optimizer.state_dict())
+    for each in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer)), resumed):
+        held = each.param_groups[0]["params"]
+        refused(each, held, RuntimeError, f"call {hide}")
+        fired(each, hide)
+        run(each, held, range(2, 3))
+
+
+@shown_classes
+def test_a_parameter_added_while_others_are_shown_is_shown_with_the_next_call(name):
+    show, hide = SHOWING[name]
+    p, late = parameter(4, 3), parameter(4, 3, seed=1)
+    optimizer = build(getattr(optforge.generated, name), [p])
+    run(optimizer, [p], range(2))
+    fired(optimizer, show)
+    optimizer.add_param_group({"params": [late]})
+    kept = p.detach().clone()
+    fired(optimizer, show)
+    assert torch.equal(p, kept)
+    fired(optimizer, hide)
+    run(optimizer, [p, late], range(2, 3))
+    assert optimizer.state[late]["step"] == 1

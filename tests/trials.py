@@ -110,11 +110,14 @@ def run(
             p.grad = p.grad if is_determined(p.shape) else None
         optimizer.step()
         history.append(weights(model))
-    memories = {
-        name: {key: value for key, value in optimizer.state[p].items() if isinstance(value, Tensor)}
-        for name, p in model.named_parameters()
-    }
+    memories = {name: memories_of(optimizer.state[p]) for name, p in model.named_parameters()}
     return Run(history, memories)
+
+
+def memories_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a state that are no counts; none before its first step."""
+    has_begun = state.get("step", 1) > 0
+    return {n: x for n, x in state.items() if has_begun and isinstance(x, Tensor) and not n.endswith("step")}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -97,6 +97,9 @@ class OptimizerTrial:
             ]
             self.optimizers.append(cls(own, **self.given[0], **strategy))
         self.calls = ir.calls_of(declaration.rules)
+        events = [event for rule in type(self.optimizers[0]).RULES for event in rule.events]
+        self.undoing = {event.undoes: event.name for event in events if event.undoes}
+        self.in_place: set[str] = set()  # the events whose weights stand where those of training belong
 
     def grouped(self, index: int) -> Iterator[tuple[dict[str, Any], list[Placed]]]:
         """The options and parameters of the groups that have the hypers of one trial group: one group for each role."""
@@ -136,17 +139,25 @@ class OptimizerTrial:
                 tensor.grad = None if each.grad is None else torch.tensor(each.grad)
 
     def advance(self, step: int) -> None:
-        """Events now and then, and a step."""
+        """Events now and then, and a step; none of weights that an event has only put there to be looked at."""
         for name in self.calls:
-            if self.random.random() < 0.4:
+            if self.random.random() < 0.4 and self.is_due(name):
                 self.fire(step, name)
+        for name in sorted(self.in_place):
+            self.fire(step, self.undoing[name])
         self.note_weights()
         for optimizer in self.optimizers:
             optimizer.step()
         interpret.step_parameters(*self.for_oracle())
         self.compare(f"step {step}")
 
+    def is_due(self, name: str) -> bool:
+        shown = next((shown for shown, undoing in self.undoing.items() if undoing == name), None)
+        return name not in self.in_place if shown is None else shown in self.in_place
+
     def fire(self, step: int, name: str) -> None:
+        self.in_place = {shown for shown in self.in_place if self.undoing[shown] != name}
+        self.in_place |= {name} & self.undoing.keys()
         if self.reading_depends_on_passes(name):
             self.set_gradients(every=True)
         given = dict(self.trial.events.get(name, {}))
@@ -213,7 +224,8 @@ class OptimizerTrial:
 
     def compare_memories(self, way: str, each: Placed, state: Mapping[str, Any], moment: str) -> None:
         oracle = each.oracle
-        counters = {"step": oracle.steps, **{f"{name}_step": count for name, count in oracle.fired.items()}}
+        fired = {f"{event.name}_step": oracle.fired.get(event.name, 0) for event in oracle.rule.events}
+        counters = {"step": oracle.steps, **fired}
         for name, count in counters.items():
             if state.get(name, 0) != count:
                 raise Difference("counters", f"{moment}, {name} of {each.label}: {state.get(name)}, not {count}")

@@ -60,6 +60,7 @@ def lower_rule(
             lines += kernel_lines("kernel", event.function, functions[-1], rule, 12)
             lines += total_lines(event.totals, 12)
             lines += renamed_lines(event, scalars)
+            lines += [f"            undoes={quoted(event.undoes)},"] if event.undoes else []
             lines.append("        ),")
         lines.append("    ),")
     return [*lines, "),"], functions

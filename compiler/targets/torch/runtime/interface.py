@@ -52,13 +52,15 @@ class Memory:
 class Event:
     """What `SpecOptimizer.fire(name)` runs; its totals are computed just before.
 
-    `renamed` says what the kernels call an argument that a hyper shares its name with.
+    `renamed` says what the kernels call an argument that a hyper shares its name with. An event that `undoes` another
+    puts back the weights that the other has replaced; between the two nothing may step.
     """
 
     name: str
     kernel: Kernel
     totals: tuple[Kernel, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    undoes: str | None = None
 
     def scalars(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by the names that the kernels have for them."""

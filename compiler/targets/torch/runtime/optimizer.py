@@ -22,6 +22,7 @@ from .hypers import _checked_hypers, _nearest
 from .interface import PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
 from .loading import _Reader
+from .modes import _is_due, _mode_counts, _require_training, _why_not_due
 from .parameters import _has_grad, _require_dense
 from .places import Slot, _wider
 from .roster import Roster
@@ -195,6 +196,7 @@ class SpecOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         works = self._collect("step", _has_grad)
+        _require_training(works, _mode_counts(self.RULES, self._counters, self.state))
         if self.skip_nonfinite and not _all_finite(works):
             return loss
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
@@ -214,15 +216,27 @@ class SpecOptimizer(torch.optim.Optimizer):
     @_disable_dynamo
     @torch.no_grad()
     def fire(self, event: str, **arguments: Any) -> None:
-        """Runs the event on the parameters of every rule that has it; without gradient only those that need none."""
+        """Runs the event on the parameters of every rule that has it; without gradient only those that need none.
+
+        RuntimeError if it puts in place what is there already, or takes away what is not.
+        """
         events = {rule.name: found for rule in self.RULES if (found := rule.event(event))}
         if not events:
             raise ValueError(f"{type(self).__name__} has no event {event!r}")
 
+        modes = _mode_counts(self.RULES, self._counters, self.state)
+        blocked: list[Rule] = []
+
         def takes_part(rule: Rule, p: Tensor) -> bool:
-            return rule.name in events and (p.grad is not None or not self._needs_grad(rule, events[rule.name], p))
+            if rule.name not in events or (p.grad is None and self._needs_grad(rule, events[rule.name], p)):
+                return False
+            is_due = _is_due(rule, event, p, modes)
+            blocked.extend([] if is_due else [rule])
+            return is_due
 
         works = self._collect(f"{event}_step", takes_part)
+        if blocked and not works:
+            raise RuntimeError(_why_not_due(blocked, event))
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
         if self.skip_nonfinite and not _all_finite([*self._reading_gradients(works, events), *stepped]):
             return

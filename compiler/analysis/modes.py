@@ -1,0 +1,80 @@
+"""Which event puts back the weights that another event has replaced.
+
+Takes a rule of a checked program. Two events that write weights belong together if the second, called right after the
+first, gives back the weight that there was: as arithmetic alone shows, with the memories that the first one has left.
+Where each undoes the other, the one that is declared first is the one that begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optforge.compiler import ir
+from optforge.compiler.analysis.normal_form import Atom, Former, Sum, TooLarge, collected, inverse, named_atom, single
+from optforge.compiler.causality import inputs_of
+
+OPEN = (ir.Source.STEP, ir.Source.ARGUMENT, ir.Source.TOTAL)  # what may differ between two calls
+WEIGHT = single(named_atom("stream weight", False))
+
+
+def with_modes(rule: ir.Rule) -> ir.Rule:
+    """The rule with the name of the event that each of its events undoes."""
+    undone: dict[str, str] = {}
+    for first in rule.events:
+        for second in rule.events:
+            is_free = first.name not in {*undone, *undone.values()} and second.name not in {*undone, *undone.values()}
+            if is_free and undoes(second.function, first.function):
+                undone[second.name] = first.name
+    return replace(rule, events=tuple(replace(each, undoes=undone.get(each.name, "")) for each in rule.events))
+
+
+def undoes(second: ir.Function, first: ir.Function) -> bool:
+    """Whether the second event, right after the first, gives back the weight that the first has changed."""
+    written = [{output.name for output in function.outputs} for function in (first, second)]
+    sources = {node.source for function in (first, second) for node in inputs_of(function)}
+    if not all("weight" in names for names in written) or sources & {*OPEN}:
+        return False
+    try:
+        return weight_after(first) != WEIGHT and weight_after(after(first, second)) == WEIGHT
+    except TooLarge:
+        return False
+
+
+def weight_after(function: ir.Function) -> Sum:
+    (value,) = (output.value for output in function.outputs if output.name == "weight")
+    return reduced(Former(function).form(value))
+
+
+def after(first: ir.Function, second: ir.Function) -> ir.Function:
+    """The second function on what the first one has left."""
+    left = {output.name: renamed(output.value) for output in first.outputs}
+
+    def fed(node: ir.Expr) -> ir.Expr:
+        is_left = isinstance(node, ir.Input) and node.name in left
+        return left[node.name] if is_left and node.source in (ir.Source.STREAM, ir.Source.MEMORY) else node  # type: ignore[union-attr]
+
+    before = [replace(each, name=f"first {each.name}", value=renamed(each.value)) for each in first.equations]
+    whole = ir.map_expressions(lambda expr: ir.transform(fed, expr), second)
+    return replace(whole, equations=(*before, *whole.equations))
+
+
+def renamed(expr: ir.Expr) -> ir.Expr:
+    def change(node: ir.Expr) -> ir.Expr:
+        return replace(node, name=f"first {node.name}") if isinstance(node, ir.Ref) else node
+
+    return ir.transform(change, expr)
+
+
+def reduced(form: Sum) -> Sum:
+    """The sum with each factor that stands beside its own inverse left out, which is right where it is not 0."""
+    return collected((without_inverses(product), number) for product, number in form.terms)
+
+
+def without_inverses(product: tuple[Atom, ...]) -> tuple[Atom, ...]:
+    left = list(product)
+    for atom in product:
+        ((inverted,), _), *_ = inverse(single(atom)).terms
+        if atom in left and inverted in left:
+            left.remove(atom)
+            left.remove(inverted)
+    return tuple(left)
