@@ -3,17 +3,29 @@
 `--bfloat16 yes` and `--bfloat16 no` say whether processors multiply bfloat16, whatever this one does, and with
 `--round-otherwise` torch's CPU kernels round as others might (see `roundings.py`). Both are for looking: `make test`
 needs neither.
+
+What torch compiles is kept apart by the instructions that it is compiled for. Inductor's cache on disk is not: with it,
+a run with narrower vectors (ATEN_CPU_CAPABILITY) would use the loops of one with wider ones, which then compute every
+second element.
 """
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import roundings
 
 from optforge.compiler.targets.torch.runtime import orthogonal
 from optforge.generated._runtime import orthogonal as generated_orthogonal
+
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    folder = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{capability}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

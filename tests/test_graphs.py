@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from classes import (
+    UNDETERMINED,
     build,
     class_parameters,
     generated_classes,
@@ -238,9 +243,9 @@ def work_of(cls: Any, numel: int, device: str = "cpu") -> Any:
 
 
 def test_auto_chooses_by_rule_and_size(monkeypatch):
-    def chosen(cls, numel, backend="auto", capturable=False, uncompilable=(), device="cpu"):
+    def chosen(cls, numel, backend="auto", capturable=False, refused=(), device="cpu"):
         kernel, work = work_of(cls, numel, device)
-        return strategies._strategy(kernel, work, backend, capturable, uncompilable).name
+        return strategies._strategy(kernel, work, backend, capturable, dict.fromkeys(refused, "it failed")).name
 
     monkeypatch.setattr(strategies, "_can_compile", lambda device: device.type == "cpu")
     large = strategies.AUTO_ELEMENTS
@@ -252,7 +257,12 @@ def test_auto_chooses_by_rule_and_size(monkeypatch):
     assert chosen(generated.RMNP, 1, capturable=True) == "graph"
     kernel, work = work_of(generated.RMNP, large)
     computation = strategies.Computation(kernel, "plain", torch.float32)
-    assert strategies._strategy(kernel, work, "auto", False, {computation}).reason == "it could not be compiled"
+    failed = [("compile", computation)]
+    assert strategies._strategy(kernel, work, "auto", False, {failed[0]: "it failed"}).reason == "it failed"
+    for backend in ("auto", "compile"):
+        assert chosen(generated.RMNP, large, backend, refused=failed) == "eager"
+        assert chosen(generated.RMNP, large, backend, True, refused=failed) == "graph"
+        assert chosen(generated.RMNP, large, backend, True, refused=[*failed, ("graph", computation)]) == "eager"
     assert chosen(generated.AdamW, large) == chosen(generated.AdamW, 1) == "fused"
     assert chosen(generated.AdamW, large, "compile") == "compile" and chosen(generated.AdamW, 1, "eager") == "eager"
 
@@ -267,7 +277,7 @@ def test_auto_goes_on_eagerly_where_compiling_fails(monkeypatch):
     expected = trained(CLASSES["RMNP"], 3, backend="eager")
     monkeypatch.setattr(graphs.Graph, "compile", failing)
     monkeypatch.setattr(strategies, "AUTO_ELEMENTS", 1)
-    with pytest.warns(UserWarning, match="matrix_rule could not be compiled and runs eagerly: no such luck"):
+    with pytest.warns(UserWarning, match="matrix_rule runs eagerly: it could not be compiled: no such luck"):
         found = trained(CLASSES["RMNP"], 3)
     assert all(map(torch.equal, found, expected))
     with pytest.raises(torch._dynamo.exc.TorchDynamoException):
@@ -285,7 +295,7 @@ def test_auto_goes_on_eagerly_where_the_second_stage_cannot_be_compiled(monkeypa
     expected = trained(CLASSES["RMNP"], 3, backend="eager")
     monkeypatch.setattr(torch._inductor, "compile", failing)
     monkeypatch.setattr(strategies, "AUTO_ELEMENTS", 1)
-    with pytest.warns(UserWarning, match="matrix_rule could not be compiled and runs eagerly: no such luck"):
+    with pytest.warns(UserWarning, match="matrix_rule runs eagerly: it could not be compiled: no such luck"):
         found = trained(CLASSES["RMNP"], 3)
     assert tried and not any("lerp" in module.code for module in tried)
     assert all(map(torch.equal, found, expected))
@@ -325,6 +335,43 @@ def test_compiled_steps_are_the_same_and_nothing_is_compiled_again(name):
     assert worst_error(found, expected) < 1e-11
 
 
+def moved(cls: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
+    """Each weight and state before and after some steps and events, of one parameter for each role."""
+    made = groups(cls, torch.float64)
+    for group in made:
+        del group["params"][1:]
+    params = parameters(made)
+    optimizer = build(cls, made, **options)
+    fired = {event.name for rule in cls.RULES for event in rule.events}
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for t in range(4):
+        set_gradients(params, t)
+        optimizer.step()
+        for name in sorted(fired):
+            arguments = inspect.signature(getattr(optimizer, name)).parameters.values()
+            getattr(optimizer, name)(**{a.name: 1.0 for a in arguments if a.default is a.empty})
+        held = [p.detach().clone() for p in params]
+        held += [x.clone() for p in params for x in optimizer.state[p].values() if isinstance(x, Tensor)]
+        pairs = [(old, new) for (old, _), new in zip(pairs, held, strict=True)] if pairs else [(x, x) for x in held]
+    return pairs
+
+
+@needs_compiler
+@pytest.mark.wide
+@every_class
+def test_compiled_steps_of_every_class_are_its_steps(cls):
+    """As "auto" compiles them from many elements on: weights, memories and what events make of both."""
+    if cls.__name__ in UNDETERMINED:
+        pytest.skip("its steps on these shapes are any of many")
+    expected = moved(cls, backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=r"\w+ runs eagerly")
+        found = moved(cls, backend="compile")
+    for (before, after), (_, other) in zip(expected, found, strict=True):
+        assert (other - after).abs().max() <= 1e-9 * (after - before).abs().max() + 1e-14 * after.abs().max()
+
+
 def test_options_of_any_kind_tell_graphs_apart(monkeypatch):
     monkeypatch.setattr(graphs.Graph, "compile", lambda self, options: None)
     p = nn.Parameter(torch.ones(3))
@@ -358,6 +405,36 @@ def test_compiled_steps_in_every_precision():
         for one, two in zip(found[half:], expected[half:], strict=True):
             places = 4 if precision == "stochastic" else 1
             torch.testing.assert_close(one.float(), two.float(), rtol=places * 2**-7, atol=1e-3)
+
+
+STEPS = """
+import warnings
+import torch
+import optforge.generated as generated
+
+warnings.filterwarnings("error", message=r"\\w+ runs eagerly")
+for cls, shape in ((generated.AdamW, (1000,)), (generated.Nora, (40, 50))):
+    found = []
+    for backend in ("eager", "compile"):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 1000 if len(shape) == 1 else 2000).reshape(shape))
+        optimizer = cls([p], lr=0.1, backend=backend)
+        p.grad = (100 * p.detach()).sin()
+        optimizer.step()
+        found.append(p.detach())
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-5), (cls, found)
+print(torch.backends.cpu.get_cpu_capability())
+"""
+
+
+@needs_compiler
+@pytest.mark.wide
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="has no two widths of vectors")
+def test_loops_on_disk_are_not_those_for_wider_vectors(tmp_path):
+    for capability in ("avx512", "avx2"):
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "ATEN_CPU_CAPABILITY": capability}
+        command = [sys.executable, "-c", STEPS]
+        run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+        assert run.stdout.strip() == capability.upper(), run.stderr
 
 
 @needs_compiler

@@ -1,6 +1,7 @@
 """Random programs: every way to run them agrees, and a way that is broken on purpose is found out.
 
-The ways: printed and read back, after each pass in the interpreter, generated with and without writing in place.
+The ways: printed and read back, after each pass in the interpreter, generated with and without writing in place, and as
+graphs, recorded and compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from optforge.compiler.check import check_source
 from optforge.compiler.fuzz import differential
 from optforge.compiler.fuzz.__main__ import main
 from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import Disagreement, Examiner, compile_everywhere, examine, require_printed
+from optforge.compiler.fuzz.differential import (
+    Disagreement,
+    Examiner,
+    Shares,
+    compile_everywhere,
+    examine,
+    require_printed,
+)
 from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
 from optforge.compiler.ops import OPERATORS, Pattern
 from optforge.compiler.passes import fold, guard, idioms, storage
@@ -130,14 +138,17 @@ def test_the_command_counts_programs(capsys: pytest.CaptureFixture[str]) -> None
 # Breaking a way on purpose
 
 
-def first_disagreement(count: int = 60) -> str | None:
+NO_GRAPHS, EVERY_GRAPH = Shares(0, 0), Shares(recorded=1, rewritten=1)
+
+
+def first_disagreement(count: int = 60, shares: Shares = NO_GRAPHS) -> str | None:
     """The way that differs in the first random program in which any does."""
     found: list[str] = []
 
     def look(program: RandomProgram) -> None:
         if not found:
             try:
-                examine(program)
+                examine(program, shares)
             except Disagreement as disagreement:
                 found.append(disagreement.way)
 
@@ -226,6 +237,28 @@ def test_what_is_broken_is_found(
     assert first_disagreement() in ways
 
 
+def leave_fences_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differential.runtime().graphs, "_fenced", lambda module: module)
+
+
+def copy_nothing_that_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differential.runtime().computations, "_unaliased", lambda names, values, given: list(values))
+    monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "is_probed"), [(leave_fences_out, True), (leave_fences_out, False), (copy_nothing_that_is_lent, False)]
+)
+def test_states_that_hand_on_old_values_are_drawn(
+    break_it: Callable[[pytest.MonkeyPatch], None], is_probed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What inductor makes of them is found to be wrong, by the probe of the graph or, without it, by the steps."""
+    break_it(monkeypatch)
+    if not is_probed:
+        monkeypatch.setattr(differential.runtime().graphs.Graph, "probe", lambda self, stored, scalars: None)
+    assert first_disagreement(shares=EVERY_GRAPH) in ("graph", "generated module")
+
+
 def test_a_counterexample_is_a_small_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is shrunk, and printed so that it can be saved and checked."""
     subtract_by_adding(monkeypatch)
@@ -281,7 +314,8 @@ def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ways_that_once_differed(path: Path) -> None:
     """Counterexamples that were found are saved there and stay."""
     for number in range(3):
-        examine(replace(program_of(path.read_text(encoding="utf-8")), seed=number))
+        shares = NO_GRAPHS if number else EVERY_GRAPH
+        examine(replace(program_of(path.read_text(encoding="utf-8")), seed=number), shares)
 
 
 # Its first bases are of gradients with null spaces, of which eigenvectors are any basis: no two ways need agree.

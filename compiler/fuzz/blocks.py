@@ -26,6 +26,7 @@ from optforge.compiler.ops import CALLABLE
 from optforge.compiler.types import FULL, SCALAR, Phase, Universe
 from optforge.dsl import ast
 
+TURNS = ("turn", "turn_2", "turn_3")
 NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace")
 
 
@@ -135,6 +136,39 @@ def starts_at_zero(call: ast.Call, is_piped: bool) -> bool:
     if call.function.name == "ema":
         return len(call.arguments) + is_piped == 2
     return call.function.name in CALLABLE or call.function.name in ("momentum", "heavy_ball", "debias")
+
+
+# States that hand on what others hold
+
+
+def grow_turns(grower: Grower, planned: Sequence[Variable]) -> tuple[list[ast.Binding], list[Variable]]:
+    """Streams that are each the step before of the next one, or in a ring of each other."""
+    turns = [Variable(text, FULL) for text in TURNS[: 1 + grower.dice.below(3)]]
+    if len(turns) > 1 and grower.dice.chance(50):
+        for turn in turns:
+            turn.initial = [grower.dice.pick((ast.Name("weight"), ast.Name("grad"), ast.Number("0.5")))]
+        return [delayed(turn, other) for turn, other in zip(turns, (*turns[1:], turns[0]), strict=True)], turns
+    same = [
+        v for v in (*grower.scope.data, *planned) if v.shape == FULL and not v.is_boolean and v.phase is Phase.STREAM
+    ]
+    root = grower.dice.pick(same)
+    initial_of(grower, root)
+    for turn in turns:
+        turn.bound, turn.initial = root.bound, []
+    return [delayed(turn, other) for turn, other in zip(turns, (root, *turns), strict=False)], turns
+
+
+def delayed(variable: Variable, other: Variable) -> ast.Binding:
+    """The variable is the other one, a step ago."""
+    other.reads += 1
+    return ast.Binding(ast.Identifier(variable.name), call_node("prev", ast.Name(other.name), *(other.initial or [])))
+
+
+def exchange() -> list[ast.Statement]:
+    """The weight and a kept one take each other's place."""
+    kept = ast.Name("kept")
+    value = call_node("prev", kept, ast.Name("weight"))
+    return [ast.Binding(ast.Identifier("kept"), ast.Name("weight")), ast.Update(ast.Identifier("weight"), value)]
 
 
 # The results of rules

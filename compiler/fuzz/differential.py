@@ -78,14 +78,23 @@ class Compiled:
                 yield stage, next(each for each in program.declarations if each.name == name)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """One program in so many runs as graphs as well: recorded, as inductor rewrites them, compiled by inductor."""
+
+    recorded: int = 100
+    rewritten: int = 100
+    compiled: int = 0
+
+
 class Examiner:
     """:func:`examine` for many programs; once one has failed it goes on for as long as shrinking may take.
 
     After that everything passes that is not known to fail, so that shrinking ends with what it has.
     """
 
-    def __init__(self, patience: float = 60) -> None:
-        self.patience = patience
+    def __init__(self, patience: float = 60, shares: Shares | None = None) -> None:
+        self.patience, self.shares = patience, shares or Shares()
         self.end: float | None = None
         self.failures: dict[str, Disagreement] = {}
 
@@ -96,14 +105,14 @@ class Examiner:
         if self.end is not None and time.monotonic() > self.end:
             return
         try:
-            examine(program)
+            examine(program, self.shares)
         except Disagreement as disagreement:
             self.end = self.end or time.monotonic() + self.patience
             self.failures[repr(program)] = disagreement
             raise
 
 
-def examine(program: RandomProgram) -> Compiled:
+def examine(program: RandomProgram, shares: Shares = Shares()) -> Compiled:
     """Everything that must hold for the program; raises :class:`Disagreement`."""
     from optforge.compiler.fuzz.trials import run_trial
 
@@ -111,7 +120,7 @@ def examine(program: RandomProgram) -> Compiled:
     try:
         compiled = compile_everywhere(require_printed(program, text), text)
         for trial in program.trials:
-            run_trial(compiled, trial, program.seed)
+            run_trial(compiled, trial, program.seed, shares)
     except Difference as difference:
         raise Disagreement(difference.way, difference.detail, text) from None
     except SpecError as error:

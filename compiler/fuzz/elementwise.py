@@ -218,7 +218,10 @@ def initial_of(grower: Grower, variable: Variable) -> list[ast.Expression]:
                 plain.universe, pure if data else (), data=data, settings=plain.settings, has_memory=False,
                 has_prelude=False,
             ))  # fmt: skip
-            variable.initial = [inner.number(variable.shape, grower.dice.below(3)).node]
+            is_own = variable in data and grower.dice.chance(30)  # so that the first step before is this step
+            variable.initial = [
+                name(variable.name) if is_own else inner.number(variable.shape, grower.dice.below(3)).node
+            ]
     return variable.initial
 
 

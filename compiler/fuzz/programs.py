@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from optforge.compiler.fuzz.blocks import (
     NAMES,
+    exchange,
     foreign,
     grow_bindings,
     grow_function,
+    grow_turns,
     grow_update,
     grower_of,
     plan_variables,
@@ -129,6 +131,10 @@ class FileGrower:
             scope = replace(scope, total_scope=self.total_scope(scope, is_alone))
         remembered = [variable for variable in planned if not variable.is_boolean]
         bindings = grow_bindings(grower_of(self.dice, scope), planned, remembered)
+        if self.dice.chance(15):
+            added, turns = grow_turns(grower_of(self.dice, scope), planned)
+            bindings, planned = [*bindings, *added], [*planned, *turns]
+            remembered += turns
         inside = replace(scope, variables=(*planned[::-1], *scope.variables), remembered=tuple(remembered))
         needed, value = grow_update(grower_of(self.dice, inside), planned)
         update = ast.Update(ast.Identifier("weight"), value)
@@ -165,7 +171,9 @@ class FileGrower:
             inside = replace(inside, total_scope=self.total_scope(inside, is_alone))
         remembered = [variable for variable in seen if not variable.is_boolean]
         statements: list[ast.Statement] = list(grow_bindings(grower_of(self.dice, inside), seen, remembered))
-        if self.dice.chance(35):
+        if self.dice.chance(10):
+            statements += exchange()
+        elif self.dice.chance(35):
             read = replace(inside, variables=(*seen[::-1], *inside.variables), remembered=tuple(remembered))
             grower = grower_of(self.dice, read)
             moved = grower.small(grower.exact(FULL, 2))

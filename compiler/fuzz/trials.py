@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, assert_never
@@ -17,15 +19,19 @@ from optforge.compiler.fuzz.differential import (
     Array,
     Compiled,
     Difference,
+    Shares,
     hyper_values,
     require_close,
     require_same_function,
+    runtime,
     size,
 )
 from optforge.compiler.fuzz.programs import Trial
+from optforge.compiler.fuzz.rewriting import compiled_by_rewriting
 
 FEWEST_STEPS = 2  # every second program takes one more
-RECORDED = 100  # one program in so many also runs as recorded graphs, which take longest to make
+RECORDED: dict[str, Any] = {"backend": "eager", "capturable": True}
+COMPILED: dict[str, Any] = {"backend": "compile"}
 MATRIX_SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((4, 4), (6, 3), (3, 5), (3, 5)),
     ((1, 4), (5, 1), (4, 4), (2, 3, 2)),
@@ -45,11 +51,12 @@ def chosen_shapes(seed: int) -> dict[str, tuple[tuple[int, ...], ...]]:
     return {"conv": (), "embedding": (), "head": (), role: (shape,), "matrix": matrices, "vector": ((5,), ())}
 
 
-def run_trial(compiled: Compiled, trial: Trial, seed: int) -> None:
+def run_trial(compiled: Compiled, trial: Trial, seed: int, shares: Shares) -> None:
     declaration: ir.Declaration = compiled.declared(trial.name)
     match declaration:
         case ir.Optimizer():
-            OptimizerTrial(compiled, trial, declaration, seed).run()
+            with graphs_of(shares, seed) as strategies:
+                OptimizerTrial(compiled, trial, declaration, seed, strategies).run()
         case ir.Schedule():
             run_schedule(compiled, trial, declaration)
         case ir.Penalty():
@@ -59,6 +66,26 @@ def run_trial(compiled: Compiled, trial: Trial, seed: int) -> None:
 
 
 # Optimizers
+
+
+@contextmanager
+def graphs_of(shares: Shares, seed: int) -> Iterator[list[dict[str, Any]]]:
+    """How a program of this seed runs as graphs; within, its graphs are compiled so, and none may be refused."""
+    strategies = [RECORDED] if is_chosen(shares.recorded, seed) else []
+    is_rewritten = is_chosen(shares.rewritten, seed)
+    compiler = compiled_by_rewriting(runtime()) if is_rewritten else nullcontext()
+    strategies += [COMPILED] if is_rewritten or is_chosen(shares.compiled, seed) else []
+    with compiler, warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"\w+ runs eagerly")
+        try:
+            yield strategies
+        except UserWarning as refused:
+            raise Difference("graph", str(refused)) from None
+
+
+def is_chosen(share: int, seed: int) -> bool:
+    """Whether the seed is one in so many; not 0, which is drawn more often."""
+    return share > 0 and seed % share == 7 % share
 
 
 @dataclass
@@ -77,15 +104,21 @@ class Placed:
 class OptimizerTrial:
     """Steps and events, with what must agree checked after each."""
 
-    def __init__(self, compiled: Compiled, trial: Trial, declaration: ir.Optimizer, seed: int) -> None:
+    def __init__(
+        self,
+        compiled: Compiled,
+        trial: Trial,
+        declaration: ir.Optimizer,
+        seed: int,
+        strategies: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.compiled, self.trial, self.declaration = compiled, trial, declaration
         self.given = [known_hypers(declaration, group) for group in trial.groups]
         self.random = np.random.default_rng(seed)
         self.steps = FEWEST_STEPS + seed % 2
         self.shapes = chosen_shapes(seed)
         self.ways: list[tuple[ModuleType, dict[str, Any]]] = [(compiled.module, {}), (compiled.plain_module, {})]
-        if seed % RECORDED == 7:  # not 0, which is drawn more often
-            self.ways.append((compiled.module, {"backend": "eager", "capturable": True}))
+        self.ways += [(compiled.module, strategy) for strategy in strategies]
         groups = [group for index in range(len(self.given)) for group in self.grouped(index)]
         self.placed = [each for _, placed in groups for each in placed]
         self.optimizers: list[Any] = []
@@ -201,8 +234,10 @@ class OptimizerTrial:
                 raise Difference("tameness", f"{moment}, {each.label}: the weight is not finite")
             step = float(np.abs(weight - each.before).max(initial=0.0))
             scale = max(step, SMALLEST_STEP * size(weight))
-            for (_, strategy), tensor, state in list(zip(self.ways, each.tensors, states, strict=True))[::2]:
-                way = "recorded graph" if strategy else "generated module"
+            for index, ((_, strategy), tensor, state) in enumerate(zip(self.ways, each.tensors, states, strict=True)):
+                if index == 1:
+                    continue  # its bits are those of the first
+                way = "generated module" if not strategy else "graph"
                 require_close(way, f"{moment}, weight of {each.label}", tensor.detach().numpy(), weight, scale)
                 self.compare_memories(way, each, state, moment)
 

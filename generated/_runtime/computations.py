@@ -97,19 +97,42 @@ class Computation:
         return value
 
 
+@dataclass(frozen=True)
+class Scalars:
+    """The scalars of a call by their part in graphs: `numbers` stay outside, `tensors` are operands, `flags` decide."""
+
+    numbers: dict[str, Any]  # Python numbers, or 0-d tensors of float64 where the device counts
+    tensors: dict[str, Tensor]
+    flags: dict[str, bool | str]
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """As the kernel takes them."""
+        return {**self.numbers, **self.tensors, **self.flags}
+
+
 def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
-    """The values, with copies of those that share memory with an input that another value will overwrite."""
-    results = list(values)
-    overwritten = {
-        _storage(given[name]): name
-        for name, value in zip(names, values, strict=True)
-        if name in given and value is not given[name]
-    }
-    if overwritten:
-        for i, (name, value) in enumerate(zip(names, values, strict=True)):
-            shares = isinstance(value, Tensor) and overwritten.get(_storage(value), name) != name
-            results[i] = value.clone() if shares else value
-    return results
+    """The values, with copies of those that share memory with an input that is yet to be overwritten.
+
+    What lies in its own input just as that does, as after an operation in place, may stay.
+    """
+    overwritten: dict[int, list[str]] = {}
+    for name, value in zip(names, values, strict=True):
+        if name in given and value is not given[name]:
+            overwritten.setdefault(_storage(given[name]), []).append(name)
+    if not overwritten:
+        return list(values)
+
+    def is_lent(name: str, value: Any) -> bool:
+        others = overwritten.get(_storage(value), ()) if isinstance(value, Tensor) else ()
+        return any(other != name or not _lies_like(value, given[name]) for other in others)
+
+    return [value.clone() if is_lent(name, value) else value for name, value in zip(names, values, strict=True)]
+
+
+def _lies_like(x: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one storage are the same elements in the same order."""
+    return x.shape == other.shape and x.stride() == other.stride() and x.storage_offset() == other.storage_offset()
 
 
 def _storage(x: Tensor) -> int:

@@ -17,7 +17,6 @@ from .arrangement import Arrangement
 from .autocast import _without_autocast
 from .calls import Call, Work, _ordered_sum
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
-from .computations import Computation
 from .counters import Counters, DeviceCounters, _is_capturing
 from .groups import Group, _explains_arguments, _require_known_keys, _second_names
 from .hypers import _checked_hypers, _nearest
@@ -30,7 +29,7 @@ from .places import Slot, _wider
 from .roster import Roster
 from .routing import param_groups
 from .states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
-from .strategies import BACKENDS, Runner, _strategy
+from .strategies import BACKENDS, Refused, Runner, _strategy
 
 
 class SpecOptimizer(torch.optim.Optimizer):
@@ -109,7 +108,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         self._roster = Roster()
         self._arrangement = Arrangement()
         self._counters = self._new_counters()
-        self._uncompilable: set[Computation] = set()
+        self._refused: Refused = {}
 
     def _new_counters(self) -> Counters:
         return DeviceCounters() if self.capturable else Counters()
@@ -258,8 +257,8 @@ class SpecOptimizer(torch.optim.Optimizer):
                     interrupts.pause()
 
     def _runner(self, kernel: Kernel, work: Work) -> Runner:
-        strategy = _strategy(kernel, work, self.backend, self.capturable, self._uncompilable)
-        return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._uncompilable)
+        strategy = _strategy(kernel, work, self.backend, self.capturable, self._refused)
+        return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._refused)
 
     def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
         """The works in which the event, or the first values of memories, are computed from gradients."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from .buckets import Bucket, Stored, _arranged
 from .calls import Call, Work
-from .computations import Computation
+from .computations import Computation, Scalars
 from .fused import _are_like, _forms, _fused_fits
-from .graphs import CompileError, Scalars
+from .graphs import CompileError, WrongGraph
 from .interface import Kernel
 from .routing import _columns
 
@@ -44,10 +44,27 @@ class Strategy:
     reason: str
 
 
+Refused = dict[tuple[str, Computation], str]  # why a strategy is not used again for a computation
+
+
 def _strategy(
-    kernel: Kernel, work: Work, backend: str, capturable: bool, uncompilable: Collection[Computation] = ()
+    kernel: Kernel,
+    work: Work,
+    backend: str,
+    capturable: bool,
+    refused: Mapping[tuple[str, Computation], str] | None = None,
 ) -> Strategy:
     """How the kernel is run on the parameters of the work."""
+    wanted = _wanted(kernel, work, backend, capturable)
+    computation = Computation(kernel, work.precision, work.dtype)
+    while reason := (refused or {}).get((wanted.name, computation)):
+        recorded = capturable and wanted.name == "compile"
+        wanted = Strategy("graph", f"capturable; {reason}") if recorded else Strategy("eager", reason)
+    return wanted
+
+
+def _wanted(kernel: Kernel, work: Work, backend: str, capturable: bool) -> Strategy:
+    """How the kernel would be run if that works."""
     if backend == "eager":
         return Strategy("graph", "capturable") if capturable else Strategy("eager", 'backend="eager"')
     if backend == "compile":
@@ -58,8 +75,6 @@ def _strategy(
         reason = f"fewer than {AUTO_ELEMENTS:,} elements"
     elif not _can_compile(work.device):
         reason = f"no compiler for {work.device.type}"
-    elif Computation(kernel, work.precision, work.dtype) in uncompilable:
-        reason = "it could not be compiled"
     else:
         return Strategy("compile", f"at least {AUTO_ELEMENTS:,} elements")
     return Strategy("graph", f"capturable; {reason}") if capturable else Strategy("eager", reason)
@@ -67,7 +82,7 @@ def _strategy(
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs a kernel on buckets of a work by a strategy; what "auto" could not compile joins `uncompilable`."""
+    """Runs a kernel on buckets of a work by a strategy; strategies that have failed are `refused` from then on."""
 
     kernel: Kernel
     work: Work
@@ -75,7 +90,7 @@ class Runner:
     strategy: Strategy
     generator: torch.Generator | None
     options: Mapping[str, Any]
-    uncompilable: set[Computation]
+    refused: Refused
 
     def __call__(self, bucket: Bucket, scalars: Scalars, stored: Stored | None = None) -> None:
         """Runs the kernel on the bucket, whose states are in `stored` if it is settled."""
@@ -83,9 +98,7 @@ class Runner:
         if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
             return
         call = Call(self.kernel, bucket, self.work, self.state)
-        if name == "graph":
-            call.execute_graph(scalars, self.generator)
-        elif name != "compile" or not self._run_compiled(call, scalars):
+        if name not in ("graph", "compile") or not self._run_graph(call, scalars):
             call.execute(scalars, self.generator)
 
     def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
@@ -110,20 +123,32 @@ class Runner:
             return weights
         return [p.grad if name == "grad" else self.state[p][name] for p in weights]  # type: ignore[misc]
 
-    def _run_compiled(self, call: Call, scalars: Scalars) -> bool:
-        """Whether the call could be compiled, and has run; only where the user left the choice it may have not."""
-        if call.computation in self.uncompilable:
+    def _run_graph(self, call: Call, scalars: Scalars) -> bool:
+        """Whether the call has run as a graph.
+
+        It has not, and nothing has changed, if the graph takes other steps than the kernel, or cannot be compiled and
+        the user did not ask for that.
+        """
+        name = self.strategy.name
+        if (name, call.computation) in self.refused:
             return False
         try:
-            call.execute_graph(scalars, self.generator, compiled=True, options=self.options)
+            call.execute_graph(scalars, self.generator, name == "compile", self.options)
+        except WrongGraph as problem:
+            way = "compiled" if name == "compile" else "as a recorded graph"
+            self._refuse(call, f"{way}, it takes other steps", problem)
+            return False
         except (CompileError, torch._dynamo.exc.TorchDynamoException) as problem:
             if self.strategy.reason == FORCED:
                 raise
-            self.uncompilable.add(call.computation)
-            name = self.kernel.function.__name__
-            warnings.warn(f"{name} could not be compiled and runs eagerly: {problem}", stacklevel=2)
+            self._refuse(call, "it could not be compiled", problem)
             return False
         return True
+
+    def _refuse(self, call: Call, reason: str, problem: Exception) -> None:
+        """Notes, and says, why the kernel does not run as it was to."""
+        self.refused[self.strategy.name, call.computation] = reason
+        warnings.warn(f"{self.kernel.function.__name__} runs eagerly: {reason}: {problem}", stacklevel=2)
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -141,7 +166,7 @@ def explain_schedule(optimizer: Any) -> str:
     table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
     for work in optimizer._collect("step", lambda rule, p: True):
         kernel = work.rule.step
-        strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._uncompilable)
+        strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._refused)
         buckets = _arranged([(p, optimizer._roster.slots[p]) for p in work.params], kernel.layout)
         shapes: dict[str, list[Bucket]] = {}
         for bucket in buckets:

@@ -6,9 +6,9 @@ package decides everything around them: which rule a parameter gets (routing), w
 particular optimizer.
 
 Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
-orthogonal, places, routing, computations, buffers, buckets, fused, tracing, stages, graphs, calls, counters, states,
-arrangement, strategies, checkpoints, matching, parameters, roster, loading, optimizer, schedules. Names with an
-underscore are private to the package.
+orthogonal, places, routing, computations, buffers, buckets, fused, tracing, stages, fences, probes, counters, graphs,
+calls, states, arrangement, strategies, checkpoints, matching, parameters, roster, loading, optimizer, schedules. Names
+with an underscore are private to the package.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .buckets import Bucket
-from .computations import Computation, _compute_dtype, _memories_of
-from .graphs import Scalars, _graph_for
+from .computations import Computation, Scalars, _compute_dtype, _memories_of
+from .graphs import _graph_for
 from .interface import PARAMETER, Kernel, Memory, Rule
 
 

@@ -7,10 +7,10 @@ form. What cannot be recorded or compiled raises; the caller decides what to do 
 
 from __future__ import annotations
 
+import math
 import threading
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,28 +18,21 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from .computations import Computation, _compute_dtype
+from .computations import Computation, Scalars, _compute_dtype
+from .counters import _is_capturing
+from .fences import _fenced
+from .probes import Probe, _lively
 from .stages import _is_single, _results, _stages
 from .tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
 
+# Elements of the probe of an elementwise graph: what is compiled when it runs first is compiled for about that many,
+# which are enough for some hundred threads.
+FEW_ELEMENTS, MANY_ELEMENTS = 1 << 12, 1 << 18
+
 _graphs: dict[tuple[Any, ...], list[Graph]] = {}
 _lock = threading.RLock()
-
-
-@dataclass(frozen=True)
-class Scalars:
-    """The scalars of a call by their part in graphs: `numbers` stay outside, `tensors` are operands, `flags` decide."""
-
-    numbers: dict[str, Any]  # Python numbers, or 0-d tensors of float64 where the device counts
-    tensors: dict[str, Tensor]
-    flags: dict[str, bool | str]
-
-    @property
-    def all(self) -> dict[str, Any]:
-        """As the kernel takes them."""
-        return {**self.numbers, **self.tensors, **self.flags}
 
 
 class Graph:
@@ -57,6 +50,7 @@ class Graph:
         self.evaluate = _evaluator(self.expressions, list(scalars.numbers))
         self.run: Callable[..., tuple[Tensor, ...]] = self.module
         self.last: tuple[bytes, Tensor] | None = None
+        self.problem: str | None = None  # how its steps differ from the kernel's
 
     def _recorded(self, stored: Mapping[str, Tensor], scalars: Scalars) -> Recorder:
         while True:
@@ -106,9 +100,9 @@ class Graph:
         """
         options = {**_safe_options(self.computation.precision), **options}
         if self.device.type == "cpu" and not self.is_elementwise:
-            self.stage(lambda module: _compiled(module, options))
+            self.stage(lambda module: _compiled(_fenced(module), options))
         else:
-            self.run = torch.compile(self.module, fullgraph=True, dynamic=self.is_elementwise, options=options)
+            self.run = _compiled_when_run(_fenced(self.module), self.is_elementwise, options)
 
     def stage(self, prepare: Callable[[GraphModule], Callable[..., tuple[Tensor, ...]]]) -> None:
         """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
@@ -123,6 +117,21 @@ class Graph:
             return then(*tensors)[:count]
 
         self.run = run
+
+    def probe(self, stored: Mapping[str, Tensor], scalars: Scalars) -> None:
+        """Compares a step with the kernel's, on other data than the `stored`; notes in `problem` how they differ."""
+        numbers = _lively(scalars.numbers, self._admits)
+        tensors = {name: torch.full_like(x, 0.75) for name, x in scalars.tensors.items()}
+        elements = FEW_ELEMENTS if self.run is self.module else MANY_ELEMENTS
+        probe = Probe(self.computation, stored, Scalars(numbers, tensors, scalars.flags), elements)
+        self.problem = probe.problem(self)
+
+    def _admits(self, numbers: Mapping[str, Any]) -> bool:
+        """Whether the graph may run for these numbers, of which it computes none that is NaN."""
+        try:
+            return self.holds(*numbers.values()) and not any(map(math.isnan, self.evaluate(*numbers.values())))
+        except (ArithmeticError, ValueError):
+            return False
 
     def __call__(self, stored: Mapping[str, Tensor], scalars: Scalars) -> tuple[Tensor, ...]:
         return self.run(self._vector(scalars), *scalars.tensors.values(), *stored.values())
@@ -156,6 +165,10 @@ class CompileError(RuntimeError):
     """A graph that torch's compiler fails on."""
 
 
+class WrongGraph(RuntimeError):
+    """A graph whose steps are not those of its kernel."""
+
+
 def _compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
     """The graph compiled for the shapes that it was recorded for."""
     import torch._inductor
@@ -167,17 +180,27 @@ def _compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., tup
         raise CompileError(str(error)) from error
 
 
+def _compiled_when_run(module: GraphModule, dynamic: bool, options: dict[str, Any]) -> Callable[..., Any]:
+    """The graph compiled for the shapes of its first run or, if `dynamic`, for all sizes."""
+    return torch.compile(module, fullgraph=True, dynamic=dynamic, options=options)
+
+
 def _safe_options(precision: str) -> dict[str, Any]:
     """Options of torch.compile around what is known to fail.
 
     Fused loops that write a tensor and reduce it by rows are not compiled. And a cast to 16 bits and back is left out,
     unless asked for; what rounding takes off the weight, which "kahan" keeps and "master" looks for, would be zero.
+    The width of vectors is said, as inductor keeps loops on disk under a key without it: a processor of the same kind
+    with narrower vectors (another machine of a cluster, ATEN_CPU_CAPABILITY) would compute every second element.
     """
     from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     options: dict[str, Any] = {"emulate_precision_casts": True} if precision in ("kahan", "master") else {}
     if hasattr(config.cpp, "max_horizontal_fusion_size"):
         options["cpp.max_horizontal_fusion_size"] = 0
+    if config.cpp.simdlen is None:
+        options["cpp.simdlen"] = int(pick_vec_isa().bit_width())
     return options
 
 
@@ -188,7 +211,12 @@ def _graph_for(
     compiled: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Graph:
-    """The graph for these tensors that holds for these scalars, recorded if there is none yet."""
+    """The graph for these tensors that holds for these scalars, recorded if there is none yet.
+
+    Raises:
+        WrongGraph: its steps differ from those of the kernel. A graph that is recorded during the capture of a CUDA
+            graph, which would hold the probe as well, is not probed.
+    """
     flat = computation.kernel.layout == "elementwise"
     forms = tuple((x.dtype, x.device, x.ndim if flat else x.shape) for x in stored.values())
     kinds = tuple((name, x.shape) for name, x in scalars.tensors.items())
@@ -198,14 +226,17 @@ def _graph_for(
         if len(_graphs) > GRAPHS_LIMIT:
             _graphs.clear()
         graphs = _graphs.setdefault(key, [])
-        for graph in graphs:
-            if graph.holds(*scalars.numbers.values()):
-                return graph
-        graph = Graph(computation, stored, scalars)
-        if compiled:
-            graph.compile(options or {})
-        graphs.append(graph)
-        return graph
+        graph = next((each for each in graphs if each.holds(*scalars.numbers.values())), None)
+        if graph is None:
+            graph = Graph(computation, stored, scalars)
+            if compiled:
+                graph.compile(options or {})
+            if not _is_capturing():
+                graph.probe(stored, scalars)
+            graphs.append(graph)
+    if graph.problem is not None:
+        raise WrongGraph(graph.problem)
+    return graph
 
 
 def _hashable(option: Any) -> Any:
