@@ -92,7 +92,7 @@ def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function
     roots = [name for output in outputs for name in ir.references(output.value)]
     order, _ = ordered(graph, roots)
     by_name = {equation.name: equation for equation in function.equations}
-    return ir.Function(function.name, function.universe, tuple(by_name[name] for name in order), outputs)
+    return replace(function, equations=tuple(by_name[name] for name in order), outputs=outputs)
 
 
 def names_read(expr: ir.Expr) -> set[str]:

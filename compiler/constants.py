@@ -1,23 +1,16 @@
-"""Values of constant expressions, computed exactly as the generated Python computes them."""
+"""Values of constant expressions, with the meaning that scalars have everywhere: that of IEEE 754."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from optforge.compiler import ir
 from optforge.compiler.ops import OPERATORS
 
 
-class ArithmeticProblem(Exception):
-    """A constant expression without a value: division by zero, overflow, root of a negative number."""
-
-    def __init__(self, expr: ir.Expr, reason: str) -> None:
-        self.expr, self.reason = expr, reason
-        super().__init__(reason)
-
-
 def evaluate_constant(expr: ir.Expr, hypers: Mapping[str, ir.Value]) -> ir.Value | None:
-    """The value, or None where it depends on more than these ``hypers``; raises :class:`ArithmeticProblem`."""
+    """The value, or None where it depends on more than these ``hypers``."""
     match expr:
         case ir.Literal(value=value):
             return value
@@ -32,21 +25,32 @@ def evaluate_constant(expr: ir.Expr, hypers: Mapping[str, ir.Value]) -> ir.Value
             if scalar is None or any(value is None for value in values):
                 return None
             try:
-                return compute(scalar, values, expr)
+                return scalar(*values)  # type: ignore[no-any-return]
             except TypeError:  # values of the wrong kind, which the type checker reports
                 return None
         case _:
             return None
 
 
-def compute(scalar, values, expr: ir.Expr) -> ir.Value:  # type: ignore[no-untyped-def]
-    """One operator on Python values."""
-    try:
-        result: ir.Value = scalar(*values)
-    except ZeroDivisionError:
-        raise ArithmeticProblem(expr, "divides by zero") from None
-    except OverflowError:
-        raise ArithmeticProblem(expr, "is too large for a number") from None
-    except ValueError:
-        raise ArithmeticProblem(expr, "has no real value") from None
-    return result
+def arithmetic_problem(node: ir.Apply) -> str | None:
+    """Why an operator gives no finite number for the finite literals that it is written with; None where it gives one.
+
+    A literal from elsewhere, an argument of a function or of ``use``, may stand where another choice is taken.
+    """
+    value = evaluate_constant(node, {})
+    values = [evaluate_constant(argument, {}) for argument in node.arguments]
+    numbers = [each for each in values if isinstance(each, float)]
+    if not isinstance(value, float) or math.isfinite(value) or not all(map(math.isfinite, numbers)):
+        return None
+    leaves = [leaf for leaf in ir.walk(node) if isinstance(leaf, ir.Literal) and isinstance(leaf.value, float)]
+    if not all(is_within(leaf, node) for leaf in leaves):
+        return None
+    if node.operator in ("div", "mod", "pow") and numbers[1 if node.operator != "pow" else 0] == 0:
+        return "divides by zero"
+    return "is too large for a number" if math.isinf(value) and node.operator != "log" else "has no real value"
+
+
+def is_within(part: ir.Expr, whole: ir.Expr) -> bool:
+    """Whether the text of one expression is part of another's."""
+    one, other = part.span, whole.span
+    return one.source is other.source and other.start <= one.start and one.end <= other.end

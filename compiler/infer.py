@@ -13,7 +13,7 @@ from operator import is_
 from typing import TypeAlias, TypeVar, assert_never
 
 from optforge.compiler import ir
-from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.constants import arithmetic_problem
 from optforge.compiler.ops import OPERATORS, SETTINGS, Operator, Parameter, ShapeProblem, Want
 from optforge.compiler.types import (
     FULL,
@@ -271,11 +271,9 @@ class Inference:
 
     def _require_value(self, node: ir.Apply) -> None:
         """Arithmetic on literals must have a result."""
-        if node.type.phase is Phase.CONSTANT:
-            try:
-                evaluate_constant(node, {})
-            except ArithmeticProblem as problem:
-                self.report(errors.bad_arithmetic(problem.expr.span.text, problem.reason, problem.expr.span))
+        problem = arithmetic_problem(node) if node.type.phase is Phase.CONSTANT else None
+        if problem is not None:
+            self.report(errors.bad_arithmetic(node.span.text, problem, node.span))
 
     # Shapes in words
 

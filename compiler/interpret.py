@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
-from optforge.compiler.constants import compute
 from optforge.compiler.ops import OPERATORS, SETTINGS
 from optforge.compiler.types import Dim, Type, Universe
 
@@ -105,7 +104,7 @@ class Evaluation:
         arguments = [self.value(argument) for argument in node.arguments]
         if node.type.is_scalar_phase:
             assert operator.scalar is not None
-            return compute(operator.scalar, arguments, node)
+            return operator.scalar(*arguments)
         arrays = [
             value if parameter.want in SETTINGS else as_array(value)
             for value, parameter in zip(arguments, operator.parameters, strict=True)

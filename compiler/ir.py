@@ -153,12 +153,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Equations and outputs: what is computed from the inputs, once."""
+    """Equations and outputs: what is computed from the inputs, once, wherever the conditions ``given`` hold."""
 
     name: str
     universe: Universe
     equations: tuple[Equation, ...]
     outputs: tuple[Output, ...]
+    given: tuple[Expr, ...] = ()
 
 
 # What a spec declares, around its functions

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
+from optforge.compiler import ieee, intervals
+from optforge.compiler.intervals import ANYTHING, Interval
 from optforge.compiler.types import SCALAR, Dim, Shape, broadcast, broadcast_dims
 
 if TYPE_CHECKING:
@@ -152,7 +154,12 @@ def orthogonalization_cost(shapes: tuple[Shape, ...], result: Shape, settings: t
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One row. ``reference`` works on 2-D float64 arrays, ``scalar`` on Python values."""
+    """One row. ``reference`` works on 2-D float64 arrays, ``scalar`` on Python values.
+
+    ``interval`` is what the result may be for scalars from intervals. Where Python's own operator has not the
+    meaning of ``scalar`` for every number, ``is_plain`` says for which intervals it has, and ``careful`` is the
+    runtime's function for all others.
+    """
 
     name: str
     group: str
@@ -172,6 +179,9 @@ class Operator:
     domain: str = "any"
     imports: tuple[str, ...] = field(default=())
     cost: CostRule = once_per_result
+    interval: Callable[..., Interval] = lambda *arguments: ANYTHING
+    careful: str = ""
+    is_plain: Callable[..., bool] = lambda *arguments: True
 
     @property
     def values(self) -> int:
@@ -366,11 +376,11 @@ def arithmetic(name: str, symbol: str, text: str, level: Level, doc: str, scalar
     )  # fmt: skip
 
 
-def unary(name: str, doc: str, numpy_name: str, scalar: Any, **more: Any) -> Operator:
+def unary(name: str, doc: str, scalar: Any, interval: Any, **more: Any) -> Operator:
     return Operator(
         name, "elementwise", doc, VALUE, elementwise_shape,
         {"S": Pattern(f"math.{name}({{0}})"), "T": Pattern(f"{{0:postfix}}.{name}()")},
-        numpy_function(numpy_name), scalar, Pattern(f"{{0:postfix}}.{name}_()"), elementwise=True, **more,
+        numpy_function(name), scalar, Pattern(f"{{0:postfix}}.{name}_()"), elementwise=True, interval=interval, **more,
     )  # fmt: skip
 
 
@@ -383,11 +393,12 @@ def comparison(name: str, symbol: str, numpy_name: str, scalar: Any) -> Operator
     )  # fmt: skip
 
 
-def reduction(name: str, doc: str, numpy_reduce: Callable[..., Any], scalar_text: str, scalar: Any) -> Operator:
+def reduction(name: str, doc: str, numpy_reduce: Callable[..., Any]) -> Operator:
+    """A reduction, which leaves a scalar as it is."""
     return Operator(
         name, "reduction", doc, (*VALUE, PER), reduced_shape,
-        {"S": Pattern(scalar_text), "T": Pattern(f"{{0:postfix}}.{name}(dim={{1}}, keepdim=True)")},
-        reduced(numpy_reduce), scalar, cost=once_per_argument,
+        {"S": Pattern("{0}"), "T": Pattern(f"{{0:postfix}}.{name}(dim={{1}}, keepdim=True)")},
+        reduced(numpy_reduce), lambda x, axis: x, cost=once_per_argument, interval=lambda x, axis: x,
     )  # fmt: skip
 
 
@@ -402,69 +413,91 @@ def matrix(
     )  # fmt: skip
 
 
-def scalar_sign(x: float) -> float:
-    return float((x > 0) - (x < 0))
+def reference_power(x: Any, y: Any) -> Any:
+    np = lazy_numpy()
+    root = np.sqrt(x)
+    return np.where(y == 0.5, root, np.where(y == -0.5, 1 / root, np.power(x, y)))
 
 
-def scalar_power(x: float, y: float) -> float:
-    result = x**y
-    if isinstance(result, complex):
-        raise ValueError("fractional power of a negative number")
-    return float(result)
+def reference_sign(x: Any) -> Any:
+    return (x > 0) * 1.0 - (x < 0) * 1.0
 
 
 GRAM = Parameter("s", Want.GRAM)
 
+
+def has_no_nan(*arguments: Interval) -> bool:
+    return not any(argument.has_nan for argument in arguments)
+
+
+def is_plain_power(x: Interval, y: Interval) -> bool:
+    """Whether Python's power is real, divides by no zero and does not overflow."""
+    if x.low < 0 and not (y.low == y.high and y.low.is_integer()):
+        return False
+    if x.has_zero and y.low < 0:
+        return False
+    return intervals.power(intervals.absolute(x), y).high < math.inf or (y.low >= 0 and y.high <= 1)
+
+
 ROWS = (
     arithmetic("add", "+", "{0:sum} + {1:product}", Level.SUM, "sum", lambda x, y: x + y, commutative=True,
-               in_place=Pattern("{0:postfix}.add_({1})")),
+               in_place=Pattern("{0:postfix}.add_({1})"), interval=intervals.add),
     arithmetic("sub", "-", "{0:sum} - {1:product}", Level.SUM, "difference", lambda x, y: x - y,
-               in_place=Pattern("{0:postfix}.sub_({1})")),
+               in_place=Pattern("{0:postfix}.sub_({1})"), interval=intervals.subtract),
     arithmetic("mul", "*", "{0:product} * {1:unary}", Level.PRODUCT, "product", lambda x, y: x * y, commutative=True,
-               in_place=Pattern("{0:postfix}.mul_({1})")),
-    arithmetic("div", "/", "{0:product} / {1:unary}", Level.PRODUCT, "quotient", lambda x, y: x / y,
-               in_place=Pattern("{0:postfix}.div_({1})"), domain="nonzero"),
+               in_place=Pattern("{0:postfix}.mul_({1})"), interval=intervals.multiply),
+    arithmetic("div", "/", "{0:product} / {1:unary}", Level.PRODUCT, "quotient", ieee.divide,
+               in_place=Pattern("{0:postfix}.div_({1})"), domain="nonzero", interval=intervals.divide,
+               careful="divide", is_plain=lambda x, y: not y.has_zero),
     Operator("pow", "elementwise", "power", TWO, elementwise_shape,
              {"SS": Pattern("{0:postfix} ** {1:unary}", Level.POWER), "*": Pattern("power({0}, {1})")},
-             numpy_function("power"), scalar_power, symbol="^", elementwise=True, domain="positive",
-             imports=("power",)),
+             reference_power, ieee.power, symbol="^", elementwise=True, domain="positive",
+             imports=("power",), interval=intervals.power, careful="power", is_plain=is_plain_power),
     Operator("neg", "elementwise", "negation", VALUE, elementwise_shape, one("-{0:unary}", Level.UNARY),
-             lambda x: -x, lambda x: -x, Pattern("{0:postfix}.neg_()"), symbol="-", elementwise=True),
-    unary("sqrt", "square root", "sqrt", math.sqrt, domain="positive"),
-    unary("exp", "exponential", "exp", math.exp, domain="small"),
-    unary("log", "natural logarithm", "log", math.log, domain="positive"),
+             lambda x: -x, lambda x: -x, Pattern("{0:postfix}.neg_()"), symbol="-", elementwise=True,
+             interval=intervals.negate),
+    unary("sqrt", "square root", ieee.sqrt, intervals.sqrt, domain="positive",
+          careful="sqrt", is_plain=lambda x: x.low >= 0),
+    unary("exp", "exponential", ieee.exp, intervals.exp, domain="small",
+          careful="exp", is_plain=lambda x: intervals.exp(x).high < math.inf),
+    unary("log", "natural logarithm", ieee.log, intervals.log, domain="positive",
+          careful="log", is_plain=lambda x: x.low > 0),
     Operator("abs", "elementwise", "absolute value", VALUE, elementwise_shape,
              {"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.abs()")}, numpy_function("abs"), abs,
-             Pattern("{0:postfix}.abs_()"), elementwise=True),
-    Operator("sign", "elementwise", "-1, 0 or 1", VALUE, elementwise_shape,
-             {"S": Pattern("({0:bit_or} > 0) - ({0:bit_or} < 0)", Level.SUM), "T": Pattern("{0:postfix}.sign()")},
-             numpy_function("sign"), scalar_sign, Pattern("{0:postfix}.sign_()"), elementwise=True),
-    unary("tanh", "hyperbolic tangent", "tanh", math.tanh),
-    unary("cos", "cosine", "cos", math.cos),
-    unary("sin", "sine", "sin", math.sin),
-    unary("floor", "largest integer not above", "floor", lambda x: float(math.floor(x)), domain="rounding"),
+             Pattern("{0:postfix}.abs_()"), elementwise=True, interval=intervals.absolute),
+    Operator("sign", "elementwise", "-1, 0 or 1, and 0 for NaN", VALUE, elementwise_shape,
+             {"S": Pattern("ieee.sign({0})"), "T": Pattern("{0:postfix}.sign()")},
+             reference_sign, ieee.sign, Pattern("{0:postfix}.sign_()"), elementwise=True, interval=intervals.sign),
+    unary("tanh", "hyperbolic tangent", math.tanh, intervals.tanh),
+    unary("cos", "cosine", ieee.cos, intervals.wave, careful="cos", is_plain=lambda x: not x.may_be_infinite),
+    unary("sin", "sine", ieee.sin, intervals.wave, careful="sin", is_plain=lambda x: not x.may_be_infinite),
+    unary("floor", "largest integer not above", ieee.floor, intervals.floor, domain="rounding",
+          careful="floor", is_plain=lambda x: x.is_finite),
     Operator("mod", "elementwise", "remainder with the sign of the divisor", TWO, elementwise_shape,
-             one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), lambda x, y: x % y,
-             elementwise=True, domain="rounding"),
+             one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), ieee.remainder,
+             elementwise=True, domain="rounding", interval=intervals.remainder,
+             careful="remainder", is_plain=lambda x, y: not y.has_zero),
     Operator("min", "elementwise", "the smaller of two", TWO, elementwise_shape,
              {"SS": Pattern("min({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(max={1})"),
               "ST": Pattern("{1:postfix}.clamp(max={0})"), "TT": Pattern("torch.minimum({0}, {1})")},
-             numpy_function("minimum"), min, Pattern("{0:postfix}.clamp_(max={1})"), elementwise=True),
+             numpy_function("minimum"), ieee.minimum, Pattern("{0:postfix}.clamp_(max={1})"), elementwise=True,
+             interval=intervals.minimum, careful="minimum", is_plain=has_no_nan),
     Operator("max", "elementwise", "the larger of two", TWO, elementwise_shape,
              {"SS": Pattern("max({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(min={1})"),
               "ST": Pattern("{1:postfix}.clamp(min={0})"), "TT": Pattern("torch.maximum({0}, {1})")},
-             numpy_function("maximum"), max, Pattern("{0:postfix}.clamp_(min={1})"), elementwise=True),
+             numpy_function("maximum"), ieee.maximum, Pattern("{0:postfix}.clamp_(min={1})"), elementwise=True,
+             interval=intervals.maximum, careful="maximum", is_plain=has_no_nan),
     Operator("clamp", "elementwise", "x limited to lo .. hi (hi wins where lo > hi)",
              (*VALUE, Parameter("lo", Want.VALUE), Parameter("hi", Want.VALUE)), elementwise_shape,
              {"SSS": Pattern("min(max({0}, {1}), {2})"), "TSS": Pattern("{0:postfix}.clamp({1}, {2})"),
               "TTT": Pattern("{0:postfix}.clamp({1}, {2})"),
               "TST": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
               "TTS": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
-              "SST": Pattern("{2:postfix}.clamp(max=max({0}, {1}))"),
+              "SST": Pattern("{2:postfix}.clamp(max=ieee.maximum({0}, {1}))"),
               "STS": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})"),
               "STT": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})")},
-             lambda x, lo, hi: lazy_numpy().minimum(lazy_numpy().maximum(x, lo), hi),
-             lambda x, lo, hi: min(max(x, lo), hi), elementwise=True),
+             lambda x, lo, hi: lazy_numpy().minimum(lazy_numpy().maximum(x, lo), hi), ieee.clamp, elementwise=True,
+             interval=intervals.clamp, careful="clamp", is_plain=has_no_nan),
     comparison("lt", "<", "less", lambda x, y: x < y),
     comparison("le", "<=", "less_equal", lambda x, y: x <= y),
     comparison("gt", ">", "greater", lambda x, y: x > y),
@@ -482,17 +515,18 @@ ROWS = (
     Operator("not", "elementwise", "the opposite", (Parameter("x", Want.BOOLEAN),), elementwise_shape,
              {"S": Pattern("not {0:not}", Level.NOT), "T": Pattern("~{0:unary}", Level.UNARY)},
              numpy_function("logical_not"), lambda x: not x, symbol="not", boolean=True, elementwise=True),
-    reduction("sum", "sum over the whole parameter, or per row or col", lambda np, x, axis: x.sum(axis, keepdims=True),
-              "{0}", lambda x, axis: x),
-    reduction("mean", "mean", lambda np, x, axis: x.mean(axis, keepdims=True), "{0}", lambda x, axis: x),
-    reduction("norm", "Euclidean (Frobenius) norm", lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True)),
-              "abs({0})", lambda x, axis: abs(x)),
+    reduction("sum", "sum over the whole parameter, or per row or col", lambda np, x, axis: x.sum(axis, keepdims=True)),
+    reduction("mean", "mean", lambda np, x, axis: x.mean(axis, keepdims=True)),
+    replace(
+        reduction("norm", "Euclidean (Frobenius) norm", lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True))),
+        torch={"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.norm(dim={1}, keepdim=True)")},
+        scalar=lambda x, axis: abs(x), interval=lambda x, axis: intervals.absolute(x)),
     Operator("dot", "reduction", "inner product", (*TWO, PER), reduced_shape,
              {"SS": Pattern("{0:product} * {1:unary}", Level.PRODUCT),
               "*": Pattern("({0:product} * {1:unary}).sum(dim={2}, keepdim=True)")},
              reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
-             commutative=True, cost=once_per_argument),
-    reduction("amax", "largest element", lambda np, x, axis: x.max(axis, keepdims=True), "{0}", lambda x, axis: x),
+             commutative=True, cost=once_per_argument, interval=lambda x, y, axis: intervals.multiply(x, y)),
+    reduction("amax", "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
     Operator("matmul", "matrix", "matrix product", (Parameter("x", Want.MATRIX), Parameter("y", Want.MATRIX)),
              product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
              symbol="@", needs_matrix=True, cost=product_cost),
@@ -518,8 +552,9 @@ ROWS = (
              (Parameter("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
     # Written by passes only
     Operator("square", "elementwise", "x^2", VALUE, elementwise_shape,
-             {"S": Pattern("{0:postfix} ** 2", Level.POWER), "T": Pattern("{0:postfix}.square()")},
-             lambda x: x * x, lambda x: x**2, Pattern("{0:postfix}.square_()"), elementwise=True, internal=True),
+             {"S": Pattern("{0:product} * {0:unary}", Level.PRODUCT), "T": Pattern("{0:postfix}.square()")},
+             ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), elementwise=True, internal=True,
+             interval=intervals.square),
     Operator("lerp", "elementwise", "x + w * (y - x)", (*TWO, Parameter("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
              Pattern("{0:postfix}.lerp_({1}, {2})"), elementwise=True, internal=True),
@@ -527,7 +562,19 @@ ROWS = (
              {}, lambda x: x, elementwise=True, internal=True),
 )  # fmt: skip
 
-OPERATORS: Mapping[str, Operator] = {row.name: row for row in ROWS}
+
+def careful_row(row: Operator) -> Operator:
+    """The operator on scalars as the runtime's function has it."""
+    holes = ", ".join(f"{{{index}}}" for index in range(len(row.parameters)))
+    pattern = Pattern(f"ieee.{row.careful}({holes})")
+    return replace(
+        row, name=f"ieee_{row.name}", torch={"S" * len(row.parameters): pattern}, in_place=None, symbol="",
+        internal=True, imports=("ieee",), careful="",
+    )  # fmt: skip
+
+
+CAREFUL: Mapping[str, Operator] = {row.name: careful_row(row) for row in ROWS if row.careful}
+OPERATORS: Mapping[str, Operator] = {row.name: row for row in (*ROWS, *CAREFUL.values())}
 
 # Operators a spec calls by name, and those it writes as symbols.
 CALLABLE: Mapping[str, Operator] = {row.name: row for row in ROWS if not row.symbol and not row.internal}

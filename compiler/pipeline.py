@@ -60,18 +60,29 @@ def run_passes(
 
 
 def fold_requirements(program: ir.Program) -> ir.Program:
-    """Conditions with what ``use`` binds put in; those that hold for sure are gone."""
+    """Conditions with what ``use`` binds put in; those that hold for sure are gone. Functions are told the others."""
 
     def folded(old: ir.Declaration) -> ir.Declaration:
         simple = [replace(r, condition=ir.transform(simplified, r.condition)) for r in old.requirements]
         kept = tuple(r for r in simple if not isinstance(r.condition, ir.Literal))
-        return replace(old, requirements=kept)
+        given = tuple(requirement.condition for requirement in kept)
+
+        def told(function: ir.Function) -> ir.Function:
+            """What `was` computes from comes from an older checkpoint, with conditions of its own."""
+            return function if function.name == "was" else replace(function, given=given)
+
+        return replace(changed(old, told), requirements=kept)
 
     return replace(program, declarations=tuple(folded(each) for each in program.declarations))
 
 
 def map_functions(change: Pass, program: ir.Program) -> ir.Program:
     """The program with every function rewritten."""
+    return replace(program, declarations=tuple(changed(each, change) for each in program.declarations))
+
+
+def changed(old: ir.Declaration, change: Pass) -> ir.Declaration:
+    """The declaration with every function rewritten."""
 
     def rule(old: ir.Rule) -> ir.Rule:
         return replace(
@@ -86,12 +97,9 @@ def map_functions(change: Pass, program: ir.Program) -> ir.Program:
             ),
         )
 
-    def declaration(old: ir.Declaration) -> ir.Declaration:
-        if isinstance(old, ir.Schedule):
-            return replace(old, function=change(old.function))
-        rules = tuple(rule(each) for each in old.rules)
-        if isinstance(old, ir.Penalty):
-            return replace(old, rules=rules)
-        return replace(old, rules=rules, was=tuple(change(each) for each in old.was))
-
-    return replace(program, declarations=tuple(declaration(each) for each in program.declarations))
+    if isinstance(old, ir.Schedule):
+        return replace(old, function=change(old.function))
+    rules = tuple(rule(each) for each in old.rules)
+    if isinstance(old, ir.Penalty):
+        return replace(old, rules=rules)
+    return replace(old, rules=rules, was=tuple(change(each) for each in old.was))

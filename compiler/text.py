@@ -6,6 +6,7 @@ A dumped function lists its inputs with their types, then its equations, then wh
         stream grad: stream (rows, cols)
         memory m: stream (rows, cols)
         hyper beta: constant
+        given beta < 1
 
         m: stream (rows, cols) := lerp(prev(m), grad, 1 - beta)
         when mod(t, 10) == 1:
@@ -175,10 +176,11 @@ def natural_type(node: ir.Apply | ir.Select) -> Type:
 
 def dump_function(function: ir.Function) -> str:
     """The whole function as text that :func:`read_function` reads back."""
-    inputs = {node.key: node for node in all_inputs(function)}
+    inputs = {node.key: node for node in declared_inputs(function)}
     dump = Dump(function)
     lines = [f"function {function.name} for {function.universe.value}"]
     lines += [f"    {node.source.value} {node.name}: {type_text(node.type)}" for node in inputs.values()]
+    lines += [f"    given {dump.text(condition)}" for condition in function.given]
     lines += [""] if inputs else []
     for equation in function.equations:
         lines += [f"    {line}" for line in dump.equation(equation)]
@@ -192,12 +194,18 @@ def all_inputs(function: ir.Function) -> list[ir.Input]:
     return [node for node in ir.nodes(function) if isinstance(node, ir.Input)]
 
 
+def declared_inputs(function: ir.Function) -> list[ir.Input]:
+    """Every input that a dump declares: what the function reads, and what is known of it."""
+    known = [node for condition in function.given for node in ir.walk(condition)]
+    return [*all_inputs(function), *(node for node in known if isinstance(node, ir.Input))]
+
+
 class Dump(Surface):
     """Surface trees that say everything: which name is an equation, and types that are not to be expected."""
 
     def __init__(self, function: ir.Function) -> None:
         self.types = {equation.name: equation.value.type for equation in function.equations}
-        self.declared = {node.key: node.type for node in all_inputs(function)}
+        self.declared = {node.key: node.type for node in declared_inputs(function)}
         self.inputs = Counter(name for source, name in self.declared if source is not ir.Source.MEMORY)
 
     def text(self, expr: ir.Expr) -> str:
@@ -263,9 +271,11 @@ def read_function(text: str) -> ir.Function:
     reader = Reader()
     body = [line for line in lines[1:] if not reader.declare(line)]
     reader.types = {match[1]: read_type(match[2]) for line in body if (match := EQUATION.fullmatch(line))}
-    equations, outputs, when = [], [], None
+    equations, outputs, given, when = [], [], [], None
     for line in body:
-        if line.startswith("when "):
+        if line.startswith("given "):
+            given.append(reader.expression(line.removeprefix("given ")))
+        elif line.startswith("when "):
             when = reader.expression(line.removeprefix("when ").removesuffix(":"))
         elif match := RETURN.fullmatch(line):
             outputs.append(ir.Output(match[1], reader.expression(match[2])))
@@ -275,7 +285,7 @@ def read_function(text: str) -> ir.Function:
             when = None
         else:
             raise ValueError(f"this line is no equation: {line}")
-    return ir.Function(head[1], Universe(head[2]), tuple(equations), tuple(outputs))
+    return ir.Function(head[1], Universe(head[2]), tuple(equations), tuple(outputs), tuple(given))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from optforge.compiler import ir
 from optforge.compiler.causality import local_name
-from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.constants import evaluate_constant
 from optforge.compiler.infer import Inference, Reporter
 from optforge.compiler.library import Report
 from optforge.compiler.raw import RawDeclaration, RawProgram, RawRule
@@ -63,12 +63,8 @@ def check_requirement(
 def require_defaults(requirement: ir.Requirement, declaration: RawDeclaration, report: Report) -> None:
     """Report a default, or a value bound in ``use``, that breaks its own condition."""
     defaults = {hyper.name: hyper.default.value for hyper in declaration.hypers if hyper.default}
-    try:
-        holds = evaluate_constant(requirement.condition, defaults)
-        value = evaluate_constant(requirement.value, defaults)
-    except ArithmeticProblem as problem:
-        report(errors.bad_arithmetic(problem.expr.span.text, problem.reason, problem.expr.span))
-        return
+    holds = evaluate_constant(requirement.condition, defaults)
+    value = evaluate_constant(requirement.value, defaults)
     if holds is False:
         report_broken(requirement, value, declaration, report)
 

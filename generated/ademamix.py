@@ -22,6 +22,7 @@ from ._runtime import (
     Rule,
     Spec,
     SpecOptimizer,
+    ieee,
     require,
 )
 
@@ -53,8 +54,8 @@ def tensor_rule(
     m = m.lerp_(grad, 1 - beta1)
     share = t / warmup if t < warmup else 1
     denominator = (1 - share) * math.log(beta3) + share * math.log(beta1)
-    decay_part = math.log(beta1) * math.log(beta3) / denominator
-    decay = math.exp(decay_part)
+    decay_part = ieee.divide(math.log(beta1) * math.log(beta3), denominator)
+    decay = ieee.exp(decay_part)
     slow = slow.lerp_(grad, 1 - decay)
     v = v.lerp_(grad.square(), 1 - beta2)
     denominator_2 = (v / (1 - beta2**t)).sqrt() + eps

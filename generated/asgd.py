@@ -18,6 +18,7 @@ from ._runtime import (
     Rule,
     Spec,
     SpecOptimizer,
+    ieee,
     require,
 )
 
@@ -30,7 +31,7 @@ def tensor_rule(weight, grad, average, *, t, lr, lambd, alpha, t0, weight_decay)
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
-    eta = lr / (1 + lambd * lr * (t - 1)) ** alpha if t > 1 else lr
+    eta = ieee.divide(lr, ieee.power(1 + lambd * lr * (t - 1), alpha)) if t > 1 else lr
     g = grad + weight_decay * weight
     new = (1 - lambd * eta) * weight - eta * g
     average = average.add_((new - average) / max(1, t - 1 - t0))

@@ -37,7 +37,7 @@ def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
         update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
-    if not rows > cols and rows < cols:
+    if rows <= cols and rows < cols:
         update_x = m.mT
         update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
     if rows > cols:

@@ -35,7 +35,7 @@ def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, con
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
         update_super_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
-    if not rows > cols and rows < cols:
+    if rows <= cols and rows < cols:
         update_super_x = m.mT
         update_super_d_2 = 1 / update_super_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
     if rows > cols:

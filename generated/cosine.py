@@ -67,6 +67,7 @@ class Cosine(SpecSchedule):
 
     @staticmethod
     def factor(t, *, total, warmup, final):
-        s = (1 + math.cos(math.pi * min(1, (t - warmup) / (total - warmup)))) / 2
+        if t >= warmup:
+            s = (1 + math.cos(math.pi * min(1, (t - warmup) / (total - warmup)))) / 2
         value = t / warmup if t < warmup else final + (1 - final) * s
         return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ._runtime import (
     SpecSchedule,
+    ieee,
     require,
 )
 
@@ -64,6 +65,6 @@ class Linear(SpecSchedule):
 
     @staticmethod
     def factor(t, *, total, warmup, final):
-        left = max(0, (total - t) / (total - warmup))
+        left = ieee.maximum(0, (total - t) / (total - warmup))
         value = t / warmup if t < warmup else final + (1 - final) * left
         return value

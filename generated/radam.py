@@ -17,6 +17,7 @@ from ._runtime import (
     Rule,
     Spec,
     SpecOptimizer,
+    ieee,
     require,
 )
 
@@ -34,9 +35,9 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * t * beta2**t / (1 - beta2**t)
     denominator = (longest - 4) * (longest - 2) * length
-    ratio = (length - 4) * (length - 2) * longest / denominator
+    ratio = ieee.divide((length - 4) * (length - 2) * longest, denominator)
     v = v.lerp_(g.square(), 1 - beta2)
-    u = math.sqrt(ratio) * math.sqrt(1 - beta2**t) / (v.sqrt() + eps) if length > 5 else torch.full_like(weight, 1)
+    u = ieee.sqrt(ratio) * math.sqrt(1 - beta2**t) / (v.sqrt() + eps) if length > 5 else torch.full_like(weight, 1)
     weight = weight.sub_(lr * (m / (1 - beta1**t)) * u)
     return weight, m, v
 

@@ -45,8 +45,8 @@ def tensor_rule(
     squares (..., 1, 1).
     """
     gamma = lr * (t / warmup if t < warmup else 1) * math.sqrt(1 - beta2**t)
-    squares = squares.add_(gamma**2)
-    c = torch.where(squares > 0, gamma**2 / squares, 0)
+    squares = squares.add_(gamma * gamma)
+    c = torch.where(squares > 0, gamma * gamma / squares, 0)
     x = (weight - (1 - beta1) * z) / beta1
     v = v.lerp_(grad.square(), 1 - beta2)
     d = grad / (v.sqrt() + eps)

@@ -34,8 +34,8 @@ def tensor_rule(weight, grad, z, squares, *, t, lr, beta1, warmup, weight_decay)
     squares (..., 1, 1).
     """
     gamma = lr * (t / warmup if t < warmup else 1)
-    squares = squares.add_(gamma**2)
-    c = torch.where(squares > 0, gamma**2 / squares, 0)
+    squares = squares.add_(gamma * gamma)
+    c = torch.where(squares > 0, gamma * gamma / squares, 0)
     x = (weight - (1 - beta1) * z) / beta1
     z = z.sub_(gamma * (grad + weight_decay * weight))
     weight = ((1 - c) * x + c * z).lerp(z, 1 - beta1)

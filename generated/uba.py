@@ -13,6 +13,7 @@ import math
 
 from ._runtime import (
     SpecSchedule,
+    ieee,
     require,
 )
 
@@ -72,6 +73,7 @@ class UBA(SpecSchedule):
 
     @staticmethod
     def factor(t, *, total, warmup, phi):
-        s = (1 + math.cos(math.pi * min(1, (t - warmup) / (total - warmup)))) / 2
-        value = t / warmup if t < warmup else 2 * s / (phi + (2 - phi) * s)
+        if t >= warmup:
+            s = (1 + math.cos(math.pi * min(1, (t - warmup) / (total - warmup)))) / 2
+        value = t / warmup if t < warmup else ieee.divide(2 * s, phi + (2 - phi) * s)
         return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ._runtime import (
     SpecSchedule,
+    ieee,
     require,
 )
 
@@ -74,6 +75,6 @@ class WSD(SpecSchedule):
 
     @staticmethod
     def factor(t, *, total, warmup, decay, final):
-        left = min(max((total - t) / (decay * total), 0), 1)
+        left = ieee.clamp(ieee.divide(total - t, decay * total), 0, 1)
         value = t / warmup if t < warmup else final + (1 - final) * left
         return value

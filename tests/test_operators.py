@@ -18,7 +18,7 @@ import torch
 
 from optforge.compiler import ir
 from optforge.compiler.fuzz.differential import runtime
-from optforge.compiler.ops import OPERATORS, SETTINGS, Operator, Parameter, Want
+from optforge.compiler.ops import CAREFUL, OPERATORS, SETTINGS, Operator, Parameter, Want
 from optforge.compiler.targets.torch.expressions import Writer
 from optforge.compiler.text import literal, literal_type, natural_type
 from optforge.compiler.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Phase, Shape, Type
@@ -27,7 +27,7 @@ BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))
 SQUARE: Shape = (Dim.ROWS, Dim.ROWS)
 WITHOUT_PATTERN = {"fill", "total"}  # written by the lowering and by the runtime
-ONLY = {"lerp": ["TTS"]}  # what the pass that makes them makes
+ONLY = {"lerp": ["TTS"], **{row.name: ["S" * row.values] for row in CAREFUL.values()}}  # what passes make
 ELEMENTWISE_SHAPES = (FULL, PER_ROW, PER_COL)
 
 VARIANTS: dict[str, tuple[tuple[Any, ...], ...]] = {
@@ -137,7 +137,7 @@ def evaluate(text: str, values: list[Any]) -> Any:
 
 
 def writer(example: Example) -> Writer:
-    return Writer({f"input:x{index}": f"x{index}" for index in range(len(example.phases))})
+    return Writer({(ir.Source.HYPER, f"x{index}"): f"x{index}" for index in range(len(example.phases))})
 
 
 def reference(example: Example, values: list[Any], item: tuple[int, ...]) -> Any:
@@ -224,6 +224,6 @@ def test_fill_spreads_tensors(shape: Shape) -> None:
     node = ir.Apply("fill", (x,), type=Type(Kind.NUMBER, shape, Phase.STREAM))
     sizes = {Dim.ONE: 1, Dim.ROWS: 4, Dim.COLS: 3}
     weight, value = torch.zeros(2, 4, 3), torch.full((2, 1, 1), 0.5)
-    found = eval(Writer({"input:x": "x"}).text(node), {"torch": torch, "weight": weight, "x": value})
+    found = eval(Writer({(ir.Source.STREAM, "x"): "x"}).text(node), {"torch": torch, "weight": weight, "x": value})
     assert found.shape == (2, *(sizes[dim] for dim in shape))
     assert bool((found == 0.5).all())

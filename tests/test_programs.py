@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, seed
 
-from optforge.compiler import ir
+from optforge.compiler import intervals, ir
 from optforge.compiler.check import check_source
 from optforge.compiler.fuzz import differential
 from optforge.compiler.fuzz.__main__ import main
@@ -32,8 +32,9 @@ from optforge.compiler.fuzz.differential import (
 )
 from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
 from optforge.compiler.ops import OPERATORS, Pattern
-from optforge.compiler.passes import fold, guard, idioms, storage
-from optforge.compiler.pipeline import run_passes
+from optforge.compiler.passes import careful, fold, guard, idioms, storage
+from optforge.compiler.passes.careful import with_care
+from optforge.compiler.pipeline import map_functions, run_passes
 from optforge.compiler.targets.torch import expressions
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.statements import Lowering
@@ -97,7 +98,7 @@ def test_everything_occurs() -> None:
             return
         checked = check_source(Source("random.opt", program.text)).require()
         found.update(applied_operators(checked))
-        found.update(applied_operators(run_passes(checked)))
+        found.update(applied_operators(map_functions(with_care, run_passes(checked))))
         for node in nodes(program.tree):
             found[type(node).__name__] += 1
             if isinstance(node, ast.Call):
@@ -190,6 +191,15 @@ def guard_by_one_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "shared_context", lambda contexts: max(contexts, key=len))
 
 
+def take_python_for_ieee(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(careful, "is_plain", lambda node, facts: True)
+
+
+def count_from_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(scalar_facts.INPUTS, dict)
+    monkeypatch.setitem(scalar_facts.INPUTS, ir.Source.STEP, replace(intervals.COUNT, low=2.0))
+
+
 def take_every_literal_for_neutral(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "is_literal", lambda expr, value: isinstance(expr, ir.Literal))
 
@@ -224,6 +234,8 @@ def print_without_parentheses(monkeypatch: pytest.MonkeyPatch) -> None:
         (swap_lerp, {"generated module", "in place"}),
         (average_what_is_none, {"pass idioms"}),
         (guard_by_one_use, {"no crash", "generated module"}),
+        (take_python_for_ieee, {"no crash", "generated module"}),
+        (count_from_two, {"no crash", "generated module"}),
         (take_every_literal_for_neutral, {"pass fold"}),
         (confuse_rows_with_columns, {"no crash", "generated module"}),
         (forget_initial_values, {"generated module"}),

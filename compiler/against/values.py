@@ -12,7 +12,7 @@ from typing import Any
 
 from optforge.compiler import ir
 from optforge.compiler.against.plan import Hyper
-from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.constants import evaluate_constant
 from optforge.compiler.types import Kind
 
 COMPARISONS = ("lt", "le", "gt", "ge")
@@ -102,10 +102,7 @@ class HyperValues:
 
 def is_true(condition: ir.Expr, hypers: Mapping[str, Hyper]) -> bool:
     """Whether a condition holds; one without a value does not."""
-    try:
-        return bool(evaluate_constant(condition, hypers))
-    except ArithmeticProblem:
-        return False
+    return bool(evaluate_constant(condition, hypers))
 
 
 def comparisons(condition: ir.Expr) -> Iterator[tuple[str, ir.Expr]]:

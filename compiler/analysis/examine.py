@@ -19,7 +19,6 @@ from optforge.compiler.analysis.gradients import Array
 from optforge.compiler.analysis.margins import Margins, comparisons
 from optforge.compiler.analysis.settings import with_default_eps
 from optforge.compiler.analysis.trial import Case, Moment, run_case
-from optforge.compiler.constants import ArithmeticProblem
 from optforge.compiler.interpret import as_array
 
 TOLERANCE = 2.0**-40  # of the sizes of a comparison's terms: 8192 roundings of float64
@@ -91,11 +90,11 @@ def examine_values(question: Question, case: Case) -> Outcome:
 
 
 def evaluated(measure: Callable[..., Any], *arguments: Any) -> Any:
-    """What is measured; None where a constant expression, or a factorization, has none."""
+    """What is measured; None where a factorization has no value."""
     try:
         with np.errstate(all="ignore"):
             return measure(*arguments)
-    except (ArithmeticProblem, np.linalg.LinAlgError):
+    except np.linalg.LinAlgError:
         return None
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from optforge.compiler import ir
-from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.constants import evaluate_constant
 from optforge.compiler.types import Kind
 
 Random: TypeAlias = np.random.Generator
@@ -96,10 +96,7 @@ def edges_of(requirement: ir.Requirement, name: str) -> list[float]:
 
 
 def keeps_conditions(declaration: ir.Declaration, values: Mapping[str, ir.Value]) -> bool:
-    try:
-        return all(evaluate_constant(each.condition, values) is True for each in declaration.requirements)
-    except ArithmeticProblem:
-        return False
+    return all(evaluate_constant(each.condition, values) is True for each in declaration.requirements)
 
 
 def with_default_eps(declaration: ir.Declaration, values: Values) -> Values:

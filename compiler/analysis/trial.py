@@ -16,7 +16,6 @@ from optforge.compiler import ir
 from optforge.compiler.analysis.claims import Subject
 from optforge.compiler.analysis.gradients import Array, Random, Stream
 from optforge.compiler.analysis.settings import Values, draw_hypers
-from optforge.compiler.constants import ArithmeticProblem
 from optforge.compiler.interpret import (
     Evaluation,
     Parameter,
@@ -107,7 +106,7 @@ def draw_firings(rule: ir.Rule, random: Random, stream: Stream, shape: Any, step
 
 
 def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:
-    """The moments of a run; it ends early where a constant expression has no value."""
+    """The moments of a run; it ends early where a factorization has no value."""
     parameter = Parameter(case.weight, rule)
     with np.errstate(all="ignore"):
         for step, grad in enumerate(case.grads, start=1):
@@ -115,7 +114,7 @@ def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:
                 for firing in (firing for firing in case.firings if firing.step == step):
                     fire_event([parameter], firing.name, [firing.grad], [case.hypers], firing.arguments)
                 moment = one_step(parameter, grad, case)
-            except (ArithmeticProblem, np.linalg.LinAlgError):
+            except np.linalg.LinAlgError:
                 return
             yield moment
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from optforge.compiler.fuzz.conditions import CONDITIONS
+from optforge.compiler.fuzz.edges import EDGE_CONDITIONS, EDGES
 from optforge.compiler.fuzz.elementwise import OFFSET, PRODUCTIONS, initial_of
 from optforge.compiler.fuzz.grower import FunctionPlan, Grower, Scope
 from optforge.compiler.fuzz.matrices import MATRIX_PRODUCTIONS
@@ -31,7 +32,7 @@ NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1
 
 
 def grower_of(dice: Dice, scope: Scope) -> Grower:
-    return Grower(dice, scope, PRODUCTIONS + MATRIX_PRODUCTIONS, CONDITIONS)
+    return Grower(dice, scope, PRODUCTIONS + MATRIX_PRODUCTIONS + EDGES, CONDITIONS + EDGE_CONDITIONS)
 
 
 def plan_variables(grower: Grower, count: int, names: Sequence[str]) -> list[Variable]:

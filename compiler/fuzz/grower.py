@@ -44,6 +44,14 @@ class FunctionPlan:
     is_scalar: bool
 
 
+@dataclass
+class Aside:
+    """Names that are left, and the equations that have got one while others were grown."""
+
+    names: list[str]
+    bindings: list[ast.Binding] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Scope:
     """What an expression may use."""
@@ -60,6 +68,7 @@ class Scope:
     total_scope: Scope | None = None
     has_prelude: bool = True
     is_smooth: bool = False
+    aside: Aside | None = None
 
     @property
     def is_matrix(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +26,8 @@ SETTINGS: dict[str, tuple[ast.Expression, ...]] = {
     "period": (literal("3"), literal("2")),
     "iterations": (literal("3"), literal("2"), literal("6")),
     "root": (literal("2"), literal("4"), literal("1")),
+    "wait": (literal("2"),),
+    "cap": (literal("2"), literal("inf")),
     "method": tuple(ast.Text(text) for text in ("svd", "exact", "polar_express", "newton_schulz")),
 }
 
@@ -78,6 +81,7 @@ def grow_hypers(dice: Dice, count: int) -> HyperSet:
     hypers.add(dice, "lr", ast.Number(dice.pick(("0.1", "0.05", "2e-2"))), below(name("lr"), (">=", zero)), 0.03, 0.1)
     hypers.variables.append(Variable("lr", SCALAR, Phase.CONSTANT, 0.1, is_pure=True))
     kinds = [add_decay, add_number, add_flag, add_period, add_mode, add_method, add_iterations, add_root, add_pair]
+    kinds += [add_wait, add_wait, add_cap]
     for _ in range(count):
         add = dice.pick(kinds)
         kinds.remove(add)
@@ -143,6 +147,22 @@ def add_period(dice: Dice, hypers: HyperSet) -> None:
 def add_iterations(dice: Dice, hypers: HyperSet) -> None:
     hypers.add(dice, "steps", ast.Number(dice.pick(("3", "5"))), below(name("steps"), (">=", ast.Number("1"))), 1, 4)
     hypers.prefer("iterations", "steps")
+
+
+def add_wait(dice: Dice, hypers: HyperSet) -> None:
+    """A number that may be 0, by which steps are counted."""
+    if "wait" in {plan.name for plan in hypers.plans}:
+        return
+    hypers.add(dice, "wait", literal(dice.pick(("0", "2"))), below(name("wait"), (">=", ast.Number("0"))), 0, 2, 0.5)
+    hypers.prefer("wait", "wait")
+
+
+def add_cap(dice: Dice, hypers: HyperSet) -> None:
+    """A limit that may be infinite."""
+    inverse = below(ast.Binary("/", ast.Number("1"), name("cap")), ("<", ast.Number("3")))
+    condition = ast.Binary("and", below(name("cap"), (">", ast.Number("0"))), inverse)
+    hypers.add(dice, "cap", literal(dice.pick(("inf", "2"))), condition, math.inf, 0.75)
+    hypers.prefer("cap", "cap")
 
 
 def add_root(dice: Dice, hypers: HyperSet) -> None:

@@ -19,7 +19,7 @@ from optforge.compiler.fuzz.blocks import (
     grower_of,
     plan_variables,
 )
-from optforge.compiler.fuzz.grower import FunctionPlan, Grower, Scope, data_variables
+from optforge.compiler.fuzz.grower import Aside, FunctionPlan, Grower, Scope, data_variables
 from optforge.compiler.fuzz.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
 from optforge.compiler.fuzz.terms import Dice, Variable, call_node, name, squared_mean
 from optforge.compiler.types import FULL, SCALAR, Phase, Universe
@@ -127,6 +127,8 @@ class FileGrower:
         """The equations of a rule, in any order."""
         base = grower_of(self.dice, scope)
         planned = plan_variables(base, count, NAMES) if planned is None else planned
+        aside = Aside(["ramp", "share", "length"])
+        scope = replace(scope, aside=aside)
         if self.dice.chance(30):
             scope = replace(scope, total_scope=self.total_scope(scope, is_alone))
         remembered = [variable for variable in planned if not variable.is_boolean]
@@ -138,7 +140,8 @@ class FileGrower:
         inside = replace(scope, variables=(*planned[::-1], *scope.variables), remembered=tuple(remembered))
         needed, value = grow_update(grower_of(self.dice, inside), planned)
         update = ast.Update(ast.Identifier("weight"), value)
-        return tuple(self.dice.shuffled([*bindings, *needed, update, *self.claims(planned)])), planned
+        statements: list[ast.Statement] = [*bindings, *aside.bindings, *needed, update, *self.claims(planned)]
+        return tuple(self.dice.shuffled(statements)), planned
 
     def claims(self, planned: Sequence[Variable]) -> list[ast.Claim]:
         """Promises that nothing here checks: they must not change what is generated."""
@@ -154,7 +157,7 @@ class FileGrower:
 
     def total_scope(self, scope: Scope, is_alone: bool) -> Scope:
         """What a sum over all parameters may read: beside other rules only what all of them have."""
-        inner = scope.without_memory()
+        inner = replace(scope.without_memory(), aside=None)
         return inner if is_alone else replace(inner, universe=Universe.TENSOR, variables=tuple(
             v for v in inner.variables if v.phase is Phase.CONSTANT
         ))  # fmt: skip
@@ -166,7 +169,8 @@ class FileGrower:
         text = self.dice.pick(("probe", "refresh"))
         parameters, arguments, variables = self.event_parameters()
         data = scope.data if self.dice.chance(70) else data_variables("weight")
-        inside = replace(scope, variables=(*variables, *foreign(planned), *scope.variables), data=data)
+        aside = Aside(["age", "span"])
+        inside = replace(scope, variables=(*variables, *foreign(planned), *scope.variables), data=data, aside=aside)
         if data is scope.data and self.dice.chance(25):
             inside = replace(inside, total_scope=self.total_scope(inside, is_alone))
         remembered = [variable for variable in seen if not variable.is_boolean]
@@ -179,6 +183,7 @@ class FileGrower:
             moved = grower.small(grower.exact(FULL, 2))
             step = ast.Binary("*", ast.Number("0.05"), moved.node)
             statements.append(ast.Update(ast.Identifier("weight"), ast.Binary("+", ast.Name("weight"), step)))
+        statements += aside.bindings
         return ast.Event(ast.Identifier(text), parameters, tuple(self.dice.shuffled(statements)), self.doc()), arguments
 
     def event_parameters(self) -> tuple[tuple[ast.Parameter, ...], dict[str, Setting], list[Variable]]:
@@ -240,13 +245,14 @@ class FileGrower:
 
     def schedule(self) -> tuple[ast.Schedule, HyperSet]:
         hypers = grow_hypers(self.dice, self.dice.below(3))
-        scope = replace(self.scope(Universe.TENSOR, hypers), data=(), has_memory=False)
+        aside = Aside(["share", "length"])
+        scope = replace(self.scope(Universe.TENSOR, hypers), data=(), has_memory=False, aside=aside)
         grower = grower_of(self.dice, scope)
         planned = [Variable(text, SCALAR, Phase.STEP) for text in ("s", "ramp")[: self.dice.below(3)]]
         bindings = grow_bindings(grower, planned, ())
         inside = grower.within(replace(scope, variables=(*planned, *scope.variables)).steps())
         factor = ast.Update(ast.Identifier("factor"), inside.number(SCALAR, 3).node)
-        statements: list[ast.Statement] = [*bindings, factor]
+        statements: list[ast.Statement] = [*bindings, *aside.bindings, factor]
         members = (*(plan.node for plan in hypers.plans), *self.dice.shuffled(statements))
         return ast.Schedule(ast.Identifier("Wave"), members, self.doc()), hypers
 
@@ -254,9 +260,10 @@ class FileGrower:
         """Smooth everywhere, so that its gradient can be checked by differences."""
         hypers = grow_hypers(self.dice, self.dice.below(3))
         universe = self.dice.pick((Universe.MATRIX, Universe.TENSOR))
+        aside = Aside(["share", "length"])
         scope = replace(
             self.scope(universe, hypers), data=data_variables("weight"), has_memory=False, has_steps=False,
-            is_smooth=True, functions=(),
+            is_smooth=True, functions=(), aside=aside,
         )  # fmt: skip
         grower = grower_of(self.dice, scope)
         planned = [Variable(text, FULL) for text in ("u", "s")[: self.dice.below(3)]]
@@ -264,7 +271,7 @@ class FileGrower:
         inside = grower.within(replace(scope, variables=(*planned, *scope.variables)))
         loss = ast.Update(ast.Identifier("loss"), squared_mean(inside.exact(FULL, 2)).node)
         words = ("matrix",) if universe is Universe.MATRIX else ("tensor",)
-        statements: list[ast.Statement] = [*bindings, loss]
+        statements: list[ast.Statement] = [*bindings, *aside.bindings, loss]
         rule = rule_of(words, tuple(self.dice.shuffled(statements)))
         members: tuple[ast.Hyper | ast.Rule, ...] = (*(plan.node for plan in hypers.plans), rule)
         return ast.Penalty(ast.Identifier("Ridge"), members, self.doc()), hypers

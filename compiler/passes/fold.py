@@ -11,7 +11,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from optforge.compiler import ir
-from optforge.compiler.constants import ArithmeticProblem, evaluate_constant
+from optforge.compiler.constants import evaluate_constant
 from optforge.compiler.types import SCALAR, Kind, Phase, Type
 
 CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
@@ -59,11 +59,8 @@ def all_literals(node: ir.Apply) -> bool:
 
 def computed(node: ir.Apply) -> ir.Expr:
     """The literal that the operator gives on literals; the node itself where there is none."""
-    try:
-        exact = decimal_value(node)
-        value = evaluate_constant(node, {}) if exact is None else exact
-    except ArithmeticProblem:
-        return node
+    exact = decimal_value(node)
+    value = evaluate_constant(node, {}) if exact is None else exact
     if isinstance(value, bool):
         return ir.Literal(value, str(value).lower(), type=node.type, span=node.span)
     if not isinstance(value, float | int) or value != value:

@@ -1,4 +1,8 @@
-"""Guards: an equation that only one branch of a Python choice needs is computed under its condition."""
+"""Guards: an equation that only one branch of a Python choice needs is computed under its condition.
+
+A scalar costs nothing, and has a value everywhere: it is computed under a condition only where it is easier to write
+there, as is `t / warmup` where `warmup > 0` is known.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from optforge.compiler import ir
+from optforge.compiler.passes.careful import Place, care_needed, is_delicate
+from optforge.compiler.scalar_facts import facts_of
 from optforge.compiler.types import SCALAR, Kind, Phase, Type
 
 Context = tuple[ir.Expr, ...]
@@ -16,16 +22,27 @@ BOOLEAN = Type(Kind.BOOLEAN, SCALAR, Phase.STEP)
 def guard_branches(function: ir.Function) -> ir.Function:
     """The scheduled function with ``when`` set on equations whose every use stands under common conditions."""
     contexts: dict[str, list[Context]] = {}
+    everywhere = Place(facts_of(function))
     for output in function.outputs:
         note_uses(output.value, (), contexts)
     guarded: list[ir.Equation] = []
     for equation in reversed(function.equations):
         common = shared_context(contexts.get(equation.name, [()]))
-        if equation.value.type.is_scalar_phase:
+        if equation.value.type.is_scalar_phase and not is_eased(equation.value, common, everywhere):
             common = ()
         note_uses(equation.value, common, contexts)
         guarded.append(replace(equation, when=conjunction(common)))
     return replace(function, equations=tuple(reversed(guarded)))
+
+
+def is_eased(scalar: ir.Expr, context: Context, everywhere: Place) -> bool:
+    """Whether Python's own operators may compute more of a scalar where the conditions hold."""
+    if not context or not any(map(is_delicate, ir.walk(scalar))):
+        return False
+    inside = everywhere
+    for condition in context:
+        inside = inside.within(condition)
+    return care_needed(scalar, inside) < care_needed(scalar, everywhere)
 
 
 def note_uses(expr: ir.Expr, context: Context, contexts: dict[str, list[Context]]) -> None:

@@ -35,7 +35,9 @@ class Plan:
         self.given_back = {ir.stored(output.name) for output in function.outputs}
         self.last_read: dict[Storage, int] = {}
         self.has_transposed = any(shows_transposed(equation.value) for equation in function.equations)
+        self.common: set[str] = set()  # equations with one value for all parameters, which follow from totals alone
         for index, equation in enumerate(function.equations):
+            self.common |= {equation.name} if self.is_common(equation.value) else set()
             for node in (equation.value, *([equation.when] if equation.when else [])):
                 for read in self.reads(node):
                     self.last_read[read] = index
@@ -43,6 +45,18 @@ class Plan:
         for output in function.outputs:
             for read in self.reads(output.value):
                 self.last_read[read] = len(function.equations)
+
+    def is_common(self, expr: ir.Expr) -> bool:
+        """Whether there is one value for all parameters of a batch: others do not fit into its storage."""
+        match expr:
+            case ir.Input(source=source):
+                return source not in (ir.Source.STREAM, ir.Source.MEMORY)
+            case ir.Ref(name=name):
+                return name in self.common
+            case ir.Apply(operator="fill"):
+                return False  # as the weight
+            case _:
+                return all(map(self.is_common, ir.children(expr)))
 
     def reads(self, expr: ir.Expr) -> set[Storage]:
         """Every storage that computing the expression reads."""
@@ -96,7 +110,7 @@ class Plan:
 
     def may_overwrite(self, index: int, value: ir.Apply, arguments: tuple[ir.Expr, ...]) -> bool:
         target, *others = arguments
-        if not isinstance(target, ir.Ref | ir.Input) or target.type != value.type:
+        if not isinstance(target, ir.Ref | ir.Input) or target.type != value.type or self.is_common(target):
             return False
         if isinstance(target, ir.Input) and target.source not in (ir.Source.MEMORY, ir.Source.STREAM):
             return False

@@ -7,9 +7,9 @@ package decides everything around them: which rule a parameter gets (routing), w
 (buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
 particular optimizer.
 
-Reading order, in which each module imports only those before it: interface, hypers, numbers, matrices, symmetric,
-orthogonal, places, routing, computations, buffers, buckets, fused, tracing, stages, fences, probes, counters, graphs,
-calls, states, arrangement, strategies, checkpoints, matching, parameters, roster, loading, optimizer, schedules. Names
+Reading order, in which each module imports only those before it: interface, hypers, ieee, numbers, matrices,
+symmetric, orthogonal, places, routing, computations, buffers, buckets, fused, tracing, stages, fences, probes,
+counters, graphs, calls, states, arrangement, strategies, checkpoints, matching, parameters, roster, loading, optimizer, schedules. Names
 with an underscore are private to the package.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 from .checkpoints import Spec, Was
 from .fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .hypers import require
+from .ieee import ieee
 from .interface import Event, Kernel, Memory, Rule
 from .matrices import det, eigenbasis, inverse_root, logdet, qr, trace
 from .numbers import power, round_stochastically
@@ -48,6 +49,7 @@ __all__ = [
     "fused_adam",
     "fused_adamw",
     "fused_sgd",
+    "ieee",
     "inverse_root",
     "iterate_in",
     "logdet",

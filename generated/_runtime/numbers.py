@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .ieee import ieee
+
 
 def power(x: Any, y: Any) -> Any:
     """x ** y elementwise, where either may be a number; the same bits wherever an element stands in memory.
@@ -19,7 +21,7 @@ def power(x: Any, y: Any) -> Any:
     correct to the last place and float64 ones to about |y log x| places.
     """
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
-        return torch.pow(torch.tensor(x, dtype=torch.float64, device="cpu"), y).item()
+        return ieee.power(x, y)
     like = x if isinstance(x, Tensor) and (x.ndim or not isinstance(y, Tensor)) else y
     exact = not isinstance(y, Tensor) and y in (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
     if like.device.type != "cpu" or exact:
@@ -27,9 +29,10 @@ def power(x: Any, y: Any) -> Any:
     base = torch.as_tensor(x, dtype=torch.float64, device=like.device)
     exponent = torch.as_tensor(y, dtype=torch.float64, device=like.device)
     size = (base.abs().log() * exponent).exp()
-    size = torch.where((exponent == 0) | (base == 1), 1.0, size)
+    is_one = (exponent == 0) | (base == 1) | ((base == -1) & exponent.isinf())
+    size = torch.where(is_one, 1.0, size)
     size = torch.where(base.signbit() & (exponent.fmod(2).abs() == 1), -size, size)
-    no_number = (base < 0) & base.isfinite() & (exponent.frac() != 0)
+    no_number = (base < 0) & base.isfinite() & exponent.isfinite() & (exponent.frac() != 0)
     return torch.where(no_number, math.nan, size).to(like.dtype)
 
 

@@ -123,10 +123,14 @@ class Writer:
         if is_number(node.then, 1) and is_number(node.otherwise, 0):
             return f"{self.text(node.condition, Level.POSTFIX)}.to(weight.dtype)", Level.POSTFIX
         self.used.add("torch")
+        return f"torch.where({', '.join(self.where_arguments(node))})", Level.POSTFIX
+
+    def where_arguments(self, node: ir.Select) -> list[str]:
+        """Of `torch.where`, for a choice that is made element by element."""
         then = self.text(node.then)
         if node.then.type.is_scalar_phase and node.otherwise.type.is_scalar_phase:
             then = f"weight.new_full((), {then})"
-        return f"torch.where({self.text(node.condition)}, {then}, {self.text(node.otherwise)})", Level.POSTFIX
+        return [self.text(node.condition), then, self.text(node.otherwise)]
 
     def _fill(self, node: ir.Apply) -> str:
         """A Python number as a tensor, or a tensor spread over a larger shape."""
@@ -173,7 +177,7 @@ class Writer:
             level = Level[hole[2].upper()] if hole[2] else Level.ANY
             return self.text(arguments[int(hole[1])], level)
 
-        for module in ("math", "torch"):
+        for module in ("math", "torch", "ieee"):
             if f"{module}." in pattern.text:
                 self.used.add(module)
         return HOLE.sub(fill, pattern.text), pattern.level

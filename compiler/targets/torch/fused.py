@@ -72,7 +72,7 @@ def lower_fused(
         except TooLarge:
             continue
         if values is not None:
-            fused = call_of(kernel, found, values, step, name, scalars)
+            fused = call_of(kernel, found, values, step, name, scalars, rule.step.given)
             require_own_names(rule.step, fused)
             return fused
     return None
@@ -216,25 +216,26 @@ def call_of(
     step: PyFunction,
     name: str,
     scalars: ScalarNames,
+    given: tuple[ir.Expr, ...],
 ) -> PyFunction:
     """A Python function that calls the kernel; lists by position as the step's tensors, scalars by keyword."""
     outputs = tuple(ir.Output(hyper, value) for hyper, value in values.items())
     known = {key: scalar for key, scalar in scalars.items() if scalar in step.scalars}
-    lowering = Lowering(ir.Function(name, Universe.TENSOR, (), outputs))
+    lowering = Lowering(ir.Function(name, Universe.TENSOR, (), outputs, given))
     lowering.names.update(known.items())
     lowering.names.update({f"function:{function}": function for function in FUNCTIONS.values()})
     lists: dict[str, str] = {}
     for key in step.inputs:
         lists[key] = lowering.names[f"list:{key}"] = lowering.free(LISTS.get(key) or python_name(key))
-    given = [lists["weight"], lists["grad"], *(lists[memory] for memory in found.memories.values())]
+    passed = [lists["weight"], lists["grad"], *(lists[memory] for memory in found.memories.values())]
     reads_t = any(node.source is ir.Source.STEP for node in inputs_of(kernel.rules[0].step))
-    given += ["t=t"] if reads_t else []
-    for hyper, value in values.items():
-        lines, short = lowering.shortened(value, WIDTH - 5, hyper)
+    passed += ["t=t"] if reads_t else []
+    for output in lowering.function.outputs:
+        lines, short = lowering.shortened(output.value, WIDTH - 5, output.name)
         lowering.lines += lines
-        given.append(f"{hyper}={lowering.writer.text(short)}")
-    call = f"{FUNCTIONS[kernel.name]}({', '.join(given)})"
-    exploded = [f"{FUNCTIONS[kernel.name]}(", *(f"    {argument}," for argument in given), ")"]
+        passed.append(f"{output.name}={lowering.writer.text(short)}")
+    call = f"{FUNCTIONS[kernel.name]}({', '.join(passed)})"
+    exploded = [f"{FUNCTIONS[kernel.name]}(", *(f"    {argument}," for argument in passed), ")"]
     return replace(
         step,
         name=name,

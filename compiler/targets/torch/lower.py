@@ -67,7 +67,7 @@ class PyClass:
     def uses(self) -> set[str]:
         text = "\n".join((*self.rules, *self.spec, *self.arguments, *self.checks))
         words = set(re.findall(r"[A-Za-z_]+(?=[(.])", text)) | ({"Tensor"} if "| Tensor" in text else set())
-        known = {"Kernel", "Memory", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
+        known = {"ieee", "Kernel", "Memory", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
         return (words & known) | {self.base} | (set(self.factor.used) if self.factor else set())
 
 
@@ -202,7 +202,7 @@ def lower_class(
         ("hypers = {", *(f'    "{name}": {name},' for name in names), "}") if names else ("hypers = {}",),
         call,
         signature_lines("check_hypers", [], names, WIDTH - 12, " -> None"),
-        tuple(line for requirement in node.requirements for line in requirement_lines(requirement, node.hypers)),
+        tuple(line for index in range(len(node.requirements)) for line in requirement_lines(node, index)),
         lower_events(ir_rules),
         factor,
     )
@@ -262,23 +262,21 @@ def default_text(literal: ir.Literal) -> str:
             return repr(literal.value)
 
 
-def requirement_lines(requirement: ir.Requirement, hypers: tuple[ir.Hyper, ...]) -> tuple[str, ...]:
-    """``require(name, value, "condition", condition)``, one argument a line where it is long.
-
-    It stands below others in a function of all ``hypers``.
-    """
+def requirement_lines(node: ir.Declaration, index: int) -> tuple[str, ...]:
+    """``require(name, value, "condition", condition)`` below those before it, in a function of all hypers."""
+    requirement = node.requirements[index]
     outputs = (ir.Output("value", requirement.value), ir.Output("condition", requirement.condition))
-    lowering = Lowering(ir.Function("condition", Universe.TENSOR, (), outputs), ())
-    lowering.names |= {(ir.Source.HYPER, hyper.name): hyper.name for hyper in hypers}
+    given = tuple(earlier.condition for earlier in node.requirements[:index])
+    lowering = Lowering(ir.Function("condition", Universe.TENSOR, (), outputs, given))
+    shown_value, checked = (output.value for output in lowering.function.outputs)
+    lowering.names |= {(ir.Source.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     shown = expression_text(requirement.condition)
     text = quoted(shown if len(shown) <= 64 else f"{shown[:61]}...")
-    value = lowering.writer.text(requirement.value)
-    condition = lowering.writer.text(requirement.condition)
-    subject = quoted(requirement.subject)
+    subject, value, condition = quoted(requirement.subject), *map(lowering.writer.text, (shown_value, checked))
     line = f"require({subject}, {value}, {text}, {condition})"
     if len(line) + 8 <= WIDTH:
         return (line,)
-    lines, short = lowering.shortened(requirement.condition, WIDTH - 8, "holds")
+    lines, short = lowering.shortened(checked, WIDTH - 8, "holds")
     condition = lowering.writer.text(short)
     return (*lines, "require(", *(f"    {each}," for each in (subject, value, text, condition)), ")")
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from optforge.compiler import ir
 from optforge.compiler.causality import inputs_of
 from optforge.compiler.ops import Level
+from optforge.compiler.passes.careful import with_care
+from optforge.compiler.scalar_facts import OPPOSITE
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
 from optforge.compiler.targets.torch.functions import SCALAR_SOURCES, PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import TAKEN, free_name, python_name
 from optforge.compiler.targets.torch.layouts import layout_of
 
 WIDTH = 88
+LINE_LIMIT = 100  # of names and a call of them that nothing can shorten
 CHOICE = 32  # how much longer the line of a choice may be before it becomes an `if` statement
 PART = re.compile(r"_part(_\d+)?$")
 WEIGHT = re.compile(r"\bweight\b")
@@ -56,6 +59,7 @@ class Lowering:
     block: tuple[int, ir.Expr | None] = (0, None)  # where the last block of a guard ends, and the guard
 
     def __post_init__(self) -> None:
+        self.function = with_care(self.function)
         self.inputs = {node.key: node for node in inputs_of(self.function)}
         whens = [e.when for e in self.function.equations if e.when]
         self.inputs |= {n.key: n for w in whens for n in ir.walk(w) if isinstance(n, ir.Input)}
@@ -204,6 +208,8 @@ class Lowering:
         lines, rest = self.shortened(value, width, name)
         if is_runtime_call(rest) and not fits(f"{name} = {self.writer.text(rest)}", width):
             return [*lines, *call_lines(name, rest.operator, self.writer.call_arguments(rest), width)]
+        if isinstance(rest, ir.Select) and len(self.writer.text(rest)) + len(name) > LINE_LIMIT:
+            return [*lines, *call_lines(name, "torch.where", self.writer.where_arguments(rest), width)]
         return [*lines, f"{name} = {self.writer.text(rest)}"]
 
     def alternative(self, expr: ir.Expr) -> str:
@@ -233,7 +239,7 @@ class Lowering:
         match value:
             case ir.Apply(operator="sub", arguments=(_, update)) if name == "weight" and self.is_long(update):
                 return "update", update
-            case ir.Apply(operator="div", arguments=(_, denominator)) if self.is_long(denominator):
+            case ir.Apply(operator="div" | "ieee_div", arguments=(_, denominator)) if self.is_long(denominator):
                 return "denominator", denominator
         parts = [node for node in strict_parts(value) if self.is_long(node)]
         if not parts:
@@ -305,8 +311,12 @@ def fits(text: str, width: int) -> bool:
 
 
 def is_opposite(guard: ir.Expr, other: ir.Expr) -> bool:
-    """Whether ``guard`` is ``not other``; the passes write the opposite of a guard in this way."""
-    return isinstance(guard, ir.Apply) and guard.operator == "not" and guard.arguments == (other,)
+    """Whether ``guard`` is ``not other``, or the opposite comparison of numbers that are no NaN."""
+    if not (isinstance(guard, ir.Apply) and isinstance(other, ir.Apply)):
+        return False
+    if guard.operator == "not":
+        return guard.arguments == (other,)
+    return guard.operator == OPPOSITE.get(other.operator) and guard.arguments == other.arguments
 
 
 def is_ref(expr: ir.Expr, name: str) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from .ieee import ieee
 from .numbers import power
 
 NUMBERS_LIMIT = 64  # elements of the vector of numbers in most graphs; unused ones cost nothing
@@ -152,11 +153,14 @@ for _symbol, _name in {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq",
 
 
 class _NumberMath:
-    """The module `math` for kernels whose numbers are recorded."""
+    """The functions of `math` or `ieee` for kernels whose numbers are recorded."""
+
+    def __init__(self, functions: Any, name: str) -> None:
+        self._functions, self._name = functions, name
 
     def __getattr__(self, name: str) -> Any:
-        plain = getattr(math, name)
-        return _for_numbers(plain, f"math.{name}") if callable(plain) else plain
+        plain = getattr(self._functions, name)
+        return _for_numbers(plain, f"{self._name}.{name}") if callable(plain) else plain
 
 
 def _for_numbers(plain: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -171,7 +175,8 @@ def _for_numbers(plain: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 _NAMES: dict[str, Any] = {
-    "math": _NumberMath(),
+    "math": _NumberMath(math, "math"),
+    "ieee": _NumberMath(ieee, "ieee"),
     "min": _for_numbers(min, "min"),
     "max": _for_numbers(max, "max"),
     "power": _for_numbers(power, "power"),
@@ -179,7 +184,7 @@ _NAMES: dict[str, Any] = {
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, for which `math`, `min`, `max` and `power` take instances of `Number` as well."""
+    """The same function, for which `math`, `ieee`, `min`, `max` and `power` take instances of `Number` as well."""
     assert isinstance(function, FunctionType)
     found = FunctionType(
         function.__code__,
@@ -226,6 +231,7 @@ _SCOPE: dict[str, Any] = {
     _INFINITY: math.inf,
     _NOT_A_NUMBER: math.nan,
     "math": _TensorMath(),
+    "ieee": ieee,
     "min": _for_tensors(min, torch.minimum),
     "max": _for_tensors(max, torch.maximum),
     "power": power,
