@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, seed
 
-from optforge.compiler import intervals, ir
+from optforge.compiler import intervals, ir, scalar_facts
 from optforge.compiler.check import check_source
 from optforge.compiler.fuzz import differential
 from optforge.compiler.fuzz.__main__ import main

@@ -146,8 +146,9 @@ def grow_turns(grower: Grower, planned: Sequence[Variable]) -> tuple[list[ast.Bi
     """Streams that are each the step before of the next one, or in a ring of each other."""
     turns = [Variable(text, FULL) for text in TURNS[: 1 + grower.dice.below(3)]]
     if len(turns) > 1 and grower.dice.chance(50):
+        firsts: tuple[ast.Expression, ...] = (ast.Name("weight"), ast.Name("grad"), ast.Number("0.5"))
         for turn in turns:
-            turn.initial = [grower.dice.pick((ast.Name("weight"), ast.Name("grad"), ast.Number("0.5")))]
+            turn.initial = [grower.dice.pick(firsts)]
         return [delayed(turn, other) for turn, other in zip(turns, (*turns[1:], turns[0]), strict=True)], turns
     same = [
         v for v in (*grower.scope.data, *planned) if v.shape == FULL and not v.is_boolean and v.phase is Phase.STREAM

@@ -9,8 +9,8 @@ particular optimizer.
 
 Reading order, in which each module imports only those before it: interface, hypers, ieee, numbers, matrices,
 symmetric, orthogonal, places, routing, computations, buffers, buckets, fused, tracing, stages, fences, probes,
-counters, graphs, calls, states, arrangement, strategies, checkpoints, matching, parameters, roster, loading, optimizer, schedules. Names
-with an underscore are private to the package.
+counters, graphs, calls, states, arrangement, strategies, checkpoints, matching, parameters, roster, loading,
+optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations
