@@ -187,8 +187,9 @@ def test_rosenbrock_sparse(info):
 
 @optims_by_default
 def test_flags_of_torch_are_refused(info):
-    """`foreach`, `fused`, `differentiable` and `maximize`, which mean nothing here, are errors, in groups as well."""
-    for flag in ("foreach", "fused", "differentiable", "maximize"):
+    """What would change a step is an error, in groups as well; what asks for speed alone is taken, and asks nothing."""
+    assert info.optim_cls(matrices(), foreach=True, fused=True).defaults.keys().isdisjoint({"foreach", "fused"})
+    for flag in ("differentiable", "maximize"):
         with pytest.raises(TypeError, match=flag):
             info.optim_cls(matrices(), **{flag: True})
         with pytest.raises(ValueError, match=flag):
@@ -656,19 +657,20 @@ def test_schedulers_resume(info):
 
 @optims_by_default
 def test_schedulers_cycle_momentum(info):
-    """A hyper called `momentum` is cycled as torch's is; without one torch says that there is none."""
+    """The hypers that play the momentum are cycled as torch's is; without any torch says that there is none."""
     (p,), (q,) = matrices(1), matrices(1)
     cycles = {"base_lr": 1e-4, "max_lr": 1e-3, "step_size_up": 2, "base_momentum": 0.5, "max_momentum": 0.75}
     optimizer = info.optim_cls([p])
-    if "momentum" not in values_of(info.optim_cls).defaults:
+    names = info.optim_cls.MOMENTUM or ("momentum",)
+    if not set(names) <= set(values_of(info.optim_cls).defaults):
         with pytest.raises(ValueError, match="must support momentum"):
             lr_scheduler.CyclicLR(optimizer, **cycles)
         return
     scheduler = lr_scheduler.CyclicLR(optimizer, **cycles)
     by_hand = info.optim_cls([q], lr=1e-4)
     for t, momentum in enumerate((0.75, 0.625, 0.5, 0.625)):
-        by_hand.param_groups[0].update(momentum=momentum, lr=optimizer.param_groups[0]["lr"])
-        assert optimizer.param_groups[0]["momentum"] == momentum
+        by_hand.param_groups[0].update(dict.fromkeys(names, momentum), lr=optimizer.param_groups[0]["lr"])
+        assert all(optimizer.param_groups[0][name] == momentum for name in names)
         set_gradients([p], t)
         set_gradients([q], t)
         optimizer.step()

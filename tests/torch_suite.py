@@ -74,7 +74,7 @@ DOES_NOT_APPLY = {
     "test_forloop_goes_right_direction_multigpu": "needs two GPUs; devices in one optimizer: test_mixed_device_dtype",
     "test_complex_2d": "complex parameters are refused: test_complex",
     "test_foreach_large_tensor": "needs 16 GiB of gradient and weights, and as much again, on one device",
-    "test_fused_matches_forloop": "there is no `fused`; it is refused: test_flags_of_torch_are_refused",
+    "test_fused_matches_forloop": "there is no `fused`; it asks for nothing here: test_flags_of_torch_are_refused",
     "test_fused_error_on_params_on_meta": "there is no `fused`; steps on the meta device work: test_mixed_device_dtype",
     "test_fused_large_tensor": "there is no `fused`",
     "test_second_order_optims_return_consistent_types": "no step needs a closure, as that of LBFGS does",

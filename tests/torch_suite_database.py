@@ -148,7 +148,7 @@ def error_inputs(cls: type[Any], device: str, dtype: torch.dtype) -> list[Any]:
     errors = torchs().get_error_inputs_for_all_optims(device, dtype)
     for each in errors:
         if each.error_type is UserWarning:  # torch warns and steps twice
-            each.error_type, each.error_regex = ValueError, "appear more than once in a parameter group"
+            each.error_type, each.error_regex = ValueError, "appear more than once in the parameter groups"
         if "Tensor lr" in each.error_regex:
             each.optimizer_error_input.params = [torch.nn.Parameter(torch.zeros(2, 2, device=device, dtype=dtype))]
             each.error_regex = r"invalid lr: a tensor hyper has no dimensions, this one has shape \(2,\)"

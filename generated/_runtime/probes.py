@@ -49,7 +49,7 @@ class Probe:
         Data that the kernel cannot take, or makes nothing finite of, are replaced by the tensors of the call; where
         these are no better there is nothing to compare.
         """
-        for fill in (_made, self._as_stored):
+        for fill in (_probed, self._as_stored):
             try:
                 return self._difference(run, fill)
             except _NothingToSee:
@@ -77,7 +77,7 @@ class Probe:
         fill(tensors, seed)
         before = {name: _looked_at(x) for name, x in tensors.items()}
         expected = before | self._eager(tensors)
-        if fill is _made and not all(x.isfinite().any() for x in expected.values()):
+        if fill is _probed and not all(x.isfinite().any() for x in expected.values()):
             raise _NothingToSee
         fill(tensors, seed)
         left = run(tensors, self.scalars)
@@ -86,13 +86,13 @@ class Probe:
             found["weight"] = _looked_at(left[0])
         changes = {name: _largest(expected[name] - before[name]) for name in before}
         margins = {name: self._margin(name, changes[name], expected[name]) for name in before}
-        apart = {name: _apart(found[name], expected[name]) for name in before}
+        apart = {name: _gap(found[name], expected[name]) for name in before}
         if any(bool((apart[name] > margins[name]).any()) for name in before):
             fill(tensors, seed)
             self._nudge(tensors, seed)
             nudged = self._eager(tensors)
             for name in nudged:
-                margins[name] += 8 * _largest(_apart(nudged[name], expected[name]))
+                margins[name] += 8 * _largest(_gap(nudged[name], expected[name]))
         return {name: (apart[name] > margins[name], _largest(apart[name]) / (changes[name] or 1.0)) for name in before}
 
     def _eager(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ class _NothingToSee(Exception):
     """The kernel cannot take the data, or makes nothing finite of them."""
 
 
-def _made(tensors: Mapping[str, Tensor], seed: int) -> None:
+def _probed(tensors: Mapping[str, Tensor], seed: int) -> None:
     """Fills the tensors: memories positive, as second moments are, and square ones definite, as Gram matrices."""
     for i, (name, x) in enumerate(tensors.items()):
         generator = torch.Generator(x.device).manual_seed(seed * len(tensors) + i)
@@ -182,7 +182,7 @@ def _looked_at(x: Tensor) -> Tensor:
     return flat.to("cpu", torch.float64, copy=True)
 
 
-def _apart(one: Tensor, two: Tensor) -> Tensor:
+def _gap(one: Tensor, two: Tensor) -> Tensor:
     """How far apart the elements are: 0 where both are the same, even if not finite."""
     same = (one == two) | (one.isnan() & two.isnan())
     return (one - two).abs().nan_to_num(math.inf, math.inf).masked_fill(same, 0.0)
