@@ -20,8 +20,8 @@ ARGUMENTS = {
 
 # Keys that a parameter group has, may have, or has for other optimizers and torch's own code.
 GROUP_KEYS = {
-    "param_names", "rule", "split", "transposed", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
-    "swa_lr", "maximize", "foreach", "capturable", "differentiable", "fused", "backend", "spec",
+    "param_names", "rule", "split", "transposed", "batch", "initial_lr", "max_lr", "min_lr", "base_momentum",
+    "max_momentum", "swa_lr", "maximize", "foreach", "capturable", "differentiable", "fused", "backend", "spec",
 }  # fmt: skip
 
 # Attributes of torch.optim.Optimizer and of the runtime's base class that an event must not hide.
@@ -36,25 +36,28 @@ METHODS = {
 
 # Names at the top of generated modules, which may have the whole runtime written out in them.
 MODULE_NAMES = {
-    "ADVICE", "AUTO_ELEMENTS", "AbstractContextManager", "Any", "Arrangement", "BACKENDS", "Bucket", "Buffer",
-    "COUNT_LIMIT", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable", "ClassVar", "Collection", "CompileError",
-    "Computation", "ContextVar", "Count", "Counter", "Counters", "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES",
-    "DeviceCounters", "EMBEDDING_HINT", "EXACT_QUINTIC", "Event", "ExitStack", "FEW_ELEMENTS", "FORCED", "FakeTensor",
-    "FrameType", "FunctionType", "GRAPHS_LIMIT", "Graph", "GraphModule", "Group", "HEAD_NAMES", "Iterable", "Iterator",
-    "Kernel", "LAYOUTS", "LRScheduler", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "Memory", "Module", "MutableMapping",
-    "NEWTON_SCHULZ", "NUMBERS_LIMIT", "NamedTuple", "Node", "Number", "OPTIONS", "OUTERMOST", "OpOverload", "Optimizer",
-    "PARAMETER", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "PROBE_LOOKS", "PROBE_NUMBER", "PROBE_ROUNDS",
-    "Place", "Probe", "ROLES", "Real", "Recorder", "Refused", "Roster", "Route", "Rule", "Runner", "SCHEDULER_KEYS",
-    "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Scalars", "Sequence", "SimpleNamespace", "Slot", "Source", "Spec",
-    "SpecOptimizer", "SpecPenalty", "SpecSchedule", "StorageWeakRef", "Stored", "Strategy", "Tensor", "TooManyNumbers",
-    "TracebackType", "Triples", "WRAPPERS", "Was", "Work", "WrongGraph", "annotations", "array", "cache", "cast",
-    "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis",
-    "explain_orthogonalize", "explain_routing", "explain_schedule", "field", "find_spec", "from_dlpack",
+    "ADVICE", "AUTO_ELEMENTS", "AbstractContextManager", "Any", "Arrangement", "BACKENDS", "BRIDGES", "Bucket",
+    "Buffer", "CHUNKS", "CONTAINERS", "COUNT_LIMIT", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable",
+    "ClassVar", "Collection", "CompileError", "Computation", "ContextVar", "Count", "Counter", "Counters", "DEFAULTS",
+    "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "DeviceCounters", "EXACT_QUINTIC", "Event", "ExitStack", "FEW_ELEMENTS",
+    "FORCED", "FakeTensor", "FrameType", "FunctionType", "GENERIC", "GRAPHS_LIMIT", "Graph", "GraphModule", "Group",
+    "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LASTS", "LAYERS", "LAYOUTS", "LOOKUPS",
+    "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "Memory", "Module", "ModuleNode", "MutableMapping",
+    "NEWTON_SCHULZ", "NUMBERS_LIMIT", "Named", "NamedTuple", "Node", "Number", "OPTIONS", "OUTERMOST", "Occurrence",
+    "OpOverload", "Optimizer", "PARAMETER", "PARAMETERS", "PLACES", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY",
+    "PRECISIONS", "PROBE_LOOKS", "PROBE_NUMBER", "PROBE_ROUNDS", "Place", "Probe", "RECURRENT", "ROLES", "RULINGS",
+    "Reading", "Real", "Recorder", "Refused", "Roster", "Route", "Rule", "Ruling", "Runner", "SCHEDULER_KEYS",
+    "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Scalars", "Sequence", "SimpleNamespace", "Slot", "Source",
+    "Spec", "SpecOptimizer", "SpecPenalty", "SpecSchedule", "StorageWeakRef", "Stored", "Strategy", "Surroundings",
+    "Tensor", "TooManyNumbers", "TracebackType", "Triples", "UNEVEN", "VIEW_KEYS", "View", "WEIGHTS", "WHOLE_NAMES",
+    "WIDTHS", "WORD", "WRAPPERS", "Was", "Work", "WrongGraph", "annotations", "array", "cache", "cached_property",
+    "cast", "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis",
+    "explain_orthogonalize", "explain_routing", "explain_schedule", "field", "fields", "find_spec", "from_dlpack",
     "fused_adagrad", "fused_adam", "fused_adamw", "fused_sgd", "get_proxy_mode", "get_total_norm", "groupby", "ieee",
     "importlib", "inspect", "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "make_fx", "math", "nn",
     "no_type_check", "nullcontext", "operator", "orthogonalize", "os", "param_groups", "partial", "platform", "power",
-    "qr", "re", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "threading", "tl",
-    "torch", "trace", "tree_map", "warnings", "wraps",
+    "qr", "re", "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys",
+    "threading", "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
 
 # What generated functions call: a parameter of that name would hide it.

@@ -167,6 +167,7 @@ class Aurora(SpecOptimizer):
                 outputs=("weight", "m", "v"),
                 fused=rest_fused,
             ),
+            lr_ratio="rest_ratio",
         ),
     )
 

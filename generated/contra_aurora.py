@@ -185,6 +185,7 @@ class ContraAurora(SpecOptimizer):
                 outputs=("weight", "m", "v"),
                 fused=rest_fused,
             ),
+            lr_ratio="rest_ratio",
         ),
     )
 

@@ -157,6 +157,7 @@ class MuonSquared(SpecOptimizer):
                 outputs=("weight", "m", "v"),
                 fused=rest_fused,
             ),
+            lr_ratio="rest_ratio",
         ),
     )
 

@@ -131,6 +131,7 @@ class MuonSVD(SpecOptimizer):
                 outputs=("weight", "m", "v"),
                 fused=rest_fused,
             ),
+            lr_ratio="rest_ratio",
         ),
     )
 

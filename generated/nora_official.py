@@ -119,6 +119,7 @@ class NoraOfficial(SpecOptimizer):
                 scalars=("t", "lr", "weight_decay", "rest_ratio"),
                 outputs=("weight", "m", "v"),
             ),
+            lr_ratio="rest_ratio",
         ),
     )
 

@@ -144,6 +144,7 @@ class SoftMuon(SpecOptimizer):
                 outputs=("weight", "m", "v"),
                 fused=rest_fused,
             ),
+            lr_ratio="rest_ratio",
         ),
     )
 

@@ -92,11 +92,14 @@ def test_functions_alone_make_no_class(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         (lambda model, sgd: optforge.explain_schedule(NAMO), "constructed, not the class NAMO"),
         (lambda model, sgd: optforge.explain_routing(model, torch.optim.AdamW), "has rules, not the class AdamW"),
-        (lambda model, sgd: optforge.explain_routing(NAMO), "takes a model, a torch.nn.Module, not the class NAMO"),
+        (
+            lambda model, sgd: optforge.explain_routing(NAMO),
+            "takes a model, a torch.nn.Module, or its named parameters, not the class NAMO",
+        ),
         (lambda model, sgd: optforge.explain_routing(model.parameters(), NAMO), "not a value of type generator"),
         (
             lambda model, sgd: optforge.param_groups(sgd),
-            "`param_groups` takes a model, a torch.nn.Module, not a value of",
+            "`param_groups` takes a model, a torch.nn.Module, or its named parameters, not a value of",
         ),
         (lambda model, sgd: optforge.load(NAMO), "`load` takes a spec file or the name of a shipped spec, not type"),
         (lambda model, sgd: optforge.compile_source(Path("a.opt")), "`compile_source` takes the text of a spec, not "),

@@ -158,7 +158,7 @@ def test_descriptions_name_exactly_the_memories_and_hypers(name):
         assert [*cls.SPEC.memories[rule.name]] == [memory.name for memory in rule.memories]
     (group,) = cls(tensors(shapes=[(4, 3)])).state_dict()["param_groups"]
     told = json.loads(group["spec"])
-    assert {*told["hypers"]} == group.keys() - {"params", "spec", "rule", "transposed", "split", "precision"}
+    assert {*told["hypers"]} == group.keys() - {"params", "spec", "rule", "transposed", "split", "batch", "precision"}
 
 
 def test_distributed_checkpoints_keep_the_description_and_continue_bitwise(tmp_path):

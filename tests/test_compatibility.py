@@ -118,6 +118,7 @@ def other_values(cls: type[Any]) -> dict[str, Any]:
     return made
 
 
+@pytest.mark.filterwarnings("ignore:.*in a parameter group has no effect")
 @always_few
 def test_every_hyper_is_live_in_every_group(cls):
     """A hyper set in a group between two steps acts there as if the rest of the run had been built with it."""

@@ -836,6 +836,51 @@ def test_a_transposed_parameter_steps_as_its_transpose(cls):
 
 
 @every_class
+@pytest.mark.parametrize("options", [{}, {"transposed": True}, {"split": (2, 4)}], ids=str)
+def test_a_batch_steps_as_its_matrices(cls, options):
+    """Also after a checkpoint that brings the batch to an optimizer which had none."""
+    if not matrix_layout(cls) or has_totals(cls):
+        pytest.skip("has no matrices, or parameters depend on each other")
+    singles = groups(cls, torch.float64)[0]["params"][:2]
+    if "transposed" in options:
+        singles = [torch.nn.Parameter(p.detach().t().clone()) for p in singles]
+    start = torch.stack([p.detach() for p in singles])
+    p, loaded = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    alone = build(cls, [{"params": singles, "rule": "matrix", **options}])
+    optimizer = build(cls, [{"params": [p], "rule": "matrix", "batch": 1, **options}])
+    other = build(cls, [{"params": [loaded], "rule": "matrix"}])
+    for t in range(4):
+        if t == 2:
+            other.load_state_dict(optimizer.state_dict())
+            loaded.data.copy_(p.data)
+        set_gradients([p], t)
+        loaded.grad = p.grad.clone()
+        for single, grad in zip(singles, p.grad, strict=True):
+            single.grad = grad.clone()
+        for each in (optimizer, alone, other):
+            each.step()
+    expected = torch.stack([single.detach() for single in singles])
+    assert float((p.detach() - expected).norm() / (expected - start).norm()) < 1e-10
+    assert torch.equal(p, loaded) and same(other.state_dict(), optimizer.state_dict())
+
+
+@every_class
+def test_an_lr_that_a_group_sets_is_that_of_its_rule(cls):
+    """A ratio to lr is for parameters that have no lr of their own."""
+    ratios = [rule for rule in cls.RULES if rule.lr_ratio is not None and "vector" in rule.roles]
+    if not ratios:
+        pytest.skip("no rule has a ratio to lr")
+    steps = []
+    for group in ({"lr": 0.25}, {"lr": 0.25, ratios[0].lr_ratio: 1.0}, {}):
+        p = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))
+        optimizer = build(cls, [{"params": [p], "rule": "vector", **group}])
+        set_gradients([p], 0)
+        optimizer.step()
+        steps.append(p.detach() - 1)
+    assert torch.equal(steps[0], steps[1]) and not torch.equal(steps[0], steps[2])
+
+
+@every_class
 def test_a_large_elementwise_parameter_steps_as_its_pieces(cls):
     """What is walked block by block because it does not fit in the cache."""
     rules = [rule for rule in cls.RULES if rule.step.layout == "elementwise" and "vector" in rule.roles]

@@ -357,6 +357,50 @@ def test_split_parameters_are_separate_matrices(split, parts, transposed, precis
             assert torch.equal(state[name], torch.cat([s[name].flatten() for s in states]))
 
 
+@pytest.mark.parametrize("options", [{}, {"transposed": True}, {"split": 2}, {"split": (1, 3)}], ids=str)
+@pytest.mark.parametrize("precision", ["plain", "kahan", "master"])
+def test_batches_are_separate_matrices(options, precision):
+    """Weights, memories of every shape, and a checkpoint in the middle; next to a matrix of the same shape."""
+    dtype = torch.float64 if precision == "plain" else torch.bfloat16
+    shape = (5, 4) if "transposed" in options else (4, 5)
+    p, single = parameter(3, *shape, dtype=dtype), parameter(*shape, dtype=dtype)
+    pieces = [nn.Parameter(x.detach().clone()) for x in p]
+    optimizer = Blend([{"params": [p], "batch": 1, **options}, {"params": [single], **options}], precision=precision)
+    separate = Blend([{"params": pieces, **options}], precision=precision)
+    for t in range(4):
+        set_gradients([p, single], t)
+        for piece, grad in zip(pieces, p.grad, strict=True):
+            piece.grad = grad.clone()
+        optimizer.step()
+        separate.step()
+        if t == 1:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    parts = 2 if "split" in options else 1
+    state, states = optimizer.state[p], [separate.state[piece] for piece in pieces]
+    assert state["m"].shape == p.shape and all(s["m"].shape == shape for s in states)
+    torch.testing.assert_close(p, torch.stack([*pieces]), rtol=1e-12 if precision == "plain" else 1e-2, atol=0)
+    torch.testing.assert_close(state["m"], torch.stack([s["m"] for s in states]))
+    if options.get("split") != (1, 3):
+        assert state["row"].shape == (3 * parts, 4 // parts, 1) and state["v"].shape == (3 * parts, 1, 1)
+    for name in ("v", "row", "col"):
+        expected = torch.stack([s[name].flatten() for s in states])
+        if options.get("split") == (1, 3):  # the short parts of all matrices lie before the long ones
+            short = 1 if name in ("v", "row") else 5
+            expected = torch.cat([expected[:, :short].flatten(), expected[:, short:].flatten()])
+        torch.testing.assert_close(state[name].flatten(), expected.flatten())
+
+
+@pytest.mark.parametrize("batch", [-1, True, 1.0, None])
+def test_invalid_batches_are_errors(batch):
+    with pytest.raises(ValueError, match="invalid batch="):
+        Blend([{"params": [parameter(2, 3, 4)], "batch": batch}])
+
+
+def test_a_batch_that_leaves_no_matrix_is_an_error():
+    with pytest.raises(ValueError, match=r"batch=2 leaves no matrix of the shape \(2, 3, 4\)"):
+        Blend([{"params": [parameter(2, 3, 4)], "batch": 2}])
+
+
 def test_square_memories_and_unequal_parts():
     p = parameter(9, 4)
     optimizer = Gram([{"params": [p], "split": (5, 4)}])
@@ -980,8 +1024,8 @@ class Everything(nn.Module):
 
 TABLE = """\
 parameter                  shape    role       rule    view             why
-position_embeddings        1×9×6    embedding  rest    1×54             by its name
-cls_token                  1×1×6    vector     rest    1×6              one dimension above 1
+position_embeddings        1×9×6    embedding  rest    9×6              named as rows for places
+cls_token                  1×1×6    vector     rest                     one dimension above 1
 mixing                     6×6      matrix     matrix  6×6              2-D, in Everything
 wte.weight                 11×6     embedding  rest    11×6             Embedding, tied to lm_head.weight
 layers.0.output.weight     11×6     matrix     matrix  11×6             Linear
@@ -991,10 +1035,10 @@ layers.0.c_attn.bias       18       vector     rest                     1-D
 conv.weight                6×3×2×2  conv       matrix  6×12             Conv2d
 conv.bias                  6        vector     rest                     1-D
 up.weight                  3×6×2    conv       matrix  6×6 transposed   ConvTranspose1d, stored by inputs
-attention.in_proj_weight   18×6     matrix     matrix  18×6             MultiheadAttention, 3 matrices in one (split=3)
+attention.in_proj_weight   18×6     matrix     matrix  3 of 6×6         MultiheadAttention, 3 matrices in one
 attention.out_proj.weight  6×6      matrix     matrix  6×6              NonDynamicallyQuantizableLinear
-rnn.weight_ih_l0           12×6     matrix     matrix  12×6             GRU
-rnn.weight_hh_l0           12×4     matrix     matrix  12×4             GRU
+rnn.weight_ih_l0           12×6     matrix     matrix  3 of 4×6         GRU, 3 gates
+rnn.weight_hh_l0           12×4     matrix     matrix  3 of 4×4         GRU, 3 gates
 norm.weight                6        vector     rest                     1-D
 norm.bias                  6        vector     rest                     1-D"""
 
@@ -1092,7 +1136,7 @@ def off_diagonal(weight: Tensor) -> Tensor:
 
 
 def test_penalties_are_differentiable_sums_over_the_units():
-    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 6), nn.Linear(3, 6), nn.Conv1d(6, 2, 3), nn.LayerNorm(3))
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 6), nn.Linear(3, 6), nn.Conv1d(6, 6, 3), nn.LayerNorm(3))
     penalty = Spread(model, strength=0.5)
     loss = penalty()
     weights = [model[i].weight for i in (1, 2, 3)]

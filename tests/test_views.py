@@ -72,6 +72,29 @@ def test_more_dimensions_are_flattened_behind_the_first(cls, shape):
     require_same_steps(found, expected.view(shape), weight)
 
 
+@pytest.mark.parametrize("options", [{}, {"transposed": True}, {"split": 2}, {"split": (1, 3)}], ids=str)
+@pytest.mark.parametrize("leading", [(3,), (2, 3)], ids=str)
+@every_class
+def test_a_batch_steps_as_separate_matrices(cls, leading, options):
+    """Experts that are one parameter, also with rows and columns swapped in storage, or several matrices in each."""
+    shape = (5, 4) if "transposed" in options else (4, 5)
+    weight, gradients = randn(*leading, *shape), [randn(*leading, *shape, seed=t) for t in range(1, 6)]
+    group = {"batch": len(leading), **options}
+    (found,) = trained(lambda p: cls([{"params": p, **group}], lr=0.1), [weight], [[g] for g in gradients])
+    apart = [[*g.flatten(0, -3)] for g in gradients]
+    parts = trained(lambda p: cls([{"params": p, **options}], lr=0.1), [*weight.flatten(0, -3)], apart)
+    require_same_steps(found, torch.stack(parts).view_as(weight), weight)
+
+
+@every_class
+def test_a_batch_matters(cls):
+    """The last dimension of one matrix is not that of several; rows of Nora are independent, but not of one length."""
+    weight, gradient = randn(3, 4, 5), randn(3, 4, 5, seed=1)
+    (batch,) = trained(lambda p: cls([{"params": p, "batch": 1}], lr=0.1), [weight], [[gradient]])
+    (whole,) = trained(lambda p: cls(p, lr=0.1), [weight], [[gradient]])
+    assert float((batch - whole).norm() / (whole - weight).norm()) > 1e-3
+
+
 class Conv1D(nn.Module):
     """As in Hugging Face's GPT-2: the weight is (inputs, outputs)."""
 

@@ -7,10 +7,10 @@ package decides everything around them: which rule a parameter gets (routing), w
 (buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
 particular optimizer.
 
-Reading order, in which each module imports only those before it: interface, hypers, ieee, numbers, matrices,
-symmetric, orthogonal, places, routing, computations, buffers, buckets, fused, tracing, stages, fences, probes,
-counters, graphs, calls, states, arrangement, strategies, checkpoints, matching, parameters, roster, loading,
-optimizer, schedules. Names with an underscore are private to the package.
+Reading order, in which each module imports only those before it: interface, hypers, ieee, numbers, matrices, symmetric,
+orthogonal, places, words, trees, roles, routing, readings, groups, computations, buffers, buckets, fused, tracing,
+stages, fences, probes, counters, graphs, calls, states, arrangement, strategies, checkpoints, matching, parameters,
+roster, loading, optimizer, schedules. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .matrices import det, eigenbasis, inverse_root, logdet, qr, trace
 from .numbers import power, round_stochastically
 from .optimizer import SpecOptimizer
 from .orthogonal import explain_orthogonalize, iterate_in, orthogonalize
+from .places import View
 from .routing import Route, explain_routing, param_groups, route
 from .schedules import SpecPenalty, SpecSchedule
 from .strategies import explain_schedule
@@ -39,6 +40,7 @@ __all__ = [
     "SpecOptimizer",
     "SpecPenalty",
     "SpecSchedule",
+    "View",
     "Was",
     "det",
     "eigenbasis",

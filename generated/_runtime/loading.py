@@ -23,8 +23,7 @@ from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_of
 from .computations import _compute_dtype, _memories_of
 from .counters import Counters, _whole
 from .matching import _matched
-from .parameters import _role_in
-from .places import Slot
+from .places import VIEW_KEYS, Slot
 from .states import _counters_of, _require_memory
 
 _Entry = Mapping[str, Any]
@@ -66,7 +65,7 @@ class _Reader:
             origin = _origin_of(other[SPEC_KEY]) if SPEC_KEY in other else None
             if origin is not None and self.spec is not None and origin.hash != self.spec.hash:
                 self._convert_hypers(group, mine, origin)
-            for name in (*self.defaults, "rule", "transposed", "split", "precision"):
+            for name in (*self.defaults, "rule", *VIEW_KEYS, "precision"):
                 if name not in group:
                     raise ValueError(f"loaded state dict has a parameter group without {name!r}")
             self._require_finite(group, mine)
@@ -175,10 +174,9 @@ class _Reader:
             if held or rule.memories:
                 raise ValueError(_undescribed(self.name, held))
             return {**entry}
-        role = _role_in(group, p)
-        before = origin.rule(role)
+        before = origin.rule(slot.role)
         if before is None:
-            raise ValueError(f"the spec of the checkpoint has no rule for {role} parameters")
+            raise ValueError(f"the spec of the checkpoint has no rule for {slot.role} parameters")
         if (origin, before, rule.name) not in self.plans:
             self.plans[origin, before, rule.name] = self._plan(origin, before, rule.name)
         plan = self.plans[origin, before, rule.name]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optforge.compiler import ir
+from optforge.compiler.analysis.rates import lr_ratios
 from optforge.compiler.names import MODULE_NAMES
 from optforge.compiler.targets.torch.descriptions import lower_spec
 from optforge.compiler.targets.torch.documents import (
@@ -164,9 +165,10 @@ def lower_declaration(
         case ir.Optimizer() | ir.Penalty():
             functions: list[PyFunction] = []
             rules: list[str] = []
-            scalars = scalar_names(node)
+            scalars, ratios = scalar_names(node), lr_ratios(node.rules)
             for rule in node.rules:
                 text, own = lower_rule(rule, prefix, scalars, taken, node.requirements)
+                text[-1:-1] = [f"    lr_ratio={quoted(ratios[rule.name])},"] if rule.name in ratios else []
                 rules.extend(text)
                 functions.extend(own)
             if isinstance(node, ir.Penalty):

@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
-OPTIONS = ("params", "param_names", "rule", "transposed", "split", "precision")
+from .places import VIEW_KEYS
+
+OPTIONS = ("params", "param_names", "rule", *VIEW_KEYS, "precision")
+DEFAULTS = {"rule": None, "transposed": False, "split": None, "batch": 0}
 SCHEDULER_KEYS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "differentiable")
 MOMENTUM = "momentum"
 

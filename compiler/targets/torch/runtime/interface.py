@@ -69,7 +69,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Rule:
-    """One step for the parameters of some roles. `init` gives memories their first value (zero without it)."""
+    """One step for the parameters of some roles. `init` gives memories their first value (zero without it).
+
+    `lr_ratio` is the hyper that the rule multiplies lr with wherever it reads either, if there is one.
+    """
 
     name: str
     roles: tuple[str, ...]
@@ -78,6 +81,7 @@ class Rule:
     init: Kernel | None = None
     totals: tuple[Kernel, ...] = ()
     events: tuple[Event, ...] = ()
+    lr_ratio: str | None = None
 
     def __post_init__(self) -> None:
         """ValueError for memories whose names the state uses otherwise, or that the rule's layout cannot hold."""
@@ -87,6 +91,12 @@ class Rule:
                 raise ValueError(f"a memory of the rule {self.name!r} has the reserved name {memory.name!r}")
             if self.step.layout == "elementwise" and not memory.full:
                 raise ValueError(f"memory {memory.name!r} of the elementwise rule {self.name!r} is not elementwise")
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """All that is computed for a parameter of the rule."""
+        of_events = [kernel for event in self.events for kernel in (event.kernel, *event.totals)]
+        return [self.step, *([self.init] if self.init else []), *self.totals, *of_events]
 
     def event(self, name: str) -> Event | None:
         return next((event for event in self.events if event.name == name), None)

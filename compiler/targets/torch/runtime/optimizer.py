@@ -16,7 +16,7 @@ from .autocast import _without_autocast
 from .calls import Call, Work, _ordered_sum
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .counters import Counters, DeviceCounters, _is_capturing
-from .groups import Group, _explains_arguments, _require_known_keys, _second_names
+from .groups import DEFAULTS, Group, _explains_arguments, _require_known_keys, _second_names
 from .hypers import _checked_hypers, _nearest
 from .interface import PRECISIONS, Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
@@ -24,6 +24,7 @@ from .loading import _Reader
 from .modes import _is_due, _mode_counts, _require_training, _why_not_due
 from .parameters import _has_grad, _require_dense
 from .places import Slot, _wider
+from .readings import _settle_rates, _warn_of_guesses
 from .roster import Roster
 from .routing import param_groups
 from .states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
@@ -34,9 +35,11 @@ class SpecOptimizer(torch.optim.Optimizer):
     """Base of generated optimizers: a `torch.optim.Optimizer` that runs the kernels of `RULES`.
 
     Args:
-        params: a module (routed by role), tensors, (name, tensor) pairs, or groups of these as in torch. A group may
-            set any hyper and `rule` (a role or a rule's name), `transposed`, `split` (a number or a tuple of row
-            counts) and `precision`.
+        params: a module (routed by role), (name, tensor) pairs (by name and shape), tensors (by number of dimensions),
+            or groups of these as in torch. A group may set any hyper, `rule` (a role or a rule's name), `precision`,
+            and how its matrices are read: `transposed`, `split` (a number or a tuple of row counts), `batch` (how many
+            leading dimensions count matrices). An lr that it sets is that of its parameters, whatever ratio to lr their
+            rule has otherwise.
         hypers: the defaults of the hypers.
         precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
@@ -65,6 +68,7 @@ class SpecOptimizer(torch.optim.Optimizer):
 
     generator: torch.Generator | None = None
     skip_nonfinite: bool = False
+    _arriving: list[tuple[dict[str, Any], set[str]]] | None = None  # groups and the keys given, until all are there
 
     def __init__(
         self,
@@ -88,8 +92,11 @@ class SpecOptimizer(torch.optim.Optimizer):
         _checked_hypers(type(self), hypers)
         if isinstance(params, nn.Module):
             params = param_groups(params)
-        defaults = {**hypers, "rule": None, "transposed": False, "split": None, "precision": precision}
-        super().__init__(params, self._group(defaults))
+        self._arriving = []
+        super().__init__(params, self._group({**hypers, **DEFAULTS, "precision": precision}))
+        arrived, self._arriving = self._arriving, None
+        self._admit(arrived)
+        _warn_of_guesses(type(self), self.param_groups)
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -143,13 +150,23 @@ class SpecOptimizer(torch.optim.Optimizer):
         group = self._group(param_group)
         self._describe(group)
         _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY,))
+        given = set(group)
         super().add_param_group(group)
+        if self._arriving is not None:
+            self._arriving.append((group, given))
+            return
         try:
-            self._check_group(group)
-            self._look_at_groups()
+            self._admit([(group, given)])
         except BaseException:
             self.param_groups.pop()
             raise
+
+    def _admit(self, arrived: Sequence[tuple[dict[str, Any], set[str]]]) -> None:
+        """Checks groups that are new, each with the keys that it was given."""
+        for group, _ in arrived:
+            self._check_group(group)
+        self._look_at_groups()
+        _settle_rates(type(self), arrived, self.param_groups, self.defaults, self._hyper_names)
 
     def _group(self, items: Mapping[str, Any]) -> Group:
         return Group(items, _second_names(self.MOMENTUM, self._hyper_names))

@@ -1,12 +1,12 @@
 """What must hold of parameters and gradients before a step may touch them.
 
-In: parameters, the options of their group, and the rules of a class. Out: nothing, or an error that names the
+In: parameters, how they are read, and the rules of a class. Out: nothing, or an error that names the
 parameter. Hypers are checked elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -14,23 +14,18 @@ from torch import Tensor
 
 from .hypers import _nearest
 from .interface import DTYPES, Rule
-from .places import _places
+from .places import View, _places
 from .routing import _rule_named
 
 
-def _role_in(group: Mapping[str, Any], p: Tensor) -> str:
-    return str(group["rule"] or ("matrix" if p.ndim >= 2 else "vector"))
-
-
-def _require_parameter(p: Tensor, group: Mapping[str, Any], name: str, owner: type[Any]) -> None:
-    """An error unless some rule of the class `owner` can step p as a parameter of the group."""
+def _require_parameter(p: Tensor, role: str, view: View, name: str, owner: type[Any]) -> None:
+    """An error unless some rule of the class `owner` can step p, which has this role and is read so."""
     if hasattr(p, "placements"):
         raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
     if p.layout is not torch.strided or p.dtype not in DTYPES:
         raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
     if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
         raise RuntimeError(f"{name} is expanded: several of its elements are one in memory; clone() it before")
-    role = _role_in(group, p)
     rule = _rule_named(owner.RULES, role)
     if rule is None:
         names = {name for rule in owner.RULES for name in (rule.name, *rule.roles)}
@@ -39,7 +34,7 @@ def _require_parameter(p: Tensor, group: Mapping[str, Any], name: str, owner: ty
     if p.ndim < 2 and ("matrix" in layouts or ("matrix" in rule.roles and "vector" not in rule.roles)):
         raise ValueError(f"{name} is not a matrix, as the rule {rule.name!r} needs; set another rule for its group")
     if p.numel():
-        _places("matrix", tuple(p.shape), group["transposed"], group["split"])
+        _places("matrix", tuple(p.shape), view)
 
 
 def _require_apart(params: Iterable[Tensor]) -> None:

@@ -16,23 +16,24 @@ from typing import Any, cast
 from torch import Tensor
 
 from .interface import Rule
-from .parameters import _require_apart, _require_parameter, _role_in
-from .places import Slot
+from .parameters import _require_apart, _require_parameter
+from .places import VIEW_KEYS, Slot, _view_in
+from .readings import Reading, _readings_of
 from .routing import _rule_named
 from .states import _is_untouched
 
 _State = Mapping[Tensor, Mapping[str, Any]]
 
 
-def _slot_in(group: Mapping[str, Any], p: Tensor, rules: Sequence[Rule]) -> Slot:
-    """The slot of p in a group that has been checked."""
-    rule = cast(Rule, _rule_named(rules, _role_in(group, p)))
-    return Slot(rule, p.shape, p.dtype, p.device, group["transposed"], group["split"])
+def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule]) -> Slot:
+    """The slot of p, for which there is a rule."""
+    rule = cast(Rule, _rule_named(rules, reading.role))
+    return Slot(reading.role, rule, p.shape, p.dtype, p.device, reading.view)
 
 
 def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """What the group says of how its parameters are seen."""
-    return group["rule"], group["transposed"], group["split"]
+    return tuple([group[key] for key in ("rule", *VIEW_KEYS)])
 
 
 def _name_in(group: Mapping[str, Any], index: int) -> str:
@@ -56,6 +57,10 @@ class _Listing:
         if group is not self.group or len(group["params"]) != len(self.params):
             return False
         return all(map(operator.is_, group["params"], self.params)) and _view_of(group) == self.view
+
+    def without(self, listed: set[int]) -> list[Slot]:
+        """The slots of the parameters that are in no group any more; `listed` are all that are, by identity."""
+        return [slot for p, slot in zip(self.params, self.slots, strict=True) if id(p) not in listed]
 
     def fits(self) -> bool:
         """Whether no parameter has changed its shape, dtype or device since then."""
@@ -86,40 +91,56 @@ class Roster:
             raise ValueError("some parameters appear more than once in the parameter groups")
         _require_unsharded(listed, owner.RULES)
         before = {id(each.group): each for each in self.listings}
+        for group in groups:
+            _require_view(group)
+        readings = _readings_of(groups)
         listings = []
         for group in groups:
             old = before.get(id(group))
             if old is None or not (old.is_current(group) and old.fits()):
-                old = self._listing(group, old, set(map(id, listed)), owner, state)
+                gone = old.without(set(map(id, listed))) if old else []
+                old = self._listing(group, old, gone, readings, owner, state)
             listings.append(old)
         _require_apart(listed)
         return Roster(listings)
 
     def _listing(
-        self, group: dict[str, Any], old: _Listing | None, listed: set[int], owner: type[Any], state: _State
+        self,
+        group: Mapping[str, Any],
+        old: _Listing | None,
+        gone: Sequence[Slot],
+        readings: Mapping[Tensor, Reading],
+        owner: type[Any],
+        state: _State,
     ) -> _Listing:
-        """What the group lists, once what is new has been checked; `old` is how it was, `listed` all there are now."""
-        if lacking := [name for name in ("rule", "transposed", "split") if name not in group]:
-            raise ValueError(f"a parameter group lacks {lacking[0]!r}: add_param_group fills in what is not given")
-        if not isinstance(group["transposed"], bool):
-            raise ValueError(f"invalid transposed={group['transposed']!r}: a bool is expected")
-        if not isinstance(group["split"], (int, type(None))):
-            group["split"] = tuple(group["split"])
-        gone = [slot for p, slot in zip(old.params, old.slots, strict=True) if id(p) not in listed] if old else []
+        """What the group lists, once what is new has been checked; `old` is how it was, `gone` what has left it."""
+        seen = set(map(id, old.params)) if old is not None and old.view == _view_of(group) else set()
         slots = []
         for index, p in enumerate(group["params"]):
-            known, name = self.slots.get(p), _name_in(group, index)
-            if known is not None and (not p.numel() or known == _slot_in(group, p, owner.RULES)):
+            known, name, reading = self.slots.get(p), _name_in(group, index), readings[p]
+            if known is not None and (not p.numel() or _is_still(known, p, reading, id(p) in seen, owner.RULES)):
                 slots.append(known)  # as it was, or freed for a while
                 continue
             for former in gone if known is None else [known]:
-                _require_not_flattened(p, former, group, name, owner.RULES)
-            _require_parameter(p, group, name, owner)
-            slots.append(_slot_in(group, p, owner.RULES))
+                _require_not_flattened(p, former, group, reading, name, owner.RULES)
+            _require_parameter(p, reading.role, reading.view, name, owner)
+            slots.append(_slot_of(p, reading, owner.RULES))
             entry = state.get(p, {})
             if not _is_untouched(entry, (known or slots[-1]).rule):
                 _require_fitting_state(slots[-1], known, entry, name)
         return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
+
+
+def _require_view(group: dict[str, Any]) -> None:
+    """ValueError unless the group says in a valid way how its parameters are seen."""
+    if lacking := [name for name in ("rule", *VIEW_KEYS) if name not in group]:
+        raise ValueError(f"a parameter group lacks {lacking[0]!r}: add_param_group fills in what is not given")
+    group["split"] = _view_in(group).split
+
+
+def _is_still(known: Slot, p: Tensor, reading: Reading, is_told_so: bool, rules: Sequence[Rule]) -> bool:
+    """Whether a parameter is what it was; while its group tells the same, what is beside it does not change that."""
+    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules)
 
 
 def _sees_shapes(rule: Rule) -> bool:
@@ -143,11 +164,13 @@ def _require_unsharded(params: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         )
 
 
-def _require_not_flattened(p: Tensor, former: Slot, group: Mapping[str, Any], name: str, rules: Sequence[Rule]) -> None:
+def _require_not_flattened(
+    p: Tensor, former: Slot, group: Mapping[str, Any], reading: Reading, name: str, rules: Sequence[Rule]
+) -> None:
     """RuntimeError if p, once `former` or in its place, has lost rows and columns that the rule needs."""
     if p.ndim >= 2 or len(former.shape) < 2 or not math.prod(former.shape):
         return
-    is_same = _rule_named(rules, _role_in(group, p)) is former.rule
+    is_same = _rule_named(rules, reading.role) is former.rule
     is_whole = former.rule.step.layout == "tensor" and p.numel() == math.prod(former.shape)
     if (_sees_shapes(former.rule) and not is_whole) if is_same else group["rule"] is None:
         raise RuntimeError(

@@ -1,125 +1,123 @@
-"""Routing: which role a module's parameter has."""
+"""Routing: which role each parameter of a model has, and how it is read."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .interface import Rule
-from .places import _places
+from .places import VIEW_KEYS, View, _places
+from .roles import Occurrence, Surroundings, _role
+from .trees import _tree_of, _tree_of_names
 
-HEAD_NAMES = ("lm_head", "head", "heads", "output", "classifier", "score", "logits", "embed_out", "unembed", "fc_out")
-EMBEDDING_HINT = re.compile(r"(^|[._])(wte|wpe|pos|position\w*|\w*embed\w*|\w*_emb|emb|\w*tokens?)($|[._])")
+Named = Iterable[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """The role of one parameter of a module, and why; `transposed` if rows and columns are swapped in storage."""
+    """The role of one parameter, how it is read as matrices, and why."""
 
     name: str
-    parameter: nn.Parameter
+    parameter: Tensor
     role: str
-    transposed: bool
+    view: View
     reason: str
 
 
-def route(model: nn.Module) -> list[Route]:
-    """One Route per parameter of the model, in the order of `model.named_parameters()`; tied parameters come once."""
-    uses: dict[nn.Parameter, list[tuple[str, str, nn.Module]]] = {}
-    vocabularies = {size for module in model.modules() if (size := getattr(module, "num_embeddings", None))}
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            uses.setdefault(parameter, []).append((path, name, module))
-    return [_route_one(p, places, vocabularies) for p, places in uses.items() if p.is_floating_point()]
+def route(model: nn.Module | Named) -> list[Route]:
+    """One Route per floating-point parameter, in the order of `named_parameters()`; tied parameters come once.
+
+    Args:
+        model: a module, or its named parameters, of which only names and shapes are known.
+
+    Raises:
+        ValueError: a parameter is lazy and has no shape yet.
+    """
+    if isinstance(model, nn.Module):
+        return _routes_of_module(model)
+    root, places = _tree_of_names(model)
+    known = Surroundings.of(root)
+    uses = [Occurrence(p, node, own, known) for p, (node, own) in places.items() if p.is_floating_point()]
+    return [_route([use]) for use in uses]
 
 
-def _route_one(parameter: nn.Parameter, uses: list[tuple[str, str, nn.Module]], vocabularies: set[int]) -> Route:
-    path, name, _ = uses[0]
-    found = [_role_of_use(parameter, *use, vocabularies) for use in uses]
-    role, transposed, reason = next((f for f in found if f[0] == "embedding"), found[0])
-    if len(uses) > 1:
-        others = ", ".join(".".join(filter(None, use[:2])) for use in uses[1:])
-        reason += f", tied to {others}"
-    return Route(".".join(filter(None, (path, name))), parameter, role, transposed, reason)
+def _routes_of_module(model: nn.Module) -> list[Route]:
+    root = _tree_of(model)
+    known = Surroundings.of(root)
+    uses: dict[Tensor, list[Occurrence]] = {}
+    for node in root.below():
+        for name, parameter in node.own.items():
+            uses.setdefault(parameter, []).append(Occurrence(parameter, node, name, known))
+    return [_route(places) for parameter, places in uses.items() if parameter.is_floating_point()]
 
 
-def _role_of_use(
-    parameter: nn.Parameter, path: str, name: str, module: nn.Module, vocabularies: set[int]
-) -> tuple[str, bool, str]:
-    """(role, transposed, reason) of a parameter as the attribute `name` of the module at `path`."""
-    kind = type(module).__name__
-    if nn.parameter.is_lazy(parameter):
-        raise ValueError(f"{path}.{name} has no shape yet: run the model once before its optimizer is made")
-    if parameter.ndim < 2:
-        return "vector", False, f"{parameter.ndim}-D"
-    if hasattr(module, "num_embeddings") and name == "weight":
-        return "embedding", False, kind
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return "conv", True, f"{kind}, stored by inputs"
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "conv", False, kind
-    if kind == "Conv1D" and hasattr(module, "nf"):
-        return "matrix", True, f"{kind}, stored by inputs"
-    if hasattr(module, "out_features") and name == "weight":
-        return _role_of_linear(path, module, vocabularies)
-    if isinstance(module, nn.MultiheadAttention):
-        return "matrix", False, f"{kind}, 3 matrices in one (split=3)" if name == "in_proj_weight" else kind
-    if isinstance(module, nn.RNNBase):
-        return "matrix", False, kind
-    if sum(size > 1 for size in parameter.shape) < 2:
-        return "vector", False, "one dimension above 1"
-    if EMBEDDING_HINT.search(f"{path}.{name}".lower()):
-        return "embedding", False, "by its name"
-    return "matrix", False, f"{parameter.ndim}-D, in {kind}"
+def _route(uses: list[Occurrence]) -> Route:
+    """The route of a parameter that may stand in several places; an embedding or head in any of them is one."""
+    names = [".".join(filter(None, (use.node.path, use.name))) for use in uses]
+    found = [_role(use) for use in uses]
+    preferred = [f for role in ("embedding", "head") for f in found if f.role == role]
+    role, view, reason = (*preferred, *found)[0]
+    tied = f", tied to {', '.join(names[1:])}" if len(names) > 1 else ""
+    return Route(names[0], uses[0].parameter, role, view, reason + tied)
 
 
-def _role_of_linear(path: str, module: nn.Module, vocabularies: set[int]) -> tuple[str, bool, str]:
-    """A head is named like one, or has one output per embedding, and is in no repeated block (`h.3.mlp.output`)."""
-    *parents, last = path.split(".")
-    in_block = any(parent.isdigit() for parent in parents)
-    if not in_block and last in HEAD_NAMES:
-        return "head", False, f"{type(module).__name__}, by its name"
-    if not in_block and module.out_features in vocabularies:
-        return "head", False, f"{type(module).__name__}, as many outputs as an embedding has entries"
-    return "matrix", False, type(module).__name__
+def param_groups(model: nn.Module | Named) -> list[dict[str, Any]]:
+    """The model's parameters as groups, one per role and view, for any generated optimizer or penalty.
 
-
-def param_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """The model's parameters as groups, one per role and view, for any generated optimizer."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`param_groups` takes a model, a torch.nn.Module, not {_kind_of(model)}")
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for r in route(model):
-        group = groups.setdefault((r.role, r.transposed), {"params": [], "param_names": [], "rule": r.role})
+    Raises:
+        TypeError: what is given is neither a module nor named parameters.
+    """
+    groups: dict[tuple[str, View], dict[str, Any]] = {}
+    for r in route(_model_for("param_groups", model)):
+        asked = {key: getattr(r.view, key) for key in VIEW_KEYS if getattr(r.view, key) != getattr(View(), key)}
+        group = groups.setdefault((r.role, r.view), {"params": [], "param_names": [], "rule": r.role, **asked})
         group["params"].append(r.parameter)
         group["param_names"].append(r.name)
-        if r.transposed:
-            group["transposed"] = True
     return list(groups.values())
 
 
-def explain_routing(model: nn.Module, optimizer_class: type[Any] | None = None) -> str:
-    """A table: parameter, shape, role, rule (of the class, if given), view and the reason."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`explain_routing` takes a model, a torch.nn.Module, not {_kind_of(model)}")
+def explain_routing(model: nn.Module | Named, optimizer_class: type[Any] | None = None) -> str:
+    """A table: parameter, shape, role, rule (of the class, if given), view and the reason.
+
+    The view is that of rules that see rows and columns: `8 of 64×32 transposed` are eight matrices.
+
+    Raises:
+        TypeError: the model or the class is something else.
+    """
     if optimizer_class is not None and not hasattr(optimizer_class, "RULES"):
         raise TypeError(
             f"`explain_routing` takes a generated optimizer, which has rules, not {_kind_of(optimizer_class)}"
         )
     table = [("parameter", "shape", "role", "rule", "view", "why")]
-    for r in route(model):
+    for r in route(_model_for("explain_routing", model)):
         rule = _rule_named(optimizer_class.RULES, r.role) if optimizer_class else None
-        rows, cols = _places("matrix", tuple(r.parameter.shape), r.transposed, None)[0].unit
-        view = "" if r.parameter.ndim < 2 else f"{rows}×{cols}" + (" transposed" if r.transposed else "")
         shape = "×".join(map(str, r.parameter.shape)) or "scalar"
+        view = _described_view(tuple(r.parameter.shape), r.view) if r.role != "vector" else ""
         table.append((r.name, shape, r.role, rule.name if rule else "none", view, r.reason))
     if optimizer_class is None:
         table = [(*row[:3], *row[4:]) for row in table]  # type: ignore[misc]
     return _columns(table)
+
+
+def _described_view(shape: tuple[int, ...], view: View) -> str:
+    places = _places("matrix", shape, view)
+    units = ", ".join((f"{p.count} of " if p.count > 1 else "") + "×".join(map(str, p.unit)) for p in places)
+    return units + (" transposed" if view.transposed else "")
+
+
+def _model_for(function: str, given: Any) -> nn.Module | list[tuple[str, Tensor]]:
+    """The module, or named parameters as a list; TypeError for anything else that the function is given."""
+    if isinstance(given, nn.Module):
+        return given
+    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor, type)) else [given]
+    if not all(isinstance(pair, tuple) and isinstance(pair[-1], Tensor) for pair in pairs):
+        raise TypeError(
+            f"`{function}` takes a model, a torch.nn.Module, or its named parameters, not {_kind_of(given)}"
+        )
+    return pairs
 
 
 def _kind_of(value: Any) -> str:

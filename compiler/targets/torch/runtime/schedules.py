@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +12,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .buckets import _arranged
 from .computations import _compute_dtype
-from .hypers import _checked_hypers
+from .groups import DEFAULTS
+from .hypers import _checked_hypers, _nearest
 from .interface import Rule
+from .parameters import _require_parameter
 from .places import Slot
-from .routing import _rule_named, route
+from .readings import _readings_of, _warn_of_guesses
+from .roster import _slot_of
+from .routing import _rule_named, param_groups
 
 
 class SpecSchedule(LRScheduler):
@@ -42,7 +47,8 @@ class SpecPenalty(nn.Module):
     """Base of generated penalties: `forward()` is the differentiable sum of the losses of all units that a rule takes.
 
     Args:
-        params: a module (routed by role), tensors or (name, tensor) pairs; what no rule takes is not penalized.
+        params: a module, (name, tensor) pairs, tensors, or groups of these that may set `rule`, `transposed`, `split`
+            and `batch`, as optimizers take them; what no rule takes is not penalized.
         hypers: the values of the hypers.
     """
 
@@ -51,13 +57,13 @@ class SpecPenalty(nn.Module):
     def __init__(self, params: Any, hypers: Mapping[str, Any]) -> None:
         super().__init__()
         self.hypers = _checked_hypers(type(self), hypers)
-        if isinstance(params, nn.Module):
-            routed = [(r.parameter, r.role, r.transposed) for r in route(params)]
-        else:
-            tensors = [p[1] if isinstance(p, tuple) else p for p in params]
-            routed = [(p, "matrix" if p.ndim >= 2 else "vector", False) for p in tensors]
-        rules = [(p, _rule_named(self.RULES, role), transposed) for p, role, transposed in routed]
-        self._routed = [(p, rule, transposed) for p, rule, transposed in rules if rule is not None and p.numel()]
+        groups = _groups_of(params)
+        readings = _readings_of(groups)
+        taken = [(p, r) for p, r in readings.items() if _rule_named(self.RULES, r.role) and p.numel()]
+        for p, reading in taken:
+            _require_parameter(p, reading.role, reading.view, f"a parameter of shape {tuple(p.shape)}", type(self))
+        self._slots = [(p, _slot_of(p, reading, self.RULES)) for p, reading in taken]
+        _warn_of_guesses(type(self), groups)
 
     @staticmethod
     def check_hypers(**hypers: Any) -> None:
@@ -66,9 +72,9 @@ class SpecPenalty(nn.Module):
     def forward(self) -> Tensor:
         """The 0-d penalty of the current weights."""
         batches: dict[tuple[Any, ...], list[tuple[Tensor, Slot]]] = {}
-        for p, rule, transposed in self._routed:
-            slot = Slot(rule, p.shape, p.dtype, p.device, transposed, None)
-            batches.setdefault((rule.name, p.dtype, p.device), []).append((p, slot))
+        for p, known in self._slots:
+            slot = known if known.fits(p) else replace(known, shape=p.shape, dtype=p.dtype, device=p.device)
+            batches.setdefault((slot.rule.name, p.dtype, p.device), []).append((p, slot))
         losses = []
         for slots in batches.values():
             kernel = slots[0][1].rule.step
@@ -76,3 +82,22 @@ class SpecPenalty(nn.Module):
                 weight = bucket.gather(bucket.params).to(_compute_dtype(slots[0][1].dtype))
                 losses.append(kernel.function(weight, **{name: self.hypers[name] for name in kernel.scalars})[0].sum())
         return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+def _groups_of(params: Any) -> list[dict[str, Any]]:
+    """The groups that an optimizer would make of what it is given."""
+    given = param_groups(params) if isinstance(params, nn.Module) else list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    return [_group_of(group) for group in groups]
+
+
+def _group_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("params", "param_names", *DEFAULTS)
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
+    members = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
+    group = {**DEFAULTS, **given, "params": [member[1] if isinstance(member, tuple) else member for member in members]}
+    if members and isinstance(members[0], tuple):
+        group["param_names"] = [name for name, _ in members]
+    return group
