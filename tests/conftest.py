@@ -1,5 +1,6 @@
-"""Options that put the tests on another machine: they must pass on every one that torch supports.
+"""What has to hold before any test is imported."""
 
+<<<<<<< HEAD
 `--bfloat16 yes` and `--bfloat16 no` say whether processors multiply bfloat16, whatever this one does, and with
 `--round-otherwise` torch's CPU kernels round as others might (see `roundings.py`). Both are for looking: `make test`
 needs neither.
@@ -44,3 +45,8 @@ def machine(pytestconfig: pytest.Config) -> Iterator[None]:
                 yield
         else:
             yield
+=======
+from tests.torchvision_operators import declare_operators
+
+declare_operators()
+>>>>>>> b9ce79b (Routing of published models, held to what they say of themselves; docs/routing.md with what went where)

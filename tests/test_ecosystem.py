@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,31 @@ def test_lightning(make: type[Optimizer], tmp_path: Path) -> None:
     train_plainly(plain, optimizer, losses_of(plain), schedule, clipped=by_group)
     assert len(found) == STEPS and found[-1] < found[0]
     require_same_bits(model, plain, start)
+
+
+@pytest.mark.peers
+def test_a_trainer_that_makes_the_optimizer(tmp_path: Path) -> None:
+    """A class gets tensors without names, and warns of the table in front; a function gets the model."""
+    transformers = pytest.importorskip("transformers")
+    shape = transformers.GPT2Config(vocab_size=1000, n_positions=32, n_layer=2, n_embd=32, n_head=2)
+
+    def made(first: Any) -> Optimizer:
+        settings = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+        trainer = transformers.Trainer(
+            transformers.GPT2LMHeadModel(shape), settings, optimizer_cls_and_kwargs=(first, {"lr": 0.5})
+        )
+        return trainer.create_optimizer()
+
+    with pytest.warns(UserWarning, match=r"also those of shape \(1000, 32\), which look like tables"):
+        by_shape = made(Muon)
+    assert len(by_shape.param_groups) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_role = made(lambda: Muon)
+    assert {group["rule"]: group["lr"] for group in by_role.param_groups} == dict.fromkeys(
+        ("matrix", "embedding", "vector"), 0.5
+    )
+    assert next(group["transposed"] for group in by_role.param_groups if group["rule"] == "matrix")
 
 
 @pytest.mark.peers

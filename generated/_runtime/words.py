@@ -37,8 +37,8 @@ GENERIC = "weight weights w data param params parameter parameters original"
 
 # Modules that look up rows, where their type is not known; T5 calls the table of both its halves `shared`.
 LOOKUPS = (
-    "embed embeds embedding embeddings emb tok tokens vocab wte wpe pos position positions positional lookup codebook "
-    "shared table"
+    "embed embeds embedding embeddings embedder emb tok token tokens vocab wte wpe pos position positions positional "
+    "lookup codebook shared table"
 )
 
 # Tables whose rows are no tokens, so that a layer with as many outputs as they have rows is no head for that.
@@ -57,28 +57,28 @@ LASTS = "fc linear dense out output final last decoder"
 BRIDGES = "projection projections projector aligner merger adapter connector bridge"
 
 
-def _words(name: str) -> list[str]:
+def _words_of(name: str) -> list[str]:
     """The words of a name in lower case; digits and single separators say nothing."""
     return [word.lower() for word in WORD.findall(name)]
 
 
 def _has_word(name: str, table: str) -> bool:
-    return not set(_words(name)).isdisjoint(table.split())
+    return not set(_words_of(name)).isdisjoint(table.split())
 
 
 def _ends_as_layer(name: str) -> bool:
-    return _words(name)[-1:] != [] and _words(name)[-1] in LAYERS.split()
+    return _words_of(name)[-1:] != [] and _words_of(name)[-1] in LAYERS.split()
 
 
 def _is_generic(name: str) -> bool:
-    return set(GENERIC.split()).issuperset(_words(name))
+    return set(GENERIC.split()).issuperset(_words_of(name))
 
 
 def _named_role(name: str) -> tuple[str, str] | None:
     """The role of a parameter of this name and what it is, if the name tells."""
     if name in WHOLE_NAMES:
         return "vector", WHOLE_NAMES[name]
-    if _words(name)[-1:] == ["table"]:
+    if _words_of(name)[-1:] == ["table"]:
         return "embedding", "a table"
     if _ends_as_layer(name):
         return None
@@ -86,7 +86,9 @@ def _named_role(name: str) -> tuple[str, str] | None:
 
 
 def _is_named_as_lookup(module: str) -> bool:
-    return _has_word(module, LOOKUPS) and not _ends_as_layer(module)
+    if _words_of(module)[-1:] in (["bias"], ["biases"], ["table"]):
+        return True  # of attention by relative position
+    return _has_word(module, LOOKUPS) and not _has_word(module, LAYERS)
 
 
 def _is_named_as_head(module: str) -> bool:

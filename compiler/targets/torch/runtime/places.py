@@ -35,7 +35,7 @@ class View:
     batch: int = 0
 
 
-VIEW_KEYS = tuple(field.name for field in fields(View))
+VIEW_KEYS = tuple(each.name for each in fields(View))
 
 
 def _view_in(group: Mapping[str, Any]) -> View:

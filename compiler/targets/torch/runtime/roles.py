@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .places import View
 from .trees import WEIGHTS, ModuleNode, _has_head_type, _heads_in, _is_table, _layer_at, _telling_name
-from .words import _is_generic, _is_named_as_head, _is_named_as_lookup, _named_role, _words
+from .words import _is_generic, _is_named_as_head, _is_named_as_lookup, _named_role, _words_of
 
 RECURRENT = re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?")
 
@@ -36,15 +36,16 @@ class Surroundings:
 
     root: ModuleNode
     heads: Mapping[ModuleNode, str]
-    first: ModuleNode | None  # the first layer, which may read a single channel
+    stem: ModuleNode | None  # the first convolution, which may read a single channel
     by_inputs: bool  # whether the matrices whose biases tell are all stored by inputs, where types do not
 
     @classmethod
     def of(cls, root: ModuleNode) -> Surroundings:
-        layers = [layer for node in root.below() if (layer := _layer_at(node)) is not None and layer.holds_matrix]
+        layers = [layer for node in root.below() if (layer := _layer_at(node)) is not None]
+        stems = [layer.node for layer in layers if layer.is_conv and not layer.node.is_in_block]
         told = [turned for node in root.below() if (turned := _is_turned(node, "weight")) is not None]
         is_told = root.module is None and bool(told) and all(told)
-        return cls(root, _heads_in(root), layers[0].node if layers else None, is_told)
+        return cls(root, _heads_in(root), stems[0] if stems else None, is_told)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _of_linear_by_inputs(use: Occurrence) -> Ruling | None:
 def _of_linear(use: Occurrence) -> Ruling | None:
     if not hasattr(use.node.module, "out_features") or use.name not in WEIGHTS:
         return None
-    if _words(use.node.name)[-1:] in (["bias"], ["biases"]):
+    if _words_of(use.node.name)[-1:] in (["bias"], ["biases"]):
         return Ruling("embedding", View(transposed=True), f"{use.kind}, named as a table of biases")
     role, reason = _head_or("matrix", use)
     return None if role == "matrix" and use.is_flat else Ruling(role, View(), reason)
@@ -169,7 +170,8 @@ def _of_one_dimension(use: Occurrence) -> Ruling | None:
 
 def _of_name(use: Occurrence) -> Ruling | None:
     """By the words of its name, or of its module's where its own is generic."""
-    own = "" if use.kind in ("ParameterList", "ParameterDict") else use.name
+    is_listed = use.kind in ("ParameterList", "ParameterDict") or not _words_of(use.name)
+    own = _telling_name(use.node) if is_listed else use.name
     if _is_generic(own):
         return _of_module_name(use)
     found = _named_role(own)
@@ -194,21 +196,23 @@ def _of_module_name(use: Occurrence) -> Ruling | None:
 
 def _of_features(use: Occurrence) -> Ruling | None:
     """A leading 1 is the samples of a batch: such a parameter is added to features, or put beside them."""
-    if use.parameter.ndim > 2 and use.shape[0] == 1:
+    is_conv = use.node.module is None and use.name in WEIGHTS
+    if use.parameter.ndim > 2 and use.shape[0] == 1 and not is_conv:
         return Ruling("embedding", _table_view(use.shape), "one for all samples")
     return None
 
 
 def _of_unknown_convolution(use: Occurrence) -> Ruling | None:
     """What is called weight, has three dimensions or more, and a kernel smaller than its channels."""
-    is_conv = hasattr(use.node.module, "kernel_size") or _words(use.kind)[-1:] in (["conv"], ["convolution"])
-    if is_conv and use.parameter.ndim == 2:
+    is_named = _words_of(use.kind)[-1:] in (["conv"], ["convolution"])
+    is_conv = is_named or hasattr(use.node.module, "kernel_size")
+    if is_named and use.parameter.ndim == 2:
         return _vector(f"{use.kind}, a filter for each channel")
     if use.name not in WEIGHTS or use.parameter.ndim < 3 or (use.node.module is not None and not is_conv):
         return None
     if use.node.module is None and use.parameter.ndim == 3 and use.shape[2] > use.shape[0]:
         return None
-    if use.shape[1] == 1 and use.node is not use.model.first:
+    if use.shape[1] == 1 and use.node is not use.model.stem:
         return _vector("a filter for each channel, by its shape")
     role, reason = _head_or("conv", use)
     bias = use.node.own.get("bias")
@@ -221,13 +225,10 @@ def _of_matrices(use: Occurrence) -> Ruling | None:
     """Of more than two dimensions the last two are matrices, unless the others only write out the columns."""
     if use.parameter.ndim < 3 or use.shape[0] == math.prod(use.shape[1:]):
         return None
-    count = math.prod(use.shape[:-2])
-    view = _batch_view(use)
-    return Ruling(
-        "matrix",
-        view,
-        f"{count} matrices{f', in {use.kind}' if use.kind else ''}" + ", stored by inputs" * view.transposed,
-    )
+    view, count = _batch_view(use), f"{math.prod(use.shape[:-2])} matrices"
+    role, reason = _head_or("matrix", use) if use.name in WEIGHTS else ("matrix", use.kind)
+    where = f", in {use.kind}" if role == "matrix" and use.kind else f", {reason}" if role == "head" else ""
+    return Ruling(role, view, count + where + ", stored by inputs" * view.transposed)
 
 
 def _of_stack(use: Occurrence) -> Ruling | None:

@@ -38,10 +38,11 @@ def route(model: nn.Module | Named) -> list[Route]:
     """
     if isinstance(model, nn.Module):
         return _routes_of_module(model)
-    root, places = _tree_of_names(model)
+    named = {parameter: name for name, parameter in model}
+    root, places = _tree_of_names((name, parameter) for parameter, name in named.items())
     known = Surroundings.of(root)
     uses = [Occurrence(p, node, own, known) for p, (node, own) in places.items() if p.is_floating_point()]
-    return [_route([use]) for use in uses]
+    return [Route(named[use.parameter], use.parameter, *_role(use)) for use in uses]
 
 
 def _routes_of_module(model: nn.Module) -> list[Route]:

@@ -6,6 +6,7 @@ tree. Knows no roles but that of heads, which follows from a layer's place among
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,11 +23,13 @@ from .words import (
     _is_generic,
     _is_named_as_head,
     _is_named_as_lookup,
-    _words,
+    _words_of,
 )
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 WEIGHTS = ("weight", "weight_v", "weight_orig")  # as older reparametrizations call them
+REPARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original1?$")
+LEAST_WIDTH = 16  # of what tokens are; tables of fewer columns hold coordinates
 CHUNKS = range(1, 7)  # one output may be several inputs: 2 of a gated unit, 3 of attention, 6 of an adaptive norm
 
 
@@ -67,11 +70,13 @@ class ModuleNode:
             return False
         if _is_named_as_head(self.parent.name):
             return False  # heads for several scales or tasks
-        if type(self.module) in CONTAINERS and any(_is_named_as_head(node.name) for node in self.line):
+        is_plain = type(self.module) in CONTAINERS if self.module is not None else _is_pipeline(self)
+        if is_plain and any(_is_named_as_head(node.name) for node in self.line):
             return False
         if isinstance(self.parent.module, nn.ModuleList) or (self.module is None and self.name.isdigit()):
             return True
-        alike = [other for other in self.parent.children.values() if other is not self and other.children]
+        others = [other for other in self.parent.children.values() if other is not self and other.children]
+        alike = [other for other in others if _is_numbered_like(other.name, self.name)]
         if self.module is not None and type(self.module) not in CONTAINERS:
             return any(type(other.module) is type(self.module) for other in alike)
         return any(other._signature == self._signature for other in alike)
@@ -86,8 +91,14 @@ class ModuleNode:
         return self.parent is not None and (self.parent.is_block or self.parent.is_in_block)
 
 
+def _is_numbered_like(name: str, other: str) -> bool:
+    """Whether names differ in nothing but what follows a number: `layer1` and `layer2`, `mixed_5b` and `mixed_6a`."""
+    one, two = (re.match(r"(\D*)\d", each) for each in (name, other))
+    return one is not None and two is not None and one[1] == two[1]
+
+
 def _has_head_type(node: ModuleNode) -> bool:
-    return node.module is not None and _words(node.kind)[-1:] != [] and _words(node.kind)[-1] in HEAD_TYPES
+    return node.module is not None and _words_of(node.kind)[-1:] != [] and _words_of(node.kind)[-1] in HEAD_TYPES
 
 
 def _tree_of(model: nn.Module) -> ModuleNode:
@@ -107,10 +118,10 @@ def _tree_of(model: nn.Module) -> ModuleNode:
 
 
 def _tree_of_names(named: Iterable[tuple[str, Tensor]]) -> tuple[ModuleNode, dict[Tensor, tuple[ModuleNode, str]]]:
-    """The tree that names with dots tell, and where in it each parameter is."""
+    """The tree that names with dots tell, and where in it each parameter is; `original`s are what they make."""
     root, places = ModuleNode("", "", None), {}
     for name, parameter in named:
-        *parents, own = name.split(".")
+        *parents, own = REPARAMETRIZED.sub(r"\1", name).split(".")
         node = root
         for key in parents:
             path = f"{node.path}.{key}" if node.path else key
@@ -164,7 +175,7 @@ def _is_table(node: ModuleNode) -> bool:
     if node.module is not None:
         return hasattr(node.module, "num_embeddings")
     is_one = _is_named_as_lookup(_telling_name(node)) and not _is_named_as_head(node.name)
-    return is_one and list(node.own) == ["weight"] and node.own["weight"].ndim == 2
+    return is_one and "bias" not in node.own and "weight" in node.own and node.own["weight"].ndim == 2
 
 
 def _telling_name(node: ModuleNode) -> str:
@@ -173,13 +184,10 @@ def _telling_name(node: ModuleNode) -> str:
 
 
 def _vocabularies(root: ModuleNode) -> dict[tuple[int, ...], ModuleNode]:
-    """The tables of tokens by their shapes; tables of places and types are none."""
+    """The tables of tokens by their shapes; tables of places and types are none, nor is a single row."""
     tables = [node for node in root.below() if _is_table(node) and "weight" in node.own]
-    return {
-        tuple(table.own["weight"].shape): table
-        for table in tables
-        if not _has_word(f"{_telling_name(table)}.{table.kind}", PLACES)
-    }
+    named = {tuple(t.own["weight"].shape): t for t in tables if not _has_word(f"{_telling_name(t)}.{t.kind}", PLACES)}
+    return {shape: table for shape, table in named.items() if len(shape) == 2 and shape[0] > 1}
 
 
 def _heads_in(root: ModuleNode) -> dict[ModuleNode, str]:
@@ -193,7 +201,7 @@ def _heads_in(root: ModuleNode) -> dict[ModuleNode, str]:
             others = layers[:i]
             is_last = not any(other.holds_matrix for other in layers[i + 1 :])
             if reason := (
-                _named(layer, others, later)
+                _named_head(layer, others, later, max(vocabularies, default=(0, 0))[1])
                 or _of_vocabulary(layer, vocabularies)
                 or _at_the_end(layer, others, later, is_last, outputs)
             ):
@@ -202,15 +210,17 @@ def _heads_in(root: ModuleNode) -> dict[ModuleNode, str]:
     return heads
 
 
-def _named(layer: Layer, before: Sequence[Layer], later: Collection[int]) -> str:
-    """Heads have the name of one, or end a module that has; what returns to the width it began with is no end."""
+def _named_head(layer: Layer, before: Sequence[Layer], later: Collection[int], token_width: int) -> str:
+    """Heads have the name of one, or end a module that has, unless they return to the width of features or tokens."""
     scope = [node for node in layer.node.line if node.parent is not None and _is_named_as_head(node.name)]
     if not scope or layer.gives in later:
         return ""
     if scope[-1] is layer.node:
         return "by its name"
     inside = [other for other in (*before, layer) if scope[-1] in other.node.line]
-    return "" if any(layer.gives in other.reads for other in inside) else f"the last of {scope[-1].path}"
+    leads_to_tokens = layer.gives == token_width >= LEAST_WIDTH  # the table of tokens is the head
+    is_inner = leads_to_tokens or any(layer.gives in other.reads for other in inside)
+    return "" if is_inner else f"the last of {scope[-1].path}"
 
 
 def _of_vocabulary(layer: Layer, vocabularies: Mapping[tuple[int, ...], ModuleNode]) -> str:
@@ -241,14 +251,21 @@ def _outer_layers(root: ModuleNode) -> set[ModuleNode]:
     while not root.own and len(root.children) == 1:
         root = next(iter(root.children.values()))
     children = _filled_children(root)
-    if isinstance(root.module, nn.Sequential):
+    if _is_pipeline(root):
         children = children[-1:]
     ends = set()
     for child in children:
-        while isinstance(child.module, nn.Sequential) and (filled := _filled_children(child)):
+        while _is_pipeline(child) and (filled := _filled_children(child)):
             child = filled[-1]
         ends.add(child)
     return ends
+
+
+def _is_pipeline(node: ModuleNode) -> bool:
+    """Whether the children follow each other; where only names are known: if these are numbers."""
+    if node.module is not None:
+        return isinstance(node.module, nn.Sequential)
+    return bool(node.children) and all(name.isdigit() for name in node.children)
 
 
 def _filled_children(node: ModuleNode) -> list[ModuleNode]:
