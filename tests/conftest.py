@@ -1,6 +1,5 @@
-"""What has to hold before any test is imported."""
+"""Options that put the tests on another machine: they must pass on every one that torch supports.
 
-<<<<<<< HEAD
 `--bfloat16 yes` and `--bfloat16 no` say whether processors multiply bfloat16, whatever this one does, and with
 `--round-otherwise` torch's CPU kernels round as others might (see `roundings.py`). Both are for looking: `make test`
 needs neither.
@@ -23,6 +22,9 @@ import roundings
 
 from optforge.compiler.targets.torch.runtime import orthogonal
 from optforge.generated._runtime import orthogonal as generated_orthogonal
+from tests.torchvision_operators import declare_operators
+
+declare_operators()
 
 if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     folder = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{capability}"
@@ -45,8 +47,3 @@ def machine(pytestconfig: pytest.Config) -> Iterator[None]:
                 yield
         else:
             yield
-=======
-from tests.torchvision_operators import declare_operators
-
-declare_operators()
->>>>>>> b9ce79b (Routing of published models, held to what they say of themselves; docs/routing.md with what went where)

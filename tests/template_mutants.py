@@ -225,8 +225,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "loaded groups not checked",
         "a checkpoint brings hypers that the spec forbids",
         f"{RUNTIME}/optimizer.py",
-        "self._hyper_names, own)\n            self._check_group(group)",
-        "self._hyper_names, own)",
+        "self._hyper_names, (SPEC_KEY, *own))\n            self._check_group(group)",
+        "self._hyper_names, (SPEC_KEY, *own))",
     ),
     Mutant(
         "conditions left out of the class",
@@ -458,7 +458,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "infinity is finite",
         "skip_nonfinite lets overflows through",
-        f"{RUNTIME}/optimizer.py",
+        f"{RUNTIME}/calls.py",
         "bool(get_total_norm(grads, math.inf).isfinite())",
         "not bool(get_total_norm(grads, math.inf).isnan())",
     ),

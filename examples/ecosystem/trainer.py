@@ -2,8 +2,8 @@
 
 The optimizer is made from the model and handed over, together with its schedule. Made from the model, it knows that
 ``Conv1D``, of which GPT-2 in ``transformers`` consists, stores inputs x outputs, and sees its weights transposed.
-``Trainer(optimizer_cls_and_kwargs=(NAMO, {...}))`` would make it from bare tensors, of which nobody knows what they are,
-and the class warns; what is no class but a function is given the model: ``(lambda: NAMO, {"lr": 2e-2})``.
+``Trainer(optimizer_cls_and_kwargs=(NAMO, {...}))`` would make it from bare tensors, of which nobody knows what they
+are, and the class warns; what is no class but a function is given the model: ``(lambda: NAMO, {"lr": 2e-2})``.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from .buckets import Bucket
 from .computations import Computation, Scalars, _compute_dtype, _memories_of
@@ -150,3 +152,9 @@ def _ordered_sum(values: list[Tensor]) -> Tensor:
     device = values[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
     return torch.cat([value.detach().to(device, wide).flatten() for value in values]).sort().values.sum()
+
+
+def _all_finite(works: Iterable[Work]) -> bool:
+    """Whether no gradient has a NaN or infinity; waits for the device once."""
+    grads = [p.grad for work in works for p in work.params if p.grad is not None]
+    return not grads or bool(get_total_norm(grads, math.inf).isfinite())

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from .hypers import _nearest
+from .interface import PRECISIONS
 from .places import VIEW_KEYS
 
 OPTIONS = ("params", "param_names", "rule", *VIEW_KEYS, "precision")
@@ -65,6 +67,11 @@ class Group(dict[str, Any]):
 def _second_names(momentum: Sequence[str], hypers: Iterable[str]) -> tuple[str, ...]:
     """The hypers that "momentum" is another name for in groups: none where a hyper has that name."""
     return () if MOMENTUM in hypers else tuple(momentum)
+
+
+def _require_precision(precision: object) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
 
 
 # -- keys and arguments that are none of ours --------------------------------------------------------------------------

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
-from torch.nn.utils import get_total_norm
 
 from .arrangement import Arrangement
 from .autocast import _without_autocast
-from .calls import Call, Work, _ordered_sum
+from .calls import Call, Work, _all_finite, _ordered_sum
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .counters import Counters, DeviceCounters, _is_capturing
-from .groups import DEFAULTS, Group, _explains_arguments, _require_known_keys, _second_names
+from .groups import DEFAULTS, Group, _explains_arguments, _require_known_keys, _require_precision, _second_names
 from .hypers import _checked_hypers, _nearest
-from .interface import PRECISIONS, Event, Kernel, Rule
+from .interface import Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
 from .loading import _Reader
 from .modes import _is_due, _mode_counts, _require_training, _why_not_due
@@ -399,14 +397,3 @@ def _plain(value: Any) -> Any:
 def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Values that a dictionary can tell apart; tensors, which only a capturable optimizer has here, by identity."""
     return tuple([id(value) if isinstance(value, Tensor) else value for value in values])
-
-
-def _require_precision(precision: object) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
-
-
-def _all_finite(works: Iterable[Work]) -> bool:
-    """Whether no gradient has a NaN or infinity; waits for the device once."""
-    grads = [p.grad for work in works for p in work.params if p.grad is not None]
-    return not grads or bool(get_total_norm(grads, math.inf).isfinite())
