@@ -130,7 +130,7 @@ def _of_linear(use: Occurrence) -> Ruling | None:
     if _words_of(use.node.name)[-1:] in (["bias"], ["biases"]):
         return Ruling("embedding", View(transposed=True), f"{use.kind}, named as a table of biases")
     role, reason = _head_or("matrix", use)
-    return None if role == "matrix" and use.is_flat else Ruling(role, View(), reason)
+    return Ruling(role, View(), reason)
 
 
 def _of_attention(use: Occurrence) -> Ruling | None:
