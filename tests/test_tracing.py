@@ -193,9 +193,9 @@ def steps_of(source: str, **hypers: Any) -> list[list[float]]:
         "cap if t > 2 else lr * t",
         "(-2)^t + -2^t",
         "(-0.5)^(-t)",
-        "inf - inf if cap != inf else 1e300 * 1e10 * t",
+        "inf - inf if cap != inf else 1e300 * t * 1e10",
         "100000000000000000000 * lr",
-        "(lr if lr < 1e308 * 10 else 1) * 1e-320",
+        "(lr if lr < 1e308 * t * 10 else 1) * 1e-320",
         "lr * -0.0",
     ],
 )
