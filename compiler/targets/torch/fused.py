@@ -116,7 +116,7 @@ def arguments(kernel: ir.Optimizer, found: Instance, step: ir.Function) -> dict[
         try:
             value = by_cases([(dict(each.case.chosen), each.value(hyper.name)) for each in words])
             values[hyper.name] = inlined(value, step)
-        except KeyError:
+        except (KeyError, OverflowError):  # not a scalar of the spec, or a number that no float is
             return None
     nodes = [node for value in values.values() for node in ir.walk(value)]
     is_scalar = all(node.source in SCALARS for node in nodes if isinstance(node, ir.Input))
