@@ -277,7 +277,8 @@ def test_param_groups_weight_decay(info, kwargs):
     problem.train(info.optim_cls(groups))
     assert problem.loss().item() < start
     if not has_totals(info.optim_cls):
-        optimizers = [info.optim_cls([other.weight], **decays), info.optim_cls([other.bias], **does_not)]
+        alone = [{"params": [other.weight], **decays}, {"params": [other.bias], **does_not}]
+        optimizers = [info.optim_cls([group]) for group in alone]
         for _ in range(STEPS):
             other.closure(optimizers[0])()
             for optimizer in optimizers:
