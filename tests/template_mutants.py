@@ -499,6 +499,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "return x.narrow(0, before, size)",
     ),
     Mutant(
+        "an lr of a group is a multiple of itself",
+        "embeddings with an lr of their own hardly move",
+        f"{RUNTIME}/readings.py",
+        "        group[ratio] = 1.0\n",
+        "        group[ratio] = group[ratio]\n",
+    ),
+    Mutant(
         "last element of each block left out",
         "of large parameters one element in a quarter million stands still",
         f"{RUNTIME}/buckets.py",

@@ -165,6 +165,19 @@ def test_norms_over_several_dimensions_are_vectors():
     assert {r.role for r in route(nn.Sequential(nn.LayerNorm((3, 4, 4)), nn.RMSNorm((3, 4))))} == {"vector"}
 
 
+def test_the_weight_of_a_layer_is_a_matrix_though_it_has_one_row():
+    """As it is in a gate of shared experts; by module and by name."""
+    layers = {
+        "norm": nn.LayerNorm(WIDTH),
+        "gate": nn.Linear(WIDTH, 1),
+        "wide": nn.Linear(1, WIDTH),
+        "up": nn.Linear(6, 8),
+    }
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict(layers)])})
+    for given in (model, model.named_parameters()):
+        assert {r.role for r in route(given) if r.parameter.ndim == 2} == {"matrix"}
+
+
 def test_parameters_in_lists_have_the_name_of_the_list():
     model = nn.Module()
     model.position_embeddings = nn.ParameterList([weight(4, 1, 4), weight(1, 4, 6)])

@@ -122,7 +122,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     optimizer_class = find_class(config.name)
     target: Any = model if is_generated(optimizer_class) else model.parameters()
     if config.rest_lr is not None:
-        target = split_rates(model, optimizer_class, config.rest_lr)
+        target = split_rates(model, config.rest_lr)
     rate = {} if config.lr is None else {"lr": config.lr}
     try:
         return optimizer_class(target, **rate, **config.options)
@@ -130,14 +130,11 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         raise OptimizerError(f"{config.name}: {error}") from error
 
 
-def split_rates(model: nn.Module, optimizer_class: type[Optimizer], rest_lr: float) -> list[dict[str, Any]]:
+def split_rates(model: nn.Module, rest_lr: float) -> list[dict[str, Any]]:
     """Parameter groups by role, hidden matrices first; all other groups learn at ``rest_lr``."""
-    rates = {"lr": rest_lr}
-    if "rest_ratio" in inspect.signature(optimizer_class).parameters:
-        rates["rest_ratio"] = 1.0  # such a class would multiply the group's rate by it
     groups = optforge.param_groups(model)
     hidden = [group for group in groups if group["rule"] in HIDDEN_ROLES]
-    return hidden + [{**group, **rates} for group in groups if group["rule"] not in HIDDEN_ROLES]
+    return hidden + [{**group, "lr": rest_lr} for group in groups if group["rule"] not in HIDDEN_ROLES]
 
 
 def build_schedule(schedule: ScheduleConfig, optimizer: Optimizer, *, steps: int) -> LRScheduler:

@@ -167,7 +167,9 @@ def _of_affine(use: Occurrence) -> Ruling | None:
 
 
 def _of_one_dimension(use: Occurrence) -> Ruling | None:
-    return _vector("one dimension above 1") if use.is_flat and use.node not in use.model.heads else None
+    """What is spread out to be added or multiplied; a layer's weight of one row or column remains a matrix."""
+    is_layer = use.node.module is None and use.name in WEIGHTS and use.parameter.ndim == 2
+    return _vector("one dimension above 1") if use.is_flat and not is_layer else None
 
 
 def _of_name(use: Occurrence) -> Ruling | None:

@@ -11,7 +11,7 @@ Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from optforge.dsl.diagnostics import SpecError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
     from optforge.curvature import GaussNewtonBartlett, Hutchinson
@@ -70,15 +71,24 @@ def compile_source(text: str, name: str = "<string>") -> ModuleType:
     return compile_text(text, name)
 
 
-def param_groups(model: Module) -> list[dict[str, Any]]:
-    """Parameter groups by role (hidden matrices, convolutions, embeddings, head, vectors) for any generated class."""
+def param_groups(model: Module | Iterable[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+    """Parameter groups by role (hidden matrices, convolutions, embeddings, head, vectors) for any generated class.
+
+    Args:
+        model: a module, or its named parameters, of which only names and shapes tell what they are.
+    """
     from optforge.generated import _runtime
 
     return _runtime.param_groups(model)
 
 
-def explain_routing(model: Module, optimizer: type | None = None) -> str:
-    """A table of the model's parameters: shape, role, the rule of ``optimizer`` that takes it, its view, and why."""
+def explain_routing(model: Module | Iterable[tuple[str, Tensor]], optimizer: type | None = None) -> str:
+    """A table of the model's parameters: shape, role, the rule of ``optimizer`` that takes it, its view, and why.
+
+    Args:
+        model: a module, or its named parameters.
+        optimizer: a generated class; without it the table has no rules.
+    """
     from optforge.generated import _runtime
 
     return _runtime.explain_routing(model, optimizer)
