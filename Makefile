@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
-.PHONY: demo test test-all lint fuzz verify mutants template-mutants bench double-descent check-generated clean
+.PHONY: demo test test-all test-matrix lint fuzz verify mutants template-mutants bench double-descent check-generated clean
 
 demo: $(READY)
 	$(BIN)/optforge check specs/namo.opt
@@ -19,6 +19,27 @@ test: $(READY)
 
 test-all: test $(PEERS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "wide or peers"
+
+# The same tests with the oldest torch that pyproject.toml allows, and with the newest there is. Each has an environment
+# of its own: half an hour on two cores, and up to 12 GB where torch comes with CUDA's libraries.
+OLDEST_TORCH := torch==2.9.*
+NEWEST_TORCH := torch
+MATRIX := $(VENV)-oldest $(VENV)-newest
+
+test-matrix: $(MATRIX:=/.ready)
+	for each in $(MATRIX); do \
+		$$each/bin/python -c "import torch; print('torch', torch.__version__)" && \
+		OMP_NUM_THREADS=1 $$each/bin/python -m pytest -n auto --dist worksteal -m "not wide and not peers" || exit 1; \
+	done
+
+$(VENV)-oldest/.ready: TORCH := $(OLDEST_TORCH)
+$(VENV)-newest/.ready: TORCH := $(NEWEST_TORCH)
+$(VENV)-%/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	grep -vE '^(torch|triton)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint $(@D)/constraints.txt \
+		--editable ".[dev]" "$(TORCH)"
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -65,4 +86,4 @@ $(PEERS): $(READY)
 	touch $(PEERS)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MATRIX) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

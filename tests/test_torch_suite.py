@@ -604,27 +604,33 @@ def test_every_scheduler_of_torch_is_here():
 
 @optims_by_default
 def test_every_scheduler(info):
-    """Under each scheduler the lr goes as in `torch.optim.SGD`, as tensor in place, and steps are those of that lr."""
+    """Under each scheduler the lr goes as in `torch.optim.SGD`, and steps are those of that lr.
+
+    A tensor goes as SGD's own one does, and in place where that does: ReduceLROnPlateau of torch 2.9 puts a number
+    there instead, and some schedulers of that release make other values of tensors than of numbers.
+    """
     for make in EVERY_SCHEDULER.values():
         first, twins = [[torch.linspace(-1, 1, 3).requires_grad_()] for _ in range(2)]
         lr = values_of(info.optim_cls).defaults["lr"]
-        tensor = torch.tensor(lr, dtype=torch.float64)
-        theirs = torch.optim.SGD(matrices(1), lr=lr)
+        tensor, their_tensor = torch.tensor(lr, dtype=torch.float64), torch.tensor(lr, dtype=torch.float64)
+        theirs, theirs_in_place = torch.optim.SGD(matrices(1), lr=lr), torch.optim.SGD(matrices(1), lr=their_tensor)
         ours, by_hand = info.optim_cls(first), info.optim_cls(twins)
         in_place = info.optim_cls(matrices(1), lr=tensor)
-        schedulers = [make(each) for each in (theirs, ours, in_place)]
+        schedulers = [make(each) for each in (theirs, theirs_in_place, ours, in_place)]
         seen = set()
         for t in range(4):
             by_hand.param_groups[0]["lr"] = theirs.param_groups[0]["lr"]
             for optimizer in (ours, by_hand):
                 set_gradients(optimizer.param_groups[0]["params"], t)
-            for optimizer in (ours, by_hand, theirs, in_place):
+            for optimizer in (ours, by_hand, theirs, theirs_in_place, in_place):
                 optimizer.step()
             for scheduler in schedulers:
                 step_scheduler(scheduler, torch.tensor(0.0))
             assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
-            assert in_place.param_groups[0]["lr"] is tensor
-            assert tensor.item() == pytest.approx(float(theirs.param_groups[0]["lr"]), rel=1e-6)
+            kept = theirs_in_place.param_groups[0]["lr"] is their_tensor
+            assert (in_place.param_groups[0]["lr"] is tensor) == kept
+            expected = float(theirs_in_place.param_groups[0]["lr"])
+            assert float(in_place.param_groups[0]["lr"]) == pytest.approx(expected, rel=1e-6)
             assert same(clones(first), clones(twins))
             seen.add(ours.param_groups[0]["lr"])
         assert len(seen) > 1
