@@ -7,6 +7,7 @@ from dataclasses import replace
 from optforge.compiler import ir
 from optforge.compiler.analysis.modes import with_modes
 from optforge.compiler.analysis.momentum import momentum_hypers
+from optforge.compiler.analysis.rest import keeps_zero, moves_at_rest
 
 
 def with_facts(program: ir.Program) -> ir.Program:
@@ -16,5 +17,9 @@ def with_facts(program: ir.Program) -> ir.Program:
 
 
 def examined(optimizer: ir.Optimizer) -> ir.Optimizer:
-    rules = tuple(with_modes(rule) for rule in optimizer.rules)
+    has_lr = any(hyper.name == "lr" for hyper in optimizer.hypers)
+    rules = tuple(
+        replace(with_modes(rule), keeps_zero=keeps_zero(rule), moves_at_rest=has_lr and moves_at_rest(rule))
+        for rule in optimizer.rules
+    )
     return replace(optimizer, rules=rules, momentum=momentum_hypers(optimizer))

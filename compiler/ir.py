@@ -239,6 +239,8 @@ class Rule:
     claims: tuple[Claim, ...]
     written: tuple[Written, ...]  # the spec's own equations, for docstrings
     was: tuple[Function, ...] = ()  # each makes one memory out of those of an older checkpoint
+    keeps_zero: bool = field(default=False, compare=False)  # a weight of zeros stays so
+    moves_at_rest: bool = field(default=False, compare=False)  # a step with lr = 0 may change the weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,9 @@ class AdamH(SpecOptimizer):
         radius = prev(radius, norm(weight))
         weight <- scale_to(weight - lr * scale_to(u, radius), radius)
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta1=beta1, beta2=beta2, eps=eps,
@@ -133,6 +136,7 @@ class AdamH(SpecOptimizer):
                 scalars=("t", "lr", "beta1", "beta2", "eps"),
                 outputs=("weight", "m", "v", "radius"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

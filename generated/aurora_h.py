@@ -118,6 +118,9 @@ class AuroraH(SpecOptimizer):
         radius = prev(radius, norm(weight))
         weight <- scale_to(weight - lr * scale_to(update, radius), radius)
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, eps=1e-10, weight_decay=0)
@@ -162,6 +165,7 @@ class AuroraH(SpecOptimizer):
                 scalars=("lr", "beta", "nesterov", "steps"),
                 outputs=("weight", "m", "radius"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

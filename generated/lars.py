@@ -52,6 +52,9 @@ class LARS(SpecOptimizer):
         m = heavy_ball(lr * ratio * (grad + weight_decay * weight), momentum)
         weight <- weight - m
 
+    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    parameters exactly as they are.
+
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: learning rate; `lr >= 0`.

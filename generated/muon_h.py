@@ -85,6 +85,9 @@ class MuonH(SpecOptimizer):
         radius = prev(radius, norm(weight))
         weight <- scale_to(weight - lr * scale_to(update, radius), radius)
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, eps=1e-10, weight_decay=0)
@@ -130,6 +133,7 @@ class MuonH(SpecOptimizer):
                 scalars=("lr", "beta", "nesterov", "steps"),
                 outputs=("weight", "m", "radius"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

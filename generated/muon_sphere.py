@@ -94,6 +94,8 @@ class MuonSphere(SpecOptimizer):
         w = weight * radius / max(spectral_norm(weight), 1e-10)
         weight <- w - lr * radius * update
 
+    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, eps=1e-10, weight_decay=0)

@@ -121,6 +121,9 @@ class Muown(SpecOptimizer):
         u = debias(g_m, beta1) / (sqrt(debias(g_v, beta2)) + eps)
         weight <- (g - lr * u) * rownorm(d) - lr * weight_decay * weight
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=weight_decay)
@@ -181,6 +184,7 @@ class Muown(SpecOptimizer):
                 ),
                 outputs=("weight", "m", "r", "g_m", "g_v"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

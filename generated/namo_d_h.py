@@ -99,6 +99,9 @@ class NAMODH(SpecOptimizer):
         weight <- scale_to(weight - lr * scale_to(orthogonalize(m) * s, radius),
             radius)
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=0)
@@ -148,6 +151,7 @@ class NAMODH(SpecOptimizer):
                 scalars=("t", "lr", "mu1", "mu2", "c", "eps"),
                 outputs=("weight", "m", "v", "radius"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

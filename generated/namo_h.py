@@ -98,6 +98,9 @@ class NAMOH(SpecOptimizer):
         weight <- scale_to(weight - lr * alpha * scale_to(orthogonalize(m), radius),
             radius)
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=0)
@@ -146,6 +149,7 @@ class NAMOH(SpecOptimizer):
                 scalars=("t", "lr", "mu1", "mu2", "eps"),
                 outputs=("weight", "m", "v", "radius"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

@@ -95,6 +95,9 @@ class NorMuonH(SpecOptimizer):
         radius = prev(radius, norm(weight))
         weight <- scale_to(weight - lr * scale_to(u, radius), radius)
 
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, weight_decay=0)
@@ -144,6 +147,7 @@ class NorMuonH(SpecOptimizer):
                 scalars=("lr", "beta1", "beta2", "eps"),
                 outputs=("weight", "m", "v", "radius"),
             ),
+            keeps_zero=True,
             init=Kernel(
                 matrix_init,
                 layout="matrix",

@@ -55,6 +55,9 @@ class Rprop(SpecOptimizer):
         g = 0 if agreement < 0 else grad
         weight <- weight - sign(g) * size
 
+    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    parameters exactly as they are.
+
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: first step size of every weight; `lr >= 0`.

@@ -81,6 +81,9 @@ class SAM(SpecOptimizer):
         back = climb if climbs > prev(seen) else 0
         weight <- super - back
 
+    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    parameters exactly as they are.
+
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: learning rate; `lr >= 0`.

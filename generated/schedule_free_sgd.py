@@ -77,6 +77,9 @@ class ScheduleFreeSGD(SpecOptimizer):
         c = gamma^2 / squares if squares > 0 else 0
         weight <- beta1 * ((1 - c) * x + c * z) + (1 - beta1) * z
 
+    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    parameters exactly as they are.
+
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: learning rate; `lr >= 0`.

@@ -70,6 +70,8 @@ class SPEL(SpecOptimizer):
         w = weight - lr * orthogonalize(m, steps, method)
         weight <- orthogonalize(w, steps, method)
 
+    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, weight_decay=0)

@@ -1,15 +1,21 @@
-"""What the compiler finds out of a spec for the generated class to say: which hyper plays the momentum."""
+"""What the compiler finds in a spec for the generated class to know: its momentum, its modes, where it stands still."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import pytest
-from classes import generated_classes, hyper_arguments
+import torch
+from classes import SEEDS, build, generated_classes, groups, hyper_arguments, parameters, set_gradients
 
 from optforge.compiler import ir
 from optforge.compiler.analysis.modes import with_modes
 from optforge.compiler.analysis.momentum import momentum_hypers
+from optforge.compiler.analysis.rest import keeps_zero, moves_at_rest
 from optforge.compiler.check import check_source
 from optforge.dsl.source import Source
+from optforge.generated import MuonH
 
 WITHOUT_MOMENTUM = {
     *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Rprop", "SignSGD"),
@@ -96,3 +102,117 @@ def test_every_pair_of_a_shipped_class_is_known_and_nothing_else():
     }
     schedule_free = {(f"ScheduleFree{name}", "show_mean", "show_training") for name in ("SGD", "AdamW")}
     assert pairs == {("ASGD", "show_average", "show_current"), *schedule_free}
+
+
+# -- weights that stand still, and weights that do not -----------------------------------------------------------------
+
+LR_ZERO, ALL_ZEROS = "lr = 0 does not leave", "that are all zeros stay so"
+
+
+def stepped(cls: type[Any], made: list[dict[str, Any]], optimizer: Any, steps: range) -> None:
+    """Steps as a user would make them; SAM's are climbed to."""
+    for t in steps:
+        set_gradients(parameters(made), t)
+        if hasattr(cls, "ascend"):
+            optimizer.ascend()
+            set_gradients(parameters(made), t)
+        optimizer.step()
+
+
+OFTEN = SEEDS | {"LARS", "MuonH", "MuonSphere", "Muown", "SAM", "SPEL"}
+every_class = pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, id=cls.__name__, marks=() if cls.__name__ in OFTEN else pytest.mark.wide)
+        for cls in generated_classes()
+    ],
+)
+
+
+@every_class
+def test_the_documentation_says_which_steps_with_lr_0_move_weights(cls):
+    """In those classes and no other some bit changes, be it by rounding, in steps after others or the first ones."""
+    assert "lr" in hyper_arguments(cls)
+    moved = False
+    for before in (0, 3):
+        made = groups(cls)
+        optimizer = build(cls, made)
+        stepped(cls, made, optimizer, range(before))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        for t in range(before, before + 3):
+            set_gradients(parameters(made), t)
+            if hasattr(cls, "ascend"):
+                optimizer.ascend()
+            old = [p.detach().clone() for p in parameters(made)]
+            optimizer.step()
+            moved |= any(not torch.equal(p, q) for p, q in zip(parameters(made), old, strict=True))
+    said = " ".join((cls.__doc__ or "").split())
+    assert moved == (LR_ZERO in said)
+
+
+@every_class
+def test_a_weight_of_zeros_that_stays_so_is_named_at_its_first_step(cls):
+    """Once, by name; in the documentation of those classes and no other."""
+    made = groups(cls)
+    for group in made:
+        group["param_names"] = [f"{group['rule']}.{i}" for i in range(len(group["params"]))]
+        for p in group["params"]:
+            p.data.zero_()
+    named = [{**g, "params": list(zip(g.pop("param_names"), g["params"], strict=True))} for g in made]
+    optimizer = build(cls, named)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for t in range(3):
+            set_gradients(parameters(made), t)
+            optimizer.step()
+    stuck = {f"{g['rule']}.{i} of" for g in made for i, p in enumerate(g["params"]) if not p.any()}
+    texts = [str(each.message) for each in caught if "is all zeros, and under the rule" in str(each.message)]
+    assert len(texts) == len(stuck) and all(any(name in text for text in texts) for name in stuck)
+    assert bool(stuck) == (ALL_ZEROS in " ".join((cls.__doc__ or "").split()))
+
+
+def test_nothing_is_said_of_weights_that_can_move():
+    """Of others of the same rule, of one zero row, or of a weight that became zero later."""
+    p, q = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    p.data[0] = 0
+    optimizer = MuonH([p, q])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_gradients([p, q], 0)
+        optimizer.step()
+        p.data.zero_()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "lines, keeps, moves",
+    [
+        (("weight <- weight - lr * grad",), False, False),
+        (("weight <- (1 - lr * a) * weight - lr * grad",), False, False),
+        (("weight <- (weight - lr * grad) / (1 + lr * a)",), False, False),
+        (("weight <- weight - min(lr, 1 / t) * grad",), False, False),
+        (("weight <- weight * (1 - a * grad)",), True, True),
+        (("weight <- weight - lr * norm(weight) * grad",), True, False),
+        (("r = prev(r, norm(weight))", "weight <- scale_to(weight - lr * grad, r)"), True, True),
+        (("r = prev(r, norm(weight) + 1)", "weight <- scale_to(weight - lr * grad, r)"), False, True),
+        (("r = prev(r, norm(weight)) + norm(grad)", "weight <- scale_to(weight - lr * grad, r)"), False, True),
+        (("m = a * prev(m) + lr * grad", "weight <- weight - m"), False, True),
+        (("m = a * grad", "weight <- weight - lr * prev(m)"), False, False),
+        (("m = a * grad", "n = 2 * prev(m)", "weight <- weight - lr * prev(n)"), False, False),
+        (("weight <- weight - lr * grad if t > 2 else weight",), False, False),
+        (("weight <- weight - lr * grad if t > 2 else 0.5 * weight",), False, True),
+        (("weight <- weight + min(lr, -a) * grad",), False, True),
+        (("weight <- (weight - lr * grad) - a + a",), False, True),
+    ],
+)
+def test_where_a_rule_stands_still(lines, keeps, moves):
+    (rule,) = optimizer(*lines).rules
+    assert (keeps_zero(rule), moves_at_rest(rule)) == (keeps, moves)
+
+
+def test_questions_about_values_are_asked_once_each():
+    """A value that stands twice in the next, sixty times over."""
+    chain = [f"x{i} = x{i - 1} + x{i - 1} * norm(x{i - 1})" for i in range(1, 60)]
+    (rule,) = optimizer("x0 = lr * grad", *chain, "weight <- weight - x59").rules
+    assert (keeps_zero(rule), moves_at_rest(rule)) == (False, False)

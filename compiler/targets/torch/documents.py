@@ -32,6 +32,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
             *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
             "",
             *equation_block(rule.written),
+            *fixed_point_lines(rule),
         ]
     lines += ["", "Args:"]
     if not isinstance(node, ir.Schedule):
@@ -57,6 +58,15 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
             *(line for claim in claims for line in wrapped(escaped(claim), WIDTH - 8, "    ")),
         ]
     return tuple(lines)
+
+
+def fixed_point_lines(rule: ir.Rule) -> list[str]:
+    """Sentences on weights that a rule cannot move, and on steps that move weights though lr is 0."""
+    roles = roles_text(rule)
+    said = [f"{roles[0].upper()}{roles[1:]} parameters that are all zeros stay so."] if rule.keeps_zero else []
+    if rule.moves_at_rest:
+        said.append(f"A step with lr = 0 does not leave {roles} parameters exactly as they are.")
+    return ["", *wrapped(" ".join(said), WIDTH - 4)] if said else []
 
 
 def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def lower_rule(
         taken.add(fused.name)
         functions.append(fused)
     lines += kernel_lines("step", rule.step, functions[0], rule, 4, fused.name if fused else None)
+    lines += ["    keeps_zero=True,"] if rule.keeps_zero else []
     if rule.initial:
         initial = lowered(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."

@@ -52,3 +52,8 @@ def _nearest(name: object, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+
+
+def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values that a dictionary can tell apart; tensors, which only a capturable optimizer has here, by identity."""
+    return tuple([id(value) if isinstance(value, Tensor) else value for value in values])

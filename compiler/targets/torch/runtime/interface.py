@@ -72,6 +72,7 @@ class Rule:
     """One step for the parameters of some roles. `init` gives memories their first value (zero without it).
 
     `lr_ratio` is the hyper that the rule multiplies lr with wherever it reads either, if there is one.
+    Under a rule that `keeps_zero` a weight of zeros stays so, whatever its gradients are.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Rule:
     totals: tuple[Kernel, ...] = ()
     events: tuple[Event, ...] = ()
     lr_ratio: str | None = None
+    keeps_zero: bool = False
 
     def __post_init__(self) -> None:
         """ValueError for memories whose names the state uses otherwise, or that the rule's layout cannot hold."""

@@ -14,8 +14,9 @@ from .autocast import _without_autocast
 from .calls import Call, Work, _all_finite, _ordered_sum
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .counters import Counters, DeviceCounters, _is_capturing
+from .fixed_points import _warn_of_fixed_points
 from .groups import DEFAULTS, Group, _explains_arguments, _require_known_keys, _require_precision, _second_names
-from .hypers import _checked_hypers, _nearest
+from .hypers import _checked_hypers, _distinguished, _nearest
 from .interface import Event, Kernel, Rule
 from .interrupts import _DeferredInterrupts
 from .loading import _Reader
@@ -213,6 +214,7 @@ class SpecOptimizer(torch.optim.Optimizer):
         _require_training(works, _mode_counts(self.RULES, self._counters, self.state))
         if self.skip_nonfinite and not _all_finite(works):
             return loss
+        _warn_of_fixed_points(works, self._roster, type(self).__name__)
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             settled = [(work, self._arrangement.settled(work, self._roster.slots, self.state)) for work in works]
             rules = {work.rule.name: work.rule for work in works}
@@ -392,8 +394,3 @@ class SpecOptimizer(torch.optim.Optimizer):
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
-
-
-def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Values that a dictionary can tell apart; tensors, which only a capturable optimizer has here, by identity."""
-    return tuple([id(value) if isinstance(value, Tensor) else value for value in values])

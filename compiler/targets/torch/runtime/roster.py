@@ -70,6 +70,11 @@ class _Listing:
 class Roster:
     """The parameters of groups and their slots as they were found at one moment; a roster does not change."""
 
+    def name(self, p: Tensor) -> str:
+        """What messages call the parameter, which is one of the roster's."""
+        places = ((each.group, i) for each in self.listings for i, other in enumerate(each.params) if other is p)
+        return _name_in(*next(places))
+
     def __init__(self, listings: Sequence[_Listing] = ()) -> None:
         self.listings = tuple(listings)
         self.slots = {p: slot for each in listings for p, slot in zip(each.params, each.slots, strict=True)}

@@ -1,0 +1,133 @@
+"""Where a rule stands still: weights of zero that stay so, and steps with lr = 0 that leave every weight as it is.
+
+Takes a rule of a checked program. Both questions are put to the equations: which values are 0, or the weight itself,
+when some inputs are 0 and all others finite. What they cannot tell counts as neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from optforge.compiler import ir
+
+# Operators that give 0 where their first argument is 0, where any is, and where all are.
+OF_FIRST = {
+    *("neg", "transpose", "fill", "sqrt", "abs", "sign", "square", "tanh", "sin", "floor", "sum", "mean", "norm"),
+    *("amax", "trace", "orthogonalize", "div", "pow"),
+}
+OF_ANY = {"mul", "matmul", "dot"}
+OF_ALL = {"add", "sub", "min", "max"}
+OF_POSITIVE = {"add", "mul", "div", "sqrt", "pow", "min"}  # positive where all arguments are
+POSITIVE = (ir.Source.STEP, ir.Source.DIMENSION)
+
+
+def keeps_zero(rule: ir.Rule) -> bool:
+    """Whether a weight of zeros stays zero whatever its gradients are.
+
+    So it does under a method that keeps the norm of a weight: a norm that is remembered from a weight of 0 is 0.
+    """
+    first = Values(rule.initial, frozenset({"weight"})) if rule.initial else None
+    zeros = {m.name for m in rule.memories if first is None or first.starts_at_zero(m.name)}
+    while True:
+        step = Values(rule.step, frozenset({"weight", *zeros}))
+        kept = {name for name in zeros if name not in step.outputs or step.is_zero(step.outputs[name])}
+        if kept == zeros:
+            return step.is_zero(step.outputs["weight"])
+        zeros = kept
+
+
+def moves_at_rest(rule: ir.Rule) -> bool:
+    """Whether a step with lr = 0 may change the weight, be it by rounding."""
+    step = Values(rule.step, frozenset({"lr"}))
+    return not step.is_weight(step.outputs["weight"])
+
+
+class Values:
+    """The values of a function whose inputs of these names are 0: the weight, memories or hypers."""
+
+    def __init__(self, function: ir.Function, zeros: Collection[str]) -> None:
+        self.zeros = zeros
+        self.equations = {equation.name: equation.value for equation in function.equations}
+        self.outputs = {output.name: output.value for output in function.outputs}
+        self.known: dict[tuple[Callable[[ir.Expr], bool], str], bool] = {}
+
+    def defined(self, question: Callable[[ir.Expr], bool], name: str) -> bool:
+        """The answer for the value of an equation, which is asked for once."""
+        key = (question, name)
+        if key not in self.known:
+            self.known[key] = question(self.equations[name])
+        return self.known[key]
+
+    def starts_at_zero(self, memory: str) -> bool:
+        """Whether the function, which gives first values, gives this memory none but 0."""
+        return memory not in self.outputs or self.is_zero(self.outputs[memory])
+
+    def is_zero(self, expr: ir.Expr) -> bool:
+        match expr:
+            case ir.Literal():
+                return expr.value == 0 and not isinstance(expr.value, bool)
+            case ir.Input(name=name, source=source):
+                return name in self.zeros and source in (ir.Source.STREAM, ir.Source.MEMORY, ir.Source.HYPER)
+            case ir.Ref():
+                return self.defined(self.is_zero, expr.name)
+            case ir.Select():
+                return self.is_zero(expr.then) and self.is_zero(expr.otherwise)
+            case ir.Apply(operator=name, arguments=(first, *_)) if name in OF_FIRST:
+                return self.is_zero(first)
+            case ir.Apply(operator=name, arguments=(left, right, *_)) if name in OF_ANY:
+                return self.is_zero(left) or self.is_zero(right)
+            case ir.Apply(operator="min", arguments=arguments) if any(map(self.is_zero, arguments)):
+                return all(self.is_zero(each) or self.is_positive(each) for each in arguments)
+            case ir.Apply(operator=name, arguments=arguments) if name in OF_ALL:
+                return all(map(self.is_zero, arguments))
+            case _:
+                return False
+
+    def is_positive(self, expr: ir.Expr) -> bool:
+        """Whether it is above 0, as far as literals, the step count and dimensions show."""
+        match expr:
+            case ir.Literal():
+                return isinstance(expr.value, float) and expr.value > 0
+            case ir.Input():
+                return expr.source in POSITIVE
+            case ir.Ref():
+                return self.defined(self.is_positive, expr.name)
+            case ir.Apply(operator=name, arguments=arguments) if name in OF_POSITIVE:
+                return all(map(self.is_positive, arguments))
+            case ir.Apply(operator="max", arguments=arguments):
+                return any(map(self.is_positive, arguments))
+            case _:
+                return False
+
+    def is_one(self, expr: ir.Expr) -> bool:
+        match expr:
+            case ir.Literal():
+                return expr.value == 1 and not isinstance(expr.value, bool)
+            case ir.Ref():
+                return self.defined(self.is_one, expr.name)
+            case ir.Apply(operator="add" | "sub", arguments=(left, right)):
+                return self.is_one(left) and self.is_zero(right)
+            case ir.Apply(operator="mul" | "div", arguments=(left, right)):
+                return self.is_one(left) and self.is_one(right)
+            case ir.Apply(operator="max", arguments=arguments) if any(map(self.is_one, arguments)):
+                return all(self.is_one(each) or self.is_zero(each) for each in arguments)
+            case _:
+                return False
+
+    def is_weight(self, expr: ir.Expr) -> bool:
+        """Whether it is the weight to the last bit."""
+        match expr:
+            case ir.Input():
+                return expr.name == "weight" and expr.source is ir.Source.STREAM
+            case ir.Ref():
+                return self.defined(self.is_weight, expr.name)
+            case ir.Select():
+                return self.is_weight(expr.then) and self.is_weight(expr.otherwise)
+            case ir.Apply(operator="add" | "sub", arguments=(left, right)):
+                return self.is_weight(left) and self.is_zero(right)
+            case ir.Apply(operator="div", arguments=(left, right)):
+                return self.is_weight(left) and self.is_one(right)
+            case ir.Apply(operator="mul", arguments=(left, right)):
+                return (self.is_one(left) and self.is_weight(right)) or (self.is_weight(left) and self.is_one(right))
+            case _:
+                return False
