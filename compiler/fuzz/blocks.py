@@ -37,7 +37,8 @@ def grower_of(dice: Dice, scope: Scope) -> Grower:
 
 def plan_variables(grower: Grower, count: int, names: Sequence[str]) -> list[Variable]:
     """Names with shapes, before any has an equation."""
-    left, planned = list(names), []
+    left: list[str] = [text for text in names if text not in grower.scope.taken]
+    planned: list[Variable] = []
     for _ in range(count):
         text = grower.dice.pick(left)
         left.remove(text)

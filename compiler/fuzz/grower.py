@@ -69,6 +69,7 @@ class Scope:
     has_prelude: bool = True
     is_smooth: bool = False
     aside: Aside | None = None
+    taken: frozenset[str] = frozenset()  # what no equation here may be called: the hypers
 
     @property
     def is_matrix(self) -> bool:

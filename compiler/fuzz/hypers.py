@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from optforge.compiler.fuzz.terms import Dice, Variable, literal, name
+from optforge.compiler.names import reason_against
 from optforge.compiler.types import SCALAR, Phase
 from optforge.dsl import ast
 
@@ -20,6 +22,11 @@ DOCS = (
     "ends in ä quote\\",
     "50 % of # nothing",
 )
+# What other things are called, in the optimizers that others use, in functions, or by the compiler itself.
+CONFUSING = (
+    "m", "v", "u", "s", "h", "k", "x", "prev_grad", "prev_weight", "total_1", "size", "gain", "update", "denominator",
+    "m_2", "first_m", "rho",
+)  # fmt: skip
 DECAYS = ("0.5", "0.9", "0.75", "6e-1")
 SETTINGS: dict[str, tuple[ast.Expression, ...]] = {
     "decay": tuple(literal(spelling) for spelling in DECAYS),
@@ -54,6 +61,7 @@ class HyperSet:
     variables: list[Variable] = field(default_factory=list)
     settings: dict[str, tuple[ast.Expression, ...]] = field(default_factory=lambda: dict(SETTINGS))
     choices: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    confusing: Sequence[str] = CONFUSING
 
     def add(
         self, dice: Dice, text: str, default: ast.Expression, condition: ast.Expression | None, *values: Setting
@@ -70,13 +78,23 @@ class HyperSet:
         self.settings[kind] = (name(text), name(text), *self.settings[kind][:1])
 
 
+def named(dice: Dice, hypers: HyperSet, *usual: str) -> str:
+    """A name that no hyper has yet: a usual one, or one that something else is called as well."""
+    taken = {plan.name for plan in hypers.plans}
+    usable = [text for text in hypers.confusing if reason_against(text, "hyperparameter") is None]
+    confusing = [text for text in usable if text not in taken]
+    if confusing and dice.chance(40 if hypers.confusing is CONFUSING else 75):
+        return dice.pick(confusing)
+    return dice.pick([text for text in usual if text not in taken])
+
+
 def below(left: ast.Expression, *rest: tuple[str, ast.Expression]) -> ast.Comparison:
     return ast.Comparison(left, rest)
 
 
-def grow_hypers(dice: Dice, count: int) -> HyperSet:
-    """``lr`` and some of the other kinds."""
-    hypers = HyperSet()
+def grow_hypers(dice: Dice, count: int, confusing: Sequence[str] = ()) -> HyperSet:
+    """``lr`` and some of the other kinds; ``confusing`` are names that would be taken for something else."""
+    hypers = HyperSet(confusing=confusing or CONFUSING)
     zero = ast.Number("0")
     hypers.add(dice, "lr", ast.Number(dice.pick(("0.1", "0.05", "2e-2"))), below(name("lr"), (">=", zero)), 0.03, 0.1)
     hypers.variables.append(Variable("lr", SCALAR, Phase.CONSTANT, 0.1, is_pure=True))
@@ -90,7 +108,7 @@ def grow_hypers(dice: Dice, count: int) -> HyperSet:
 
 
 def add_decay(dice: Dice, hypers: HyperSet) -> None:
-    text = dice.pick(("beta", "decay", "update_part"))
+    text = named(dice, hypers, "beta", "decay", "update_part")
     condition = below(ast.Number("0"), ("<=", name(text)), ("<", ast.Number("1")))
     hypers.add(dice, text, ast.Number(dice.pick(DECAYS)), condition, 0.9, 0.6)
     hypers.variables.append(Variable(text, SCALAR, Phase.CONSTANT, 1, is_pure=True))
@@ -106,7 +124,7 @@ def add_pair(dice: Dice, hypers: HyperSet) -> None:
 
 
 def add_number(dice: Dice, hypers: HyperSet) -> None:
-    text = dice.pick(("scale", "eps", "part", "weight_decay"))
+    text = named(dice, hypers, "scale", "eps", "part", "weight_decay")
     default = literal(dice.pick(("0.3", "1e-1", "0", "-0.4", "1")))
     condition = dice.pick(
         (None, ast.Unary("not", below(name(text), (">", ast.Number("2")))), below(name(text), ("!=", ast.Number("7"))))
@@ -116,9 +134,10 @@ def add_number(dice: Dice, hypers: HyperSet) -> None:
 
 
 def add_flag(dice: Dice, hypers: HyperSet) -> None:
-    condition = ast.Binary("or", ast.Unary("not", name("flag")), below(name("lr"), (">=", ast.Number("0"))))
-    hypers.add(dice, "flag", ast.Boolean(dice.chance(50)), condition if dice.chance(50) else None, True, False)
-    hypers.variables.append(Variable("flag", SCALAR, Phase.CONSTANT, is_boolean=True))
+    text = named(dice, hypers, "flag")
+    condition = ast.Binary("or", ast.Unary("not", name(text)), below(name("lr"), (">=", ast.Number("0"))))
+    hypers.add(dice, text, ast.Boolean(dice.chance(50)), condition if dice.chance(50) else None, True, False)
+    hypers.variables.append(Variable(text, SCALAR, Phase.CONSTANT, is_boolean=True))
 
 
 def member(text: str, *values: str) -> ast.Member:
@@ -139,9 +158,10 @@ def add_method(dice: Dice, hypers: HyperSet) -> None:
 
 
 def add_period(dice: Dice, hypers: HyperSet) -> None:
-    condition = below(name("every"), (">=", ast.Number("1")))
-    hypers.add(dice, "every", ast.Number(dice.pick(("2", "3"))), condition, 2, 4)
-    hypers.prefer("period", "every")
+    text = named(dice, hypers, "every")
+    condition = below(name(text), (">=", ast.Number("1")))
+    hypers.add(dice, text, ast.Number(dice.pick(("2", "3"))), condition, 2, 4)
+    hypers.prefer("period", text)
 
 
 def add_iterations(dice: Dice, hypers: HyperSet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +22,12 @@ from optforge.compiler.fuzz.blocks import (
 from optforge.compiler.fuzz.grower import Aside, FunctionPlan, Grower, Scope, data_variables
 from optforge.compiler.fuzz.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
 from optforge.compiler.fuzz.terms import Dice, Variable, call_node, name, squared_mean
+from optforge.compiler.fuzz.uses import Made, grow_delegate, names_inside
 from optforge.compiler.types import FULL, SCALAR, Phase, Universe
 from optforge.dsl import ast
 from optforge.dsl.printer import print_file
+
+FORMS = ((9, "matrix"), (6, "tensor"), (6, "used"), (3, "two"), (1, "roles"), (2, "whole"))
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,6 @@ class RandomProgram:
 
 
 @dataclass
-class Made:
-    """An optimizer that others in its file may extend or use."""
-
-    node: ast.Optimizer
-    hypers: HyperSet
-    universe: Universe
-    planned: list[Variable]
-    data: tuple[Variable, ...]
-    is_for_all: bool
-    events: dict[str, dict[str, Setting]]
-
-
-@dataclass
 class FileGrower:
     dice: Dice
     functions: list[ast.Function] = field(default_factory=list)
@@ -84,31 +74,47 @@ class FileGrower:
         return Scope(
             universe, tuple(hypers.variables), data=data or data_variables("grad", "weight"),
             functions=tuple(self.plans), settings=hypers.settings, choices=tuple(hypers.choices),
+            taken=frozenset(plan.name for plan in hypers.plans),
         )  # fmt: skip
 
     # Optimizers
 
-    def optimizer(self, text: str) -> Made:
-        hypers = grow_hypers(self.dice, self.dice.below(5))
-        form = self.dice.weighted(((9, "matrix"), (5, "tensor"), (6, "used"), (3, "two"), (1, "roles")))
-        universe = Universe.TENSOR if form == "tensor" else Universe.MATRIX
-        words = {"tensor": ("tensor",), "roles": ("matrix", "embedding", "head")}.get(form, ("matrix",))
+    def optimizer(self, text: str, form: str = "", event: int = 22) -> Made:
+        """An optimizer of this form, or any; ``event`` is how likely it has one, in percent.
+
+        A "shared" one is a "tensor" one that others may use beside rules of their own.
+        """
+        inside = names_inside(self.made)
+        hypers = grow_hypers(self.dice, self.dice.below(5) + (2 if inside else 0), inside)
+        form = form or self.dice.weighted(FORMS)
+        if form == "whole":
+            return self.user(text, hypers)
+        universe = Universe.TENSOR if form in ("tensor", "shared") else Universe.MATRIX
+        words = {"tensor": ("tensor",), "shared": ("tensor",), "roles": ("matrix", "embedding", "head")}.get(
+            form, ("matrix",)
+        )
         scope = self.scope(universe, hypers)
-        members, planned, events = self.main_rule(scope, words, form)
+        members, planned, events = self.main_rule(scope, words, form, event)
         if form in ("used", "roles"):
-            members.append(self.delegate(hypers))
+            members.append(grow_delegate(self.dice, self.made, hypers))
         if form == "two":
             block, _ = self.block(self.scope(Universe.TENSOR, hypers), 1, is_alone=False)
             members.append(ast.Rule((ast.Identifier("rest"),), block))
         node = ast.Optimizer(ast.Identifier(text), None, (*(plan.node for plan in hypers.plans), *members), self.doc())
-        return Made(node, hypers, universe, planned, scope.data, form == "tensor", events)
+        return Made(node, hypers, universe, planned, scope.data, form == "shared", events)
+
+    def user(self, text: str, hypers: HyperSet) -> Made:
+        """An optimizer that uses another one for every parameter."""
+        members = (*(plan.node for plan in hypers.plans), grow_delegate(self.dice, self.made, hypers, "tensor"))
+        node = ast.Optimizer(ast.Identifier(text), None, members, self.doc())
+        return Made(node, hypers, Universe.TENSOR, [], (), True, {}, is_whole=True)
 
     def main_rule(
-        self, scope: Scope, words: tuple[str, ...], form: str
+        self, scope: Scope, words: tuple[str, ...], form: str, likely: int
     ) -> tuple[list[ast.OptimizerMember], list[Variable], dict[str, dict[str, Setting]]]:
         """The rule that says most, with its event if it has one."""
         count = 1 + self.dice.weighted(((4, 0), (3, 1), (2, 2), (1, 3)))
-        if form == "two" or not self.dice.chance(22):
+        if form == "two" or not self.dice.chance(likely):
             block, planned = self.block(scope, count, is_alone=form in ("matrix", "tensor"))
             return [rule_of(words, block)], planned, {}
         base = grower_of(self.dice, scope)
@@ -167,14 +173,15 @@ class FileGrower:
     ) -> tuple[ast.Event, dict[str, Setting]]:
         """An event that reads, and is read by, the rule with the planned streams."""
         text = self.dice.pick(("probe", "refresh"))
-        parameters, arguments, variables = self.event_parameters()
+        parameters, arguments, variables = self.event_parameters({v.name for v in (*seen, *planned)} | scope.taken)
         data = scope.data if self.dice.chance(70) else data_variables("weight")
         aside = Aside(["age", "span"])
         inside = replace(scope, variables=(*variables, *foreign(planned), *scope.variables), data=data, aside=aside)
         if data is scope.data and self.dice.chance(25):
             inside = replace(inside, total_scope=self.total_scope(inside, is_alone))
         remembered = [variable for variable in seen if not variable.is_boolean]
-        statements: list[ast.Statement] = list(grow_bindings(grower_of(self.dice, inside), seen, remembered))
+        bindings = grow_bindings(grower_of(self.dice, inside), seen, remembered)
+        statements: list[ast.Statement] = [*bindings[:-1], self.scaled(bindings[-1], seen[-1], variables, scope)]
         if self.dice.chance(10):
             statements += exchange()
         elif self.dice.chance(35):
@@ -186,35 +193,35 @@ class FileGrower:
         statements += aside.bindings
         return ast.Event(ast.Identifier(text), parameters, tuple(self.dice.shuffled(statements)), self.doc()), arguments
 
-    def event_parameters(self) -> tuple[tuple[ast.Parameter, ...], dict[str, Setting], list[Variable]]:
+    def scaled(
+        self, binding: ast.Binding, variable: Variable, arguments: Sequence[Variable], scope: Scope
+    ) -> ast.Binding:
+        """The equation, often times a factor of arguments and hypers, which else are rarely read together."""
+        hypers = [v for v in scope.variables if v.phase is Phase.CONSTANT and not v.is_boolean]
+        if variable.is_boolean or not arguments or not hypers or not self.dice.chance(60):
+            return binding
+        factor = ast.Binary("*", ast.Number("0.1"), self.dice.pick(arguments).term().node)
+        for hyper in hypers[:2]:
+            factor = ast.Binary("*", factor, hyper.term().node)
+        variable.is_pure = False
+        return replace(binding, value=ast.Binary("*", binding.value, ast.Binary("+", ast.Number("1"), factor)))
+
+    def event_parameters(self, taken: Set[str]) -> tuple[tuple[ast.Parameter, ...], dict[str, Setting], list[Variable]]:
+        """Arguments that are called like hypers and streams of others. The name decides on the default, for events of
+        one name have to agree on it."""
         parameters: list[ast.Parameter] = []
         arguments: dict[str, Setting] = {}
         variables: list[Variable] = []
-        for text in ("size", "gain")[: self.dice.below(3)]:
-            has_default = self.dice.chance(50) or bool(parameters and parameters[-1].default)
-            parameters.append(ast.Parameter(ast.Identifier(text), ast.Number("0.5") if has_default else None))
+        for names, default in ((("size", "m", "k", "lr_2"), None), (("gain", "s", "v"), ast.Number("0.5"))):
+            free = [text for text in names if text not in taken]
+            if not free or not self.dice.chance(75):
+                continue
+            text = self.dice.pick(free)
+            parameters.append(ast.Parameter(ast.Identifier(text), default))
             variables.append(Variable(text, SCALAR, Phase.CONSTANT, 2))
-            if not has_default or self.dice.chance(50):
+            if default is None or self.dice.chance(50):
                 arguments[text] = 1.25
         return tuple(parameters), arguments, variables
-
-    def delegate(self, hypers: HyperSet) -> ast.Delegate:
-        """``for rest: use`` a shipped optimizer or one of this file."""
-        own = [made for made in self.made if made.is_for_all]
-        used = self.dice.pick([None, *own])
-        target = "AdamW" if used is None else used.node.name.name
-        keywords: list[tuple[ast.Identifier, ast.Expression]] = []
-        if self.dice.chance(60):
-            keywords.append((ast.Identifier("lr"), ast.Binary("*", name("lr"), ast.Number("0.5"))))
-        if used is None and self.dice.chance(50):
-            keywords.append((ast.Identifier("weight_decay"), ast.Number("0")))
-        if used is not None:
-            for plan in used.hypers.plans:
-                if plan.is_required and plan.name != "lr":
-                    keywords.append((ast.Identifier(plan.name), setting_node(plan.values[0])))
-            if used.hypers.plans[0].is_required and not any(key.name == "lr" for key, _ in keywords):
-                keywords.append((ast.Identifier("lr"), name("lr")))
-        return ast.Delegate((ast.Identifier("rest"),), ast.Identifier(target), (), tuple(keywords))
 
     def extension(self, text: str, base: Made) -> Made:
         """An optimizer that replaces an equation, the result or a default of another."""
@@ -248,7 +255,9 @@ class FileGrower:
         aside = Aside(["share", "length"])
         scope = replace(self.scope(Universe.TENSOR, hypers), data=(), has_memory=False, aside=aside)
         grower = grower_of(self.dice, scope)
-        planned = [Variable(text, SCALAR, Phase.STEP) for text in ("s", "ramp")[: self.dice.below(3)]]
+        planned = [
+            Variable(text, SCALAR, Phase.STEP) for text in free_names(scope, ("s", "ramp"))[: self.dice.below(3)]
+        ]
         bindings = grow_bindings(grower, planned, ())
         inside = grower.within(replace(scope, variables=(*planned, *scope.variables)).steps())
         factor = ast.Update(ast.Identifier("factor"), inside.number(SCALAR, 3).node)
@@ -266,7 +275,7 @@ class FileGrower:
             is_smooth=True, functions=(), aside=aside,
         )  # fmt: skip
         grower = grower_of(self.dice, scope)
-        planned = [Variable(text, FULL) for text in ("u", "s")[: self.dice.below(3)]]
+        planned = [Variable(text, FULL) for text in free_names(scope, ("u", "s"))[: self.dice.below(3)]]
         bindings = grow_bindings(grower, planned, ())
         inside = grower.within(replace(scope, variables=(*planned, *scope.variables)))
         loss = ast.Update(ast.Identifier("loss"), squared_mean(inside.exact(FULL, 2)).node)
@@ -292,18 +301,12 @@ class FileGrower:
         return {plan.name: self.dice.pick(plan.values) for plan in chosen}
 
 
+def free_names(scope: Scope, names: Sequence[str]) -> list[str]:
+    return [text for text in names if text not in scope.taken]
+
+
 def rule_of(words: Sequence[str], statements: tuple[ast.Statement, ...]) -> ast.Rule:
     return ast.Rule(tuple(ast.Identifier(word) for word in words), statements)
-
-
-def setting_node(value: Setting) -> ast.Expression:
-    match value:
-        case bool():
-            return ast.Boolean(value)
-        case str():
-            return ast.Text(value)
-        case _:
-            return ast.Number(repr(value))
 
 
 def grow_file(dice: Dice) -> RandomProgram:
@@ -311,13 +314,19 @@ def grow_file(dice: Dice) -> RandomProgram:
     grower = FileGrower(dice)
     for text in ("blend", "fold")[: dice.weighted(((6, 0), (3, 1), (1, 2)))]:
         grower.add_function(text)
-    first = grower.optimizer("First")
+    second = dice.weighted(((13, "none"), (3, "extension"), (1, "other"), (5, "user")))
+    first = grower.optimizer("First", "shared", event=75) if second == "user" else grower.optimizer("First")
     grower.made.append(first)
     trials = [grower.trial("First", "optimizer", first.hypers, first.events)]
     items: list[ast.Item] = [*grower.functions, first.node]
-    second = dice.weighted(((16, "none"), (3, "extension"), (1, "other")))
     if second != "none":
-        made = grower.extension("Second", first) if second == "extension" else grower.optimizer("Second")
+        is_user = second == "user" or first.is_whole
+        form = dice.pick(("whole", "used")) if is_user else ""
+        made = (
+            grower.extension("Second", first)
+            if second == "extension" and not is_user
+            else grower.optimizer("Second", form)
+        )
         items.append(made.node)
         trials.append(grower.trial("Second", "optimizer", made.hypers, made.events))
     if dice.chance(10):
