@@ -61,6 +61,8 @@ class Numbering:
 class Facts:
     """Bounds of expressions, and pairs of them of which one is smaller than the other; never changed once made."""
 
+    inputs: Mapping[ir.Source, Interval]  # what is known of inputs of which no condition speaks
+
     def __init__(self, equations: Mapping[str, ir.Expr], given: tuple[ir.Expr, ...] = ()) -> None:
         self.equations = equations
         self.numbering = Numbering()
@@ -163,7 +165,7 @@ class Facts:
             case ir.Literal(value=value):
                 return exactly(float(value)) if isinstance(value, float | int) else ANYTHING
             case ir.Input(source=source):
-                return INPUTS.get(source, ANYTHING)
+                return self.inputs.get(source, ANYTHING)
             case ir.Ref(name=name):
                 return self.interval(self.equations[name])
             case ir.Select(condition=condition, then=then, otherwise=otherwise):
@@ -204,6 +206,9 @@ INPUTS: Mapping[ir.Source, Interval] = {
     ir.Source.DIMENSION: COUNT,
     ir.Source.HYPER: replace(ANYTHING, has_nan=False),
 }
+
+
+Facts.inputs = INPUTS
 
 
 def facts_of(function: ir.Function) -> Facts:

@@ -272,7 +272,7 @@ optimizer X:
     hyper lr           = 0.1
     hyper eps          = 1e-3
     hyper weight_decay = 0.1
-    hyper ratio        = 0.5
+    hyper ratio        = 0.5 where ratio >= 0
 
     for tensor:
         g = grad + weight_decay * weight
@@ -332,9 +332,18 @@ NEAR_MISSES = [
     (ADAGRAD, "sqrt(s) + eps", "sqrt(s + eps)"),
     (ADAGRAD, "sqrt(s) + eps", "sqrt(prev(s)) + eps"),
     (ADAGRAD, "sqrt(s) + eps", "2 * sqrt(s) + eps + weight"),
+    # Equal for finite numbers alone: differences of infinities, products with 0, what divides by 0 or is too large.
+    (ADAMW, "m = beta1 * prev(m) + (1 - beta1) * g", "m = prev(m) + (1 - beta1) * (g - prev(m))"),
+    (SGD, "weight - lr * m", "weight - lr * (inf - inf + m)"),
+    (SGD, "weight - lr * m", "weight - lr * (m + grad - grad)"),
+    (SGD, "weight - lr * m", "weight - lr * (m + 0 * grad)"),
+    (SGD, "weight - lr * m", "weight - lr * m / (t - 2)"),
+    (SGD, "weight - lr * m", "weight - 1e200 * m * lr * 1e-200"),
+    (SGD, "weight - lr * m", "weight - lr * m / 1e-320"),
+    (SGD, "weight - lr * m", "weight - (lr * ratio / ratio) * m"),
+    (ADAGRAD, "lr * g /", "lr / (1 + (t - 3) * ratio) * g /"),
 ]
 OTHER_SPELLINGS = [
-    (ADAMW, "m = beta1 * prev(m) + (1 - beta1) * g", "m = prev(m) + (1 - beta1) * (g - prev(m))"),
     (ADAMW, "v = beta2 * prev(v) + (1 - beta2) * g^2", "v = ema(g * g, beta2)"),
     (ADAMW, "v / (1 - beta2^t)", "debias(v, beta2)"),
     (ADAMW, "sqrt(v / (1 - beta2^t)) + eps", "eps + sqrt(v) / sqrt(1 - beta2^t)"),
@@ -399,6 +408,32 @@ def test_what_would_grow_without_end_is_left_alone(start: str, growth: str) -> N
     text = "\n".join(["optimizer X:", "    hyper lr = 0.1", "    for tensor:", *chain, f"        weight <- {update}"])
     kernel = kernel_of(compiled(text + "\n"))
     assert (kernel.fused is None) == ((start, growth) != ("grad", "{0} + {0}"))
+
+
+UNUSUAL = [
+    ("weight - lr * grad - lr * scale * weight", {"lr": math.inf, "scale": 1.0}),  # one difference of infinities
+    ("weight - lr * grad * scale", {"lr": 1e300, "scale": 1e-300}),  # which the kernel would get as 1
+]
+
+
+@pytest.mark.parametrize(("update", "hypers"), UNUSUAL, ids=str)
+def test_numbers_that_mean_something_else_in_another_form_are_left_to_the_rule(
+    update: str, hypers: dict[str, float]
+) -> None:
+    """A kernel computes rules in a form of its own, which is the same for tame numbers only."""
+    text = "\n".join(
+        ["optimizer X:", "    hyper lr = 0.1 where lr > 0", "    hyper scale = 0.5 where scale > 0", "    for tensor:"]
+    )
+    module: Any = loaded(render_program(compiled(f"{text}\n        weight <- {update}\n"), "a test"))
+    assert module.X.RULES[0].step.fused is not None
+    steps = {}
+    for backend in ("auto", "eager"):
+        weight = torch.nn.Parameter(torch.tensor([1.0, -1.0, 1e-300], dtype=torch.float64))
+        optimizer = module.X([weight], **hypers, backend=backend)
+        weight.grad = torch.tensor([2.0, 2.0, 1e20], dtype=torch.float64)
+        optimizer.step()
+        steps[backend] = weight.detach().nan_to_num(7.0, 8.0, 9.0)
+    assert torch.equal(steps["auto"], steps["eager"])
 
 
 # Specs put together at random: what fits together is known piece by piece

@@ -16,7 +16,7 @@ from optforge.compiler import ir
 from optforge.compiler.analysis.normal_form import (
     ARITHMETIC,
     Atom,
-    Former,
+    ExactFormer,
     Product,
     Sum,
     TooLarge,
@@ -159,7 +159,7 @@ def output_forms(
     for output in function.outputs:
         if output.name in memories and isinstance(output.value, ir.Ref):
             kept.setdefault(output.value.name, memories[output.name])
-    former = Former(function, memories, kept, chosen, known)
+    former = ExactFormer(function, memories, kept, chosen, known)
     forms = {}
     for output in function.outputs:
         is_kept = output.name in memories and isinstance(output.value, ir.Ref)

@@ -24,6 +24,10 @@ class TooLarge(Exception):
     """A form that would have more terms than anything it is compared with."""
 
 
+class Vanishes(TooLarge):
+    """A sum in which a tensor cancels, which only a finite one does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Atom:
     """``key`` says which value it is, ``outline`` the same but for the scalars in it ("" for a scalar).
@@ -221,9 +225,9 @@ class Former:
     def applied(self, node: ir.Apply) -> Sum:
         match node.operator, node.arguments:
             case "add", (x, y):
-                return self.form(x) + self.form(y)
+                return self.added(self.form(x), self.form(y))
             case "sub", (x, y):
-                return self.form(x) - self.form(y)
+                return self.added(self.form(x), self.form(y) * constant(-1))
             case "mul", (x, y):
                 return self.form(x) * self.form(y)
             case "div", (x, y):
@@ -235,11 +239,15 @@ class Former:
             case "square", (x,):
                 return self.form(x) * self.form(x)
             case "lerp", (x, y, w):
-                return self.form(x) + self.form(w) * (self.form(y) - self.form(x))
+                share = self.form(w)
+                return self.added((ONE - share) * self.form(x), share * self.form(y))
             case "pow", (x, y):
                 return self.power(node, self.form(x), self.form(y).number())
             case _:
                 return self.opaque(node.operator, node)
+
+    def added(self, x: Sum, y: Sum) -> Sum:
+        return x + y
 
     def power(self, node: ir.Apply, base: Sum, exponent: Fraction | None) -> Sum:
         """Small whole powers multiplied out; a power of one half is a root."""
@@ -255,6 +263,22 @@ class Former:
     def opaque(self, operator: str, node: ir.Expr) -> Sum:
         """A function that arithmetic knows nothing about: equal where its arguments are."""
         return single(atom_of(operator, tuple(self.form(child) for child in ir.children(node))))
+
+
+class ExactFormer(Former):
+    """Gives normal forms to expressions in which no tensor cancels: equal ones are equal for infinities as well."""
+
+    def added(self, x: Sum, y: Sum) -> Sum:
+        """The sum; raises :class:`Vanishes`."""
+        found = x + y
+        if not (tensors_in(x) | tensors_in(y)) <= tensors_in(found):
+            raise Vanishes
+        return found
+
+
+def tensors_in(form: Sum) -> set[Product]:
+    """The products of a sum that have a tensor in them."""
+    return {product for product, _ in form.terms if not all(atom.is_scalar for atom in product)}
 
 
 def named_atom(key: str, is_scalar: bool) -> Atom:

@@ -9,6 +9,7 @@ is what `_fused_fits` says. They compute in the dtype of the tensors.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -32,6 +33,14 @@ def _fused_fits(weights: _Tensors, *others: _Tensors) -> bool:
     forms = _forms(weights)
     alike = all(_are_like(weights[0], forms, each) for each in (weights, *others))
     return alike and all(map(_is_dense, weights)) and all(map(Tensor.numel, weights))
+
+
+def _are_tame(numbers: Iterable[float]) -> bool:
+    """Whether the kernels, which compute rules in a form of their own, do so for these numbers as well.
+
+    What is infinite, or so large or small that a product of a few is, means something else in another form.
+    """
+    return all(not x or 2**-100 <= abs(x) <= 2**100 for x in numbers)
 
 
 def _forms(tensors: _Tensors) -> _Forms:

@@ -22,7 +22,7 @@ from torch import Tensor
 from .buckets import Bucket, Stored, _arranged
 from .calls import Call, Work
 from .computations import Computation, Scalars
-from .fused import _are_like, _forms, _fused_fits
+from .fused import _are_like, _are_tame, _forms, _fused_fits
 from .graphs import CompileError, WrongGraph
 from .interface import Kernel
 from .routing import _columns
@@ -106,7 +106,7 @@ class Runner:
         kernel, weights = self.kernel, bucket.params
         lists = {name: stored.get(name) or self._listed(name, weights) for name in kernel.inputs}
         known = (kernel, _forms(weights))
-        if kernel.fused is None:
+        if kernel.fused is None or not _are_tame(scalars.numbers.values()):
             return False
         if bucket.fused != known:
             if not _fused_fits(*lists.values()):

@@ -21,6 +21,7 @@ from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import ScalarNames, python_name
 from optforge.compiler.targets.torch.statements import WIDTH, Lowering, signature_lines
+from optforge.compiler.targets.torch.tame import is_tame
 from optforge.compiler.text import apply, literal, natural_type
 from optforge.compiler.types import Universe
 from optforge.dsl.source import Source
@@ -62,6 +63,8 @@ def lower_fused(
     tensors = {"weight", "grad", *(memory.name for memory in rule.memories)}
     if set(step.inputs) != tensors:
         return None  # a kernel reads them all: `weight <- grad` is no descent with a decay of everything
+    if not is_tame(rule.step):
+        return None
     for kernel, pattern in kernels():
         found = instance_of(pattern, rule)
         if found is None:
@@ -71,11 +74,16 @@ def lower_fused(
             values = arguments(kernel, found, rule.step) if is_fit else None
         except TooLarge:
             continue
-        if values is not None:
+        if values is not None and is_tame(passed_on(values, rule.step)):
             fused = call_of(kernel, found, values, step, name, scalars, rule.step.given)
             require_own_names(rule.step, fused)
             return fused
     return None
+
+
+def passed_on(values: Mapping[str, ir.Expr], step: ir.Function) -> ir.Function:
+    """What is computed for the kernel's arguments."""
+    return replace(step, equations=(), outputs=tuple(ir.Output(hyper, value) for hyper, value in values.items()))
 
 
 # What a kernel demands of its arguments
