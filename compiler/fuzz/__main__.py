@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from hypothesis import given, seed
 
 from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import Disagreement, Examiner, forget_modules
+from optforge.compiler.fuzz.differential import Disagreement, Examiner, Shares, forget_modules
 from optforge.compiler.fuzz.programs import RandomProgram, programs
 
 BATCH = 200
+SHARES = Shares(recorded=20, rewritten=10, compiled=40)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(first: int, seconds: float) -> int:
     """Batches of programs until the time is over; how many there were."""
-    start, count, examine = time.monotonic(), 0, Examiner()
+    start, count, examine = time.monotonic(), 0, Examiner(shares=SHARES)
 
     def progress() -> bool:
         nonlocal count
