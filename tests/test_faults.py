@@ -225,7 +225,7 @@ SEVERAL = [AdamW, SGD, Muon, NAMO, Nora, SophiaG, ASGD, SOAP, Shampoo, Lookback,
 
 @pytest.mark.parametrize(
     "cls, situation",
-    [(Blend, "other gradients")]
+    [(Blend, "other gradients"), (Muon, "first step")]
     + [pytest.param(cls, each, marks=pytest.mark.wide) for cls in (Blend, *SEVERAL) for each in SITUATIONS],
 )
 def test_a_failure_anywhere_leaves_what_is_documented(cls, situation):

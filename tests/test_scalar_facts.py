@@ -133,6 +133,23 @@ def test_facts_of_chains_reach_both_ends() -> None:
     assert (found.low, found.high, found.has_nan) == (0.0, 1 - 2**-53, False) and not math.isinf(found.high)
 
 
+ZEROS = [
+    ("0 * (1 / (t - 1))", False),
+    ("log(t - 1) * 0", False),
+    ("0 * 2^(400 * t)", False),
+    ("0 * (3 * k + t)", True),
+    ("0 * beta^t", True),
+    ("0 * (1 / (1 - beta^t))", True),
+]
+
+
+@pytest.mark.parametrize(("value", "is_left_out"), ZEROS)
+def test_zero_leaves_out_what_is_finite(value: str, is_left_out: bool) -> None:
+    """A product with 0 is NaN where the other factor is infinite or NaN though all hypers are finite."""
+    found = rendered(f"1 + {value}", (FREE, BETA))
+    assert ("weight = weight.sub_(lr * grad)" in found) == is_left_out
+
+
 CHAIN = (
     "a0 = 1 / (t - 1) if t > 1 else 0.5",
     *(f"a{i} = 1 / (t - {i} - a{i - 1}) if t > a{i - 1} else a{i - 1}" for i in range(1, 60)),

@@ -167,6 +167,15 @@ def delayed(variable: Variable, other: Variable) -> ast.Binding:
     return ast.Binding(ast.Identifier(variable.name), call_node("prev", ast.Name(other.name), *(other.initial or [])))
 
 
+def may_exchange(data: Sequence[Variable]) -> bool:
+    """Whether the weight can be kept from its first value on: nothing has it begin with another one. From now on that
+    is what its memory begins with."""
+    weight = next(variable for variable in data if variable.name == "weight")
+    if weight.initial is None:
+        weight.initial = [ast.Name("weight")]
+    return weight.initial == [ast.Name("weight")]
+
+
 def exchange() -> list[ast.Statement]:
     """The weight and a kept one take each other's place."""
     kept = ast.Name("kept")

@@ -27,6 +27,8 @@ CONFUSING = (
     "m", "v", "u", "s", "h", "k", "x", "prev_grad", "prev_weight", "total_1", "size", "gain", "update", "denominator",
     "m_2", "first_m", "rho",
 )  # fmt: skip
+# What equations are called that come without being planned: a hyper of these names could not stand beside them.
+UNPLANNED = {"turn", "turn_2", "turn_3", "kept", "w", "radius", "ramp", "age", "span", "share", "length"}
 DECAYS = ("0.5", "0.9", "0.75", "6e-1")
 SETTINGS: dict[str, tuple[ast.Expression, ...]] = {
     "decay": tuple(literal(spelling) for spelling in DECAYS),
@@ -80,7 +82,7 @@ class HyperSet:
 
 def named(dice: Dice, hypers: HyperSet, *usual: str) -> str:
     """A name that no hyper has yet: a usual one, or one that something else is called as well."""
-    taken = {plan.name for plan in hypers.plans}
+    taken = {*UNPLANNED, *(plan.name for plan in hypers.plans)}
     usable = [text for text in hypers.confusing if reason_against(text, "hyperparameter") is None]
     confusing = [text for text in usable if text not in taken]
     if confusing and dice.chance(40 if hypers.confusing is CONFUSING else 75):

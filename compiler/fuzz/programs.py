@@ -17,6 +17,7 @@ from optforge.compiler.fuzz.blocks import (
     grow_turns,
     grow_update,
     grower_of,
+    may_exchange,
     plan_variables,
 )
 from optforge.compiler.fuzz.grower import Aside, FunctionPlan, Grower, Scope, data_variables
@@ -105,7 +106,10 @@ class FileGrower:
 
     def user(self, text: str, hypers: HyperSet) -> Made:
         """An optimizer that uses another one for every parameter."""
-        members = (*(plan.node for plan in hypers.plans), grow_delegate(self.dice, self.made, hypers, "tensor"))
+        members: tuple[ast.OptimizerMember, ...] = (
+            *(plan.node for plan in hypers.plans),
+            grow_delegate(self.dice, self.made, hypers, "tensor"),
+        )
         node = ast.Optimizer(ast.Identifier(text), None, members, self.doc())
         return Made(node, hypers, Universe.TENSOR, [], (), True, {}, is_whole=True)
 
@@ -182,7 +186,7 @@ class FileGrower:
         remembered = [variable for variable in seen if not variable.is_boolean]
         bindings = grow_bindings(grower_of(self.dice, inside), seen, remembered)
         statements: list[ast.Statement] = [*bindings[:-1], self.scaled(bindings[-1], seen[-1], variables, scope)]
-        if self.dice.chance(10):
+        if self.dice.chance(10) and may_exchange(data):
             statements += exchange()
         elif self.dice.chance(35):
             read = replace(inside, variables=(*seen[::-1], *inside.variables), remembered=tuple(remembered))

@@ -1,19 +1,25 @@
 """Constant folding: arithmetic on literals, and operations that change nothing.
 
-A literal zero times a hyperparameter or the weight is zero: both are finite, by their conditions
-and because a weight that is not finite is lost already. Decimal literals are combined in decimal,
-so that ``1 - 0.95`` is ``0.05``.
+A literal zero times a scalar or the weight is zero, which is how a spec leaves a term out. That counts hypers as
+finite, which nobody multiplies by 0 otherwise, and the weight, since one that is not finite is lost already; a scalar
+that is infinite or NaN for ordinary hypers, as `1 / (t - 1)` is at first, stays. Decimal literals are combined in
+decimal, so that ``1 - 0.95`` is ``0.05``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
 from optforge.compiler import ir
 from optforge.compiler.constants import evaluate_constant
+from optforge.compiler.intervals import Interval
+from optforge.compiler.scalar_facts import INPUTS, Facts
 from optforge.compiler.types import SCALAR, Kind, Phase, Type
 
+FINITE = Interval(-(2.0**100), 2.0**100, has_nan=False)  # products of a few are finite as well
+FINITE_INPUTS: Mapping[ir.Source, Interval] = {**INPUTS, ir.Source.HYPER: FINITE, ir.Source.ARGUMENT: FINITE}
 CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
 TRUTH = Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)
 SCALAR_REDUCTIONS = {"sum", "mean", "amax"}
@@ -21,11 +27,18 @@ SCALAR_REDUCTIONS = {"sum", "mean", "amax"}
 
 def fold_constants(function: ir.Function) -> ir.Function:
     """The function with every expression simplified, equations untouched otherwise."""
-    return ir.map_expressions(lambda expr: ir.transform(simplified, expr), function)
+    facts = FiniteFacts({equation.name: equation.value for equation in function.equations}, function.given)
+    return ir.map_expressions(lambda expr: ir.transform(lambda node: simplified(node, facts), expr), function)
 
 
-def simplified(node: ir.Expr) -> ir.Expr:
-    """The node in simpler form; its children are simple already."""
+class FiniteFacts(Facts):
+    """What is known of scalars where hypers and arguments are finite, of ordinary size."""
+
+    inputs = FINITE_INPUTS
+
+
+def simplified(node: ir.Expr, facts: Facts | None = None) -> ir.Expr:
+    """The node in simpler form; its children are simple already, and its scalars are what the facts say."""
     match node:
         case ir.Select() if is_literal_truth(node.condition, True):
             return standing_for(node, node.then)
@@ -46,7 +59,7 @@ def simplified(node: ir.Expr) -> ir.Expr:
         case ir.Apply(operator=name, arguments=(inner, *_)) if name in SCALAR_REDUCTIONS and inner.type.shape == SCALAR:
             return inner
         case ir.Apply(operator="add" | "sub" | "mul" | "div" | "pow"):
-            return without_neutral(node)
+            return without_neutral(node, facts or FiniteFacts({}))
         case ir.Apply(operator="fill", arguments=(inner,)):
             return inner if inner.type == node.type else node
         case _:
@@ -91,11 +104,13 @@ def is_literal(expr: ir.Expr, value: float) -> bool:
     return isinstance(expr, ir.Literal) and not isinstance(expr.value, bool) and expr.value == value
 
 
-def is_finite(expr: ir.Expr) -> bool:
-    return expr.type.is_scalar_phase or (isinstance(expr, ir.Input) and expr.key == ir.WEIGHT)
+def is_finite(expr: ir.Expr, facts: Facts) -> bool:
+    if expr.type.is_scalar_phase:
+        return facts.interval(expr).is_finite
+    return isinstance(expr, ir.Input) and expr.key == ir.WEIGHT
 
 
-def without_neutral(node: ir.Apply) -> ir.Expr:
+def without_neutral(node: ir.Apply, facts: Facts) -> ir.Expr:
     """``x + 0``, ``x * 1``, ``x / 1``, ``x ^ 1`` and ``0 * x`` in short."""
     left, right = node.arguments
     unchanged = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "pow": 1.0}[node.operator]
@@ -104,7 +119,7 @@ def without_neutral(node: ir.Apply) -> ir.Expr:
     if node.operator in ("add", "mul") and is_literal(left, unchanged) and is_like(right, node):
         return right
     if node.operator == "mul" and (
-        (is_literal(left, 0) and is_finite(right)) or (is_literal(right, 0) and is_finite(left))
+        (is_literal(left, 0) and is_finite(right, facts)) or (is_literal(right, 0) and is_finite(left, facts))
     ):
         zero = ir.Literal(0.0, "0", type=CONSTANT, span=node.span)
         return zero if node.type.is_scalar_phase else ir.Apply("fill", (zero,), type=node.type, span=node.span)

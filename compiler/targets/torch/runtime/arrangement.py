@@ -6,7 +6,7 @@ buckets of steps are settled: their memories lie in buffers, once until a state 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
@@ -48,13 +48,13 @@ class Arrangement:
         buckets, memories = self.buckets(work, work.rule.step.layout, slots), work.memories
         if not memories:
             return [(bucket, None) for bucket in buckets]
-        pairs = [(each, each.stored(state) if len(each.buffers) == len(memories) else None) for each in buckets]
+        pairs = _with_states(buckets, memories, state)
         if any(stored is None for _, stored in pairs):
-            _give_first_values(work, slots, state)
-            for bucket, stored in pairs:
+            _give_first_values(work, slots, state)  # which replaces states in which nothing has been counted
+            for bucket, stored in _with_states(buckets, memories, state):
                 if stored is None and bucket.entries[0][1].whole:
                     self._settle(bucket, memories, state)
-            pairs = [(bucket, stored or bucket.stored(state)) for bucket, stored in pairs]
+            pairs = _with_states(buckets, memories, state)
         return pairs
 
     def _settle(self, bucket: Bucket, memories: _Memories, state: _States) -> None:
@@ -86,3 +86,8 @@ class Arrangement:
             owner.release(state)
         self.owners = {p: owner for p, owner in self.owners.items() if id(owner) not in left and p not in params}
         self._buckets.clear()
+
+
+def _with_states(buckets: Iterable[Bucket], memories: _Memories, state: _States) -> list[tuple[Bucket, Stored | None]]:
+    """The buckets, each with its states of all memories if it is settled."""
+    return [(each, each.stored(state) if len(each.buffers) == len(memories) else None) for each in buckets]
