@@ -108,10 +108,13 @@ def ours(method: str) -> list[Contestant]:
 def _sophia(backend: str, params: Sequence[Named]) -> Step:
     """Steps after one curvature, which the first call makes: its gradients are not there before."""
     optimizer = make_optimizer("SophiaG", params, backend)
+    is_first = True
 
     def step() -> None:
-        if not optimizer.state:
+        nonlocal is_first
+        if is_first:
             optimizer.curvature(BATCH)
+            is_first = False
         optimizer.step()
 
     return step
