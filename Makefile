@@ -64,7 +64,7 @@ verify: $(READY)
 MUTANTS := AdamW NAMO NAMOD Muon NorMuon Nora RMNP SophiaG SophiaH SGD Adam AMSGrad Adamax NAdam RAdam RMSprop Rprop Adagrad Adadelta ASGD Adafactor
 
 mutants: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m optforge.compiler.against.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m optforge.compiler.verify.differential.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
 
 # What all generated classes share, broken on purpose: about ten minutes.
 template-mutants: $(READY)

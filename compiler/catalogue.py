@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optforge.compiler import ir
-from optforge.compiler.build import sync_files
-from optforge.compiler.check import Unit, check_file
+from optforge.compiler.commands.generated_files import sync_files
+from optforge.compiler.driver import Unit, check_file
 from optforge.compiler.evidence import find_evidence
-from optforge.compiler.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Shape
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Shape
 from optforge.dsl.diagnostics import SpecError, render_text
 
 COMMAND = "python -m optforge.compiler.catalogue"

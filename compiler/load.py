@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from optforge.compiler.check import FUNCTIONS_ONLY
+from optforge.compiler.driver import FUNCTIONS_ONLY, compile_program
+from optforge.compiler.frontend.workspace import SPECS, Answer, Question, Workspace, shown_path
 from optforge.compiler.modules import module_of
-from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.render import origin_line, render_program
-from optforge.compiler.workspace import SPECS, Answer, Question, Workspace, shown_path
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.errors import nearest
 from optforge.dsl.parser import read_source

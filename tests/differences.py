@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optforge.compiler.comparison.compare import Row
-from optforge.compiler.comparison.measures import Measures
-from optforge.compiler.comparison.targets import parse_target
+from optforge.compiler.verify.comparison.compare import Row
+from optforge.compiler.verify.comparison.measures import Measures
+from optforge.compiler.verify.comparison.targets import parse_target
 from tests.peers import PACKAGES, rows_between, their_target
 
 ROUNDING = 1e-9

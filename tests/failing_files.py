@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 
 EVENTS = ("open", "os.mkdir", "os.listdir", "os.scandir", "os.rename", "os.remove", "os.chmod")
 SPEC = "optimizer Plain extends Base:\n    hyper lr=1\n    for tensor:\n        weight <- super - lr * grad\n"

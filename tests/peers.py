@@ -16,10 +16,10 @@ from unittest.mock import patch
 
 import torch
 
-from optforge.compiler.comparison.compare import Row, compare
-from optforge.compiler.comparison.targets import Target, make_generated, make_other, parse_options, parse_target
-from optforge.compiler.comparison.trials import make_trials
 from optforge.compiler.load import compile_source
+from optforge.compiler.verify.comparison.compare import Row, compare
+from optforge.compiler.verify.comparison.targets import Target, make_generated, make_other, parse_options, parse_target
+from optforge.compiler.verify.comparison.trials import make_trials
 
 PACKAGES = ("pytorch_optimizer", "heavyball", "schedulefree")
 WANT_ROLES = ("Muon", "NorMuon", "AdaMuon")  # classes of pytorch_optimizer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import optforge
-from optforge.compiler.check import Result, check_source
+from optforge.compiler.driver import Result, check_source
 from optforge.dsl.source import Source
 
 FOLDER = Path(__file__).parent / "cases" / "samples"

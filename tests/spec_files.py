@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from optforge.compiler.check import check_source
+from optforge.compiler.driver import check_source
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Source
 

@@ -3,7 +3,8 @@
 In: `MUTANTS`, mistakes in the runtime, the templates and the passes that write kernels, each a text to be found once
 and the text in its place. Out: for each, the first contract test that fails on a copy of the sources with that mistake,
 as a table; with `--write` also in `tests/TEMPLATE_MUTANTS.md`, where the other rows stay. All mutants face the same
-command, which must pass on the copy without any of them. Mistakes in specs are for `optforge.compiler.against.mutants`.
+command, which must pass on the copy without any of them. Mistakes in specs are for
+`optforge.compiler.verify.differential.mutants`.
 """
 
 from __future__ import annotations
@@ -79,14 +80,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "gradient overwritten by a kernel",
         "a generated line writes into the storage of the gradient",
-        "compiler/passes/storage.py",
+        "compiler/targets/torch/passes/in_place.py",
         "if isinstance(storage, tuple) and (storage not in self.given_back or storage == ir.GRAD):",
         "if isinstance(storage, tuple) and storage not in {*self.given_back, ir.GRAD}:",
     ),
     Mutant(
         "memory overwritten while it is read",
         "an equation sees the new value of a memory in place of the old one",
-        "compiler/passes/storage.py",
+        "compiler/targets/torch/passes/in_place.py",
         "return self.last_read[storage] <= index",
         "return True",
     ),
@@ -698,14 +699,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "averages the wrong way round",
         "moments hold the newest gradient almost alone",
-        "compiler/passes/idioms.py",
+        "compiler/targets/torch/passes/idioms.py",
         'return replace(node, operator="lerp", arguments=(start, end, share))',
         'return replace(node, operator="lerp", arguments=(start, end, decay))',
     ),
     Mutant(
         "branches of guards swapped",
         "what only the first step needs is computed in all others",
-        "compiler/passes/guard.py",
+        "compiler/passes/sink_into_branches.py",
         "yield from uses(expr.then, with_condition(context, expr.condition))",
         "yield from uses(expr.then, with_condition(context, opposite))",
     ),

@@ -17,15 +17,15 @@ import wrong_adamw
 from hypothesis import given
 from wrong_adamw import MyAdamW
 
-from optforge.compiler.against.arena import Arena, NameProblem, Options, open_arena
-from optforge.compiler.against.corpus import corpus_of
-from optforge.compiler.against.plan import Gradient, Group, Scenario, Step, read_scenario, scenario_text
-from optforge.compiler.against.race import race
-from optforge.compiler.against.scenarios import scenarios
-from optforge.compiler.against.script import script
-from optforge.compiler.against.search import Budget, Finding, drawn, search
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 from optforge.compiler.fuzz.choices import independent
+from optforge.compiler.verify.differential.arena import Arena, NameProblem, Options, open_arena
+from optforge.compiler.verify.differential.corpus import corpus_of
+from optforge.compiler.verify.differential.plan import Gradient, Group, Scenario, Step, read_scenario, scenario_text
+from optforge.compiler.verify.differential.race import race
+from optforge.compiler.verify.differential.scenarios import scenarios
+from optforge.compiler.verify.differential.script import script
+from optforge.compiler.verify.differential.search import Budget, Finding, drawn, search
 from optforge.testing import assert_matches
 
 pytest_plugins = ("pytester",)

@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from optforge.compiler.build import module_name
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
+from optforge.compiler.commands.generated_files import module_name
 from optforge.compiler.targets.torch.render import render_standalone
 
 ROOT = Path(__file__).parent.parent

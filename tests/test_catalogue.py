@@ -14,7 +14,7 @@ from test_torch_family import PAIRS
 
 import optforge.generated
 from optforge.compiler import catalogue
-from optforge.compiler.check import check_file, check_source
+from optforge.compiler.driver import check_file, check_source
 from optforge.compiler.evidence import find_evidence
 from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source

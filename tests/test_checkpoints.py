@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import optforge.generated as generated
-from optforge.compiler import ir
-from optforge.compiler.build import render_unit
-from optforge.compiler.check import check_file, check_source
-from optforge.compiler.interpret import Inputs, evaluate_function
+from optforge.compiler.commands.generated_files import render_unit
+from optforge.compiler.driver import check_file, check_source, compile_program, run_passes
+from optforge.compiler.frontend.workspace import SPECS
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import compile_source
-from optforge.compiler.pipeline import compile_program, run_passes
-from optforge.compiler.workspace import SPECS
+from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
 from optforge.dsl.diagnostics import render_text
 from optforge.dsl.source import Source
 

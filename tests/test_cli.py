@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 from optforge.dsl.errors import CATALOGUE
 
 GOOD = "optimizer Plain:\n    hyper lr = 0.1 where lr >= 0\n\n    for tensor:\n        weight <- weight - lr * grad\n"
@@ -208,7 +208,7 @@ def test_check_holds_the_compiler_to_what_must_be_so(
 ) -> None:
     name = written("a.opt", GOOD)
     assert main(["check", name, "--verify"]) == 0
-    monkeypatch.setattr("optforge.compiler.pipeline.require_valid", lambda program, stage: 1 / 0)
+    monkeypatch.setattr("optforge.compiler.driver.require_valid", lambda program, stage: 1 / 0)
     assert main(["check", name]) == 0 and main(["check", name, "--verify"]) == 70
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -217,7 +217,7 @@ def test_a_mistake_of_the_compiler_says_so(monkeypatch: pytest.MonkeyPatch, caps
     def broken(*_: object) -> None:
         raise ZeroDivisionError("sample")
 
-    monkeypatch.setattr("optforge.compiler.check.check_file", broken)
+    monkeypatch.setattr("optforge.compiler.driver.check_file", broken)
     assert main(["check", written("a.opt", GOOD)]) == 70
     told = capsys.readouterr().err
     assert "internal error (ZeroDivisionError: sample)" in told and "Traceback" not in told

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optforge.compiler.cli import main
-from optforge.compiler.comparison.compare import Row, compare, streams_of
-from optforge.compiler.comparison.measures import measured
-from optforge.compiler.comparison.runs import run_target
-from optforge.compiler.comparison.targets import TargetProblem, parse_target
-from optforge.compiler.comparison.trials import make_trials
+from optforge.compiler.commands.cli import main
+from optforge.compiler.verify.comparison.compare import Row, compare, streams_of
+from optforge.compiler.verify.comparison.measures import measured
+from optforge.compiler.verify.comparison.runs import run_target
+from optforge.compiler.verify.comparison.targets import TargetProblem, parse_target
+from optforge.compiler.verify.comparison.trials import make_trials
 
 # A class of a user, with one memory, that is SGD until its third step.
 USERS = """
@@ -254,7 +254,7 @@ def test_a_wrong_spec_shows_its_diagnostics(capsys: pytest.CaptureFixture[str]) 
     [("1e-3", 1e-3), ("(0.9,0.99)", (0.9, 0.99)), ("true", True), ("False", False), ("None", None), ("svd", "svd")],
 )
 def test_values_of_options(text: str, value: Any) -> None:
-    from optforge.compiler.comparison.targets import parse_options
+    from optforge.compiler.verify.comparison.targets import parse_options
 
     assert parse_options(f"a={text}", "") == {"a": value}
 

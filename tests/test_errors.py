@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.habits import FUNCTIONS, VALUES
-from optforge.compiler.universal import UNIVERSAL
+from optforge.compiler.frontend.builtins import UNIVERSAL
+from optforge.compiler.frontend.hints import FUNCTIONS, VALUES
 from optforge.dsl.diagnostics import Diagnostic, render_text
 from optforge.dsl.errors import CATALOGUE, examples
 from tests.spec_files import check_files, split_files

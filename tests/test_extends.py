@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from optforge.compiler import ir
-from optforge.compiler.check import check_source
+from optforge.compiler.driver import check_source
+from optforge.compiler.ir import nodes as ir
 from optforge.dsl.printer import print_expression
 from optforge.dsl.source import Source
 

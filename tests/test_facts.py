@@ -9,11 +9,11 @@ import pytest
 import torch
 from classes import SEEDS, build, generated_classes, groups, hyper_arguments, parameters, set_gradients
 
-from optforge.compiler import ir
 from optforge.compiler.analysis.modes import with_modes
 from optforge.compiler.analysis.momentum import momentum_hypers
 from optforge.compiler.analysis.rest import keeps_zero, moves_at_rest
-from optforge.compiler.check import check_source
+from optforge.compiler.driver import check_source
+from optforge.compiler.ir import nodes as ir
 from optforge.dsl.source import Source
 from optforge.generated import MuonH
 

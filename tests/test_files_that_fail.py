@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 
 ROOT = Path(__file__).parent.parent
 GOOD = "optimizer Plain:\n    hyper lr = 0.1 where lr >= 0\n\n    for tensor:\n        weight <- weight - lr * grad\n"

@@ -23,15 +23,14 @@ from classes import generated_classes
 from torch import Tensor, nn
 
 from optforge import generated
-from optforge.compiler import ir
-from optforge.compiler.check import check_source
+from optforge.compiler.driver import check_source, compile_program, map_functions, run_passes
+from optforge.compiler.frontend.workspace import SPECS
 from optforge.compiler.fuzz.differential import loaded
-from optforge.compiler.ops import OPERATORS
-from optforge.compiler.passes.storage import plan_storage
-from optforge.compiler.pipeline import compile_program, map_functions, run_passes
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.targets.torch.fused import FUNCTIONS, kernels
+from optforge.compiler.targets.torch.passes.in_place import plan_storage
 from optforge.compiler.targets.torch.render import render_program
-from optforge.compiler.workspace import SPECS
 from optforge.dsl.source import Source
 from optforge.generated._runtime import fused as runtime
 from optforge.generated._runtime.interface import Kernel

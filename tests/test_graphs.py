@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import optforge.generated as generated
 from optforge import explain_schedule
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 from optforge.compiler.targets.torch import runtime
 from optforge.generated._runtime import graphs, strategies
 

@@ -16,10 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optforge.compiler.check import check_file, check_source
-from optforge.compiler.pipeline import run_passes
+from optforge.compiler.driver import check_file, check_source, run_passes
+from optforge.compiler.frontend.workspace import SPECS
 from optforge.compiler.targets.torch.render import render_program
-from optforge.compiler.workspace import SPECS
 from optforge.dsl.diagnostics import render_json, render_text
 from optforge.dsl.errors import CATALOGUE
 from optforge.dsl.source import Source

@@ -12,8 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from optforge.compiler.check import check_source
-from optforge.compiler.pipeline import compile_program
+from optforge.compiler.driver import check_source, compile_program
 from optforge.compiler.targets.torch.render import origin_line, render_program, render_standalone
 from optforge.dsl.diagnostics import render_json, render_text
 from optforge.dsl.parser import parse_source

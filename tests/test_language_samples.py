@@ -11,8 +11,8 @@ from samples import FILES, FOLDER, SHAPES, checked, load, names, parameters, ran
 from torch import Tensor
 from trials import History, Interpreted, worst_error
 
-from optforge.compiler import ir
-from optforge.compiler.interpret import Inputs, evaluate_function
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
 
 TOLERANCE = 1e-10
 REQUIRED = {"Operators": {"lr": 0.1}}

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.against import mutants
-from optforge.compiler.against.mutations import checked, program_mutants
-from optforge.compiler.against.rivals import TORCH
-from optforge.compiler.against.search import Budget
-from optforge.compiler.against.source_mutations import loaded, source_mutants
-from optforge.compiler.against.table import table
-from optforge.compiler.library import Report
-from optforge.compiler.raw import RawProgram
-from optforge.compiler.resolve import resolve_file
-from optforge.compiler.workspace import SPECS
+from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.resolve import resolve_file
+from optforge.compiler.frontend.resolved import RawProgram
+from optforge.compiler.frontend.workspace import SPECS
+from optforge.compiler.verify.differential import mutants
+from optforge.compiler.verify.differential.mutations import checked, program_mutants
+from optforge.compiler.verify.differential.rivals import TORCH
+from optforge.compiler.verify.differential.search import Budget
+from optforge.compiler.verify.differential.source_mutations import loaded, source_mutants
+from optforge.compiler.verify.differential.table import table
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 

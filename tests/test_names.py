@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from optforge.compiler import interpret, ir
+from optforge.compiler.driver import compile_program
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.printer import dump_function, read_function
+from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
+from optforge.compiler.ir.verifier import InternalError, functions_of, require_valid
 from optforge.compiler.load import compile_source
-from optforge.compiler.pipeline import compile_program
+from optforge.compiler.oracle import interpreter as interpret
 from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import scalar_names
 from optforge.compiler.targets.torch.statements import Lowering, lower_function
-from optforge.compiler.text import dump_function, read_function
-from optforge.compiler.types import SCALAR, Kind, Phase, Type
-from optforge.compiler.validate import InternalError, functions_of, require_valid
 from optforge.dsl.source import Source
 
 STEPS = 3

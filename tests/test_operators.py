@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from optforge.compiler import ir
 from optforge.compiler.fuzz.differential import runtime
-from optforge.compiler.ops import CAREFUL, OPERATORS, SETTINGS, Operator, Parameter, Want
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import CAREFUL, OPERATORS, SETTINGS, Operator, Parameter, Want
+from optforge.compiler.ir.printer import literal, literal_type, natural_type
+from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Phase, Shape, Type
 from optforge.compiler.targets.torch.expressions import Writer
-from optforge.compiler.text import literal, literal_type, natural_type
-from optforge.compiler.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Phase, Shape, Type
 
 BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.cli import main
-from optforge.compiler.output import write_whole
+from optforge.compiler.commands.cli import main
+from optforge.compiler.commands.output import write_whole
 
 ROOT = Path(__file__).parent.parent
 UNTIDY = (ROOT / "specs" / "muon.opt").read_text(encoding="utf-8").replace(" = ", "  =  ")
 RUN_ON_A_SMALL_DISK = """
 import resource, signal, sys
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file past the limit is then an error of the write, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.exit(main(sys.argv[2:]))

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, seed
 
-from optforge.compiler import ir
-from optforge.compiler.check import check_source
+from optforge.compiler.driver import PASSES, check_source, fold_requirements, map_functions
 from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.fuzz.differential import compile_everywhere, require_printed
 from optforge.compiler.fuzz.programs import RandomProgram, programs
-from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
-from optforge.compiler.text import dump_function, read_function
-from optforge.compiler.validate import functions_of
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.printer import dump_function, read_function
+from optforge.compiler.ir.verifier import functions_of
 from optforge.dsl.source import Source
 
 CASES = Path(__file__).parent / "cases" / "passes"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optforge.compiler.comparison.targets import parse_target
-from optforge.compiler.comparison.trials import Trial, make_trials
+from optforge.compiler.verify.comparison.targets import parse_target
+from optforge.compiler.verify.comparison.trials import Trial, make_trials
 from tests import differences
 from tests.differences import OF_AUTHORS, OF_PACKAGES, Difference
 from tests.peers import PACKAGES, Peer, all_in_float64, rows_between, their_target, variant

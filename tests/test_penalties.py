@@ -11,10 +11,10 @@ from references.tscnc import tscnc, tscnc_official
 from torch import Tensor, nn
 
 import optforge.generated
-from optforge.compiler import ir
-from optforge.compiler.check import check_source
-from optforge.compiler.interpret import Inputs, evaluate_function
+from optforge.compiler.driver import check_source
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import find_spec
+from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
 from optforge.dsl.source import Source
 from optforge.generated import TSCNC, TSCNCOfficial
 

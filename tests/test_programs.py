@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given, seed
 
-from optforge.compiler import intervals, ir, scalar_facts
-from optforge.compiler.causality import inputs_of
-from optforge.compiler.check import check_source
+from optforge.compiler.analysis import scalar_facts
+from optforge.compiler.driver import check_source, map_functions, run_passes
+from optforge.compiler.frontend.workspace import SPECS
 from optforge.compiler.fuzz import differential
 from optforge.compiler.fuzz.__main__ import main
 from optforge.compiler.fuzz.choices import independent
@@ -32,15 +32,16 @@ from optforge.compiler.fuzz.differential import (
     require_printed,
 )
 from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
-from optforge.compiler.ops import OPERATORS, Level, Pattern
+from optforge.compiler.ir import intervals
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.operators import OPERATORS, Level, Pattern
+from optforge.compiler.ir.verifier import functions_of
 from optforge.compiler.passes import careful, fold, guard, idioms, storage
 from optforge.compiler.passes.careful import with_care
-from optforge.compiler.pipeline import map_functions, run_passes
 from optforge.compiler.targets.torch import expressions
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.statements import Lowering
-from optforge.compiler.validate import functions_of
-from optforge.compiler.workspace import SPECS
 from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optforge.compiler import ir
-from optforge.compiler.check import check_source
-from optforge.compiler.infer import Inference
-from optforge.compiler.library import Report
-from optforge.compiler.raw import RawProgram
-from optforge.compiler.resolve import resolve_file
-from optforge.compiler.typecheck import check_program
-from optforge.compiler.types import Dim, Kind, Phase, Shape, Type, Universe
+from optforge.compiler.driver import check_source
+from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.resolve import resolve_file
+from optforge.compiler.frontend.resolved import RawProgram
+from optforge.compiler.frontend.types.inference import Inference
+from optforge.compiler.frontend.types.typecheck import check_program
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import Dim, Kind, Phase, Shape, Type, Universe
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 

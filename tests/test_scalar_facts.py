@@ -7,9 +7,11 @@ import re
 
 import pytest
 
-from optforge.compiler import intervals, ir, scalar_facts
-from optforge.compiler.pipeline import compile_program
-from optforge.compiler.scalar_facts import facts_of
+from optforge.compiler.analysis import scalar_facts
+from optforge.compiler.analysis.scalar_facts import facts_of
+from optforge.compiler.driver import compile_program
+from optforge.compiler.ir import intervals
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.targets.torch.render import render_program
 from optforge.dsl.source import Source
 

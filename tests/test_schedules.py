@@ -17,10 +17,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import optforge.generated
-from optforge.compiler import ir
-from optforge.compiler.check import check_source
-from optforge.compiler.interpret import schedule_factor
+from optforge.compiler.driver import check_source
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import find_spec
+from optforge.compiler.oracle.interpreter import schedule_factor
 from optforge.dsl.source import Source
 
 TOLERANCE = 4e-15

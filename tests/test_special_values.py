@@ -18,17 +18,17 @@ import torch
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from optforge.compiler import ir
-from optforge.compiler.constants import evaluate_constant
 from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.fuzz.differential import runtime
-from optforge.compiler.intervals import Interval
-from optforge.compiler.ops import CAREFUL, OPERATORS, ROWS, Operator, Want
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.evaluate import evaluate_constant
+from optforge.compiler.ir.intervals import Interval
+from optforge.compiler.ir.operators import CAREFUL, OPERATORS, ROWS, Operator, Want
+from optforge.compiler.ir.printer import apply, literal, natural_type
+from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.passes.fold import simplified
 from optforge.compiler.targets.torch.expressions import Writer
-from optforge.compiler.text import apply, literal, natural_type
-from optforge.compiler.types import FULL, SCALAR, Kind, Phase, Type, Universe
 
 NUMBERS = (0.0, -0.0, 0.5, 1.0, -1.0, 2.0, -3.0, 7.25, 1e308, -1e308, 1e-320, -1e-320, math.inf, -math.inf, math.nan)
 NAMES = {(ir.Source.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}

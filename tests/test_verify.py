@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from optforge.compiler import ir
 from optforge.compiler.analysis.claims import Budget, Proved, Refuted, Unknown, Verdict
 from optforge.compiler.analysis.claims import Tested as Held  # pytest collects what is called Test...
 from optforge.compiler.analysis.cost import direction_of_excess
-from optforge.compiler.analysis.decide import decide
-from optforge.compiler.analysis.gradients import STREAMS
-from optforge.compiler.analysis.metamorphic import PROPERTIES, decide_property
 from optforge.compiler.analysis.polynomials import polynomial_of, power_text
-from optforge.compiler.analysis.watch import questions_of, subjects_of
-from optforge.compiler.check import Unit, check_file, check_source
-from optforge.compiler.cli import main
-from optforge.compiler.ops import ROWS, once_per_result
+from optforge.compiler.commands.cli import main
+from optforge.compiler.driver import Unit, check_file, check_source
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import ROWS, once_per_result
+from optforge.compiler.verify.claims.decide import decide
+from optforge.compiler.verify.claims.gradients import STREAMS
+from optforge.compiler.verify.claims.watch import questions_of, subjects_of
+from optforge.compiler.verify.properties.metamorphic import PROPERTIES, decide_property
 from optforge.dsl.printer import print_expression
 from optforge.dsl.source import Source
 
@@ -384,7 +384,7 @@ def test_the_command_speaks_json(signs: str, capsys: pytest.CaptureFixture[str])
 
 def test_claims_alone_need_no_torch(signs: str) -> None:
     program = (
-        "import sys\nfrom optforge.compiler.cli import main\n"
+        "import sys\nfrom optforge.compiler.commands.cli import main\n"
         f"assert main(['verify', '--claims-only', {signs!r}]) == 1\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

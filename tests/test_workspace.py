@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import optforge
 from optforge.compiler import load
-from optforge.compiler.check import check_file
+from optforge.compiler.driver import check_file
 
 OWN = "optimizer Own extends Base:\n    for tensor:\n        weight <- weight - scaled(super)\n"
 BASE = "optimizer Base:\n    for tensor:\n        weight <- {0}{1} + 0 * grad\n"

@@ -23,10 +23,10 @@ import torch
 from classes import SEEDS, generated_classes
 from torch.optim import lr_scheduler
 
-from optforge.compiler import ir
-from optforge.compiler.against.values import HyperValues
-from optforge.compiler.check import check_file
+from optforge.compiler.driver import check_file
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import find_spec
+from optforge.compiler.verify.differential.values import HyperValues
 
 
 @cache

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optforge.compiler import ir
-from optforge.compiler.interpret import Parameter, fire_event, step_parameters
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.oracle.interpreter import Parameter, fire_event, step_parameters
 
 STEPS = 50
 EPS64 = 2.0**-52

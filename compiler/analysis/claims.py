@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from optforge.compiler import ir
-from optforge.compiler.causality import inputs_of
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
 
 COMPARISON = "comparison"
 

@@ -17,7 +17,6 @@ from fractions import Fraction
 from itertools import combinations
 from typing import TypeAlias
 
-from optforge.compiler import ir
 from optforge.compiler.analysis.claims import Proved, Question, Refuted, Unknown, Verdict
 from optforge.compiler.analysis.polynomials import (
     CONSTANT,
@@ -28,7 +27,8 @@ from optforge.compiler.analysis.polynomials import (
     polynomial_of,
     power_text,
 )
-from optforge.compiler.ops import OPERATORS
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import OPERATORS
 
 Direction: TypeAlias = tuple[Fraction, Fraction]  # rows = n^a, cols = n^b
 ZERO, ONE = Fraction(0), Fraction(1)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optforge.compiler import ir
 from optforge.compiler.analysis.normal_form import Atom, Former, Sum, TooLarge, collected, inverse, named_atom, single
-from optforge.compiler.causality import inputs_of
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
 
 OPEN = (ir.Source.STEP, ir.Source.ARGUMENT, ir.Source.TOTAL)  # what may differ between two calls
 WEIGHT = single(named_atom("stream weight", False))

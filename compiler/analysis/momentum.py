@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from optforge.compiler import ir
+from optforge.compiler.ir import nodes as ir
 
 # Functions of one value that keep its direction in some sense: odd, or a change of form.
 ODD = {"neg", "transpose", "fill", "sign", "tanh", "orthogonalize", "clamp"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias, assert_never
 
-from optforge.compiler import ir
+from optforge.compiler.ir import nodes as ir
 
 ARITHMETIC = {"add", "sub", "mul", "div", "neg", "fill", "square", "lerp", "pow"}
 INVERSE = "1 / "

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
 
-from optforge.compiler import ir
-from optforge.compiler.ops import MIN, Size
-from optforge.compiler.types import Dim, Shape
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import MIN, Size
+from optforge.compiler.ir.types import Dim, Shape
 
 Exponents: TypeAlias = tuple[Fraction, Fraction, Fraction]  # of rows, cols and min(rows, cols)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from optforge.compiler import ir
+from optforge.compiler.ir import nodes as ir
 
 RATE = "lr"
 

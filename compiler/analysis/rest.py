@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from optforge.compiler import ir
+from optforge.compiler.ir import nodes as ir
 
 # Operators that give 0 where their first argument is 0, where any is, and where all are.
 OF_FIRST = {

@@ -20,7 +20,7 @@ from optforge.compiler.commands.console import (
 )
 
 if TYPE_CHECKING:
-    from optforge.compiler.check import Unit
+    from optforge.compiler.driver import Unit
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,7 +39,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from optforge.compiler.build import BuildProblem, generated_files, stale_files, sync_files
+    from optforge.compiler.commands.generated_files import BuildProblem, generated_files, stale_files, sync_files
 
     units = checked_units(options.files or default_specs())
     if not all(unit.result.program for unit in units):
@@ -68,7 +68,7 @@ def run_build(options: argparse.Namespace) -> int:
 
 
 def explained(units: Sequence[Unit]) -> int:
-    from optforge.compiler.pipeline import run_passes
+    from optforge.compiler.driver import run_passes
     from optforge.compiler.targets.torch.explain import explain_schedule
 
     texts = [explain_schedule(run_passes(unit.result.require())) for unit in units]

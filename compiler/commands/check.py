@@ -18,7 +18,7 @@ from optforge.compiler.commands.console import (
 )
 
 if TYPE_CHECKING:
-    from optforge.compiler.check import Unit
+    from optforge.compiler.driver import Unit
 
 
 def add_parser(commands: Commands) -> None:
@@ -47,7 +47,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 def verify_units(units: Sequence[Unit]) -> None:
     """Hold every pass, and the functions that are generated, to what must be so; an internal error if it is not."""
-    from optforge.compiler.pipeline import run_passes
+    from optforge.compiler.driver import run_passes
     from optforge.compiler.targets.torch.lower import lower_program
 
     for unit in units:
@@ -55,9 +55,9 @@ def verify_units(units: Sequence[Unit]) -> None:
 
 
 def dump_units(units: Sequence[Unit], after: str, verify: bool) -> None:
-    from optforge.compiler.pipeline import PASSES, run_passes
-    from optforge.compiler.text import dump_function
-    from optforge.compiler.validate import functions_of
+    from optforge.compiler.driver import PASSES, run_passes
+    from optforge.compiler.ir.printer import dump_function
+    from optforge.compiler.ir.verifier import functions_of
 
     names = [name for name, _ in PASSES]
     if after not in names:

@@ -41,10 +41,10 @@ def count(text: str) -> int:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from optforge.compiler.comparison.compare import compare
-    from optforge.compiler.comparison.report import render_json, render_table
-    from optforge.compiler.comparison.targets import TargetProblem, parse_target
-    from optforge.compiler.comparison.trials import SHAPES, make_trials
+    from optforge.compiler.verify.comparison.compare import compare
+    from optforge.compiler.verify.comparison.report import render_json, render_table
+    from optforge.compiler.verify.comparison.targets import TargetProblem, parse_target
+    from optforge.compiler.verify.comparison.trials import SHAPES, make_trials
 
     render = render_json if options.json else render_table
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from optforge.dsl.diagnostics import Diagnostic, render_json, render_text
 
 if TYPE_CHECKING:
-    from optforge.compiler.check import Unit
+    from optforge.compiler.driver import Unit
 
 FINE, SPEC_IS_WRONG, CANNOT_GO_ON, COMMAND_IS_WRONG, COMPILER_IS_WRONG = 0, 1, 1, 2, 70
 
@@ -106,8 +106,8 @@ def spec_paths(given: Sequence[Path]) -> list[Path]:
 
 def checked_units(files: Sequence[Path], as_json: bool = False) -> list[Unit]:
     """Check every file and show all that is wrong, with all of them, in one go."""
-    from optforge.compiler.check import check_file
-    from optforge.compiler.workspace import Workspace
+    from optforge.compiler.driver import check_file
+    from optforge.compiler.frontend.workspace import Workspace
 
     workspace = Workspace()
     units = [check_file(path, workspace) for path in spec_paths(files)]
@@ -117,7 +117,7 @@ def checked_units(files: Sequence[Path], as_json: bool = False) -> list[Unit]:
 
 def require_declarations(units: Sequence[Unit]) -> None:
     """Refuse files that have nothing but functions, where something is to be made of what they define."""
-    from optforge.compiler.check import FUNCTIONS_ONLY
+    from optforge.compiler.driver import FUNCTIONS_ONLY
 
     if not any(unit.result.require().declarations for unit in units):
         each = "" if len(units) == 1 else "each "

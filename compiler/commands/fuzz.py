@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optforge.compiler.commands.console import FINE, SPEC_IS_WRONG, CommandProblem, Commands, add_command, say
 
 if TYPE_CHECKING:
-    from optforge.compiler.against.arena import Arena, Options
+    from optforge.compiler.verify.differential.arena import Arena, Options
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -58,11 +58,11 @@ def add_space(parser: argparse.ArgumentParser) -> None:
 
 def run_fuzz(options: argparse.Namespace) -> int:
     require_extra()
-    from optforge.compiler.against.arena import open_arena
-    from optforge.compiler.against.corpus import corpus_of
-    from optforge.compiler.against.names import NameProblem
-    from optforge.compiler.against.script import script
-    from optforge.compiler.against.search import Budget, search
+    from optforge.compiler.verify.differential.arena import open_arena
+    from optforge.compiler.verify.differential.corpus import corpus_of
+    from optforge.compiler.verify.differential.names import NameProblem
+    from optforge.compiler.verify.differential.script import script
+    from optforge.compiler.verify.differential.search import Budget, search
 
     factory = loaded(options.against)
     try:
@@ -96,7 +96,7 @@ def refused_text(refused: int) -> str:
 
 
 def contest_options(options: argparse.Namespace) -> Options:
-    from optforge.compiler.against.arena import Options
+    from optforge.compiler.verify.differential.arena import Options
 
     return Options(
         names=pairs(options.map),

@@ -12,7 +12,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_ops(options: argparse.Namespace) -> int:
-    from optforge.compiler.ops import ROWS
+    from optforge.compiler.ir.operators import ROWS
 
     shown = [row for row in ROWS if not row.internal]
     forms = [

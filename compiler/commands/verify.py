@@ -19,8 +19,8 @@ from optforge.compiler.commands.console import (
 
 if TYPE_CHECKING:
     from optforge.compiler.analysis.claims import Budget
-    from optforge.compiler.analysis.report import Finding
-    from optforge.compiler.check import Unit
+    from optforge.compiler.driver import Unit
+    from optforge.compiler.verify.claims.report import Finding
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,7 +39,7 @@ def add_parser(commands: Commands) -> None:
 
 def run_verify(options: argparse.Namespace) -> int:
     from optforge.compiler.analysis.claims import Budget
-    from optforge.compiler.analysis.report import finding_lines, findings_json
+    from optforge.compiler.verify.claims.report import finding_lines, findings_json
 
     if options.examples < 1 or options.seed < 0:
         raise CommandProblem("`--examples` must be 1 or more, and `--seed` 0 or more")
@@ -60,9 +60,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def findings_of(unit: Unit, budget: Budget, claims_only: bool) -> Iterator[Finding]:
     """What is found out about the claims of a file, and then about its classes."""
-    from optforge.compiler.analysis.decide import decide
-    from optforge.compiler.analysis.report import Finding
-    from optforge.compiler.analysis.watch import questions_of, subjects_of
+    from optforge.compiler.verify.claims.decide import decide
+    from optforge.compiler.verify.claims.report import Finding
+    from optforge.compiler.verify.claims.watch import questions_of, subjects_of
     from optforge.dsl.printer import print_expression
 
     for subject in subjects_of(unit):
@@ -70,6 +70,6 @@ def findings_of(unit: Unit, budget: Budget, claims_only: bool) -> Iterator[Findi
             text = f"claim {print_expression(question.claim.written)}"
             yield Finding(question.claim.span, subject.name, text, decide(question))
     if not claims_only:
-        from optforge.compiler.analysis.metamorphic import class_findings
+        from optforge.compiler.verify.properties.metamorphic import class_findings
 
         yield from class_findings(unit, budget)

@@ -23,8 +23,8 @@ from optforge.compiler.fuzz.terms import (
     plus,
     times,
 )
-from optforge.compiler.ops import CALLABLE
-from optforge.compiler.types import FULL, SCALAR, Phase, Universe
+from optforge.compiler.ir.operators import CALLABLE
+from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
 from optforge.dsl import ast
 
 TURNS = ("turn", "turn_2", "turn_3")

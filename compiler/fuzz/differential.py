@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optforge.compiler import ir
-from optforge.compiler.check import check_tree
+from optforge.compiler.driver import PASSES, check_tree, fold_requirements, map_functions
+from optforge.compiler.frontend.library import Report
 from optforge.compiler.fuzz.programs import RandomProgram, Trial
-from optforge.compiler.interpret import Inputs, evaluate_function
-from optforge.compiler.library import Report
-from optforge.compiler.pipeline import PASSES, fold_requirements, map_functions
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.verifier import require_valid
+from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
 from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program
-from optforge.compiler.validate import require_valid
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import parse_source

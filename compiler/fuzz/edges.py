@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from optforge.compiler.fuzz.grower import Grower, Production, Scope
 from optforge.compiler.fuzz.terms import Term, call_node, literal, name
-from optforge.compiler.types import SCALAR, Phase, Shape
+from optforge.compiler.ir.types import SCALAR, Phase, Shape
 from optforge.dsl import ast
 
 T, ONE, HALF = ast.Name("t"), ast.Number("1"), ast.Number("0.5")

@@ -19,7 +19,7 @@ from optforge.compiler.fuzz.terms import (
     reduced_shape,
     times,
 )
-from optforge.compiler.types import FULL, SCALAR, Dim, Phase, Shape
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
 from optforge.dsl import ast
 
 OFFSET = constant("0.0371")  # keeps comparisons and rounding away from ties

@@ -27,7 +27,7 @@ from optforge.compiler.fuzz.terms import (
     swapped,
     times,
 )
-from optforge.compiler.types import FULL, SCALAR, Dim, Phase, Shape, Universe
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape, Universe
 from optforge.dsl import ast
 
 NUMBERS = ("0.5", "2", "1", "0", "0.1", "0.25", "3", "1e-1", "0.7", "1.5E0", "-0.3")

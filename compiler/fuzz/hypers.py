@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from optforge.compiler.frontend.reserved_names import reason_against
 from optforge.compiler.fuzz.terms import Dice, Variable, literal, name
-from optforge.compiler.names import reason_against
-from optforge.compiler.types import SCALAR, Phase
+from optforge.compiler.ir.types import SCALAR, Phase
 from optforge.dsl import ast
 
 Setting: TypeAlias = "float | int | bool | str"

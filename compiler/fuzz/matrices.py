@@ -11,7 +11,7 @@ from optforge.compiler.fuzz.terms import (
     name,
     swapped,
 )
-from optforge.compiler.types import FULL, SCALAR, Dim, Phase, Shape
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
 from optforge.dsl import ast
 
 COEFFICIENTS = (

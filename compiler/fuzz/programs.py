@@ -24,7 +24,7 @@ from optforge.compiler.fuzz.grower import Aside, FunctionPlan, Grower, Scope, da
 from optforge.compiler.fuzz.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
 from optforge.compiler.fuzz.terms import Dice, Variable, call_node, name, squared_mean
 from optforge.compiler.fuzz.uses import Made, grow_delegate, names_inside
-from optforge.compiler.types import FULL, SCALAR, Phase, Universe
+from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
 from optforge.dsl import ast
 from optforge.dsl.printer import print_file
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from optforge.compiler.types import SCALAR, Dim, Phase, Shape, broadcast
+from optforge.compiler.ir.types import SCALAR, Dim, Phase, Shape, broadcast
 from optforge.dsl import ast
 
 Choice = TypeVar("Choice")

@@ -13,7 +13,6 @@ from typing import Any, assert_never
 import numpy as np
 import torch
 
-from optforge.compiler import interpret, ir
 from optforge.compiler.fuzz.differential import (
     SMALLEST_STEP,
     Array,
@@ -28,6 +27,8 @@ from optforge.compiler.fuzz.differential import (
 )
 from optforge.compiler.fuzz.programs import Trial
 from optforge.compiler.fuzz.rewriting import compiled_by_rewriting
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.oracle import interpreter as interpret
 
 FEWEST_STEPS = 2  # every second program takes one more
 RECORDED: dict[str, Any] = {"backend": "eager", "capturable": True}

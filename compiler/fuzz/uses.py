@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optforge.compiler.fuzz.hypers import HyperSet, Setting
 from optforge.compiler.fuzz.terms import Dice, Variable, call_node, name
-from optforge.compiler.types import Universe
+from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast
 
 ADAMW = ("lr", "beta1", "beta2", "eps", "weight_decay")

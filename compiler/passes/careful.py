@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optforge.compiler import ir
-from optforge.compiler.ops import CAREFUL, OPERATORS
-from optforge.compiler.scalar_facts import OPPOSITE, Facts, facts_of
+from optforge.compiler.analysis.scalar_facts import OPPOSITE, Facts, facts_of
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import CAREFUL, OPERATORS
 
 
 @dataclass(frozen=True)

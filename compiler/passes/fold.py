@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
-from optforge.compiler import ir
-from optforge.compiler.constants import evaluate_constant
-from optforge.compiler.intervals import Interval
-from optforge.compiler.scalar_facts import INPUTS, Facts
-from optforge.compiler.types import SCALAR, Kind, Phase, Type
+from optforge.compiler.analysis.scalar_facts import INPUTS, Facts
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.evaluate import evaluate_constant
+from optforge.compiler.ir.intervals import Interval
+from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
 
 FINITE = Interval(-(2.0**100), 2.0**100, has_nan=False)  # products of a few are finite as well
 FINITE_INPUTS: Mapping[ir.Source, Interval] = {**INPUTS, ir.Source.HYPER: FINITE, ir.Source.ARGUMENT: FINITE}

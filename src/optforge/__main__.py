@@ -2,6 +2,6 @@
 
 import sys
 
-from optforge.compiler.cli import main
+from optforge.compiler.commands.cli import main
 
 sys.exit(main())

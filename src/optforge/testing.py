@@ -57,11 +57,11 @@ def assert_matches(
         corpus: the folder where failures are kept, to be tried first the next time.
     """
     try:
-        from optforge.compiler.against import arena, search
+        from optforge.compiler.verify.differential import arena, search
     except ImportError as problem:
         raise ImportError(f"optforge.testing needs {problem.name}: install optforge[fuzz]") from problem
-    from optforge.compiler.against.corpus import corpus_of
-    from optforge.compiler.against.script import script
+    from optforge.compiler.verify.differential.corpus import corpus_of
+    from optforge.compiler.verify.differential.script import script
 
     options = arena.Options(
         map or {}, fix or {}, optimizer, rest, role_key, tuple(dtypes), groups, tolerance, tuple(without)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from optforge.compiler import ir
-from optforge.compiler.causality import inputs_of
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.targets.torch.documents import docstring, wrapped
 from optforge.compiler.targets.torch.expressions import quoted
 from optforge.compiler.targets.torch.functions import PyFunction

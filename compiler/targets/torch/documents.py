@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from typing import assert_never
 
-from optforge.compiler import ir
-from optforge.compiler.targets.torch.layouts import step_layout
+from optforge.compiler.analysis.layouts import step_layout
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.printer import expression_text
+from optforge.compiler.ir.types import FULL, Universe
 from optforge.compiler.targets.torch.statements import WIDTH
-from optforge.compiler.text import expression_text
-from optforge.compiler.types import FULL, Universe
 from optforge.dsl import ast
 from optforge.dsl.printer import print_expression
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optforge.compiler import ir
+from optforge.compiler.analysis.layouts import step_layout
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.printer import expression_text
+from optforge.compiler.ir.types import Dim
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import free_name, scalar_names
-from optforge.compiler.targets.torch.layouts import step_layout
 from optforge.compiler.targets.torch.statements import lower_function
-from optforge.compiler.text import expression_text
-from optforge.compiler.types import Dim
 
 LAYOUTS = {
     "elementwise": "parameters laid end to end; small ones packed, large ones each in place and in blocks",

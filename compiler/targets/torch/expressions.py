@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard, assert_never
 
-from optforge.compiler import ir
-from optforge.compiler.ops import OPERATORS, SETTINGS, Level, Pattern
-from optforge.compiler.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Shape
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Level, Pattern
+from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Shape
 
 HOLE = re.compile(r"\{(\d+)(?::(\w+))?\}")
 SIMPLE_OPERAND = re.compile(r"-?(\d[\d.]*(e[+-]?\d+)?|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")

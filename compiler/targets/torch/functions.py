@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optforge.compiler import ir
-from optforge.compiler.text import all_inputs
-from optforge.compiler.validate import InternalError
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.printer import all_inputs
+from optforge.compiler.ir.verifier import InternalError
 
 SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.TOTAL)
 

@@ -12,18 +12,18 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-from optforge.compiler import ir
-from optforge.compiler.analysis.instances import Case, Instance, Pattern, instance_of
+from optforge.compiler.analysis.matching import Case, Instance, Pattern, instance_of
 from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
-from optforge.compiler.causality import inputs_of
+from optforge.compiler.driver import compile_program
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.printer import apply, literal, natural_type
+from optforge.compiler.ir.types import Universe
 from optforge.compiler.passes.fold import is_literal_truth, spelled
-from optforge.compiler.pipeline import compile_program
 from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import ScalarNames, python_name
 from optforge.compiler.targets.torch.statements import WIDTH, Lowering, signature_lines
 from optforge.compiler.targets.torch.tame import is_tame
-from optforge.compiler.text import apply, literal, natural_type
-from optforge.compiler.types import Universe
 from optforge.dsl.source import Source
 
 SPECS = Path(__file__).parent / "kernels.opt"

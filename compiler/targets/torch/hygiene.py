@@ -13,9 +13,9 @@ import keyword
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from optforge.compiler import ir
-from optforge.compiler.causality import inputs_of
-from optforge.compiler.ops import OPERATORS
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.operators import OPERATORS
 
 RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
 TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}

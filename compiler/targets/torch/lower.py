@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from optforge.compiler import ir
 from optforge.compiler.analysis.rates import lr_ratios
-from optforge.compiler.names import MODULE_NAMES
+from optforge.compiler.frontend.reserved_names import MODULE_NAMES
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.printer import expression_text
+from optforge.compiler.ir.types import Kind, Universe
 from optforge.compiler.targets.torch.descriptions import lower_spec
 from optforge.compiler.targets.torch.documents import (
     class_doc,
@@ -30,8 +32,6 @@ from optforge.compiler.targets.torch.statements import (
     lower_function,
     signature_lines,
 )
-from optforge.compiler.text import expression_text
-from optforge.compiler.types import Kind, Universe
 
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}

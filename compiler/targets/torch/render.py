@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from optforge.compiler import ir
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.targets.torch.lower import PyModule, lower_package, lower_program
 
 HERE = Path(__file__).parent

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optforge.compiler import ir
+from optforge.compiler.analysis.layouts import layout_of, step_layout
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import Dim
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrapped
 from optforge.compiler.targets.torch.expressions import quoted
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
-from optforge.compiler.targets.torch.layouts import layout_of, step_layout
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
-from optforge.compiler.types import Dim
 
 
 def lower_rule(

@@ -10,15 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from optforge.compiler import ir
-from optforge.compiler.causality import inputs_of
-from optforge.compiler.ops import Level
+from optforge.compiler.analysis.layouts import layout_of
+from optforge.compiler.analysis.scalar_facts import OPPOSITE
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.operators import Level
 from optforge.compiler.passes.careful import with_care
-from optforge.compiler.scalar_facts import OPPOSITE
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
 from optforge.compiler.targets.torch.functions import SCALAR_SOURCES, PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import TAKEN, free_name, python_name
-from optforge.compiler.targets.torch.layouts import layout_of
 
 WIDTH = 88
 LINE_LIMIT = 100  # of names and a call of them that nothing can shorten

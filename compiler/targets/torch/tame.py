@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from optforge.compiler import ir
-from optforge.compiler.intervals import Interval
+from optforge.compiler.analysis.scalar_facts import INPUTS, Facts
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.intervals import Interval
+from optforge.compiler.ir.types import Kind
 from optforge.compiler.passes.careful import Place
 from optforge.compiler.passes.fold import is_literal
-from optforge.compiler.scalar_facts import INPUTS, Facts
-from optforge.compiler.types import Kind
 
 LARGEST = 2.0**100
 SMALLEST = 1 / LARGEST

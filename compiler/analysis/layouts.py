@@ -1,0 +1,32 @@
+"""How much of a parameter a function must see at once: some elements, the whole tensor, or a matrix."""
+
+from __future__ import annotations
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import OPERATORS
+from optforge.compiler.ir.types import FULL, Universe
+
+
+def layout_of(function: ir.Function) -> str:
+    """How much of a parameter the function must see at once."""
+    if function.universe is Universe.MATRIX:
+        return "matrix"
+    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
+    nodes = [node for value in values for node in ir.walk(value)]
+    alone = all(is_elementwise(node) for node in nodes)
+    return "elementwise" if alone and all(o.value.type.shape == FULL for o in function.outputs) else "tensor"
+
+
+def step_layout(rule: ir.Rule) -> str:
+    """The layout of the rule's step, in which all memories are kept, also those that only its events read."""
+    layout = layout_of(rule.step)
+    is_narrow = any(memory.type.shape != FULL for memory in rule.memories)
+    return "tensor" if layout == "elementwise" and is_narrow else layout
+
+
+def is_elementwise(node: ir.Expr) -> bool:
+    if isinstance(node, ir.Apply) and not OPERATORS[node.operator].elementwise and not node.type.is_scalar_phase:
+        return False
+    if isinstance(node, ir.Input) and node.source is ir.Source.MEMORY:
+        return node.type.shape == FULL
+    return True

@@ -1,0 +1,198 @@
+"""The equations of one rule, event, schedule or penalty, with the names they see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from optforge.compiler.frontend.builtins import CLAIM_FORMS, UNIVERSAL, number, universal
+from optforge.compiler.frontend.equations import Equations
+from optforge.compiler.frontend.expressions import Place
+from optforge.compiler.frontend.inheritance import Block, Definition, FlatEvent
+from optforge.compiler.frontend.library import Report, Scope
+from optforge.compiler.frontend.reserved_names import require_usable_name
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import Universe
+from optforge.dsl import ast, errors
+from optforge.dsl.source import Span
+
+
+def written_equations(block: Block) -> tuple[ir.Written, ...]:
+    """The equations as the spec says them, replaced ones left out."""
+    bindings = (ast.Binding(definition.name, definition.value) for definition in block.bindings.values())
+    updates = (ast.Update(definition.name, definition.value) for definition in block.updates.values())
+    return (*bindings, *updates)
+
+
+class Machine:
+    """The equations of a rule, event, schedule or penalty, with the names they see."""
+
+    def __init__(
+        self,
+        block: Block,
+        events: Mapping[str, FlatEvent],
+        owner: str,
+        hypers: Mapping[str, ir.Expr],
+        report: Report,
+        rule: Block | None = None,
+        arguments: tuple[str, ...] = (),
+        what: str = "a rule",
+        streams: bool = True,
+        hint: str | None = None,
+    ) -> None:
+        self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
+        self.arguments, self.what, self.streams, self.hint = arguments, what, streams, hint
+        self.equations = Equations(self.report.growth)
+        self.visible_elsewhere: dict[str, ir.StreamRef] = {}
+        self.definitions: dict[str, list[Span]] = {}
+        for name, event in events.items():
+            for stream, definition in event.block.bindings.items():
+                self.visible_elsewhere.setdefault(stream, ir.StreamRef(name, stream))
+                self.definitions.setdefault(stream, []).append(definition.name.span)
+        if rule is not None:
+            self.visible_elsewhere |= {stream: ir.StreamRef("step", stream) for stream in rule.bindings}
+        for name in block.bindings:
+            self.equations.fresh(name)
+            self.equations.define(name, number("0", block.bindings[name].name.span), block.bindings[name].name.span)
+
+    def check_names(self) -> None:
+        for name, definition in self.block.bindings.items():
+            require_usable_name(definition.name, "value", self.report)
+            if name in self.hypers or name in self.arguments:
+                hyper = self.hypers.get(name)
+                span = hyper.span if hyper is not None else definition.name.span
+                hint = f"what a hyper becomes in the course of training has a name of its own, such as `{name}_now`"
+                self.report(errors.duplicate("value", name, definition.name.span, span, hint if hyper else None))
+
+    def function(self, universe: Universe) -> ir.Function:
+        for name, definition in self.block.bindings.items():
+            self.equations.define(name, self.value_of(definition, name, name), definition.name.span)
+        outputs = [
+            ir.Output(name, self.value_of(definition, name, name)) for name, definition in self.block.updates.items()
+        ]
+        equations = tuple(self.equations.found.values())
+        return ir.Function(self.owner, universe, equations, tuple(outputs))
+
+    def value_of(self, definition: Definition, binding: str, path: str) -> ir.Expr:
+        return self.place(definition, binding, path).expression(definition.value)
+
+    def place(self, definition: Definition, binding: str, path: str) -> Place:
+        def lookup(name: ast.Name) -> ir.Expr | None:
+            return self.lookup(name, definition, binding, path)
+
+        return Place(
+            definition.scope, lookup, self.equations, self.report, binding, path, self.visible,
+            memory=self.streams, totals=self.streams, what=self.what, hint=self.hint,
+        )  # fmt: skip
+
+    def visible(self) -> list[str]:
+        """Every name that an equation here may use."""
+        return [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
+
+    def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr | None:
+        text = name.name
+        if text == "super":
+            return self.super_value(name, definition, binding, path)
+        if text in self.arguments:
+            return ir.Input(text, ir.Source.ARGUMENT)
+        if text in self.block.bindings:
+            return ir.Ref(text)
+        found = universal(name) or self.hypers.get(text)
+        if found is not None:
+            return found
+        if text in self.visible_elsewhere:
+            self.require_one_event(text)
+            return ir.Latest(self.visible_elsewhere[text])
+        return None
+
+    def require_one_event(self, name: str) -> None:
+        """A stream that is read from outside must be that of one event."""
+        places = [] if self.visible_elsewhere[name].machine == "step" else self.definitions[name]
+        for place in places[1:]:
+            self.report(errors.duplicate("value", name, place, places[0]))
+
+    def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
+        if definition.below is None:
+            reason = "it stands for the equation of the same name in the base, and there is none"
+            others = [other for other in self.block.bindings if other != binding]
+            inherited = [
+                other for other in others if self.block.bindings[other].name.span.source is not name.span.source
+            ]
+            known = [*inherited, *(other for other in others if self.block.bindings[other].below is not None)]
+            hint = (
+                f"give this the name of the equation that it changes, such as {errors.listed(known[:3])}"
+                if known
+                else None
+            )
+            self.report(errors.no_super(reason, name.span, hint))
+            return number("0", name.span)
+        below = f"{path}.super"
+        if below not in self.equations.found:
+            self.equations.fresh(below)
+            value = self.value_of(definition.below, binding, below)
+            self.equations.define(below, value, definition.below.name.span)
+        return ir.Ref(below)
+
+    def claims(self, memory: bool = True) -> tuple[ir.Claim, ...]:
+        """Claims read the rule's streams, with ``memory`` also of the step before; their calls are written out."""
+        found = []
+        for node, scope in self.block.claims:
+            form, promise = "comparison", node.promise
+            if isinstance(promise, ast.Call) and promise.function.name in CLAIM_FORMS:
+                form = promise.function.name
+                if len(promise.arguments) != 1 or promise.keywords:
+                    self.report(errors.bad_claim(f"`{form}` takes one argument", node.span))
+                    continue
+                promise = promise.arguments[0]
+            elif not is_testable(promise) or is_conjunction(promise):
+                self.report_formless(node)
+                continue
+            found.append(self.claim(node, form, promise, scope, memory))
+        return tuple(found)
+
+    def report_formless(self, node: ast.Claim) -> None:
+        """A claim that is no comparison: suggest the form that was probably meant."""
+        forms = [f"{form}({argument})" for form, argument in CLAIM_FORMS.items()]
+        hint = f"compare two values, or claim {errors.listed(forms)}"
+        if isinstance(node.promise, ast.Call):
+            hint = errors.nearest(node.promise.function.name, CLAIM_FORMS) or hint
+        elif is_conjunction(node.promise):
+            hint = "make two claims of it"
+        self.report(errors.bad_claim("it is neither a comparison nor of a known form", node.promise.span, hint))
+
+    def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope, memory: bool) -> ir.Claim:
+        if form == "equivariant" and not (isinstance(promise, ast.Name) and promise.name in ("rows", "cols")):
+            self.report(errors.bad_claim("`equivariant` takes `rows` or `cols`", node.span))
+        local = Equations(self.report.growth)
+        definition = Definition(ast.Identifier("claim"), promise, scope)
+        place = replace(
+            self.place(definition, "claim", "claim"), equations=local, memory=memory, totals=False, what="a claim"
+        )
+        value = local.written_out(place.expression(promise), promise.span, self.report)
+        self.require_plain_memory(value, local)
+        return ir.Claim(node.promise, form, value, node.span)
+
+    def require_plain_memory(self, promise: ir.Expr, local: Equations) -> None:
+        """A claim may look back at what the rule defines, but it has no equations of its own to remember."""
+        for node in ir.walk(promise):
+            if isinstance(node, ir.Prev) and node.inner:
+                hint = "a claim may look back at a value of its rule, `prev(x)`; give this one a name there"
+                self.report(errors.not_available("prev", "a function that a claim calls", node.span, hint))
+            elif isinstance(node, ir.Prev) and isinstance(node.stream, ir.Ref) and node.stream.name in local.found:
+                self.report(errors.prev_needs_name(node.span))
+
+
+def is_testable(promise: ast.Expression) -> bool:
+    """Whether an expression says of every step that it is so or not: comparisons, and what is made of them."""
+    match promise:
+        case ast.Binary(operator="or" | "and", left=left, right=right):
+            return is_testable(left) and is_testable(right)
+        case ast.Unary(operator="not", operand=operand):
+            return is_testable(operand)
+        case _:
+            return isinstance(promise, ast.Comparison)
+
+
+def is_conjunction(promise: ast.Expression) -> bool:
+    """Two claims in one."""
+    return isinstance(promise, ast.Binary) and promise.operator == "and"

@@ -1,0 +1,40 @@
+"""Names and literals that mean the same everywhere: the given values, axes, and the forms of claims."""
+
+from __future__ import annotations
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
+from optforge.dsl import ast
+from optforge.dsl.source import Span
+
+# The special forms of a claim, each with the argument that it typically has.
+CLAIM_FORMS = {"scale_free": "grad", "cost": "...", "state": "...", "orthogonal": "x", "equivariant": "rows"}
+
+
+def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Literal:
+    return ir.Literal(value, spelling, type=Type(kind, SCALAR, Phase.CONSTANT), span=span)
+
+
+def number(spelling: str, span: Span) -> ir.Literal:
+    return literal(float(spelling), spelling, Kind.NUMBER, span)
+
+
+UNIVERSAL: dict[str, ir.Expr] = {
+    "grad": ir.Input("grad", ir.Source.STREAM),
+    "weight": ir.Input("weight", ir.Source.STREAM),
+    "t": ir.Input("t", ir.Source.STEP),
+    "rows": ir.Input("rows", ir.Source.DIMENSION),
+    "cols": ir.Input("cols", ir.Source.DIMENSION),
+    "pi": ir.Literal(3.141592653589793, "pi"),
+    "row": ir.Literal("row", "row"),
+    "col": ir.Literal("col", "col"),
+}
+RESERVED = (*UNIVERSAL, "inf", "super", "prev")
+
+
+def universal(name: ast.Name) -> ir.Expr | None:
+    found = UNIVERSAL.get(name.name)
+    if isinstance(found, ir.Literal):
+        kind = Kind.NUMBER if found.spelling == "pi" else Kind.AXIS
+        return literal(found.value, found.spelling, kind, name.span)
+    return found

@@ -1,0 +1,101 @@
+"""The equations that a rule is written out to, and how many there may be.
+
+Calls of functions grow quickly: ten functions that each call the one before twice make a thousand
+operations. What grows beyond all measure is cut off here and reported once for a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from optforge.compiler.frontend.builtins import number
+from optforge.compiler.frontend.library import Growth, Reporter
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import dependencies, instantaneous_cycles, ordered
+from optforge.compiler.ir.types import Universe
+from optforge.dsl import errors
+from optforge.dsl.source import Span
+
+# How many operations the calls of a file may be written out to, and how deep they may nest.
+SIZE_LIMIT = 20_000
+DEPTH_LIMIT = 100
+
+
+@dataclass
+class Equations:
+    """The equations of one function while they are being collected; ``depth`` is that of the expression we are in."""
+
+    growth: Growth
+    found: dict[str, ir.Equation] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    depth: int = 0
+
+    def has_room(self, is_called: bool) -> bool:
+        """Whether there is room for one more operation."""
+        self.growth.operations += is_called
+        if self.growth.operations > SIZE_LIMIT:
+            self.growth.problem = ("this takes too many operations once its functions are written out", SIZE_LIMIT)
+        elif self.depth > DEPTH_LIMIT:
+            self.growth.problem = ("this is nested too deeply once its functions are written out", DEPTH_LIMIT)
+        else:
+            return True
+        return False
+
+    def fresh(self, name: str) -> str:
+        """The name itself, or with a number behind it where it is taken."""
+        unique = name
+        while unique in self.found:
+            self.counts[name] += 1
+            unique = f"{name}.{self.counts[name] + 1}"
+        self.names.append(unique)
+        self.found[unique] = ir.Equation(unique, ir.Literal(0.0, "0"))
+        return unique
+
+    def define(self, name: str, value: ir.Expr, span: Span) -> None:
+        self.found[name] = ir.Equation(name, value, span)
+
+    def report_growth(self, report: Reporter, span: Span) -> None:
+        """Report what grew beyond all measure, the first time only."""
+        if self.growth.problem and not self.growth.is_reported:
+            self.growth.is_reported = True
+            report(errors.too_large(*self.growth.problem, span))
+
+    def written_out(self, expr: ir.Expr, span: Span, report: Reporter) -> ir.Expr:
+        """The expression, which stands at ``span``, with the equations that its calls left behind put back in."""
+        own = [name for name in ir.references(expr) if name in self.found]
+        graph = dependencies(self.found.values())
+        order, cycles = ordered(graph, own)
+        if cycles:
+            for problem in instantaneous_cycles(ir.Function("", Universe.TENSOR, tuple(self.found.values()), ())):
+                report(problem)
+            return number("0", span)
+        values: dict[str, ir.Expr] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        for name in (name for name in order if name in self.found):
+            value = self.found[name].value
+            sizes[name] = measured(value, sizes)
+            if not self._fits(*sizes[name]):
+                self.report_growth(report, span)
+                return number("0", span)
+            values[name] = put_in(value, values)
+        return put_in(expr, values)
+
+    def _fits(self, size: int, height: int) -> bool:
+        self.growth.operations += size
+        self.depth = height
+        return self.has_room(False)
+
+
+def measured(expr: ir.Expr, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """How many operations the expression has, and how deep it is, with these names written out."""
+    if isinstance(expr, ir.Ref):
+        return known.get(expr.name, (1, 1))
+    parts = [measured(child, known) for child in ir.children(expr)]
+    return 1 + sum(size for size, _ in parts), 1 + max((height for _, height in parts), default=0)
+
+
+def put_in(expr: ir.Expr, values: dict[str, ir.Expr]) -> ir.Expr:
+    """The expression with values for names."""
+    return ir.transform(lambda node: values.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)

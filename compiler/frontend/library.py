@@ -1,0 +1,172 @@
+"""Where definitions are found: the file itself, the files beside it, the shipped specs, the prelude.
+
+Takes names, gives surface definitions together with the scope their own names are looked up in. The nearest place
+that has a definition counts; of files in one folder none is nearer than another. A file is parsed when a name is
+taken from it, and only then does it matter that it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+from optforge.compiler.frontend.workspace import PACKAGE, SPECS, Workspace, parse_text
+from optforge.dsl import ast, errors
+from optforge.dsl.diagnostics import Diagnostic, SpecError
+
+PRELUDE = PACKAGE / "dsl" / "prelude.opt"
+KEYWORDS = {"def": "function", "optimizer": "optimizer", "schedule": "schedule", "penalty": "penalty"}
+
+Item = TypeVar("Item", ast.Function, ast.Optimizer)
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """The definitions of one file, and the folder and the workspace in which others are found."""
+
+    folder: Path | None
+    workspace: Workspace = field(default_factory=Workspace)
+    functions: dict[str, ast.Function] = field(default_factory=dict)
+    optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+
+    def find_function(self, name: ast.Identifier) -> tuple[ast.Function, Scope] | Diagnostic | None:
+        """The function of that name; a diagnostic where it cannot be told which one, or where it cannot be read."""
+        if name.name in self.functions:
+            return self.functions[name.name], self
+        found = self._find_beside("def", name, ast.Function)
+        if found is None and name.name in prelude().functions:
+            return prelude().functions[name.name], prelude()
+        return found
+
+    def find_optimizer(self, name: ast.Identifier) -> tuple[ast.Optimizer, Scope] | Diagnostic | None:
+        """The optimizer of that name, as :meth:`find_function` does."""
+        if name.name in self.optimizers:
+            return self.optimizers[name.name], self
+        return self._find_beside("optimizer", name, ast.Optimizer)
+
+    def _find_beside(
+        self, keyword: str, name: ast.Identifier, wanted: type[Item]
+    ) -> tuple[Item, Scope] | Diagnostic | None:
+        """The definition in the nearest folder that has one."""
+        for folder in self._folders():
+            found: list[tuple[Item, Scope]] = []
+            broken: list[Diagnostic] = []
+            for path in self.workspace.homes(folder, keyword, name.name):
+                try:
+                    file = self.workspace.parse(path)
+                except SpecError as problem:
+                    broken.append(problem.diagnostics[0])
+                    continue
+                scope = scope_of(file, folder, self.workspace)
+                found += [
+                    (item, scope) for item in file.items if isinstance(item, wanted) and item.name.name == name.name
+                ]
+            if len(found) + len(broken) > 1:
+                places = [*(item.name.span for item, _ in found), *(each.span for each in broken)]
+                return errors.ambiguous(KEYWORDS[keyword], name.name, name.span, places)
+            if broken:
+                return errors.broken_neighbour(name.name, name.span, broken[0])
+            if found:
+                return found[0]
+        return None
+
+    def _folders(self) -> Iterator[Path]:
+        return iter(dict.fromkeys(folder for folder in (self.folder, SPECS) if folder))
+
+    def _heads(self) -> Iterator[tuple[str, str]]:
+        """Keyword and name of what the files in reach define, nearest first."""
+        return (head for folder in self._folders() for head in self.workspace.index(folder))
+
+    def known_optimizers(self) -> list[str]:
+        return [*self.optimizers, *(name for keyword, name in self._heads() if keyword == "optimizer")]
+
+    def kind_of(self, name: str) -> str | None:
+        """What a name stands for that is no optimizer: a schedule, a penalty or a function."""
+        if name in self.others:
+            return self.others[name]
+        if name in self.functions or name in prelude().functions:
+            return "function"
+        return next((KEYWORDS[word] for word, known in self._heads() if known == name and word != "optimizer"), None)
+
+    def known_functions(self) -> list[str]:
+        others = [name for keyword, name in self._heads() if keyword == "def"]
+        return [*self.functions, *others, *prelude().functions]
+
+
+def scope_of(file: ast.File, folder: Path | None, workspace: Workspace) -> Scope:
+    """The scope of a parsed file; of two definitions of one name the first counts."""
+    scope = Scope(folder, workspace)
+    for item in file.items:
+        if isinstance(item, ast.Function):
+            scope.functions.setdefault(item.name.name, item)
+        elif isinstance(item, ast.Optimizer):
+            scope.optimizers.setdefault(item.name.name, item)
+        else:
+            scope.others.setdefault(item.name.name, type(item).__name__.lower())
+    return scope
+
+
+@lru_cache(maxsize=1)
+def prelude() -> Scope:
+    """The functions of ``prelude.opt``, written in the language itself; like the compiler's own code, read once."""
+    return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Workspace())
+
+
+# More than this nobody reads.
+ERROR_LIMIT = 50
+EQUATION_LIMIT = 1000
+
+Many = TypeVar("Many", bound=ast.Node)
+
+
+def few(nodes: Sequence[Many], limit: int, what: str) -> Sequence[Many]:
+    """The nodes themselves; too many of them end the check, for what is said about parts of them is no help."""
+    if len(nodes) > limit:
+        raise SpecError((errors.too_large(f"these are too many {what}", limit, nodes[limit].span),))
+    return nodes
+
+
+Reporter = Callable[[Diagnostic], None]
+
+
+@dataclass
+class Growth:
+    """How many operations the functions of a file have been written out to, and the limit that was reached."""
+
+    operations: int = 0
+    cycles: set[frozenset[str]] = field(default_factory=set)
+    problem: tuple[str, int] | None = None
+    is_reported: bool = False
+
+
+class Report:
+    """Collects the diagnostics of a file, one of a code at each place; ``count`` counts also those left out.
+
+    A :class:`SpecError` without diagnostics ends the check when there are enough of them.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.growth = Growth()
+        self.diagnostics: list[Diagnostic] = []
+        self._keys: set[object] = set()
+
+    def __call__(self, diagnostic: Diagnostic) -> None:
+        self.once(diagnostic, (diagnostic.code, diagnostic.span))
+
+    def once(self, diagnostic: Diagnostic, key: object) -> None:
+        """Report the first of several diagnostics that say the same, though maybe of different places."""
+        self.count += 1
+        if key not in self._keys:
+            self._keys.add(key)
+            self.diagnostics.append(diagnostic)
+        if len(self.diagnostics) >= ERROR_LIMIT and self.failed:
+            raise SpecError(())
+
+    @property
+    def failed(self) -> bool:
+        return any(diagnostic.severity == "error" for diagnostic in self.diagnostics)

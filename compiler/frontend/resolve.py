@@ -1,0 +1,383 @@
+"""Names get their meaning: surface tree in, untyped IR out.
+
+``extends`` and ``use`` are written out, functions inlined, every name bound to an input or an
+equation. What comes out still has ``prev`` nodes and no types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from optforge.compiler.frontend.blocks import Machine, written_equations
+from optforge.compiler.frontend.builtins import universal
+from optforge.compiler.frontend.equations import Equations
+from optforge.compiler.frontend.expressions import Place, overrides_prelude
+from optforge.compiler.frontend.hyperparameters import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
+from optforge.compiler.frontend.inheritance import (
+    ROLES,
+    FlatEvent,
+    FlatOptimizer,
+    FlatRule,
+    collect_block,
+    collect_hypers,
+    collect_rules,
+    find_optimizer,
+    flatten_optimizer,
+)
+from optforge.compiler.frontend.library import Report, Scope, scope_of
+from optforge.compiler.frontend.migrations import require_no_past, resolve_hyper_past, resolve_past, used_hyper_past
+from optforge.compiler.frontend.reserved_names import require_usable_function_name, require_usable_name
+from optforge.compiler.frontend.resolved import RawDeclaration, RawEvent, RawProgram, RawRule
+from optforge.compiler.frontend.unused_hypers import without_unread
+from optforge.compiler.frontend.workspace import Workspace
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import names_read, reachable
+from optforge.compiler.ir.types import Universe
+from optforge.dsl import ast, errors
+from optforge.dsl.source import Source, Span
+
+TENSOR_WORDS = {"tensor", "rest", "vector"}
+
+
+def resolve_file(file: ast.File, folder: Path | None, report: Report, workspace: Workspace | None = None) -> RawProgram:
+    """All declarations of a file; others are found in ``folder``, and problems go to ``report``."""
+    scope = scope_of(file, folder, workspace or Workspace())
+    require_functions(file, scope, report)
+    seen: dict[str, Span] = {}
+    declarations: list[RawDeclaration] = []
+    for item in file.items:
+        if isinstance(item, ast.Function):
+            continue
+        require_usable_name(item.name, "class", report)
+        if item.name.name in seen:
+            report(errors.duplicate("name", item.name.name, item.name.span, seen[item.name.name]))
+            continue
+        seen[item.name.name] = item.name.span
+        declaration = resolve_item(item, scope, report)
+        declarations += [declaration] if declaration else []
+    return RawProgram(file.doc.value if file.doc else "", tuple(declarations))
+
+
+def resolve_item(
+    item: ast.Optimizer | ast.Schedule | ast.Penalty, scope: Scope, report: Report
+) -> RawDeclaration | None:
+    """The declaration; None for an optimizer whose base is not known."""
+    match item:
+        case ast.Optimizer():
+            flat = flatten_optimizer(item, scope, report)
+            return None if flat is None else resolve_optimizer(flat, report)
+        case ast.Schedule():
+            return resolve_schedule(item, scope, report)
+        case ast.Penalty():
+            return resolve_penalty(item, scope, report)
+
+
+def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
+    """Names, duplicates and recursion of a file's own functions, whether they are called or not."""
+    seen: dict[str, Span] = {}
+    for item in file.items:
+        if not isinstance(item, ast.Function):
+            continue
+        name = item.name
+        require_usable_function_name(name, report)
+        if name.name in seen:
+            report(errors.duplicate("function", name.name, name.span, seen[name.name]))
+        seen.setdefault(name.name, name.span)
+        if overrides_prelude(item):
+            report(errors.replaces_prelude(name.name, name.span))
+        require_own_names(item, report)
+        place = Place(scope, universal, Equations(report.growth), report, "", name.name)
+        arguments = tuple(ast.Name("weight", span=name.span) for each in item.parameters if each.default is None)
+        result = place.inlined(ast.Call(name, arguments, span=name.span), item, scope)
+        if not report.failed:
+            warn_unused_locals(item, place.equations, result, report)
+
+
+def warn_unused_locals(function: ast.Function, equations: Equations, result: ir.Expr, report: Report) -> None:
+    """Equations of a function that its result does not depend on."""
+    prefix = f"{function.name.name}."
+    graph = {name: names_read(equation.value) for name, equation in equations.found.items()}
+    live = reachable(graph, names_read(result))
+    for statement in function.body:
+        if isinstance(statement, ast.Binding) and f"{prefix}{statement.target.name}" not in live:
+            report(errors.unused_binding(statement.target.name, statement.target.span))
+
+
+def require_own_names(function: ast.Function, report: Report) -> None:
+    """The parameters and equations of a function have usable names, one each."""
+    seen: dict[str, Span] = {}
+    own = [("parameter", each.name) for each in function.parameters]
+    own += [("value", each.target) for each in function.body if isinstance(each, ast.Binding)]
+    for kind, name in own:
+        require_usable_name(name, "value", report)
+        if name.name in seen:
+            report(errors.duplicate(kind, name.name, name.span, seen[name.name]))
+        seen.setdefault(name.name, name.span)
+    for statement in function.body:
+        if isinstance(statement, ast.Update):
+            report(errors.wrong_update(statement.target.name, "", statement.target.span))
+
+
+# Optimizers
+
+
+def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
+    hypers = own_hypers(flat.hypers, report)
+    rules = resolve_rules(flat, hypers, report, ())
+    visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
+    was = (*resolve_hyper_past(flat.hypers, report), *hypers.past.values())
+    require_one_signature(rules, flat.span.source, report)
+    names = flat.declared
+    whole = RawDeclaration("optimizer", flat.name, flat.doc, visible, requirements, rules, flat.span, was, names)
+    return without_unread(whole, flat.inherited)
+
+
+def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tuple[str, ...]) -> tuple[RawRule, ...]:
+    if not flat.rules:
+        report(errors.missing_update("weight", flat.span, "add a rule: `for matrix:` with `weight <- ...`"))
+    require_separate(flat.rules, report)
+    taken = {word for rule in flat.rules for word in rule.words}
+    own = [rule for rule in flat.rules if not rule.delegate]
+    resolved = [resolve_rule(rule, roles_of(rule.words, taken), flat.events, hypers, report) for rule in own]
+    attached = iter(with_concerning_events(resolved))
+    rules: list[RawRule] = []
+    for rule in flat.rules:
+        if rule.delegate:
+            rules += resolve_delegate(rule, roles_of(rule.words, taken), hypers, report, (*path, flat.name))
+        else:
+            rules.append(next(attached))
+    return tuple(rules)
+
+
+def require_separate(rules: tuple[FlatRule, ...], report: Report) -> None:
+    """A rule for every tensor leaves nothing for another one."""
+    whole = [rule for rule in rules if "tensor" in rule.words]
+    for rule in rules:
+        if whole and rule is not whole[0] and "tensor" not in rule.words:
+            first, second = sorted((whole[0], rule), key=rules.index)
+            note = "`tensor` takes every parameter" if first is whole[0] else "first rule"
+            report(errors.duplicate_role(rule.words[0], second.span, first.span, note))
+
+
+def roles_of(words: Iterable[str], taken: set[str]) -> tuple[str, ...]:
+    """The roles that the words of a ``for`` stand for, given those all rules name."""
+    roles: list[str] = []
+    for word in words:
+        if word == "tensor":
+            roles.extend(ROLES)
+        elif word == "rest":
+            covered = taken | ({"conv"} if "matrix" in taken else set())
+            roles.extend(role for role in ROLES if role not in covered)
+        elif word == "matrix" and "conv" not in taken:
+            roles.extend(("matrix", "conv"))
+        else:
+            roles.append(word)
+    return tuple(role for role in ROLES if role in roles)
+
+
+def universe_of(words: Iterable[str]) -> Universe:
+    return Universe.TENSOR if TENSOR_WORDS & set(words) else Universe.MATRIX
+
+
+def resolve_rule(
+    rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
+) -> RawRule:
+    """A rule with its own equations, and all events as it sees them."""
+    machine = Machine(rule.block, events, "step", hypers.values, report)
+    machine.check_names()
+    if "weight" not in rule.block.updates:
+        report(errors.missing_update("weight", rule.span))
+    universe = universe_of(rule.words)
+    step = machine.function(universe)
+    return RawRule(
+        rule.words[0],
+        roles,
+        rule.words,
+        universe,
+        step,
+        tuple(resolve_event(event, rule, events, hypers, universe, report) for event in events.values()),
+        machine.claims(),
+        written_equations(rule.block),
+        rule.span,
+        resolve_past(rule.block.was, hypers.values, report),
+    )
+
+
+def with_concerning_events(rules: list[RawRule]) -> list[RawRule]:
+    """The rules with those events that they read or that change them.
+
+    An event that concerns no rule stays with the first one for matrices, where its equations are still checked.
+    """
+    needed = [events_needed(rule) for rule in rules]
+    home = next((number for number, rule in enumerate(rules) if rule.universe is Universe.MATRIX), 0)
+    idle = {event.name for rule in rules for event in rule.events}.difference(*needed)
+    kept = [names | idle if number == home else names for number, names in enumerate(needed)]
+    return [
+        replace(rule, events=tuple(event for event in rule.events if event.name in names))
+        for rule, names in zip(rules, kept, strict=True)
+    ]
+
+
+def events_needed(rule: RawRule) -> set[str]:
+    """The machines that the rule reads, be it through events, and the events that change its weights."""
+    changing = {event.name for event in rule.events if event.function.outputs}
+    return reachable(
+        {event.name: owners_read(event.function) for event in rule.events}, owners_read(rule.step) | changing
+    )
+
+
+def require_one_signature(rules: Iterable[RawRule], source: Source, report: Report) -> None:
+    """Rules that have an event of one name are fired together: what one call gives all of them must suit each.
+
+    Where one of two that do not agree stands in ``source``, the mistake is shown there.
+    """
+    seen: dict[tuple[str, str], RawEvent] = {}
+    for event in (event for rule in rules for event in rule.events):
+        for argument in event.parameters:
+            first = seen.setdefault((event.name, argument.name), event)
+            other = next(each for each in first.parameters if each.name == argument.name)
+            one, two = (each.default.value if each.default else None for each in (other, argument))
+            if (other.kind, one) != (argument.kind, two):
+                here, there = sorted((event.span, first.span), key=lambda span: span.source is not source)
+                report(errors.two_signatures(event.name, argument.name, here, there))
+
+
+def owners_read(function: ir.Function) -> set[str]:
+    """The machines whose streams a function reads."""
+    return {node.stream.machine for node in ir.nodes(function) if isinstance(node, ir.Latest)}
+
+
+def resolve_event(
+    event: FlatEvent,
+    rule: FlatRule,
+    events: Mapping[str, FlatEvent],
+    hypers: Hypers,
+    universe: Universe,
+    report: Report,
+) -> RawEvent:
+    name = event.node.name
+    require_usable_name(name, "event", report)
+    parameters = []
+    taken = {hyper: value.span for hyper, value in hypers.values.items() if isinstance(value, ir.Input)}
+    for parameter in event.node.parameters:
+        require_usable_name(parameter.name, "argument", report)
+        if parameter.name.name in taken:
+            report(errors.duplicate("argument", parameter.name.name, parameter.span, taken[parameter.name.name]))
+        taken.setdefault(parameter.name.name, parameter.name.span)
+        node = ast.Hyper(parameter.name, parameter.default, span=parameter.span)
+        parameters.append(resolve_hyper(parameter.name.name, node, report))
+    arguments = tuple(parameter.name for parameter in parameters)
+    hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
+    machine = Machine(event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint)
+    machine.check_names()
+    doc = event.node.doc.value if event.node.doc else ""
+    last = event.node.parameters[-1].span if event.node.parameters else name.span
+    return RawEvent(name.name, tuple(parameters), machine.function(universe), doc, name.span.to(last))
+
+
+# Delegates
+
+
+def resolve_delegate(
+    rule: FlatRule, roles: tuple[str, ...], hypers: Hypers, report: Report, path: tuple[str, ...]
+) -> list[RawRule]:
+    """``for roles: use Name(...)``: the rules of ``Name`` for these roles, its hypers bound or made visible."""
+    assert rule.delegate is not None
+    node, scope = rule.delegate
+    found = find_optimizer(node.optimizer, scope, path, report)
+    known = report.count
+    flat = None if found is None else flatten_optimizer(*found, report)
+    if flat is None:
+        return []
+    inner = delegate_hypers(rule, node, scope, flat, hypers, report)
+    inner.past |= used_hyper_past(flat.hypers, rule.words[0], inner.visible, report)
+    rules = resolve_rules(flat, inner, report, path)
+    chosen: list[RawRule] = []
+    for candidate in rules:
+        shared = tuple(role for role in roles if role in candidate.roles)
+        if shared:
+            name = rule.words[0] if not chosen else f"{rule.words[0]}_{candidate.name}"
+            written = (node, *candidate.written)
+            was = tuple(replace(each, is_inherited=True) for each in candidate.was)
+            chosen.append(replace(candidate, roles=shared, name=name, words=rule.words, written=written, was=was))
+    missing = [role for role in roles if not any(role in candidate.roles for candidate in chosen)]
+    if missing and report.count == known:
+        report(errors.delegate_without_rule(flat.name, missing, node.optimizer.span))
+    adopt_hypers(chosen, inner, hypers, node, report)
+    return chosen
+
+
+# Schedules and penalties
+
+
+def resolve_schedule(node: ast.Schedule, scope: Scope, report: Report) -> RawDeclaration:
+    hypers = own_hypers(collect_hypers([m for m in node.members if isinstance(m, ast.Hyper)], scope, report), report)
+    require_no_past(node.members, "a schedule", report)
+    block = collect_block(node.members, "factor", scope, report)
+    machine = Machine(block, {}, "schedule", hypers.values, report, what="a schedule", streams=False)
+    machine.check_names()
+    if "factor" not in block.updates:
+        report(errors.missing_update("factor", node.name.span))
+    function = machine.function(Universe.TENSOR)
+    claims = machine.claims()
+    require_inputs(function, claims, ("t",), "a schedule", report)
+    require_comparisons(claims, report)
+    rule = RawRule("schedule", (), (), Universe.TENSOR, function, (), claims, written_equations(block), node.span)
+    return declaration("schedule", node, hypers, (rule,))
+
+
+def resolve_penalty(node: ast.Penalty, scope: Scope, report: Report) -> RawDeclaration:
+    hypers = own_hypers(collect_hypers([m for m in node.members if isinstance(m, ast.Hyper)], scope, report), report)
+    members = [member for member in node.members if isinstance(member, ast.Rule | ast.Delegate)]
+    flat = collect_rules(members, "loss", scope, report)
+    require_no_past((*node.members, *(past.node for rule in flat for past in rule.block.was)), "a penalty", report)
+    require_separate(flat, report)
+    if not flat:
+        report(errors.missing_update("loss", node.name.span, "add a rule: `for matrix:` with `loss <- ...`"))
+    taken = {word for rule in flat for word in rule.words}
+    rules = []
+    for rule in flat:
+        if rule.delegate:
+            report(errors.not_available("use", "a penalty", rule.span))
+            continue
+        machine = Machine(rule.block, {}, "penalty", hypers.values, report, what="a penalty", streams=False)
+        machine.check_names()
+        if "loss" not in rule.block.updates:
+            report(errors.missing_update("loss", rule.span))
+        universe = universe_of(rule.words)
+        function = machine.function(universe)
+        claims = machine.claims(memory=False)
+        require_inputs(function, claims, ("weight", "rows", "cols"), "a penalty", report)
+        require_comparisons(claims, report)
+        roles = roles_of(rule.words, taken)
+        lines = written_equations(rule.block)
+        rules.append(RawRule(rule.words[0], roles, rule.words, universe, function, (), claims, lines, rule.span))
+    return declaration("penalty", node, hypers, tuple(rules))
+
+
+def declaration(
+    kind: str, node: ast.Schedule | ast.Penalty, hypers: Hypers, rules: tuple[RawRule, ...]
+) -> RawDeclaration:
+    doc = node.doc.value if node.doc else ""
+    visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
+    return RawDeclaration(kind, node.name.name, doc, visible, requirements, rules, node.name.span)
+
+
+def require_comparisons(claims: tuple[ir.Claim, ...], report: Report) -> None:
+    """The special forms speak of the step of a rule, which schedules and penalties do not have."""
+    for claim in claims:
+        if claim.form != "comparison":
+            report(errors.bad_claim(f"`{claim.form}` is about a step of `weight`", claim.span, "compare two values"))
+
+
+def require_inputs(
+    function: ir.Function, claims: tuple[ir.Claim, ...], allowed: tuple[str, ...], place: str, report: Report
+) -> None:
+    """Report streams and dimensions that do not exist in a schedule or penalty."""
+    promises = (claim.promise for claim in claims if claim.form == "comparison")
+    for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs), *promises):
+        for node in ir.walk(value):
+            if isinstance(node, ir.Input) and node.source is not ir.Source.HYPER and node.name not in allowed:
+                report(errors.not_available(node.name, place, node.span))

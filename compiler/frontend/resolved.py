@@ -1,0 +1,76 @@
+"""What name resolution gives: untyped functions with ``prev`` still in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import Universe
+from optforge.dsl import ast
+from optforge.dsl.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    """An event with its own machine and the arguments of its call; ``span`` is its name with these."""
+
+    name: str
+    parameters: tuple[ir.Hyper, ...]
+    function: ir.Function
+    doc: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class RawWas:
+    """``target was value``; memory inputs are those of an older checkpoint.
+
+    An inherited one is about a memory that the optimizer at hand need not have any more.
+    """
+
+    target: str
+    value: ir.Expr
+    span: Span
+    is_inherited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RawRule:
+    """A rule whose machines still read streams by name: their own by ``prev``, others' latest values."""
+
+    name: str
+    roles: tuple[str, ...]
+    words: tuple[str, ...]
+    universe: Universe
+    step: ir.Function
+    events: tuple[RawEvent, ...]
+    claims: tuple[ir.Claim, ...]
+    written: tuple[ir.Written, ...]
+    span: Span
+    was: tuple[RawWas, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RawDeclaration:
+    """An optimizer, penalty or schedule (one rule, no roles); ``kind`` says which.
+
+    ``events`` are those that it declares itself, whether any rule has them or not.
+    """
+
+    kind: str
+    name: str
+    doc: str
+    hypers: tuple[ir.Hyper, ...]
+    requirements: tuple[ir.Requirement, ...]
+    rules: tuple[RawRule, ...]
+    span: Span
+    was: tuple[RawWas, ...] = ()
+    events: tuple[ast.Identifier, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RawProgram:
+    """All declarations of a file after name resolution."""
+
+    doc: str
+    declarations: tuple[RawDeclaration, ...]

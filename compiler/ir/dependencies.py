@@ -1,0 +1,118 @@
+"""The order in which equations can be computed, and the cycles that leave none."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from optforge.compiler.ir import nodes as ir
+from optforge.dsl import errors
+from optforge.dsl.diagnostics import Diagnostic, Label
+
+Name = TypeVar("Name", bound=Hashable)
+SHOWN = 8  # equations of a cycle; longer ones are shown in part
+
+
+def dependencies(equations: Iterable[ir.Equation]) -> dict[str, list[str]]:
+    """For each equation the equations it needs in the same step, in the order it reads them."""
+    return {equation.name: list(dict.fromkeys(ir.references(equation.value))) for equation in equations}
+
+
+def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+    """What the roots need, each name after its own needs; and the cycles found on the way."""
+    order: list[str] = []
+    cycles: list[list[str]] = []
+    done: set[str] = set()
+    for root in roots:
+        path: dict[str, None] = {}
+        stack: list[tuple[str, bool]] = [(root, False)]
+        while stack:
+            name, leaving = stack.pop()
+            if leaving:
+                path.popitem()
+                done.add(name)
+                order.append(name)
+            elif name in path:
+                names = list(path)
+                cycles.append([*names[names.index(name) :], name])
+            elif name not in done:
+                path[name] = None
+                stack.append((name, True))
+                stack.extend((needed, False) for needed in reversed(graph.get(name, ())))
+    return order, cycles
+
+
+def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
+    """A diagnostic for each cycle of equations that need each other within one step."""
+    spans = {equation.name: equation.span for equation in function.equations}
+    graph = {e.name: list(dict.fromkeys(ir.references(without_initials(e.value)))) for e in function.equations}
+    _, cycles = ordered(graph, spans)
+    found: dict[frozenset[str], Diagnostic] = {}
+    for cycle in cycles:
+        shown = shown_cycle(cycle)
+        labels = [Label(spans[name], f"`{local_name(name)}` is part of the cycle") for name in shown[1:-1][:SHOWN]]
+        words = [local_name(name) for name in shown]
+        words = words if len(shown) <= SHOWN + 2 else [*words[:SHOWN], "...", *words[-2:]]
+        found.setdefault(frozenset(cycle), errors.instantaneous_cycle(words, spans[shown[0]], labels))
+    return list(found.values())
+
+
+def without_initials(expr: ir.Expr) -> ir.Expr:
+    """The expression as far as it is computed in every step: initial values matter only once."""
+    if isinstance(expr, ir.Prev):
+        return replace(expr, initial=ir.Literal(0.0, "0"))
+    return ir.map_children(without_initials, expr)
+
+
+def shown_cycle(cycle: Sequence[str]) -> list[str]:
+    """The cycle through what the rule itself defines; the inside of functions only where there is nothing else."""
+    own = [name for name in cycle[:-1] if "." not in name] or list(cycle[:-1])
+    return [*own, own[0]]
+
+
+def local_name(name: str) -> str:
+    """The name as the spec writes it: ``s`` for the path ``m.s.2``."""
+    return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
+
+
+def free_path(wanted: str, taken: set[str]) -> str:
+    """The path itself, or with a number behind it where it is taken; it is taken from now on."""
+    path, count = wanted, 1
+    while path in taken:
+        count += 1
+        path = f"{wanted}.{count}"
+    taken.add(path)
+    return path
+
+
+def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:
+    """The function reduced to some outputs and the equations they need, in computing order."""
+    graph = dependencies(function.equations)
+    roots = [name for output in outputs for name in ir.references(output.value)]
+    order, _ = ordered(graph, roots)
+    by_name = {equation.name: equation for equation in function.equations}
+    return replace(function, equations=tuple(by_name[name] for name in order), outputs=outputs)
+
+
+def names_read(expr: ir.Expr) -> set[str]:
+    """The equations that an expression reads, in this step or the one before."""
+    nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
+    return {node.name for node in nodes if isinstance(node, ir.Ref)}
+
+
+def reachable(graph: Mapping[Name, Iterable[Name]], roots: Iterable[Name]) -> set[Name]:
+    """The roots and all that they need, directly or not."""
+    found: set[Name] = set()
+    waiting = set(roots)
+    while waiting:
+        found |= waiting
+        waiting = {needed for name in waiting for needed in graph.get(name, ())} - found
+    return found
+
+
+def inputs_of(function: ir.Function) -> list[ir.Input]:
+    """The distinct inputs a function reads, in reading order."""
+    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
+    found = {(n.source, n.name): n for value in values for n in ir.walk(value) if isinstance(n, ir.Input)}
+    return list(found.values())

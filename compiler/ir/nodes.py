@@ -1,0 +1,373 @@
+"""The intermediate representation: pure functions from tensors and scalars to tensors.
+
+Everything a spec says becomes a :class:`Function`: one step of a rule, its initial memory, an
+event, a schedule, a penalty. A function is a list of named equations and a list of outputs;
+memory is nothing but an input and an output of the same name. Expressions are trees of five node
+classes; ``span`` takes no part in equality.
+
+:func:`children` and :func:`map_children` are the only places that list the children of a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from operator import is_
+from typing import NamedTuple, TypeAlias, assert_never
+
+from optforge.compiler.ir.types import UNTYPED, Kind, Type, Universe
+from optforge.dsl import ast
+from optforge.dsl.source import NOWHERE, Span
+
+Value: TypeAlias = "float | bool | str | tuple[tuple[float, ...], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Anything that stands in an expression: its type, and the place in the spec it comes from."""
+
+    type: Type = field(default=UNTYPED, kw_only=True)
+    span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal(Node):
+    """A constant with the spelling it had in the spec (``1e-8`` stays ``1e-8``)."""
+
+    value: Value
+    spelling: str
+
+
+class Source(Enum):
+    """Where the value of an input comes from."""
+
+    STREAM = "stream"  # grad and weight: tensors of this step
+    MEMORY = "memory"  # what an earlier step left behind
+    HYPER = "hyper"  # the parameter group
+    STEP = "step"  # t
+    DIMENSION = "dimension"  # rows and cols
+    ARGUMENT = "argument"  # of the event's call
+    TOTAL = "total"  # a sum over all parameters
+
+
+Key: TypeAlias = tuple[Source, str]
+WEIGHT: Key = (Source.STREAM, "weight")
+GRAD: Key = (Source.STREAM, "grad")
+STEP: Key = (Source.STEP, "t")
+
+
+def stored(name: str) -> Key:
+    """The tensor of that name among those that are kept for a parameter: weight and gradient, else a memory."""
+    return {"weight": WEIGHT, "grad": GRAD}.get(name, (Source.MEMORY, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Node):
+    """A value that comes from outside of the function; inputs of one name from two sources are two inputs."""
+
+    name: str
+    source: Source
+
+    @property
+    def key(self) -> Key:
+        """What tells one input from every other, and what tables of inputs are keyed by."""
+        return self.source, self.name
+
+
+class StreamRef(NamedTuple):
+    """An equation among those of all machines of a rule: its step, called ``step``, and its events."""
+
+    machine: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latest(Node):
+    """The latest value of another machine's stream; replaced by memory inputs once streams are checked."""
+
+    stream: StreamRef
+
+
+@dataclass(frozen=True, slots=True)
+class Ref(Node):
+    """The value of the equation of that name, in the same function."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prev(Node):
+    """``prev(stream, initial)`` as written; replaced by memory inputs once streams are checked."""
+
+    stream: Ref | Input
+    initial: Expr
+    binding: str  # the top-level binding this stands in
+    inner: str  # the local name inside the function that was inlined; "" when written directly
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Node):
+    """An operator of the table on all its arguments, defaults filled in."""
+
+    operator: str
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Node):
+    """Only the branch taken is computed when the condition is constant or step-phase."""
+
+    condition: Expr
+    then: Expr
+    otherwise: Expr
+
+
+Written: TypeAlias = ast.Binding | ast.Update | ast.Delegate
+
+Expr: TypeAlias = Literal | Input | Latest | Ref | Prev | Apply | Select
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """``name = value``.
+
+    ``when`` is the Python condition outside of which nothing needs the value; ``in_place`` says
+    that the value's outermost operator overwrites its first argument.
+    """
+
+    name: str
+    value: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    when: Expr | None = None
+    in_place: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """``name`` is ``weight``, a memory, ``factor``, ``loss`` or a total."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Equations and outputs: what is computed from the inputs, once, wherever the conditions ``given`` hold."""
+
+    name: str
+    universe: Universe
+    equations: tuple[Equation, ...]
+    outputs: tuple[Output, ...]
+    given: tuple[Expr, ...] = ()
+
+
+# What a spec declares, around its functions
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """``default`` is None for a required hyperparameter; ``choices`` is the closed set of a string."""
+
+    name: str
+    default: Literal | None
+    kind: Kind
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """``condition`` must hold for the hypers; ``value`` is shown with ``subject`` when it does not."""
+
+    subject: str
+    value: Expr
+    condition: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A tensor kept from step to step under ``name`` (the checkpoint format).
+
+    Memories of equal ``fingerprint`` hold the same values whatever the spec calls them; ``equation`` says it in words.
+    """
+
+    name: str
+    type: Type
+    fingerprint: str = field(default="", compare=False)
+    equation: str = field(default="", compare=False)
+    # What the fingerprint was before the hypers of a set were there, and what these were stood in their place.
+    before: tuple[tuple[tuple[str, ...], str], ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a method of the generated class computes, with the arguments of its call; its totals come first."""
+
+    name: str
+    parameters: tuple[Hyper, ...]
+    function: Function
+    doc: str = ""
+    totals: tuple[Function, ...] = ()
+    undoes: str = field(default="", compare=False)  # the event whose weights it takes away again
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``promise`` is a comparison, or the argument of one of the special forms (``form`` names it)."""
+
+    written: ast.Expression
+    form: str
+    promise: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One step for the parameters of some roles; ``initial`` gives the memories that do not start at 0."""
+
+    name: str
+    roles: tuple[str, ...]
+    universe: Universe
+    memories: tuple[Memory, ...]
+    step: Function
+    initial: Function | None
+    totals: tuple[Function, ...]
+    events: tuple[Event, ...]
+    claims: tuple[Claim, ...]
+    written: tuple[Written, ...]  # the spec's own equations, for docstrings
+    was: tuple[Function, ...] = ()  # each makes one memory out of those of an older checkpoint
+    keeps_zero: bool = field(default=False, compare=False)  # a weight of zeros stays so
+    moves_at_rest: bool = field(default=False, compare=False)  # a step with lr = 0 may change the weight
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """A checked optimizer: one rule for each group of roles."""
+
+    name: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    rules: tuple[Rule, ...]
+    was: tuple[Function, ...] = ()  # each makes one hyper out of those of an older checkpoint
+    fingerprint: str = field(default="", compare=False)  # of all that the optimizer computes
+    momentum: tuple[str, ...] = field(default=(), compare=False)  # the hypers that play it
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A checked schedule; the only output of its function is ``factor``."""
+
+    name: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    function: Function
+    written: tuple[Written, ...]
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Penalty:
+    """``rules`` have a step whose only output is ``loss`` and no memory."""
+
+    name: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    rules: tuple[Rule, ...]
+
+
+Declaration: TypeAlias = Optimizer | Schedule | Penalty
+
+
+def calls_of(rules: Iterable[Rule]) -> dict[str, tuple[Hyper, ...]]:
+    """What a call of each event takes: the arguments of all rules that have it, which are fired together."""
+    calls: dict[str, dict[str, Hyper]] = {}
+    for event in (event for rule in rules for event in rule.events):
+        known = calls.setdefault(event.name, {})
+        for argument in event.parameters:
+            known.setdefault(argument.name, argument)
+    return {name: tuple(arguments.values()) for name, arguments in calls.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All declarations of one spec file, in source order."""
+
+    doc: str
+    declarations: tuple[Declaration, ...]
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The direct children, left to right."""
+    match expr:
+        case Literal() | Input() | Latest() | Ref():
+            return ()
+        case Prev():
+            return (expr.initial,)
+        case Apply():
+            return expr.arguments
+        case Select():
+            return (expr.condition, expr.then, expr.otherwise)
+        case _:
+            assert_never(expr)
+
+
+def map_children(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
+    """The same node with every child replaced by ``change(child)``; the node itself where none changes."""
+    old = children(expr)
+    new = tuple([change(child) for child in old])
+    if all(map(is_, new, old)):
+        return expr
+    match expr:
+        case Prev():
+            return replace(expr, initial=new[0])
+        case Select():
+            return replace(expr, condition=new[0], then=new[1], otherwise=new[2])
+        case Apply():
+            return replace(expr, arguments=new)
+        case Literal() | Input() | Latest() | Ref():
+            return expr
+        case _:
+            assert_never(expr)
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The node and all below it, each once per occurrence."""
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(children(node)))
+
+
+def transform(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
+    """Rewrite bottom-up: children first, then the node itself."""
+    return change(map_children(lambda child: transform(change, child), expr))
+
+
+def references(expr: Expr) -> list[str]:
+    """Names of the equations an expression reads, once per occurrence."""
+    return [node.name for node in walk(expr) if isinstance(node, Ref)]
+
+
+def map_expressions(change: Callable[[Expr], Expr], function: Function) -> Function:
+    """The same function with every right-hand side and output replaced by ``change(it)``."""
+    return replace(
+        function,
+        equations=tuple(replace(equation, value=change(equation.value)) for equation in function.equations),
+        outputs=tuple(replace(output, value=change(output.value)) for output in function.outputs),
+    )
+
+
+def nodes(function: Function) -> Iterator[Expr]:
+    """Every node of a function, in reading order: of its equations with their conditions, and of its outputs."""
+    for equation in function.equations:
+        yield from walk(equation.value)
+        yield from walk(equation.when) if equation.when is not None else ()
+    for output in function.outputs:
+        yield from walk(output.value)

@@ -1,0 +1,582 @@
+"""The operator table: one row per operator, read by every stage.
+
+Adding an operator means adding a row here and a fixture. A row says how the operator is called,
+which shape it gives, how it is written in torch for Python scalars and for tensors (with any
+leading batch dimensions), and what it means: in NumPy float64 on 2-D arrays, and on Python floats.
+
+Torch patterns have holes ``{index:level}``: the argument's text, put in parentheses if it binds
+less tightly than ``level``. The key of a pattern spells the phases of the value arguments, ``S``
+for a Python scalar and ``T`` for a tensor; ``*`` stands for every combination without a row of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any
+
+from optforge.compiler.ir import ieee, intervals
+from optforge.compiler.ir.intervals import ANYTHING, Interval
+from optforge.compiler.ir.types import SCALAR, Dim, Shape, broadcast, broadcast_dims
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+class Level(IntEnum):
+    """How tightly Python text binds, loosest first."""
+
+    ANY = 0
+    OR = 1
+    AND = 2
+    NOT = 3
+    COMPARE = 4
+    BIT_OR = 5
+    BIT_AND = 6
+    SUM = 7
+    PRODUCT = 8
+    UNARY = 9
+    POWER = 10
+    POSTFIX = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Python text with holes, and how tightly it binds."""
+
+    text: str
+    level: Level = Level.POSTFIX
+
+
+class Want(Enum):
+    """What an argument must be."""
+
+    VALUE = "a number"
+    BOOLEAN = "true or false"
+    ANY = "a number, true, false or a string"
+    MATRIX = "a matrix"
+    GRAM = "a (rows, rows) or (cols, cols) matrix"
+    SCALAR = "a scalar"
+    AXIS = "row or col"
+    NUMBER = "a constant number"
+    TEXT = "a string"
+    TRIPLES = "triples of coefficients"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """``default`` is the spelling of a literal; None for a required argument."""
+
+    name: str
+    want: Want
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+    keyword_only: bool = False
+
+
+class ShapeProblem(Exception):
+    """The arguments' shapes do not fit: ``left`` and ``right`` are argument positions.
+
+    ``likely`` is what the result's shape would be if they did.
+    """
+
+    def __init__(self, left: int, right: int, likely: Shape | None = None) -> None:
+        self.left, self.right, self.likely = left, right, likely
+        super().__init__(f"arguments {left} and {right}")
+
+
+Shapes = tuple["Shape | None", ...]
+ShapeRule = Callable[[Shapes, str], "Shape | None"]
+
+
+# What an operator costs: terms, each a factor times a product of sizes. The factors are those of the usual
+# algorithms, so only the sizes are meant to be relied on. A rule sees the shapes of the values, the shape of the
+# result, and the settings (None where they are not known).
+
+MIN = "min"  # the smaller of rows and cols
+Size = Dim | str
+Terms = tuple[tuple[float, tuple[Size, ...]], ...]
+CostRule = Callable[[tuple[Shape, ...], Shape, tuple[Any, ...]], Terms]
+
+
+def smaller(one: Dim, two: Dim) -> Size:
+    if one is two:
+        return one
+    return Dim.ONE if Dim.ONE in (one, two) else MIN
+
+
+def once_per_result(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    return ((1, result),)
+
+
+def once_per_argument(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    whole = elementwise_shape(shapes, "all")
+    return ((len(shapes), whole or SCALAR),)
+
+
+def no_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    return ()
+
+
+def product_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    return ((2, (*shapes[0], shapes[1][1])),)
+
+
+def diagonal_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    return ((1, (shapes[0][0],)),)
+
+
+def cubic_cost(factor: float) -> CostRule:
+    """The cost of a dense factorization."""
+
+    def cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+        rows, cols = shapes[0]
+        return ((factor, (rows, cols, smaller(rows, cols))),)
+
+    return cost
+
+
+def orthogonalization_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    """A Gram matrix, its square, and one product for each iteration, on the short side."""
+    rows, cols = shapes[0]
+    side = smaller(rows, cols)
+    steps, method, coefficients = settings
+    if method == "svd" and not coefficients:
+        return ((22, (rows, cols, side)),)
+    count = len(coefficients or ()) or (steps if isinstance(steps, float) else 1)
+    return ((4 * count, (rows, cols, side)), (2 * count, (side, side, side)))
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One row. ``reference`` works on 2-D float64 arrays, ``scalar`` on Python values.
+
+    ``interval`` is what the result may be for scalars from intervals. Where Python's own operator has not the
+    meaning of ``scalar`` for every number, ``is_plain`` says for which intervals it has, and ``careful`` is the
+    runtime's function for all others.
+    """
+
+    name: str
+    group: str
+    doc: str
+    parameters: tuple[Parameter, ...]
+    shape: ShapeRule
+    torch: Mapping[str, Pattern]
+    reference: Callable[..., Any]
+    scalar: Callable[..., Any] | None = None
+    in_place: Pattern | None = None
+    symbol: str = ""
+    commutative: bool = False
+    boolean: bool = False
+    elementwise: bool = False
+    needs_matrix: bool = False
+    internal: bool = False
+    domain: str = "any"
+    imports: tuple[str, ...] = field(default=())
+    cost: CostRule = once_per_result
+    interval: Callable[..., Interval] = lambda *arguments: ANYTHING
+    careful: str = ""
+    is_plain: Callable[..., bool] = lambda *arguments: True
+
+    @property
+    def values(self) -> int:
+        """How many leading arguments are tensors or scalars (the rest are settings)."""
+        return sum(parameter.want not in SETTINGS for parameter in self.parameters)
+
+    @property
+    def signature(self) -> str:
+        shown = [
+            parameter.name
+            + (
+                f"={'row|col' if parameter.want is Want.AXIS else parameter.default}"
+                if parameter.default is not None
+                else ""
+            )
+            for parameter in self.parameters
+        ]
+        return f"{self.name}({', '.join(shown)})"
+
+
+SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES)
+
+
+# Shape rules
+
+
+def elementwise_shape(shapes: Shapes, axis: str) -> Shape | None:
+    result: Shape | None = shapes[0]
+    for position, shape in enumerate(shapes[1:], start=1):
+        try:
+            result = broadcast(result, shape)
+        except ValueError:
+            raise ShapeProblem(0 if position == 1 else position - 1, position, result) from None
+    return result
+
+
+def reduced_shape(shapes: Shapes, axis: str) -> Shape | None:
+    whole = elementwise_shape(shapes, axis)
+    if axis == "all":
+        return SCALAR
+    if whole is None:
+        return None
+    return (whole[0], Dim.ONE) if axis == "row" else (Dim.ONE, whole[1])
+
+
+def product_shape(shapes: Shapes, axis: str) -> Shape | None:
+    left, right = shapes
+    if left is None or right is None:
+        return None
+    if left[1] is not right[0]:
+        raise ShapeProblem(0, 1, (left[0], right[1]))
+    return left[0], right[1]
+
+
+def swapped_shape(shapes: Shapes, axis: str) -> Shape | None:
+    shape = shapes[0]
+    return shape and (shape[1], shape[0])
+
+
+def same_shape(shapes: Shapes, axis: str) -> Shape | None:
+    return shapes[0]
+
+
+def square_shape(shapes: Shapes, axis: str) -> Shape | None:
+    """That of a Gram matrix, of which one side tells the other."""
+    shape = shapes[0]
+    if shape is None:
+        return None
+    side = broadcast_dims(*shape) or shape[0]
+    return side, side
+
+
+def scalar_shape(shapes: Shapes, axis: str) -> Shape | None:
+    return SCALAR
+
+
+# NumPy meanings. Imported late: checking a spec needs no arrays.
+
+
+def lazy_numpy() -> Any:
+    import numpy
+
+    return numpy
+
+
+def numpy_function(name: str) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        return getattr(lazy_numpy(), name)(*arguments)
+
+    return call
+
+
+def axis_of(axis: str) -> Any:
+    return {"all": (0, 1), "row": 1, "col": 0}[axis]
+
+
+def reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """A reduction of a product of arrays over an axis, dimensions kept."""
+
+    def call(*arguments: Any) -> Any:
+        *arrays, axis = arguments
+        whole = lazy_numpy().broadcast_arrays(*arrays)
+        return reduce(lazy_numpy(), *whole, axis=axis_of(axis))
+
+    return call
+
+
+def symmetric_part(x: Any) -> Any:
+    return (x + x.T) / 2
+
+
+def reference_inverse_root(s: Any, p: float, eps: float) -> Any:
+    np = lazy_numpy()
+    if not np.isfinite(s).all():
+        return np.full_like(s, np.nan)
+    values, vectors = np.linalg.eigh(symmetric_part(s))
+    return (vectors * (np.maximum(values, 0) + eps) ** (-1 / p)) @ vectors.T
+
+
+def reference_eigenbasis(s: Any) -> Any:
+    np = lazy_numpy()
+    if not np.isfinite(s).all():
+        return np.full_like(s, np.nan)
+    _, vectors = np.linalg.eigh(symmetric_part(s))
+    largest = np.abs(vectors).argmax(axis=0)
+    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
+
+
+def reference_qr(x: Any) -> Any:
+    np = lazy_numpy()
+    q, r = np.linalg.qr(x)
+    return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+
+
+KELLER_JORDAN = (3.4445, -4.7750, 2.0315)
+EXACT = (2.0, -1.5, 0.5)
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+
+
+def orthogonalization_coefficients(steps: int, method: str) -> list[tuple[float, float, float]]:
+    """The (a, b, c) of each step; polar express with its 1.01 safety on all steps but the last."""
+    if method == "newton_schulz":
+        return [KELLER_JORDAN] * steps
+    if method == "exact":
+        return [EXACT] * steps
+    raw = [POLAR_EXPRESS[min(step, 7)] for step in range(steps)]
+    safe = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in raw[:-1]]
+    return safe + raw[-1:]
+
+
+def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any) -> Any:
+    np = lazy_numpy()
+    if method == "svd" and not coefficients:
+        if not np.isfinite(x).all():
+            return np.full_like(x, np.nan)
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        return np.zeros_like(x) if s[0] == 0 else u @ vt
+    triples = coefficients or orthogonalization_coefficients(int(steps), method)
+    y = x / max(np.linalg.norm(x) * (1.01 if method == "polar_express" and not coefficients else 1.0), 1e-30)
+    for a, b, c in triples:
+        gram = y @ y.T
+        y = a * y + (b * gram + c * gram @ gram) @ y
+    return y
+
+
+# The table
+
+
+def one(text: str, level: Level = Level.POSTFIX) -> dict[str, Pattern]:
+    return {"*": Pattern(text, level)}
+
+
+VALUE = (Parameter("x", Want.VALUE),)
+TWO = (Parameter("x", Want.VALUE), Parameter("y", Want.VALUE))
+PER = Parameter("per", Want.AXIS, "all", keyword_only=True)
+METHODS = ("newton_schulz", "polar_express", "exact", "svd")
+
+
+def arithmetic(name: str, symbol: str, text: str, level: Level, doc: str, scalar: Any, **more: Any) -> Operator:
+    return Operator(
+        name, "elementwise", doc, TWO, elementwise_shape, one(text, level), scalar, scalar,
+        symbol=symbol, elementwise=True, **more,
+    )  # fmt: skip
+
+
+def unary(name: str, doc: str, scalar: Any, interval: Any, **more: Any) -> Operator:
+    return Operator(
+        name, "elementwise", doc, VALUE, elementwise_shape,
+        {"S": Pattern(f"math.{name}({{0}})"), "T": Pattern(f"{{0:postfix}}.{name}()")},
+        numpy_function(name), scalar, Pattern(f"{{0:postfix}}.{name}_()"), elementwise=True, interval=interval, **more,
+    )  # fmt: skip
+
+
+def comparison(name: str, symbol: str, numpy_name: str, scalar: Any) -> Operator:
+    want = Want.ANY if symbol in ("==", "!=") else Want.VALUE
+    return Operator(
+        name, "elementwise", f"{symbol} as true or false", (Parameter("x", want), Parameter("y", want)),
+        elementwise_shape, one(f"{{0:bit_or}} {symbol} {{1:bit_or}}", Level.COMPARE),
+        numpy_function(numpy_name), scalar, symbol=symbol, boolean=True, elementwise=True,
+    )  # fmt: skip
+
+
+def reduction(name: str, doc: str, numpy_reduce: Callable[..., Any]) -> Operator:
+    """A reduction, which leaves a scalar as it is."""
+    return Operator(
+        name, "reduction", doc, (*VALUE, PER), reduced_shape,
+        {"S": Pattern("{0}"), "T": Pattern(f"{{0:postfix}}.{name}(dim={{1}}, keepdim=True)")},
+        reduced(numpy_reduce), lambda x, axis: x, cost=once_per_argument, interval=lambda x, axis: x,
+    )  # fmt: skip
+
+
+def matrix(
+    name: str, doc: str, parameters: tuple[Parameter, ...], shape: ShapeRule, reference: Any, cost: CostRule
+) -> Operator:
+    """A whole-matrix operator, written as a call of the runtime's function of the same name."""
+    holes = ", ".join(f"{{{index}}}" for index in range(len(parameters)))
+    return Operator(
+        name, "matrix", doc, parameters, shape, one(f"{name}({holes})"), reference,
+        needs_matrix=True, imports=(name,), cost=cost,
+    )  # fmt: skip
+
+
+def reference_power(x: Any, y: Any) -> Any:
+    np = lazy_numpy()
+    root = np.sqrt(x)
+    return np.where(y == 0.5, root, np.where(y == -0.5, 1 / root, np.power(x, y)))
+
+
+def reference_sign(x: Any) -> Any:
+    return (x > 0) * 1.0 - (x < 0) * 1.0
+
+
+GRAM = Parameter("s", Want.GRAM)
+
+
+def has_no_nan(*arguments: Interval) -> bool:
+    return not any(argument.has_nan for argument in arguments)
+
+
+def is_plain_power(x: Interval, y: Interval) -> bool:
+    """Whether Python's power is real, divides by no zero and does not overflow."""
+    if x.low < 0 and not (y.low == y.high and y.low.is_integer()):
+        return False
+    if x.has_zero and y.low < 0:
+        return False
+    return intervals.power(intervals.absolute(x), y).high < math.inf or (y.low >= 0 and y.high <= 1)
+
+
+ROWS = (
+    arithmetic("add", "+", "{0:sum} + {1:product}", Level.SUM, "sum", lambda x, y: x + y, commutative=True,
+               in_place=Pattern("{0:postfix}.add_({1})"), interval=intervals.add),
+    arithmetic("sub", "-", "{0:sum} - {1:product}", Level.SUM, "difference", lambda x, y: x - y,
+               in_place=Pattern("{0:postfix}.sub_({1})"), interval=intervals.subtract),
+    arithmetic("mul", "*", "{0:product} * {1:unary}", Level.PRODUCT, "product", lambda x, y: x * y, commutative=True,
+               in_place=Pattern("{0:postfix}.mul_({1})"), interval=intervals.multiply),
+    arithmetic("div", "/", "{0:product} / {1:unary}", Level.PRODUCT, "quotient", ieee.divide,
+               in_place=Pattern("{0:postfix}.div_({1})"), domain="nonzero", interval=intervals.divide,
+               careful="divide", is_plain=lambda x, y: not y.has_zero),
+    Operator("pow", "elementwise", "power", TWO, elementwise_shape,
+             {"SS": Pattern("{0:postfix} ** {1:unary}", Level.POWER), "*": Pattern("power({0}, {1})")},
+             reference_power, ieee.power, symbol="^", elementwise=True, domain="positive",
+             imports=("power",), interval=intervals.power, careful="power", is_plain=is_plain_power),
+    Operator("neg", "elementwise", "negation", VALUE, elementwise_shape, one("-{0:unary}", Level.UNARY),
+             lambda x: -x, lambda x: -x, Pattern("{0:postfix}.neg_()"), symbol="-", elementwise=True,
+             interval=intervals.negate),
+    unary("sqrt", "square root", ieee.sqrt, intervals.sqrt, domain="positive",
+          careful="sqrt", is_plain=lambda x: x.low >= 0),
+    unary("exp", "exponential", ieee.exp, intervals.exp, domain="small",
+          careful="exp", is_plain=lambda x: intervals.exp(x).high < math.inf),
+    unary("log", "natural logarithm", ieee.log, intervals.log, domain="positive",
+          careful="log", is_plain=lambda x: x.low > 0),
+    Operator("abs", "elementwise", "absolute value", VALUE, elementwise_shape,
+             {"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.abs()")}, numpy_function("abs"), abs,
+             Pattern("{0:postfix}.abs_()"), elementwise=True, interval=intervals.absolute),
+    Operator("sign", "elementwise", "-1, 0 or 1, and 0 for NaN", VALUE, elementwise_shape,
+             {"S": Pattern("ieee.sign({0})"), "T": Pattern("{0:postfix}.sign()")},
+             reference_sign, ieee.sign, Pattern("{0:postfix}.sign_()"), elementwise=True, interval=intervals.sign),
+    unary("tanh", "hyperbolic tangent", math.tanh, intervals.tanh),
+    unary("cos", "cosine", ieee.cos, intervals.wave, careful="cos", is_plain=lambda x: not x.may_be_infinite),
+    unary("sin", "sine", ieee.sin, intervals.wave, careful="sin", is_plain=lambda x: not x.may_be_infinite),
+    unary("floor", "largest integer not above", ieee.floor, intervals.floor, domain="rounding",
+          careful="floor", is_plain=lambda x: x.is_finite),
+    Operator("mod", "elementwise", "remainder with the sign of the divisor", TWO, elementwise_shape,
+             one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), ieee.remainder,
+             elementwise=True, domain="rounding", interval=intervals.remainder,
+             careful="remainder", is_plain=lambda x, y: not y.has_zero),
+    Operator("min", "elementwise", "the smaller of two", TWO, elementwise_shape,
+             {"SS": Pattern("min({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(max={1})"),
+              "ST": Pattern("{1:postfix}.clamp(max={0})"), "TT": Pattern("torch.minimum({0}, {1})")},
+             numpy_function("minimum"), ieee.minimum, Pattern("{0:postfix}.clamp_(max={1})"), elementwise=True,
+             interval=intervals.minimum, careful="minimum", is_plain=has_no_nan),
+    Operator("max", "elementwise", "the larger of two", TWO, elementwise_shape,
+             {"SS": Pattern("max({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(min={1})"),
+              "ST": Pattern("{1:postfix}.clamp(min={0})"), "TT": Pattern("torch.maximum({0}, {1})")},
+             numpy_function("maximum"), ieee.maximum, Pattern("{0:postfix}.clamp_(min={1})"), elementwise=True,
+             interval=intervals.maximum, careful="maximum", is_plain=has_no_nan),
+    Operator("clamp", "elementwise", "x limited to lo .. hi (hi wins where lo > hi)",
+             (*VALUE, Parameter("lo", Want.VALUE), Parameter("hi", Want.VALUE)), elementwise_shape,
+             {"SSS": Pattern("min(max({0}, {1}), {2})"), "TSS": Pattern("{0:postfix}.clamp({1}, {2})"),
+              "TTT": Pattern("{0:postfix}.clamp({1}, {2})"),
+              "TST": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
+              "TTS": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
+              "SST": Pattern("{2:postfix}.clamp(max=ieee.maximum({0}, {1}))"),
+              "STS": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})"),
+              "STT": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})")},
+             lambda x, lo, hi: lazy_numpy().minimum(lazy_numpy().maximum(x, lo), hi), ieee.clamp, elementwise=True,
+             interval=intervals.clamp, careful="clamp", is_plain=has_no_nan),
+    comparison("lt", "<", "less", lambda x, y: x < y),
+    comparison("le", "<=", "less_equal", lambda x, y: x <= y),
+    comparison("gt", ">", "greater", lambda x, y: x > y),
+    comparison("ge", ">=", "greater_equal", lambda x, y: x >= y),
+    comparison("eq", "==", "equal", lambda x, y: x == y),
+    comparison("ne", "!=", "not_equal", lambda x, y: x != y),
+    Operator("and", "elementwise", "both", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+             elementwise_shape, {"SS": Pattern("{0:and} and {1:not}", Level.AND),
+                                 "*": Pattern("{0:bit_and} & {1:sum}", Level.BIT_AND)},
+             numpy_function("logical_and"), lambda x, y: x and y, symbol="and", boolean=True, elementwise=True),
+    Operator("or", "elementwise", "either", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+             elementwise_shape, {"SS": Pattern("{0:or} or {1:and}", Level.OR),
+                                 "*": Pattern("{0:bit_or} | {1:bit_and}", Level.BIT_OR)},
+             numpy_function("logical_or"), lambda x, y: x or y, symbol="or", boolean=True, elementwise=True),
+    Operator("not", "elementwise", "the opposite", (Parameter("x", Want.BOOLEAN),), elementwise_shape,
+             {"S": Pattern("not {0:not}", Level.NOT), "T": Pattern("~{0:unary}", Level.UNARY)},
+             numpy_function("logical_not"), lambda x: not x, symbol="not", boolean=True, elementwise=True),
+    reduction("sum", "sum over the whole parameter, or per row or col", lambda np, x, axis: x.sum(axis, keepdims=True)),
+    reduction("mean", "mean", lambda np, x, axis: x.mean(axis, keepdims=True)),
+    replace(
+        reduction("norm", "Euclidean (Frobenius) norm", lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True))),
+        torch={"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.norm(dim={1}, keepdim=True)")},
+        scalar=lambda x, axis: abs(x), interval=lambda x, axis: intervals.absolute(x)),
+    Operator("dot", "reduction", "inner product", (*TWO, PER), reduced_shape,
+             {"SS": Pattern("{0:product} * {1:unary}", Level.PRODUCT),
+              "*": Pattern("({0:product} * {1:unary}).sum(dim={2}, keepdim=True)")},
+             reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
+             commutative=True, cost=once_per_argument, interval=lambda x, y, axis: intervals.multiply(x, y)),
+    reduction("amax", "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
+    Operator("matmul", "matrix", "matrix product", (Parameter("x", Want.MATRIX), Parameter("y", Want.MATRIX)),
+             product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
+             symbol="@", needs_matrix=True, cost=product_cost),
+    Operator("transpose", "matrix", "transpose", (Parameter("x", Want.MATRIX),), swapped_shape,
+             one("{0:postfix}.mT"), lambda x: x.T, symbol="'", needs_matrix=True, cost=no_cost),
+    matrix("trace", "sum of the diagonal", (GRAM,), scalar_shape, lambda s: s.trace().reshape(1, 1), diagonal_cost),
+    matrix("det", "determinant", (GRAM,), scalar_shape, lambda s: lazy_numpy().linalg.det(s).reshape(1, 1),
+           cubic_cost(2 / 3)),
+    matrix("logdet", "logarithm of the determinant's absolute value", (GRAM,), scalar_shape,
+           lambda s: lazy_numpy().linalg.slogdet(s)[1].reshape(1, 1), cubic_cost(2 / 3)),
+    matrix("orthogonalize", "the nearest matrix with orthonormal rows or columns, as the method approximates it",
+           (Parameter("x", Want.MATRIX), Parameter("steps", Want.NUMBER, "5"),
+            Parameter("method", Want.TEXT, '"newton_schulz"', METHODS), Parameter("coefficients", Want.TRIPLES, "()")),
+           same_shape, reference_orthogonalize, orthogonalization_cost),
+    matrix("inverse_root", "(s + eps I)^(-1/p) of a symmetric positive semidefinite s",
+           (GRAM, Parameter("p", Want.NUMBER), Parameter("eps", Want.NUMBER, "1e-12")), square_shape,
+           reference_inverse_root, cubic_cost(11)),
+    matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), square_shape,
+           reference_eigenbasis, cubic_cost(9)),
+    matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), square_shape,
+           reference_qr, cubic_cost(8 / 3)),
+    Operator("total", "across parameters", "sum of a scalar over every parameter that has a gradient",
+             (Parameter("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
+    # Written by passes only
+    Operator("square", "elementwise", "x^2", VALUE, elementwise_shape,
+             {"S": Pattern("{0:product} * {0:unary}", Level.PRODUCT), "T": Pattern("{0:postfix}.square()")},
+             ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), elementwise=True, internal=True,
+             interval=intervals.square),
+    Operator("lerp", "elementwise", "x + w * (y - x)", (*TWO, Parameter("w", Want.VALUE)), elementwise_shape,
+             one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
+             Pattern("{0:postfix}.lerp_({1}, {2})"), elementwise=True, internal=True),
+    Operator("fill", "elementwise", "x as a tensor of the shape that is asked for", VALUE, elementwise_shape,
+             {}, lambda x: x, elementwise=True, internal=True),
+)  # fmt: skip
+
+
+def careful_row(row: Operator) -> Operator:
+    """The operator on scalars as the runtime's function has it."""
+    holes = ", ".join(f"{{{index}}}" for index in range(len(row.parameters)))
+    pattern = Pattern(f"ieee.{row.careful}({holes})")
+    return replace(
+        row, name=f"ieee_{row.name}", torch={"S" * len(row.parameters): pattern}, in_place=None, symbol="",
+        internal=True, imports=("ieee",), careful="",
+    )  # fmt: skip
+
+
+CAREFUL: Mapping[str, Operator] = {row.name: careful_row(row) for row in ROWS if row.careful}
+OPERATORS: Mapping[str, Operator] = {row.name: row for row in (*ROWS, *CAREFUL.values())}
+
+# Operators a spec calls by name, and those it writes as symbols.
+CALLABLE: Mapping[str, Operator] = {row.name: row for row in ROWS if not row.symbol and not row.internal}
+BINARY: Mapping[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and len(row.parameters) == 2}
+UNARY: Mapping[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and len(row.parameters) == 1}

@@ -1,0 +1,122 @@
+"""What must hold between passes: every name defined once, every node typed, every input one that is there to read.
+
+What must hold of the text that a target writes is for the target to check.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import OPERATORS
+from optforge.compiler.ir.types import Kind
+
+DIMENSIONS: Set[ir.Key] = {(ir.Source.DIMENSION, "rows"), (ir.Source.DIMENSION, "cols")}
+ORDERED_AFTER = ("schedule", "guard", "storage")
+
+
+class InternalError(Exception):
+    """A mistake of the compiler, never of the spec."""
+
+
+def functions_of(program: ir.Program) -> list[ir.Function]:
+    """Every function of a program."""
+    found: list[ir.Function] = []
+    for declaration in program.declarations:
+        if isinstance(declaration, ir.Schedule):
+            found.append(declaration.function)
+            continue
+        for rule in declaration.rules:
+            found += [rule.step, *rule.totals]
+            found += [function for event in rule.events for function in (event.function, *event.totals)]
+            found += [rule.initial] if rule.initial else []
+            found += rule.was
+        found += declaration.was if isinstance(declaration, ir.Optimizer) else ()
+    return found
+
+
+def require_valid(program: ir.Program, stage: str) -> None:
+    """Raise :class:`InternalError` for the first invariant that does not hold after ``stage``."""
+    for function in functions_of(program):
+        require_valid_function(function, stage)
+    for declaration in program.declarations:
+        require_distinct("hyperparameters", (hyper.name for hyper in declaration.hypers), stage)
+        for function, readable in readers_of(declaration):
+            require_readable(function, readable, stage)
+
+
+def require_distinct(what: str, names: Iterable[str], stage: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InternalError(f"after {stage}: two {what} are called `{twice[0]}`")
+
+
+def require_readable(function: ir.Function, readable: Set[ir.Key], stage: str) -> None:
+    """Every input is one that the function can be given, and has one type wherever it stands."""
+    types: dict[ir.Key, object] = {}
+    for node in (node for node in ir.nodes(function) if isinstance(node, ir.Input)):
+        if node.key not in readable:
+            what = f"{node.source.value} `{node.name}`"
+            raise InternalError(f"after {stage}: `{function.name}` reads {what}, which it is not given")
+        if types.setdefault(node.key, node.type) != node.type:
+            raise InternalError(f"after {stage}: `{node.name}` has two types in `{function.name}`")
+
+
+def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:
+    """The functions of a declaration, each with the inputs that it is given."""
+    hypers: set[ir.Key] = {(ir.Source.HYPER, hyper.name) for hyper in declaration.hypers}
+    match declaration:
+        case ir.Schedule():
+            yield declaration.function, hypers | {ir.STEP}
+        case ir.Penalty():
+            for rule in declaration.rules:
+                yield rule.step, hypers | {ir.WEIGHT} | DIMENSIONS
+        case ir.Optimizer():
+            for rule in declaration.rules:
+                yield from readers_in_rule(rule, hypers)
+
+
+def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:
+    """A step and events read memories and their totals, and each total those before it; first values read no memory."""
+    first = {*hypers, ir.WEIGHT, ir.GRAD, *DIMENSIONS}
+    known = {*first, ir.STEP, *(ir.stored(memory.name) for memory in rule.memories)}
+    machines = [(rule.step, rule.totals, known)]
+    for event in rule.events:
+        arguments = {(ir.Source.ARGUMENT, argument.name) for argument in event.parameters}
+        machines.append((event.function, event.totals, known | arguments))
+    for function, totals, readable in machines:
+        given = set(readable)
+        for total in totals:
+            yield total, set(given)
+            given.add((ir.Source.TOTAL, total.outputs[0].name))
+        yield function, given
+    if rule.initial is not None:
+        yield rule.initial, first
+
+
+def require_valid_function(function: ir.Function, stage: str) -> None:
+    defined: set[str] = set()
+    names = [equation.name for equation in function.equations]
+    require_distinct("equations", names, stage)
+    require_distinct("outputs", (output.name for output in function.outputs), stage)
+    for equation in function.equations:
+        known = defined if stage in ORDERED_AFTER else set(names)
+        require_valid_expression(equation.value, known, stage)
+        defined.add(equation.name)
+        if equation.in_place and not (
+            isinstance(equation.value, ir.Apply) and OPERATORS[equation.value.operator].in_place
+        ):
+            raise InternalError(f"after {stage}: `{equation.name}` cannot be computed in place")
+    for output in function.outputs:
+        require_valid_expression(output.value, set(names), stage)
+
+
+def require_valid_expression(expr: ir.Expr, known: set[str], stage: str) -> None:
+    for node in ir.walk(expr):
+        if isinstance(node, ir.Prev | ir.Latest):
+            raise InternalError(f"after {stage}: a {type(node).__name__} is left")
+        if isinstance(node, ir.Ref) and node.name not in known:
+            raise InternalError(f"after {stage}: `{node.name}` is read before it is defined")
+        if node.type.kind is Kind.NUMBER and node.type.shape is None:
+            raise InternalError(f"after {stage}: {node} has no shape")

@@ -1,0 +1,1 @@
+"""What a program means, in NumPy float64: what every target is compared with."""

@@ -1,0 +1,274 @@
+"""The oracle: what a program means, in NumPy float64, one parameter at a time.
+
+Shares no code with the torch target. Parameters are 2-D arrays; a tensor rule sees its parameter
+as one column. Values are computed on demand, so a branch that is not taken is not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.operators import OPERATORS, SETTINGS
+from optforge.compiler.ir.types import Dim, Type, Universe
+
+Array = NDArray[np.float64]
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a function is evaluated on, by where it comes from: a hyper and a memory of one name are two values.
+
+    ``weight`` and ``grad`` have two dimensions; they are absent where the function does not read them.
+    """
+
+    weight: Any = None
+    grad: Any = None
+    t: float | None = None
+    hypers: Values = field(default_factory=dict)
+    memories: Values = field(default_factory=dict)
+    arguments: Values = field(default_factory=dict)
+    totals: Values = field(default_factory=dict)
+
+    def value(self, node: ir.Input) -> Any:
+        match node.source:
+            case ir.Source.STREAM:
+                return {"weight": self.weight, "grad": self.grad}[node.name]
+            case ir.Source.DIMENSION:
+                return self.weight.shape[("rows", "cols").index(node.name)]
+            case ir.Source.STEP:
+                return self.t
+            case ir.Source.HYPER:
+                return self.hypers[node.name]
+            case ir.Source.MEMORY:
+                return self.memories[node.name]
+            case ir.Source.ARGUMENT:
+                return self.arguments[node.name]
+            case ir.Source.TOTAL:
+                return self.totals[node.name]
+            case _:
+                assert_never(node.source)
+
+    def size(self, wanted: Type) -> tuple[int, int]:
+        """The shape that a type means for this weight."""
+        assert wanted.shape is not None
+        rows, cols = self.weight.shape
+        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
+        return size[wanted.shape[0]], size[wanted.shape[1]]
+
+
+class Evaluation:
+    """One evaluation of a function on given inputs; equations are computed once, when first read."""
+
+    def __init__(self, function: ir.Function, inputs: Inputs) -> None:
+        self.equations = {equation.name: equation.value for equation in function.equations}
+        self.inputs = inputs
+        self.known: dict[str, Any] = {}
+
+    def value(self, expr: ir.Expr) -> Any:
+        match expr:
+            case ir.Literal():
+                return expr.value
+            case ir.Input():
+                return self.inputs.value(expr)
+            case ir.Ref():
+                if expr.name not in self.known:
+                    self.known[expr.name] = self.value(self.equations[expr.name])
+                return self.known[expr.name]
+            case ir.Select():
+                return self._select(expr)
+            case ir.Apply(operator="fill", arguments=(inner,)):
+                return np.broadcast_to(self.value(inner), self.inputs.size(expr.type)).copy()
+            case ir.Apply():
+                return self._apply(expr)
+            case ir.Prev() | ir.Latest():
+                raise AssertionError(f"{type(expr).__name__} is gone after the stream check")
+            case _:
+                assert_never(expr)
+
+    def _select(self, node: ir.Select) -> Any:
+        condition = self.value(node.condition)
+        if node.condition.type.is_scalar_phase:
+            return self.value(node.then if condition else node.otherwise)
+        return np.where(condition, self.value(node.then), self.value(node.otherwise))
+
+    def _apply(self, node: ir.Apply) -> Any:
+        operator = OPERATORS[node.operator]
+        arguments = [self.value(argument) for argument in node.arguments]
+        if node.type.is_scalar_phase:
+            assert operator.scalar is not None
+            return operator.scalar(*arguments)
+        arrays = [
+            value if parameter.want in SETTINGS else as_array(value)
+            for value, parameter in zip(arguments, operator.parameters, strict=True)
+        ]
+        return operator.reference(*arrays)
+
+
+def as_array(value: Any) -> Any:
+    """The value with two dimensions."""
+    return value if isinstance(value, np.ndarray) and value.ndim == 2 else np.asarray(value).reshape(1, 1)
+
+
+def evaluate_function(function: ir.Function, inputs: Inputs) -> dict[str, Any]:
+    """The outputs of a function by name."""
+    evaluation = Evaluation(function, inputs)
+    with np.errstate(all="ignore"):
+        return {output.name: evaluation.value(output.value) for output in function.outputs}
+
+
+class Parameter:
+    """A weight with its state, as the interpreter keeps it: ``weight`` (rows, cols), memories by name."""
+
+    def __init__(self, weight: Array, rule: ir.Rule) -> None:
+        self.shape = weight.shape
+        self.rule = rule
+        self.weight = as_matrix(weight, rule.universe)
+        self.memories: dict[str, Array] = {}
+        self.steps = 0
+        self.fired: dict[str, int] = {}
+
+    @property
+    def value(self) -> Array:
+        return self.weight.reshape(self.shape)
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self.memories) or not self.rule.memories
+
+    def start(self, grad: Array | None, hypers: Values) -> None:
+        """Give every memory its first value."""
+        if self.has_started:
+            return
+        inputs = self.inputs(grad, hypers)
+        self.memories = {memory.name: np.zeros(inputs.size(memory.type)) for memory in self.rule.memories}
+        if self.rule.initial is not None:
+            self.memories |= evaluate_function(self.rule.initial, inputs)
+
+    def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
+        """What the rule's functions are evaluated on at this moment; ``t``, arguments and totals are the caller's."""
+        return Inputs(self.weight, grad, hypers=hypers, memories=dict(self.memories))
+
+
+def as_matrix(array: Array, universe: Universe) -> Array:
+    """A parameter as its rule sees it: (out, everything else), or one column."""
+    array = np.asarray(array, dtype=np.float64)
+    return array.reshape(-1, 1) if universe is Universe.TENSOR else array.reshape(array.shape[0], -1)
+
+
+def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | None], hypers: Sequence[Values]) -> None:
+    """One step of all parameters that have a gradient; totals range over all of these."""
+    active = [
+        (parameter, as_matrix(grad, parameter.rule.universe), values)
+        for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
+        if grad is not None
+    ]
+    for parameter, grad, values in active:
+        parameter.start(grad, values)
+        parameter.steps += 1
+    rules = {parameter.rule.name: parameter.rule for parameter, _, _ in active}
+    inputs = [step_inputs(*each) for each in active]
+    totals = {name: sum_totals(rule.totals, inputs) for name, rule in rules.items()}
+    for (parameter, _, _), given in zip(active, inputs, strict=True):
+        given = replace(given, totals=totals[parameter.rule.name])
+        apply_outputs(parameter, evaluate_function(parameter.rule.step, given))
+
+
+def step_inputs(parameter: Parameter, grad: Array, hypers: Values) -> Inputs:
+    """What a parameter's step is evaluated on, but for totals; the step has been counted."""
+    return replace(parameter.inputs(grad, hypers), t=float(parameter.steps))
+
+
+def sum_totals(functions: Sequence[ir.Function], given: Sequence[Inputs]) -> dict[str, Array]:
+    """Each total in order, summed over what is given for every parameter with a gradient."""
+    totals: dict[str, Array] = {}
+    for function in functions:
+        name = function.outputs[0].name
+        summands = [np.zeros((1, 1))]
+        for each in given:
+            inputs = replace(each, totals=totals)
+            if function.universe is Universe.TENSOR:
+                inputs = replace(inputs, weight=each.weight.reshape(-1, 1), grad=each.grad.reshape(-1, 1))
+            summands.append(evaluate_function(function, inputs)[name])
+        totals[name] = np.sum(summands, axis=0)
+    return totals
+
+
+def fire_event(
+    parameters: Sequence[Parameter],
+    name: str,
+    grads: Sequence[Array | None],
+    hypers: Sequence[Values],
+    arguments: Values,
+) -> None:
+    """The event for every parameter whose rule has it; totals range over all parameters with a gradient."""
+    events = {p.rule.name: event for p in parameters for event in p.rule.events if event.name == name}
+    totals = {
+        rule: event_totals(event.totals, parameters, name, grads, hypers, arguments) if event.totals else {}
+        for rule, event in events.items()
+    }
+    for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
+        for event in parameter.rule.events:
+            if event.name == name and (grad is not None or not needs_grad(parameter, event)):
+                matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
+                parameter.start(matrix, values)
+                parameter.fired[name] = parameter.fired.get(name, 0) + 1
+                inputs = event_inputs(parameter, matrix, values, arguments, parameter.fired[name])
+                given = replace(inputs, totals=totals[parameter.rule.name])
+                apply_outputs(parameter, evaluate_function(event.function, given))
+
+
+def event_inputs(parameter: Parameter, grad: Array | None, hypers: Values, arguments: Values, count: int) -> Inputs:
+    """What an event is evaluated on that fires for the ``count``-th time, but for totals."""
+    return replace(parameter.inputs(grad, hypers), arguments=arguments, t=float(count))
+
+
+def event_totals(
+    functions: Sequence[ir.Function],
+    parameters: Sequence[Parameter],
+    name: str,
+    grads: Sequence[Array | None],
+    hypers: Sequence[Values],
+    arguments: Values,
+) -> dict[str, Array]:
+    """The totals of an event that is about to be fired."""
+    active = [
+        (parameter, as_matrix(grad, parameter.rule.universe), values)
+        for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
+        if grad is not None
+    ]
+    for parameter, grad, values in active:
+        if any(event.name == name for event in parameter.rule.events):
+            parameter.start(grad, values)
+    return sum_totals(functions, [event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1) for each in active])
+
+
+def needs_grad(parameter: Parameter, event: ir.Event) -> bool:
+    """Whether the event, or a first value that is still to be computed, reads the gradient."""
+    initial = None if parameter.has_started else parameter.rule.initial
+    return reads_grad(event.function) or (initial is not None and reads_grad(initial))
+
+
+def reads_grad(function: ir.Function) -> bool:
+    return any(node.key == ir.GRAD for node in inputs_of(function))
+
+
+def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:
+    for name, value in outputs.items():
+        array = np.array(value, dtype=np.float64)
+        if name == "weight":
+            parameter.weight = array
+        else:
+            parameter.memories[name] = array
+
+
+def schedule_factor(schedule: ir.Schedule, t: float, hypers: Values) -> float:
+    """The factor on the base lr at step t (the first step has t = 1)."""
+    return float(evaluate_function(schedule.function, Inputs(t=t, hypers=hypers))["factor"])

@@ -1,0 +1,14 @@
+"""Dead equations: what no output needs is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import sliced
+
+
+def drop_dead(function: ir.Function) -> ir.Function:
+    """The function without unneeded equations, the others in their order."""
+    needed = {equation.name for equation in sliced(function, function.outputs).equations}
+    return replace(function, equations=tuple(e for e in function.equations if e.name in needed))

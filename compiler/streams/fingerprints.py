@@ -1,0 +1,302 @@
+"""What the memories of a rule mean, as fingerprints and as text: what checkpoints are compared by.
+
+In: a checked program, before any pass has rewritten it. Out: the same with `fingerprint` and `equation` of each memory,
+and a fingerprint of each optimizer. Names of equations and memories take no part in a fingerprint, nor do comments,
+documentation, defaults and conditions of hypers, or in what order equations stand: two memories have the same one when
+the equations that define them, written out down to gradients, weights and hypers, are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import dependencies, local_name, ordered, reachable
+from optforge.compiler.ir.operators import OPERATORS
+from optforge.compiler.ir.printer import expression_text
+
+LENGTH = 12  # hexadecimal digits: two of a thousand memories agree by chance once in a billion
+MANY = 16  # memories that depend on each other, from which on their names count
+RENAMED = 5  # hypers of one memory of which every set may have been renamed
+LONG = 40  # operations that an equation may have to be shown inside of another
+
+
+def with_fingerprints(program: ir.Program) -> ir.Program:
+    """The program with the fingerprints of its optimizers and their memories."""
+    declarations = (described(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations)
+    return replace(program, declarations=tuple(declarations))
+
+
+def described(optimizer: ir.Optimizer) -> ir.Optimizer:
+    hypers = sorted(f"{hyper.name} {hyper.kind.value}" for hyper in optimizer.hypers)
+    machines = [Machines(rule) for rule in optimizer.rules]
+    past = {function.outputs[0].name: function.outputs[0].value for function in optimizer.was}
+    return replace(
+        optimizer,
+        rules=tuple(replace(each.rule, memories=with_past(each, past)) for each in machines),
+        fingerprint=digest("optimizer", *hypers, *(each.whole() for each in machines)),
+    )
+
+
+def with_past(machines: Machines, past: Mapping[str, ir.Expr]) -> tuple[ir.Memory, ...]:
+    """The memories with what their fingerprints were in versions in which some of their hypers had not their names yet.
+
+    `past` says what hypers were. Each may have been renamed in a version of its own, so every set of those that a
+    memory depends on counts; of many, only all of them together and each alone.
+    """
+    memories = machines.memories()
+    alone = {name: Machines(machines.rule, {name: value}).colors for name, value in past.items()}
+    readers = {m.name: [name for name in past if alone[name][m.name] != m.fingerprint] for m in memories}
+    sets = dict.fromkeys(each for names in readers.values() for each in subsets(names))
+    marks = {each: Machines(machines.rule, {name: past[name] for name in each}).colors for each in sets}
+    return tuple(
+        replace(memory, before=tuple((each, marks[each][memory.name]) for each in subsets(readers[memory.name])))
+        for memory in memories
+    )
+
+
+def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The sets of some of the names, small ones first."""
+    sizes = range(1, len(names) + 1) if len(names) <= RENAMED else sorted({1, len(names)})
+    return [each for size in sizes for each in combinations(names, size)]
+
+
+def digest(*parts: str) -> str:
+    text = "\n".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An expression and the function in which its names mean something."""
+
+    owner: str
+    expr: ir.Expr
+
+
+class Machines:
+    """The step and the events of a rule: all their values under keys, and what is known of these.
+
+    Keys are ``next m`` and ``first m`` for what a memory becomes and begins with, ``total name``, ``result owner name``
+    for other outputs, and ``owner|name`` for equations.
+    """
+
+    def __init__(self, rule: ir.Rule, past: Mapping[str, ir.Expr] | None = None) -> None:
+        self.rule, self.past = rule, past or {}  # what stands in the place of hypers
+        self.names = [memory.name for memory in rule.memories]
+        self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.memories}
+        self.machines = {"step": rule.step} | {f"event {event.name}": event.function for event in rule.events}
+        self.owners = {o.name: owner for owner, function in self.machines.items() for o in function.outputs}
+        self.functions = dict(self.machines)
+        self.values: dict[str, Value] = {}
+        for owner, function in self.machines.items():
+            for output in function.outputs:
+                key = f"next {output.name}" if output.name in self.names else f"result {owner} {output.name}"
+                self.values[key] = Value(owner, output.value)
+        for total in (*rule.totals, *(total for event in rule.events for total in event.totals)):
+            self.functions[total.name] = total
+            self.values[f"total {total.name}"] = Value(total.name, total.outputs[0].value)
+        if rule.initial is not None:
+            self.functions["init"] = rule.initial
+            self.values |= {f"first {o.name}": Value("init", o.value) for o in rule.initial.outputs}
+        self.equations = {
+            owner: {equation.name: equation.value for equation in function.equations}
+            for owner, function in self.functions.items()
+        }
+        self.values |= {
+            f"{o}|{n}": Value(o, value) for o, named in self.equations.items() for n, value in named.items()
+        }
+        self.graph = {key: self._needs(value) for key, value in self.values.items()}
+        self.known: dict[str, str] = {}
+        self.colors: dict[str, str] = {}
+        for group in self._groups():
+            self._settle(group)
+        self._know(self._unknown(list(self.values)))
+        self.shown = {o: Shown(f, self._streams(o)) for o, f in self.functions.items()}
+
+    # What reads what
+
+    def _needs(self, value: Value) -> list[str]:
+        """The keys of what an expression reads in the same step."""
+        found = []
+        for node in ir.walk(value.expr):
+            if isinstance(node, ir.Ref):
+                found.append(f"{value.owner}|{node.name}")
+            elif isinstance(node, ir.Input) and node.source is ir.Source.TOTAL:
+                found.append(f"total {node.name}")
+        return list(dict.fromkeys(found))
+
+    def _groups(self) -> list[list[str]]:
+        """The memories, those that depend on each other together, each group after those it depends on."""
+        reads: dict[str, set[str]] = {}
+        for key in self._unknown(list(self.values)):
+            nodes = ir.walk(self.values[key].expr)
+            own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
+            reads[key] = own.union(*(reads[needed] for needed in self.graph[key]))
+        direct = {name: reads[f"next {name}"] for name in self.names}
+        within = {name: reachable(direct, {name}) for name in self.names}
+        groups: dict[str, list[str]] = {}
+        for name in sorted(self.names, key=lambda name: len(within[name])):
+            first = next((other for other in groups if name in within[other] and other in within[name]), name)
+            groups.setdefault(first, []).append(name)
+        return list(groups.values())
+
+    def _unknown(self, keys: list[str]) -> list[str]:
+        """Of the keys and all that they need, each after its needs, those of which nothing is known yet."""
+        order, _ = ordered(self.graph, keys)
+        return [key for key in order if key not in self.known]
+
+    # Digests
+
+    def _settle(self, group: list[str]) -> None:
+        """Fingerprints for memories that depend on each other, in which their names take no part.
+
+        At first they look alike; in each round one is told from another by what its equation reads. After as many
+        rounds as there are memories nothing more is learned. Of absurdly many, names tell one from another.
+        """
+        keys = [key for name in group for key in (f"first {name}", f"next {name}") if key in self.values]
+        pending = self._unknown(keys)
+        if len(group) > MANY:
+            named = self._round(pending, {name: f"memory {name}" for name in group})
+            self.colors |= {name: digest(color, *sorted(named.values())) for name, color in named.items()}
+        else:
+            colors = dict.fromkeys(group, "memory")
+            for _ in group:
+                colors = self._round(pending, colors)
+            self.colors |= colors
+        self._know(pending)
+
+    def _round(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
+        found = self._digests(pending, {**self.colors, **colors})
+        return {name: self._color(name, found) for name in colors}
+
+    def _color(self, name: str, found: Mapping[str, str]) -> str:
+        return digest(self.owners[name], self.shapes[name], found.get(f"first {name}", "0"), found[f"next {name}"])
+
+    def _know(self, pending: list[str]) -> None:
+        """Keeps the digests of values that read no memory without its fingerprint."""
+        self.known |= self._digests(pending, self.colors)
+        for key in pending:
+            self.graph[key] = []
+
+    def _digests(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
+        """The digests of values in their order, given those of the memories they read."""
+        found: dict[str, str] = {}
+        known = ChainMap(found, self.known)
+        for key in pending:
+            value = self.values[key]
+            found[key] = self._digest(value.owner, value.expr, known, colors)
+        return found
+
+    def _digest(self, owner: str, expr: ir.Expr, known: Mapping[str, str], colors: Mapping[str, str]) -> str:
+        match plain(expr, self.equations[owner]):
+            case ir.Literal(value=value):
+                return digest("literal", repr(value))
+            case ir.Input(name=name, source=ir.Source.MEMORY):
+                return digest("memory", colors[name])
+            case ir.Input(name=name, source=ir.Source.TOTAL):
+                return digest("total", known[f"total {name}"])
+            case ir.Input(name=name, source=ir.Source.HYPER) if name in self.past:
+                return self._past_digest(self.past[name])
+            case ir.Input(name=name, source=source):
+                return digest("input", source.value, name)
+            case ir.Ref(name=name):
+                return known[f"{owner}|{name}"]
+            case ir.Select(condition=condition, then=then, otherwise=otherwise):
+                parts = [self._digest(owner, each, known, colors) for each in (condition, then, otherwise)]
+                return digest("select", *parts)
+            case ir.Apply(operator=operator, arguments=arguments):
+                parts = [self._digest(owner, each, known, colors) for each in arguments]
+                return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
+            case other:
+                raise AssertionError(f"{other} is gone after the stream check")
+
+    def _past_digest(self, expr: ir.Expr) -> str:
+        """Of what a hyper was, in which every name is one of that version."""
+        match plain(expr, {}):
+            case ir.Literal(value=value):
+                return digest("literal", repr(value))
+            case ir.Input(name=name, source=source):
+                return digest("input", source.value, name)
+            case ir.Select(condition=condition, then=then, otherwise=otherwise):
+                return digest("select", *map(self._past_digest, (condition, then, otherwise)))
+            case ir.Apply(operator=operator, arguments=arguments):
+                parts = [*map(self._past_digest, arguments)]
+                return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
+            case other:
+                raise AssertionError(f"{other} is gone after the stream check")
+
+    # What is told of the rule
+
+    def memories(self) -> tuple[ir.Memory, ...]:
+        """The memories with their fingerprints and equations."""
+        return tuple(
+            replace(memory, fingerprint=self.colors[memory.name], equation=self._equation(memory.name))
+            for memory in self.rule.memories
+        )
+
+    def whole(self) -> str:
+        """The fingerprint of all that the rule computes, with the names that a checkpoint has for it."""
+        named = [f"{name} {self.colors[name]}" for name in sorted(self.names)]
+        results = [f"{key} {self.known[key]}" for key in self.values if key.startswith("result ")]
+        arguments = [f"{event.name} {each.name}" for event in self.rule.events for each in event.parameters]
+        return digest("rule", self.rule.name, *self.rule.roles, *named, *results, *arguments)
+
+    def _equation(self, name: str) -> str:
+        """The equation of a memory as a spec would write it, what it reads written out as far as that stays short."""
+        text = f"{name} = {expression_text(self.shown[self.owners[name]].definition(self.values[f'next {name}'].expr))}"
+        if f"first {name}" in self.values:
+            text += f", at first {expression_text(self.shown['init'].definition(self.values[f'first {name}'].expr))}"
+        return text
+
+    def _streams(self, owner: str) -> dict[str, ir.Expr]:
+        return {name: self.values[f"next {name}"].expr for name in self.names if self.owners[name] == owner}
+
+
+def plain(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> ir.Expr:
+    """The expression itself behind names, fills and choices that a literal has made already."""
+    while True:
+        match expr:
+            case ir.Ref(name=name) if isinstance(values.get(name), ir.Ref | ir.Literal | ir.Input):
+                expr = values[name]
+            case ir.Apply(operator="fill", arguments=(inner,)):
+                expr = inner
+            case ir.Select(condition=condition, then=then, otherwise=otherwise):
+                made = plain(condition, values)
+                if not (isinstance(made, ir.Literal) and isinstance(made.value, bool)):
+                    return expr
+                expr = then if made.value else otherwise
+            case _:
+                return expr
+
+
+class Shown:
+    """Expressions of a function with short equations in place of their names."""
+
+    def __init__(self, function: ir.Function, memories: Mapping[str, ir.Expr]) -> None:
+        self.values = {equation.name: equation.value for equation in function.equations}
+        streams = {name: plain(value, {}) for name, value in memories.items()}
+        self.memories = {value.name: name for name, value in streams.items() if isinstance(value, ir.Ref)}
+        self.known: dict[str, ir.Expr] = {}
+        order, _ = ordered(dependencies(function.equations), self.values)
+        for name in order:
+            self.known[name] = self.of(self.values[name])
+
+    def definition(self, expr: ir.Expr) -> ir.Expr:
+        """What the expression is, be it long."""
+        found = plain(expr, self.values)
+        return self.known[found.name] if isinstance(found, ir.Ref) else self.of(found)
+
+    def of(self, expr: ir.Expr) -> ir.Expr:
+        """The expression; the new value of another memory, and what would grow long, keeps its name."""
+        found = plain(expr, self.values)
+        if not isinstance(found, ir.Ref):
+            return ir.map_children(self.of, found)
+        if found.name in self.memories:
+            return replace(found, name=self.memories[found.name])
+        is_short = sum(1 for _ in ir.walk(self.known[found.name])) <= LONG
+        return self.known[found.name] if is_short else replace(found, name=local_name(found.name))

@@ -1,0 +1,336 @@
+"""Causality and initialization: typed IR with ``prev`` in, pure functions over memories out.
+
+Every rule becomes a step function, an initial function for the memories that do not start at
+zero, a function for each ``total`` and one for each event. Instantaneous cycles, and initial
+values that need themselves, end here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.liveness import Read, raw_machines, streams_read, warn_unused
+from optforge.compiler.frontend.migrations import check_hyper_past, check_past
+from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import (
+    dependencies,
+    free_path,
+    inputs_of,
+    instantaneous_cycles,
+    local_name,
+    ordered,
+    reachable,
+    sliced,
+)
+from optforge.compiler.ir.operators import OPERATORS
+from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
+from optforge.compiler.streams.state_names import Slot, collect_slots, name_slots, root_of
+from optforge.dsl import errors
+from optforge.dsl.source import Span
+
+ZERO = ir.Literal(0.0, "0", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
+ONE = ir.Literal(1.0, "1", type=Type(Kind.NUMBER, SCALAR, Phase.CONSTANT))
+WEIGHT = Type(Kind.NUMBER, FULL, Phase.STREAM)
+NUMBER_STREAM = Type(Kind.NUMBER, SCALAR, Phase.STREAM)
+
+
+def check_streams(program: RawProgram, report: Report) -> ir.Program:
+    """The whole program as pure functions; unused values and hypers give warnings."""
+    declarations = [check_declaration(declaration, report) for declaration in program.declarations]
+    return ir.Program(program.doc, tuple(declarations))
+
+
+def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
+    for rule in raw.rules:
+        for function in (rule.step, *(event.function for event in rule.events)):
+            for problem in instantaneous_cycles(function):
+                report(problem)
+    if report.failed:
+        return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
+    rules = tuple(RuleStreams(each, len(raw.rules) > 1, report).rule(raw.kind) for each in raw.rules)
+    past = [
+        check_past(each.was, rule.memories, raw.hypers, report) for each, rule in zip(raw.rules, rules, strict=True)
+    ]
+    rules = tuple(replace(rule, was=was) for rule, was in zip(rules, past, strict=True))
+    if not report.failed:
+        warn_unused(raw, rules, report)
+    match raw.kind:
+        case "optimizer":
+            was = check_hyper_past(raw.was, raw.hypers, report)
+            return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, rules, was)
+        case "penalty":
+            return ir.Penalty(raw.name, raw.doc, raw.hypers, raw.requirements, rules)
+        case _:
+            (only,) = rules
+            text = only.written
+            return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, only.step, text, only.claims)
+
+
+def fitted(value: ir.Expr, wanted: Type) -> ir.Expr:
+    """The value as a tensor of exactly the wanted shape."""
+    if value.type.phase is Phase.STREAM and value.type.shape == wanted.shape:
+        return value
+    return ir.Apply("fill", (value,), type=wanted, span=value.span)
+
+
+def even_branches(node: ir.Expr) -> ir.Expr:
+    """Branches of a choice made in Python get the shape of the whole, so that either can be used alike."""
+    if not isinstance(node, ir.Select) or node.type.phase is not Phase.STREAM or node.type.kind is not Kind.NUMBER:
+        return node
+    if not node.condition.type.is_scalar_phase:
+        return node
+    return replace(node, then=fitted(node.then, node.type), otherwise=fitted(node.otherwise, node.type))
+
+
+@dataclass
+class RuleStreams:
+    """Turns one rule's streams into memories."""
+
+    raw: RawRule
+    is_one_of_several: bool
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.machines = raw_machines(self.raw)
+        self.results = {output.name for function in self.machines.values() for output in function.outputs}
+        self.slots: dict[ir.StreamRef, Slot] = {}
+        for owner, function in self.machines.items():
+            self.slots |= {slot.ref: slot for slot in collect_slots(owner, function, self.report).values()}
+        for node in (node for function in self.machines.values() for node in ir.nodes(function)):
+            if isinstance(node, ir.Latest):
+                self._add_foreign(node)
+        self.slots = dict(sorted(self.slots.items(), key=lambda item: self._position(item[1])))
+        self.names = name_slots(list(self.slots.values()), self.report)
+
+    def _position(self, slot: Slot) -> tuple[int, int]:
+        """Memories come in the order of the bindings that they stand in."""
+        bindings = [equation.name for equation in self.machines[slot.owner].equations]
+        place = bindings.index(slot.binding) if slot.binding in bindings else len(bindings)
+        return list(self.machines).index(slot.owner), place
+
+    def _add_foreign(self, node: ir.Latest) -> None:
+        """A memory for a stream that another machine reads, unless it has one already."""
+        owner, name = node.stream
+        value = next(e.value for e in self.machines[owner].equations if e.name == name)
+        stream = self._root(owner, ir.Ref(name, type=value.type, span=node.span))
+        slot = Slot(owner, stream, ZERO, name, "", node.span)
+        self.slots.setdefault(slot.ref, slot)
+
+    def _root(self, owner: str, stream: ir.Ref | ir.Input) -> ir.Ref | ir.Input:
+        return root_of(stream, {equation.name: equation for equation in self.machines[owner].equations})
+
+    def _remembered(self, owner: str, node: ir.Prev | ir.Latest) -> ir.StreamRef:
+        """The stream in whose memory the value is found."""
+        if isinstance(node, ir.Prev):
+            return ir.StreamRef(owner, self._root(owner, node.stream).name)
+        other, name = node.stream
+        return ir.StreamRef(other, self._root(other, ir.Ref(name)).name)
+
+    # Functions
+
+    def rule(self, kind: str) -> ir.Rule:
+        raw = self.raw
+        if kind != "optimizer":
+            return self._without_memory()
+        functions = {owner: self._stepping(owner, function) for owner, function in self.machines.items()}
+        totals: dict[str, tuple[ir.Function, ...]] = {}
+        for owner, function in functions.items():
+            functions[owner], totals[owner] = self._totals(function, "" if owner == "step" else f"{owner}_")
+        live = self._live([*functions.values()], [total for own in totals.values() for total in own])
+        functions = {owner: self._pruned(function, live) for owner, function in functions.items()}
+        totals = {owner: tuple(each for each in own if total_key(each) in live) for owner, own in totals.items()}
+        memories = tuple(
+            ir.Memory(self.names[key], slot.type)
+            for key, slot in self.slots.items()
+            if ir.stored(self.names[key]) in live
+        )
+        events = tuple(
+            ir.Event(event.name, event.parameters, functions[event.name], event.doc, totals[event.name])
+            for event in raw.events
+            if functions[event.name].outputs  # else it changes nothing of these parameters
+        )
+        return ir.Rule(
+            raw.name,
+            raw.roles,
+            raw.universe,
+            memories,
+            functions["step"],
+            self._initial(live),
+            totals["step"],
+            events,
+            raw.claims,
+            raw.written,
+        )
+
+    def _without_memory(self) -> ir.Rule:
+        raw = self.raw
+        step = ir.map_expressions(lambda expr: ir.transform(even_branches, expr), raw.step)
+        if self.raw.roles:
+            outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in step.outputs)
+            step = sliced(step, outputs)
+        else:
+            step = sliced(step, step.outputs)
+        return ir.Rule(raw.name, raw.roles, raw.universe, (), step, None, (), (), raw.claims, raw.written)
+
+    def _stepping(self, owner: str, function: ir.Function) -> ir.Function:
+        """``prev`` and foreign streams become memory inputs; every memory of the machine an output."""
+
+        def remember(node: ir.Expr) -> ir.Expr:
+            if isinstance(node, ir.Prev | ir.Latest):
+                key = self._remembered(owner, node)
+                return ir.Input(self.names[key], ir.Source.MEMORY, type=self.slots[key].type, span=node.span)
+            return even_branches(node)
+
+        changed = ir.map_expressions(lambda expr: ir.transform(remember, expr), function)
+        outputs = [replace(o, value=fitted(o.value, WEIGHT)) if o.name == "weight" else o for o in changed.outputs]
+        outputs += [
+            ir.Output(self.names[key], fitted(slot.stream, slot.type))
+            for key, slot in self.slots.items()
+            if slot.owner == owner
+        ]
+        return replace(changed, outputs=tuple(outputs))
+
+    def _live(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[Read]:
+        """The memories and totals, among others, that some result depends on, now or later."""
+        waiting: set[Read] = set()
+        graph: dict[Read, set[Read]] = {total_key(each): {node.key for node in inputs_of(each)} for each in totals}
+        for function in functions:
+            for equation in function.equations:
+                graph[ir.StreamRef(function.name, equation.name)] = streams_read(function.name, equation.value)
+            for output in function.outputs:
+                reads = streams_read(function.name, output.value)
+                waiting |= reads if output.name in self.results else set()
+                graph[ir.stored(output.name)] = reads
+        return reachable(graph, waiting)
+
+    def _pruned(self, function: ir.Function, live: set[Read]) -> ir.Function:
+        outputs = (o for o in function.outputs if o.name in self.results or ir.stored(o.name) in live)
+        return sliced(function, tuple(outputs))
+
+    def _totals(self, step: ir.Function, prefix: str) -> tuple[ir.Function, tuple[ir.Function, ...]]:
+        """Each ``total(x)`` becomes an input, and a function that computes x for one parameter."""
+        order, _ = ordered(dependencies(step.equations), [equation.name for equation in step.equations])
+        by_name = {equation.name: equation for equation in step.equations}
+        done: list[ir.Equation] = []
+        totals: dict[ir.Expr, ir.Function] = {}
+
+        def name_total(node: ir.Expr) -> ir.Expr:
+            if not (isinstance(node, ir.Apply) and node.operator == "total"):
+                return node
+            (summand,) = node.arguments
+            if summand not in totals:
+                name = f"{prefix}total_{len(totals) + 1}"
+                whole = ir.Function(name, step.universe, tuple(done), step.outputs)
+                totals[summand] = self._total_function(sliced(whole, (ir.Output(name, summand),)), node)
+            (output,) = totals[summand].outputs
+            return ir.Input(output.name, ir.Source.TOTAL, type=NUMBER_STREAM, span=node.span)
+
+        for name in order:
+            equation = by_name[name]
+            done.append(replace(equation, value=ir.transform(name_total, equation.value)))
+        outputs = tuple(replace(o, value=ir.transform(name_total, o.value)) for o in step.outputs)
+        return replace(step, equations=tuple(done), outputs=outputs), tuple(totals.values())
+
+    def _total_function(self, function: ir.Function, node: ir.Apply) -> ir.Function:
+        """A total ranges over every parameter, so beside other rules it may read only what all have."""
+        outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in function.outputs)
+        function = replace(function, outputs=outputs)
+        if not self.is_one_of_several:
+            return function
+        own = [n.name for n in inputs_of(function) if n.source in (ir.Source.MEMORY, ir.Source.DIMENSION)]
+        if own or needs_matrix(function):
+            hint = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
+            name = own[0] if own else None
+            self.report(errors.not_available(name, "the parameters of other rules", node.span, hint))
+        return replace(function, universe=Universe.TENSOR)
+
+    # First values
+
+    def _initial(self, live: set[Read]) -> ir.Function | None:
+        """The memories that do not start at zero, computed at the first step or event."""
+        kept = [key for key, name in self.names.items() if ir.stored(name) in live]
+        wanted = [key for key in kept if not is_zero(self.slots[key].initial)]
+        if not wanted:
+            return None
+        starts = self._start_names()
+        equations: list[ir.Equation] = []
+        for owner, function in self.machines.items():
+            for equation in function.equations:
+                value = self._at_start(owner, equation.value, starts)
+                equations.append(replace(equation, name=starts[ir.StreamRef(owner, equation.name)], value=value))
+        for key, slot in self.slots.items():
+            value = fitted(self._at_start(slot.owner, slot.initial, starts), slot.type)
+            equations.append(ir.Equation(starts[ir.stored(self.names[key])], value, slot.initial.span))
+        roots = {key: starts[ir.stored(self.names[key])] for key in wanted}
+        outputs = tuple(
+            ir.Output(self.names[key], ir.Ref(root, type=self.slots[key].type)) for key, root in roots.items()
+        )
+        whole = ir.Function("init", self.raw.universe, tuple(equations), outputs)
+        _, cycles = ordered(dependencies(equations), roots.values())
+        for cycle in cycles:
+            self._report_initial_cycle(cycle, starts, {e.name: e.span for e in equations})
+        return None if cycles else self._require_startable(sliced(whole, outputs))
+
+    def _start_names(self) -> dict[Read, str]:
+        """What the equations of all machines, and the first values of memories, are called in one function."""
+        names: dict[Read, str] = {}
+        taken: set[str] = set()
+        for owner, function in self.machines.items():
+            for equation in function.equations:
+                names[ir.StreamRef(owner, equation.name)] = free_path(f"{owner}:{equation.name}", taken)
+        return names | {ir.stored(name): free_path(f"first:{name}", taken) for name in self.names.values()}
+
+    def _report_initial_cycle(self, cycle: list[str], starts: dict[Read, str], spans: dict[str, Span]) -> None:
+        """Show the cycle in the spec's names, beginning at an initial value."""
+        written = {name: key[1] for key, name in starts.items()}
+        firsts = {starts[ir.stored(name)] for name in self.names.values()}
+        start = next(index for index, name in enumerate(cycle) if name in firsts)
+        turned = [*cycle[start:-1], *cycle[: start + 1]]
+        shown = [local_name(written[name]) for name in turned if "." not in written[name] or name == turned[0]]
+        words = [name for index, name in enumerate(shown) if index == 0 or name != shown[index - 1]]
+        self.report(errors.initial_cycle(words if len(words) > 1 else words * 2, spans[turned[0]]))
+
+    def _at_start(self, owner: str, expr: ir.Expr, starts: dict[Read, str]) -> ir.Expr:
+        """The expression at the first step: memories have their first values, and t is 1."""
+
+        def start(node: ir.Expr) -> ir.Expr:
+            if isinstance(node, ir.Prev | ir.Latest):
+                key = self._remembered(owner, node)
+                return ir.Ref(starts[ir.stored(self.names[key])], type=self.slots[key].type, span=node.span)
+            if isinstance(node, ir.Ref):
+                return replace(node, name=starts[ir.StreamRef(owner, node.name)])
+            if isinstance(node, ir.Input) and node.source is ir.Source.STEP:
+                return ONE
+            return even_branches(node)
+
+        def change(node: ir.Expr) -> ir.Expr:
+            return start(node) if isinstance(node, ir.Prev) else start(ir.map_children(change, node))
+
+        return change(expr)
+
+    def _require_startable(self, initial: ir.Function) -> ir.Function:
+        for node in ir.nodes(initial):
+            if isinstance(node, ir.Input) and node.source is ir.Source.ARGUMENT:
+                self.report(errors.not_available(node.name, "an initial value", node.span))
+            if isinstance(node, ir.Apply) and node.operator == "total":
+                self.report(errors.not_available("total", "an initial value", node.span))
+        return initial
+
+
+def total_key(function: ir.Function) -> ir.Key:
+    """The input that holds what a function of a total adds up to."""
+    return ir.Source.TOTAL, function.outputs[0].name
+
+
+def is_zero(expr: ir.Expr) -> bool:
+    return isinstance(expr, ir.Literal) and expr.value == 0
+
+
+def needs_matrix(function: ir.Function) -> bool:
+    return any(
+        (isinstance(node, ir.Apply) and OPERATORS[node.operator].needs_matrix)
+        or (isinstance(node, ir.Literal) and node.value in ("row", "col") and node.type.kind is Kind.AXIS)
+        for node in ir.nodes(function)
+    )

@@ -1,0 +1,1 @@
+"""Everything that runs programs to find out whether they are right."""

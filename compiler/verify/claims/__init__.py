@@ -1,0 +1,1 @@
+"""The claims of specs: decided by proof or by cases."""

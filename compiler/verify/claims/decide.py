@@ -1,0 +1,24 @@
+"""The order in which claims are decided: what can be proved first, cases last."""
+
+from __future__ import annotations
+
+from optforge.compiler.analysis.claims import Decider, Question, Unknown, Verdict
+from optforge.compiler.analysis.cost import decide_cost
+from optforge.compiler.analysis.state_size import decide_state
+from optforge.compiler.verify.claims.cases import decide_by_cases
+
+DECIDERS: tuple[Decider, ...] = (
+    decide_state,  # exact: shapes are types
+    decide_cost,  # exact, of what the operator table counts
+    decide_by_cases,  # of everything that a run shows; a proof of such a claim belongs in front of it
+)
+
+
+def decide(question: Question) -> Verdict:
+    """The verdict of the first decider that has one."""
+    verdict: Verdict = Unknown("nothing decides claims of this form")
+    for decider in DECIDERS:
+        verdict = decider(question)
+        if not isinstance(verdict, Unknown):
+            break
+    return verdict

@@ -1,0 +1,51 @@
+"""Targets on trials: for each of both a row of measures, and where a target first differs from the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from optforge.compiler.verify.comparison.divergence import Divergence, first_divergence
+from optforge.compiler.verify.comparison.measures import Measures, measured
+from optforge.compiler.verify.comparison.runs import Run, run_target
+from optforge.compiler.verify.comparison.streams import Values, streams_of_run, streams_of_spec
+from optforge.compiler.verify.comparison.targets import Target
+from optforge.compiler.verify.comparison.trials import Trial
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target on one trial: measures by step, first and last; the divergence is sought in float64 only."""
+
+    trial: Trial
+    target: Target
+    lr: float | None
+    measures: Mapping[int, Measures]
+    divergence: Divergence | None
+    worst: float  # the largest of the relative differences of all steps
+
+
+def compare(targets: Sequence[Target], trials: Iterable[Trial]) -> Iterator[Row]:
+    """The rows of all trials, in each the targets as given; the first target is what all are compared with."""
+    for trial in trials:
+        runs = [run_target(target, trial) for target in targets]
+        for target, run in zip(targets, runs, strict=True):
+            yield compared(trial, targets[0], runs[0], target, run)
+
+
+def compared(trial: Trial, first: Target, first_run: Run, target: Target, run: Run) -> Row:
+    pairs = list(zip(run.steps, first_run.steps, strict=True))
+    measures = [measured(step, other, run.lr) for step, other in pairs]
+    chosen = {step: measures[step - 1] for step in (1, len(measures))}
+    divergence = None
+    if target is not first and trial.dtype == "float64":
+        both = streams_of(first, first_run, trial), streams_of(target, run, trial)
+        divergence = first_divergence(*both, trial.weight)
+    return Row(trial, target, run.lr, chosen, divergence, max(each.difference for each in measures))
+
+
+def streams_of(target: Target, run: Run, trial: Trial) -> Iterator[Values]:
+    """What can be seen of a target: all equations of a spec, the memories of anything else."""
+    if target.spec is None:
+        return streams_of_run(run, target.memories)
+    return streams_of_spec(target.spec, trial, run.hypers)

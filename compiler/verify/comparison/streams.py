@@ -1,0 +1,78 @@
+"""Every stream of a target, step by step, in float64 and in the order in which one depends on the other.
+
+The interpreter gives the equations and memories of a spec; of another class there are the memories that it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.oracle.interpreter import Evaluation, Parameter, apply_outputs, step_inputs, sum_totals
+from optforge.compiler.verify.comparison.runs import Run
+from optforge.compiler.verify.comparison.trials import Array, Trial
+
+
+@dataclass(frozen=True, order=True)
+class Stream:
+    """``kind`` is "equation", "memory" or "weight"; an equation and a memory may share a name."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return "the weight" if self.kind == "weight" else f"{self.kind} `{self.name}`"
+
+
+Values = dict[Stream, Array]
+WEIGHT = Stream("weight", "weight")
+
+
+def streams_of_run(run: Run, names: Mapping[str, str]) -> Iterator[Values]:
+    """What a class shows of itself after each step; ``names`` renames its memories."""
+    for weight, memories in zip(run.weights[1:], run.memories, strict=True):
+        yield {**{Stream("memory", names.get(name, name)): value for name, value in memories.items()}, WEIGHT: weight}
+
+
+def streams_of_spec(spec: ir.Optimizer, trial: Trial, hypers: Mapping[str, Any]) -> Iterator[Values]:
+    """What the interpreter computes in each step of the rule for matrices."""
+    rule = next(rule for rule in spec.rules if "matrix" in rule.roles)
+    parameter = Parameter(trial.weight, rule)
+    for grad in trial.grads:
+        yield interpreted_step(parameter, grad.reshape(parameter.weight.shape), hypers)
+
+
+def interpreted_step(parameter: Parameter, grad: Array, hypers: Mapping[str, Any]) -> Values:
+    """One step of one parameter that tells what it has computed on the way."""
+    rule = parameter.rule
+    parameter.start(grad, hypers)
+    parameter.steps += 1
+    inputs = step_inputs(parameter, grad, hypers)
+    evaluation = Evaluation(rule.step, replace(inputs, totals=sum_totals(rule.totals, [inputs])))
+    with np.errstate(all="ignore"):
+        outputs = {output.name: evaluation.value(output.value) for output in rule.step.outputs}
+    apply_outputs(parameter, outputs)
+    return {**ordered_streams(rule, evaluation.known, outputs), WEIGHT: parameter.value}
+
+
+def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], outputs: Mapping[str, Any]) -> Values:
+    """Equations as they were computed, each memory right after the last equation that it reads."""
+    order = {name: place for place, name in enumerate(known)}
+    places: dict[Stream, tuple[int, int]] = {
+        Stream("equation", name): (place, 0) for name, place in order.items() if "." not in name
+    }
+    values = {stream: as_float(known[stream.name]) for stream in places}
+    for output in rule.step.outputs:
+        if output.name != "weight":
+            stream = Stream("memory", output.name)
+            last = max((order[name] for name in ir.references(output.value) if name in order), default=-1)
+            places[stream], values[stream] = (last, 1), as_float(outputs[output.name])
+    return {stream: values[stream] for stream in sorted(places, key=places.__getitem__)}
+
+
+def as_float(value: Any) -> Array:
+    return np.asarray(value, dtype=np.float64)

@@ -1,0 +1,131 @@
+"""A spec and another optimizer made ready: which rules, hypers and names the scenarios range over.
+
+Takes what the command line or `optforge.testing` give; what does not fit raises :class:`NameProblem` or LookupError.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optforge.compiler.driver import FUNCTIONS_ONLY, compile_program
+from optforge.compiler.frontend.workspace import Workspace, shown_path
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.load import compile_source, find_spec
+from optforge.compiler.verify.differential.names import NameProblem, match_names
+from optforge.compiler.verify.differential.plan import Hyper
+from optforge.compiler.verify.differential.race import Contest
+from optforge.compiler.verify.differential.scenarios import ABILITIES, Space
+from optforge.compiler.verify.differential.values import HyperValues
+from optforge.dsl.diagnostics import SpecError
+from optforge.dsl.parser import read_source
+from optforge.dsl.source import Source
+
+ROLES = ("matrix", "conv", "embedding", "head", "vector")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says about a contest; see `optforge fuzz --help`."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Hyper] = field(default_factory=dict)
+    optimizer: str | None = None
+    rest: bool = False
+    role_key: str | None = None
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    groups: int = 2
+    tolerance: float | None = None
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A contest, the space of its scenarios, and the spec that its script quotes."""
+
+    contest: Contest
+    space: Space
+    source: Source
+    target: str
+
+
+def open_arena(spec: str | Path, factory: Callable[..., Any], options: Options, target: str = "") -> Arena:
+    """Everything about a contest between a spec (a path, or a shipped optimizer's name) and a factory."""
+    source, folder = read_spec(spec)
+    workspace = Workspace()
+    program = compile_program(source, folder, workspace)
+    declaration = chosen(program, source.path, options.optimizer, str(spec))
+    ours = getattr(compile_source(source.text, source.path, folder, workspace), declaration.name)
+    return arena_of(source, declaration, ours, factory, options, target)
+
+
+def arena_of(
+    source: Source, declaration: ir.Optimizer, ours: type, factory: Callable[..., Any], options: Options, target: str
+) -> Arena:
+    unknown = [each for each in options.without if each not in ABILITIES]
+    if unknown:
+        raise NameProblem(f"there is no ability `{unknown[0]}`; there are {', '.join(ABILITIES)}")
+    without = frozenset(options.without)
+    names = match_names([hyper.name for hyper in declaration.hypers], factory, options.names)
+    values = HyperValues(declaration, {**unnamed(declaration, names.targets), **options.fixed})
+    if not values.holds(values.defaults):
+        raise NameProblem("the fixed values break a condition of the spec")
+    told = options.role_key is not None
+    space = Space(
+        values, roles_of(declaration, options.rest or told, told), told, options.dtypes, options.groups, without,
+        events_of(declaration, factory),
+    )  # fmt: skip
+    contest = Contest(ours, declaration, factory, names, options.role_key, options.tolerance, without)
+    return Arena(contest, space, source, target)
+
+
+def read_spec(spec: str | Path) -> tuple[Source, Path]:
+    """The text of a spec under the name that messages use, and the folder of its neighbours."""
+    path = find_spec(spec)
+    source, problems = read_source(path)
+    if source is None:
+        raise SpecError(problems)
+    return Source(shown_path(path), source.text), path.resolve().parent
+
+
+def chosen(program: ir.Program, path: str, wanted: str | None, spec: str) -> ir.Optimizer:
+    """The optimizer that is wanted; else the one that the spec was asked for by, or the only one."""
+    if not program.declarations:
+        raise LookupError(f"{path} {FUNCTIONS_ONLY}")
+    found = {each.name: each for each in program.declarations if isinstance(each, ir.Optimizer)}
+    if not found:
+        raise LookupError(f"{path} defines no optimizer")
+    if wanted is not None and wanted not in found:
+        raise LookupError(f"{path} defines no optimizer `{wanted}`, but {', '.join(found)}")
+    if wanted is None and spec not in found and len(found) > 1:
+        raise LookupError(f"{path} defines {', '.join(found)}: say which one")
+    return found.get(wanted or spec) or next(iter(found.values()))
+
+
+def unnamed(declaration: ir.Optimizer, targets: Iterable[str]) -> dict[str, Any]:
+    """The hypers that the other does not know, at their defaults; one without default must be known."""
+    known = set(targets)
+    missing = [hyper.name for hyper in declaration.hypers if hyper.name not in known and hyper.default is None]
+    if missing:
+        raise NameProblem(f"`{missing[0]}` has no default: say what the other optimizer calls it")
+    return {h.name: h.default.value for h in declaration.hypers if h.name not in known and h.default}
+
+
+def roles_of(declaration: ir.Optimizer, rest: bool, told: bool) -> tuple[str, ...]:
+    """The roles of parameters; "any" where one rule takes every shape as it is."""
+    rules = {role: rule for rule in declaration.rules for role in rule.roles}
+    if told:
+        return tuple(role for role in ROLES if role in rules)
+    if len(declaration.rules) == 1 and set(ROLES) <= set(rules):
+        return ("any",)
+    wanted = ("matrix", "vector") if rest or "matrix" not in rules else ("matrix",)
+    return tuple(role for role in wanted if role in rules)
+
+
+def events_of(declaration: ir.Optimizer, factory: Callable[..., Any]) -> dict[str, tuple[ir.Hyper, ...]]:
+    """The events that the other has a method for, with their arguments."""
+    calls = ir.calls_of(declaration.rules)
+    return {name: calls[name] for name in calls if inspect.isroutine(getattr(factory, name, None))}

@@ -1,0 +1,233 @@
+"""How many small mistakes the fuzzer's default budget finds; run as a program.
+
+Mutants of the programs of the shipped specs race against their rivals (references, or torch's own), and mutants of the
+references against the generated classes, over the scenarios that `optforge fuzz` tries by default. A mutant whose
+program is the original's after the compiler's passes is equivalent, and so proved; others that are equivalent are
+listed with the reason in a file. Results are kept, so that a campaign can be stopped and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from optforge.compiler.commands.output import write_whole
+from optforge.compiler.driver import run_passes
+from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.resolve import resolve_file
+from optforge.compiler.fuzz.differential import forget_modules, loaded
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.verify.differential.arena import Arena, chosen, open_arena, read_spec
+from optforge.compiler.verify.differential.corpus import digest
+from optforge.compiler.verify.differential.mutations import checked, program_mutants
+from optforge.compiler.verify.differential.plan import Scenario
+from optforge.compiler.verify.differential.race import Contest, SpecRefuses, race
+from optforge.compiler.verify.differential.rivals import Rival, find_rivals
+from optforge.compiler.verify.differential.search import Budget, drawn
+from optforge.compiler.verify.differential.source_mutations import loaded as loaded_source
+from optforge.compiler.verify.differential.source_mutations import source_mutants
+from optforge.compiler.verify.differential.table import table
+from optforge.dsl.parser import parse_source
+
+LISTED = Path("benchmarks") / "equivalent_mutants.json"
+RESULTS = Path(".optforge") / "mutants.jsonl"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one mutant: killed (after how many scenarios), survived, equivalent, or not counted.
+
+    Not counted are ill-typed ones, those that repeat another mutant's program, and those that do not run at all.
+    """
+
+    optimizer: str
+    side: str
+    label: str
+    fate: str
+    scenarios: int = 0
+
+
+@dataclass(frozen=True)
+class Bout:
+    """An optimizer, its rival, and the scenarios in which the two agree."""
+
+    name: str
+    arena: Arena
+    rival: Rival
+    scenarios: Sequence[Scenario]
+
+
+def prepared(name: str, rival: Rival, budget: Budget) -> Bout:
+    """The bout of an optimizer; RuntimeError if it and its rival differ as they are."""
+    arena = open_arena(name, rival.factory, rival.options)
+    agreeing = []
+    for scenario in drawn(arena.space, budget):
+        try:
+            difference = race(arena.contest, scenario)
+        except SpecRefuses:
+            continue
+        if difference is not None:
+            raise RuntimeError(f"{name} differs from its rival without any mistake: {difference}\n{scenario}")
+        agreeing.append(scenario)
+    return Bout(name, arena, rival, agreeing)
+
+
+def numbered(mutants: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Mutants of equal label get a number, in order."""
+    seen: dict[str, int] = {}
+    for label, mutant in mutants:
+        seen[label] = seen.get(label, 0) + 1
+        yield (label if seen[label] == 1 else f"{label} ({seen[label]})"), mutant
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most that many of the items, evenly."""
+    return [items[index * len(items) // most] for index in range(most)] if len(items) > most else list(items)
+
+
+def spec_verdicts(bout: Bout, known: Mapping[str, Verdict], most: int) -> Iterator[Verdict]:
+    """The fate of every mutant of the spec's program."""
+    source, folder = read_spec(bout.name)
+    file, _ = parse_source(source)
+    assert file is not None
+    raw = resolve_file(file, folder, Report())
+    found = [(f"{m.place}: {m.change}", m) for m in program_mutants(raw, bout.name)]
+    seen = {normal_form(bout.arena.contest.declaration)}
+    for label, mutant in spread(list(numbered(iter(found))), most):
+        if label in known:
+            yield known[label]
+            continue
+        fate, count = spec_fate(bout, mutant.program, seen)
+        yield Verdict(bout.name, "spec", label, fate, count)
+
+
+def normal_form(declaration: ir.Optimizer) -> str:
+    """What two programs have in common that compute the same in the same way."""
+    return digest(repr([(rule.step, rule.initial, rule.totals, rule.events) for rule in declaration.rules]))
+
+
+def spec_fate(bout: Bout, program: Any, seen: set[str]) -> tuple[str, int]:
+    typed = checked(program)
+    if typed is None:
+        return "ill-typed", 0
+    passed = run_passes(typed)
+    declaration = chosen(passed, bout.arena.source.path, bout.name, "")
+    form = normal_form(declaration)
+    if form in seen:
+        return ("equivalent" if form == normal_form(bout.arena.contest.declaration) else "repeated"), 0
+    seen.add(form)
+    ours = getattr(loaded(render_program(passed, "a mutant")), bout.name)
+    return raced(replace(bout.arena.contest, ours=ours, declaration=declaration), bout.scenarios)
+
+
+def raced(contest: Contest, scenarios: Sequence[Scenario]) -> tuple[str, int]:
+    """Killed by the first scenario in which something differs, or in which the spec has no value any more.
+
+    A program that does not run at all, for whatever reason, shows in the first scenario too: that is no merit of the
+    scenarios, so it is told apart.
+    """
+    for number, scenario in enumerate(scenarios, start=1):
+        try:
+            difference = race(contest, scenario)
+        except SpecRefuses:
+            return "killed", number
+        except Exception:
+            return "broken", number
+        if difference is not None:
+            return "killed", number
+    return "survived", len(scenarios)
+
+
+def reference_verdicts(bout: Bout, known: Mapping[str, Verdict], most: int) -> Iterator[Verdict]:
+    """The fate of every mutant of the reference's module."""
+    if bout.rival.module is None:
+        return
+    path = import_module(bout.rival.module).__file__
+    assert path is not None
+    text = Path(path).read_text(encoding="utf-8")
+    for label, changed in spread(list(numbered(source_mutants(text))), most):
+        if label in known:
+            yield known[label]
+            continue
+        factory = getattr(loaded_source(changed, bout.rival.module), bout.name)
+        fate, count = raced(replace(bout.arena.contest, factory=factory), bout.scenarios)
+        yield Verdict(bout.name, "reference", label, fate, count)
+
+
+class Ledger:
+    """Verdicts on disk, one line each, under a key of everything that they depend on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, dict[str, Verdict]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            found = json.loads(line)
+            key = found.pop("key")
+            self.known.setdefault(key, {})[found["label"]] = Verdict(**found)
+
+    def add(self, key: str, verdict: Verdict) -> None:
+        if verdict.label in self.known.setdefault(key, {}):
+            return
+        self.known[key][verdict.label] = verdict
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, **vars(verdict)}) + "\n")
+
+
+def campaign(
+    names: Sequence[str], rivals: Mapping[str, Rival], budget: Budget, ledger: Ledger, most: int
+) -> list[Verdict]:
+    """The verdicts on all mutants of these optimizers and of their references."""
+    verdicts: list[Verdict] = []
+    bar = tqdm(unit=" mutants", disable=None)
+    for name in names:
+        bar.set_description(name)
+        try:
+            bout = prepared(name, rivals[name], budget)
+        except Exception as problem:
+            print(f"{name} is left out: {str(problem)[:500]}", file=sys.stderr)
+            continue
+        for side, fates in (("spec", spec_verdicts), ("reference", reference_verdicts)):
+            key = digest(f"{side} {most} {bout.arena.source.text} {bout.rival.module} {bout.scenarios}")
+            for verdict in fates(bout, ledger.known.get(key, {}), most):
+                ledger.add(key, verdict)
+                verdicts.append(verdict)
+                bar.update()
+        forget_modules()
+    return verdicts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    program = "python -m optforge.compiler.verify.differential.mutants"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers (default: all that have a rival)")
+    parser.add_argument("--references", type=Path, default=Path("tests") / "references", help="their folder")
+    parser.add_argument("--examples", type=int, default=Budget().examples, help="scenarios for each mutant")
+    parser.add_argument("--most", type=int, default=sys.maxsize, help="most mutants of one spec or reference")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
+    options = parser.parse_args(arguments)
+    rivals = find_rivals(options.references)
+    names = options.names or sorted(rivals)
+    start = time.monotonic()
+    verdicts = campaign(names, rivals, Budget(options.examples), Ledger(RESULTS), options.most)
+    listed = json.loads(LISTED.read_text(encoding="utf-8")) if LISTED.exists() else {}
+    text = table(verdicts, listed)
+    print(text)
+    print(f"{time.monotonic() - start:.0f} seconds", file=sys.stderr)
+    if options.write:
+        write_whole(options.write, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

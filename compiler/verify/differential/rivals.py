@@ -1,0 +1,84 @@
+"""The other implementation of each shipped optimizer, for the mutation campaign: a reference, or torch's own.
+
+References are found in a folder of a source checkout (`tests/references`), by the names of the optimizers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optforge.compiler.verify.differential.arena import Options
+
+# torch keeps a product of momenta (NAdam) and a step size (ASGD) as float32, whatever the parameter is.
+FLOAT32 = 1e-5
+# No reference takes a closure.
+REFERENCE = Options(role_key="role", without=("closure",))
+# Below a decay of 0.5 torch's lerp, which makes the averages of generated classes and of torch's own, gives NaN for an
+# infinite gradient, where `decay * m + (1 - decay) * g` of these references is infinite and their step may be finite.
+FINITE = Options(role_key="role", without=("closure", "inf"))
+SPELLED_OUT = ("RMNP", "SophiaG", "SophiaH")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """``module`` is where the source of a reference stands; None for torch's, which is not mutated."""
+
+    factory: Callable[..., Any]
+    options: Options
+    module: str | None = None
+
+
+def amsgrad(
+    params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0
+) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params, lr, betas, eps, weight_decay, amsgrad=True)
+
+
+def adafactor(
+    params: Any,
+    lr: float = 1e-2,
+    beta2_decay: float = -0.8,
+    eps: tuple[float, float] = (1e-30, 1e-3),
+    d: float = 1.0,
+    weight_decay: float = 0,
+) -> torch.optim.Optimizer:
+    return torch.optim.Adafactor(params, lr, beta2_decay, eps, d, weight_decay)
+
+
+# What is left out: torch makes memories for a changed momentum only at the first step, starts Adagrad's sums when the
+# optimizer is made, lets a change of lr act one step late in ASGD, and does not propagate infinities in Adafactor. With
+# alpha = 0 the centered RMSprop divides by the root of v - mean^2 = 0, which a fused multiplication makes negative. The
+# smallest variance of Adafactor is no float32 number: a row of zeros becomes NaN there.
+TORCH: Mapping[str, Rival] = {
+    "Adam": Rival(torch.optim.Adam, Options()),
+    "AMSGrad": Rival(amsgrad, Options()),
+    "Adamax": Rival(torch.optim.Adamax, Options()),
+    "NAdam": Rival(torch.optim.NAdam, Options(tolerance=FLOAT32)),
+    "RAdam": Rival(torch.optim.RAdam, Options()),
+    "RMSprop": Rival(torch.optim.RMSprop, Options(fixed={"alpha": 0.9}, without=("changes",))),
+    "Rprop": Rival(torch.optim.Rprop, Options()),
+    "Adagrad": Rival(torch.optim.Adagrad, Options(groups=1, without=("changes",))),
+    "Adadelta": Rival(torch.optim.Adadelta, Options()),
+    "ASGD": Rival(torch.optim.ASGD, Options(tolerance=FLOAT32, without=("changes", "lr_changes"))),
+    "Adafactor": Rival(
+        adafactor,
+        Options(names={"least": "eps[0]", "eps": "eps[1]"}, rest=True, dtypes=("float64",), without=("inf", "nan")),
+    ),
+}
+
+
+def find_rivals(folder: Path) -> dict[str, Rival]:
+    """A rival for each name, references before torch's."""
+    sys.path.insert(0, str(folder.resolve().parent))
+    package = import_module(folder.name)
+    found = dict(TORCH)
+    for name, cls in package.REFERENCES.items():
+        found[name] = Rival(cls, FINITE if name in SPELLED_OUT else REFERENCE, cls.__module__)
+    return found

@@ -1,0 +1,1 @@
+"""What every generated optimizer must keep, whatever its equations."""
