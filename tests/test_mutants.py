@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
 from optforge.compiler.frontend.workspace import SPECS

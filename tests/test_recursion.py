@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optforge.compiler.driver import check_source
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
 from optforge.compiler.frontend.types.inference import Inference

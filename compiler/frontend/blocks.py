@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from optforge.compiler.frontend.builtins import CLAIM_FORMS, UNIVERSAL, number, universal
+from optforge.compiler.frontend.builtins import CLAIM_FORMS, UNIVERSAL, universal
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Place
 from optforge.compiler.frontend.inheritance import Block, Definition, FlatEvent
-from optforge.compiler.frontend.library import Report, Scope
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
+from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import number
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
+from optforge.compiler.ir.builders import literal
+from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast
-from optforge.dsl.source import Span
 
 # The special forms of a claim, each with the argument that it typically has.
 CLAIM_FORMS = {"scale_free": "grad", "cost": "...", "state": "...", "orthogonal": "x", "equivariant": "rows"}
-
-
-def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Literal:
-    return ir.Literal(value, spelling, type=Type(kind, SCALAR, Phase.CONSTANT), span=span)
-
-
-def number(spelling: str, span: Span) -> ir.Literal:
-    return literal(float(spelling), spelling, Kind.NUMBER, span)
 
 
 UNIVERSAL: dict[str, ir.Expr] = {

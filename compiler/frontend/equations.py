@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from optforge.compiler.frontend.builtins import number
-from optforge.compiler.frontend.library import Growth, Reporter
+from optforge.compiler.frontend.cycles import instantaneous_cycles
+from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, instantaneous_cycles, ordered
+from optforge.compiler.ir.builders import number
+from optforge.compiler.ir.dependencies import dependencies, ordered
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from optforge.compiler.frontend.builtins import UNIVERSAL, literal, number, universal
+from optforge.compiler.frontend.builtins import UNIVERSAL, universal
 from optforge.compiler.frontend.equations import DEPTH_LIMIT, Equations
 from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
-from optforge.compiler.frontend.library import EQUATION_LIMIT, Reporter, Scope, few, prelude
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
+from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
+from optforge.compiler.frontend.scopes import Scope, prelude
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import constant_value, default_of, literal, number
 from optforge.compiler.ir.operators import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
@@ -357,29 +359,6 @@ def joined(operator: str, tests: list[ir.Expr], span: Span) -> ir.Expr:
     for test in tests[1:]:
         result = ir.Apply(operator, (result, test), span=span)
     return result
-
-
-def constant_value(node: ast.Expression) -> float | None:
-    """The value of a number, possibly negated."""
-    if isinstance(node, ast.Number):
-        return node.value
-    if isinstance(node, ast.Unary) and node.operator == "-":
-        value = constant_value(node.operand)
-        return None if value is None else -value
-    return None
-
-
-def default_of(parameter: Parameter, span: Span) -> ir.Expr:
-    spelling = parameter.default or "0"
-    match parameter.want:
-        case Want.AXIS:
-            return literal(spelling, spelling, Kind.AXIS, span)
-        case Want.TEXT:
-            return literal(spelling.strip('"'), spelling, Kind.TEXT, span)
-        case Want.TRIPLES:
-            return literal((), spelling, Kind.TRIPLES, span)
-        case _:
-            return number(spelling, span)
 
 
 def shown_signature(function: ast.Function) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.frontend.builtins import number, universal
+from optforge.compiler.frontend.builtins import universal
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Lookup, Place
 from optforge.compiler.frontend.inheritance import FlatOptimizer, FlatRule
-from optforge.compiler.frontend.library import Report, Scope
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.resolved import RawRule, RawWas
+from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.frontend.types.inference import kind_hint
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import number
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from optforge.compiler.frontend.builtins import RESERVED
-from optforge.compiler.frontend.library import EQUATION_LIMIT, Report, Scope, few
+from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Report, few
+from optforge.compiler.frontend.scopes import Scope
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Span

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from optforge.compiler.frontend.library import Reporter
+from optforge.compiler.frontend.reporting import Reporter
 from optforge.dsl import ast, errors
 
 TEXT_LIMIT = 60

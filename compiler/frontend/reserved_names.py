@@ -6,7 +6,7 @@ import builtins
 import keyword
 
 from optforge.compiler.frontend.builtins import CLAIM_FORMS, RESERVED
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.ir.operators import CALLABLE, OPERATORS
 from optforge.dsl import ast, errors
 

@@ -26,10 +26,11 @@ from optforge.compiler.frontend.inheritance import (
     find_optimizer,
     flatten_optimizer,
 )
-from optforge.compiler.frontend.library import Report, Scope, scope_of
 from optforge.compiler.frontend.migrations import require_no_past, resolve_hyper_past, resolve_past, used_hyper_past
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_function_name, require_usable_name
 from optforge.compiler.frontend.resolved import RawDeclaration, RawEvent, RawProgram, RawRule
+from optforge.compiler.frontend.scopes import Scope, scope_of
 from optforge.compiler.frontend.unused_hypers import without_unread
 from optforge.compiler.frontend.workspace import Workspace
 from optforge.compiler.ir import nodes as ir

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optforge.compiler.driver import PASSES, check_tree, fold_requirements, map_functions
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.fuzz.programs import RandomProgram, Trial
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.verifier import require_valid

@@ -7,11 +7,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from optforge.compiler.ir import nodes as ir
-from optforge.dsl import errors
-from optforge.dsl.diagnostics import Diagnostic, Label
 
 Name = TypeVar("Name", bound=Hashable)
-SHOWN = 8  # equations of a cycle; longer ones are shown in part
 
 
 def dependencies(equations: Iterable[ir.Equation]) -> dict[str, list[str]]:
@@ -41,39 +38,6 @@ def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[l
                 stack.append((name, True))
                 stack.extend((needed, False) for needed in reversed(graph.get(name, ())))
     return order, cycles
-
-
-def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
-    """A diagnostic for each cycle of equations that need each other within one step."""
-    spans = {equation.name: equation.span for equation in function.equations}
-    graph = {e.name: list(dict.fromkeys(ir.references(without_initials(e.value)))) for e in function.equations}
-    _, cycles = ordered(graph, spans)
-    found: dict[frozenset[str], Diagnostic] = {}
-    for cycle in cycles:
-        shown = shown_cycle(cycle)
-        labels = [Label(spans[name], f"`{local_name(name)}` is part of the cycle") for name in shown[1:-1][:SHOWN]]
-        words = [local_name(name) for name in shown]
-        words = words if len(shown) <= SHOWN + 2 else [*words[:SHOWN], "...", *words[-2:]]
-        found.setdefault(frozenset(cycle), errors.instantaneous_cycle(words, spans[shown[0]], labels))
-    return list(found.values())
-
-
-def without_initials(expr: ir.Expr) -> ir.Expr:
-    """The expression as far as it is computed in every step: initial values matter only once."""
-    if isinstance(expr, ir.Prev):
-        return replace(expr, initial=ir.Literal(0.0, "0"))
-    return ir.map_children(without_initials, expr)
-
-
-def shown_cycle(cycle: Sequence[str]) -> list[str]:
-    """The cycle through what the rule itself defines; the inside of functions only where there is nothing else."""
-    own = [name for name in cycle[:-1] if "." not in name] or list(cycle[:-1])
-    return [*own, own[0]]
-
-
-def local_name(name: str) -> str:
-    """The name as the spec writes it: ``s`` for the path ``m.s.2``."""
-    return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
 
 
 def free_path(wanted: str, taken: set[str]) -> str:

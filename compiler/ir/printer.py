@@ -26,8 +26,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from optforge.compiler.frontend.expressions import constant_value, default_of
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import constant_value, default_of
 from optforge.compiler.ir.operators import BINARY, OPERATORS, UNARY, Want
 from optforge.compiler.ir.types import SCALAR, Dim, Kind, Phase, Shape, Type, Universe, broadcast
 from optforge.dsl import ast

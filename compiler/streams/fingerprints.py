@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from optforge.compiler.frontend.cycles import local_name
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, local_name, ordered, reachable
+from optforge.compiler.ir.dependencies import dependencies, ordered, reachable
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.printer import expression_text
 

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.cycles import instantaneous_cycles, local_name
 from optforge.compiler.frontend.liveness import Read, raw_machines, streams_read, warn_unused
-from optforge.compiler.frontend.migrations import check_hyper_past, check_past
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import (
-    dependencies,
-    free_path,
-    inputs_of,
-    instantaneous_cycles,
-    local_name,
-    ordered,
-    reachable,
-    sliced,
-)
+from optforge.compiler.ir.dependencies import dependencies, free_path, inputs_of, ordered, reachable, sliced
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
+from optforge.compiler.streams.migrations import check_hyper_past, check_past
 from optforge.compiler.streams.state_names import Slot, collect_slots, name_slots, root_of
 from optforge.dsl import errors
 from optforge.dsl.source import Span

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import Kind, Phase, Type
 from optforge.dsl import errors

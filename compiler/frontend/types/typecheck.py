@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.cycles import local_name
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.frontend.types.inference import Inference, Reporter
 from optforge.compiler.frontend.types.recursive import Part, Settled, in_reading_order, settle_types
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import local_name
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.types import FULL, SCALAR, Dim, Kind, Phase, Universe, broadcast, describe
 from optforge.dsl import errors

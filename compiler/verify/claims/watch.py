@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from optforge.compiler.analysis.claims import COMPARISON, Budget, Question, Subject
 from optforge.compiler.driver import Unit
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawRule
 from optforge.compiler.frontend.types.typecheck import check_program

@@ -22,7 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from optforge.compiler.commands.output import write_whole
 from optforge.compiler.driver import run_passes
-from optforge.compiler.frontend.library import Report
+from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.fuzz.differential import forget_modules, loaded
 from optforge.compiler.ir import nodes as ir

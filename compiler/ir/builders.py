@@ -1,0 +1,41 @@
+"""Nodes made of other things: literals of numbers, and the values of arguments that are not given."""
+
+from __future__ import annotations
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.operators import Parameter, Want
+from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
+from optforge.dsl import ast
+from optforge.dsl.source import Span
+
+
+def constant_value(node: ast.Expression) -> float | None:
+    """The value of a number, possibly negated."""
+    if isinstance(node, ast.Number):
+        return node.value
+    if isinstance(node, ast.Unary) and node.operator == "-":
+        value = constant_value(node.operand)
+        return None if value is None else -value
+    return None
+
+
+def default_of(parameter: Parameter, span: Span) -> ir.Expr:
+    """The node of the value that an operator's parameter has where it is not given."""
+    spelling = parameter.default or "0"
+    match parameter.want:
+        case Want.AXIS:
+            return literal(spelling, spelling, Kind.AXIS, span)
+        case Want.TEXT:
+            return literal(spelling.strip('"'), spelling, Kind.TEXT, span)
+        case Want.TRIPLES:
+            return literal((), spelling, Kind.TRIPLES, span)
+        case _:
+            return number(spelling, span)
+
+
+def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Literal:
+    return ir.Literal(value, spelling, type=Type(kind, SCALAR, Phase.CONSTANT), span=span)
+
+
+def number(spelling: str, span: Span) -> ir.Literal:
+    return literal(float(spelling), spelling, Kind.NUMBER, span)
