@@ -44,7 +44,7 @@ $(VENV)-%/.ready: pyproject.toml constraints.txt
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p optforge.dsl -p optforge.compiler
+	$(BIN)/mypy -p optforge.dsl -p optforge.compiler -p optforge.runtime
 
 check-generated: $(READY)
 	$(BIN)/optforge build --check

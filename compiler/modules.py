@@ -15,7 +15,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
-PACKAGE = "optforge.generated"  # whose runtime the modules share
+PACKAGE = "optforge.generated"  # beside whose modules they stand
 
 _lock = threading.RLock()
 _texts: dict[str, tuple[str, str]] = {}  # of each module the text, and what it is called

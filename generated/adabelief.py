@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -36,7 +36,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class AdaBelief(SpecOptimizer):
+class AdaBelief(SpecOptimizer, runtime=1):
     """AdaBelief: divides by how far gradients are from what their average predicts
     (arXiv 2010.07468).
 

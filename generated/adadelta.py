@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -35,7 +35,7 @@ def tensor_rule(weight, grad, v, moved, *, lr, rho, eps, weight_decay):
     return weight, v, moved
 
 
-class Adadelta(SpecOptimizer):
+class Adadelta(SpecOptimizer, runtime=1):
     """Adadelta: steps in the units of the weights, without a learning rate to tune
     (arXiv 1212.5701), as in torch.
 

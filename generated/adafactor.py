@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -73,7 +73,7 @@ def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight
     return weight, v
 
 
-class Adafactor(SpecOptimizer):
+class Adafactor(SpecOptimizer, runtime=1):
     """Adafactor: a second moment of one number per row and one per column (arXiv
     1804.04235), as in torch.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -53,7 +53,7 @@ def tensor_init(weight, *, initial):
     return (first_s,)
 
 
-class Adagrad(SpecOptimizer):
+class Adagrad(SpecOptimizer, runtime=1):
     """Adagrad: gradients divided by the root of all their squares so far (Duchi, Hazan,
     Singer, 2011), as in torch.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -52,7 +52,7 @@ def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay
     )
 
 
-class Adam(SpecOptimizer):
+class Adam(SpecOptimizer, runtime=1):
     """Adam: adaptive moment estimation (arXiv 1412.6980), with torch's weight decay
     inside the gradient.
 

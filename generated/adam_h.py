@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -70,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
     )
 
 
-class AdamH(SpecOptimizer):
+class AdamH(SpecOptimizer, runtime=1):
     """AdamH: Adam with relative steps on the sphere of each matrix's first norm
     (Hyperball, arXiv 2606.16899).
 

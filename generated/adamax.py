@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -35,7 +35,7 @@ def tensor_rule(weight, grad, m, top, *, t, lr, beta1, beta2, eps, weight_decay)
     return weight, m, top
 
 
-class Adamax(SpecOptimizer):
+class Adamax(SpecOptimizer, runtime=1):
     """Adamax: Adam with the largest recent gradient instead of the second moment (arXiv
     1412.6980), as in torch.
 

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class AdamP(SpecOptimizer):
+class AdamP(SpecOptimizer, runtime=1):
     """AdamP: AdamW that does not step along a neuron's weights where their scale does
     not matter (arXiv 2006.08217).
 

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class AdaMuon(SpecOptimizer):
+class AdaMuon(SpecOptimizer, runtime=1):
     """AdaMuon: orthogonalized signs of the momentum with an elementwise second moment
     (arXiv 2507.11005).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -51,7 +51,7 @@ def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay
     )
 
 
-class AdamW(SpecOptimizer):
+class AdamW(SpecOptimizer, runtime=1):
     """AdamW: Adam with decoupled weight decay (arXiv 1711.05101), in the order torch
     computes it.
 

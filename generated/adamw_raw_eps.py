@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -36,7 +36,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class AdamWRawEps(SpecOptimizer):
+class AdamWRawEps(SpecOptimizer, runtime=1):
     """AdamW with eps beside the root of the average as it is, before its correction, as
     several official codes have it.
 

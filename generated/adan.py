@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -60,7 +60,7 @@ def tensor_init(grad):
     return grad, first_n, grad
 
 
-class Adan(SpecOptimizer):
+class Adan(SpecOptimizer, runtime=1):
     """Adan: Nesterov's momentum from gradients and their changes, with Adam's divisor
     (arXiv 2208.06677).
 

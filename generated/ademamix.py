@@ -16,7 +16,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -64,7 +64,7 @@ def tensor_rule(
     return weight, m, v, slow
 
 
-class AdEMAMix(SpecOptimizer):
+class AdEMAMix(SpecOptimizer, runtime=1):
     """AdEMAMix: AdamW with a second, much slower momentum beside the first (arXiv
     2409.03137).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -44,7 +44,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class ADOPT(SpecOptimizer):
+class ADOPT(SpecOptimizer, runtime=1):
     """ADOPT: Adam that converges with any beta2, as no gradient meets its own second
     moment (arXiv 2411.02853).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -36,7 +36,7 @@ def tensor_rule(weight, grad, m, v, top, *, t, lr, beta1, beta2, eps, weight_dec
     return weight, m, v, top
 
 
-class AMSGrad(SpecOptimizer):
+class AMSGrad(SpecOptimizer, runtime=1):
     """AMSGrad: Adam that divides by the largest second moment so far (Reddi, Kale,
     Kumar, 2018), as in torch.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -48,7 +48,7 @@ def tensor_show_current(kept):
     return (kept.clone(),)
 
 
-class ASGD(SpecOptimizer):
+class ASGD(SpecOptimizer, runtime=1):
     """ASGD: stochastic gradient descent whose average over steps is kept beside it
     (Polyak and Juditsky, 1992), as in torch.
 

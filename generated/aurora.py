@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -95,7 +95,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Aurora(SpecOptimizer):
+class Aurora(SpecOptimizer, runtime=1):
     """Aurora: Muon whose rows move equally, or its columns where there are more of them
     (arXiv 2606.27715).
 

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -104,7 +104,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class AuroraH(SpecOptimizer):
+class AuroraH(SpecOptimizer, runtime=1):
     """AuroraH: Aurora with relative steps on the sphere of the weights' first norm
     (arXiv 2606.16899 on arXiv 2606.27715).
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -33,7 +33,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class CautiousAdamW(SpecOptimizer):
+class CautiousAdamW(SpecOptimizer, runtime=1):
     """C-AdamW: AdamW that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:

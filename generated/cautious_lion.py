@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -32,7 +32,7 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class CautiousLion(SpecOptimizer):
+class CautiousLion(SpecOptimizer, runtime=1):
     """C-Lion: Lion that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:

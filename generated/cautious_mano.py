@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class CautiousMano(SpecOptimizer):
+class CautiousMano(SpecOptimizer, runtime=1):
     """CautiousMano: Mano that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2601.23000).
 

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -65,7 +65,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousMuon(SpecOptimizer):
+class CautiousMuon(SpecOptimizer, runtime=1):
     """C-Muon: Muon that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix and conv parameters:

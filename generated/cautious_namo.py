@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNAMO(SpecOptimizer):
+class CautiousNAMO(SpecOptimizer, runtime=1):
     """C-NAMO: NAMO that moves only where step and gradient agree (arXiv 2602.17080 and
     2411.16085, put together here).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousNora(SpecOptimizer):
+class CautiousNora(SpecOptimizer, runtime=1):
     """CautiousNora: Nora that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2605.03769).
 

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -70,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNorMuon(SpecOptimizer):
+class CautiousNorMuon(SpecOptimizer, runtime=1):
     """CautiousNorMuon: NorMuon that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2510.05491).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -69,7 +69,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class Conda(SpecOptimizer):
+class Conda(SpecOptimizer, runtime=1):
     """Conda: Adam along the momentum's singular vectors (arXiv 2509.24218).
 
     Those of the shorter side, as in the official code, and new ones at every step: a

@@ -6,7 +6,7 @@ the spec, not this file.
 
 from __future__ import annotations
 
-from ._runtime import (
+from optforge.runtime import (
     SpecSchedule,
     require,
 )
@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-class Constant(SpecSchedule):
+class Constant(SpecSchedule, runtime=1):
     """Constant: the base lr, after a linear warm-up.
 
         value = t / warmup if t < warmup else 1

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -115,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraAurora(SpecOptimizer):
+class ContraAurora(SpecOptimizer, runtime=1):
     """ContraAurora: Aurora less a part of the momentum, its length restored
     (modded-nanogpt's optimization track).
 

@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -75,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuon(SpecOptimizer):
+class ContraMuon(SpecOptimizer, runtime=1):
     """ContraMuon: Muon less a part of the momentum itself, so that its strongest
     directions move less.
 

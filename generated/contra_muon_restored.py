@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -76,7 +76,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuonRestored(SpecOptimizer):
+class ContraMuonRestored(SpecOptimizer, runtime=1):
     """ContraMuonRestored: ContraMuon whose direction is as long as Muon's, as in
     modded-nanogpt's optimization track.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ._runtime import (
+from optforge.runtime import (
     SpecSchedule,
     require,
 )
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class Cosine(SpecSchedule):
+class Cosine(SpecSchedule, runtime=1):
     """Cosine: half a wave from the base lr to a share of it, after a linear warm-up
     (arXiv 1608.03983, without restarts).
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -33,7 +33,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class Grams(SpecOptimizer):
+class Grams(SpecOptimizer, runtime=1):
     """Grams: the size of AdamW's step with the sign of the gradient (arXiv 2412.17107).
 
     For matrix, conv, embedding, head and vector parameters:

@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -67,7 +67,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class HTMuon(SpecOptimizer):
+class HTMuon(SpecOptimizer, runtime=1):
     """HTMuon: singular values of the momentum to a small power, where Muon makes them 1
     (arXiv 2603.10067).
 

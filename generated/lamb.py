@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -38,7 +38,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class LAMB(SpecOptimizer):
+class LAMB(SpecOptimizer, runtime=1):
     """LAMB: AdamW whose steps are as long as the weights, times lr (arXiv 1904.00962).
 
     Defaults as recollected.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -35,7 +35,7 @@ def tensor_rule(weight, grad, v, m, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, v, m
 
 
-class LaProp(SpecOptimizer):
+class LaProp(SpecOptimizer, runtime=1):
     """LaProp: gradients are first divided by their size and then averaged (arXiv
     2002.04839).
 

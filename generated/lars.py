@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -38,7 +38,7 @@ def tensor_rule(weight, grad, m, *, lr, momentum, trust, weight_decay):
     return weight, m
 
 
-class LARS(SpecOptimizer):
+class LARS(SpecOptimizer, runtime=1):
     """LARS: SGD whose steps are a fixed share of the weights' norm (arXiv 1708.03888).
 
     Where weight or gradient is zero the share does not apply, which is our reading: a

@@ -6,7 +6,7 @@ spec, not this file.
 
 from __future__ import annotations
 
-from ._runtime import (
+from optforge.runtime import (
     SpecSchedule,
     ieee,
     require,
@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-class Linear(SpecSchedule):
+class Linear(SpecSchedule, runtime=1):
     """Linear: a straight line from the base lr to a share of it, after a linear
     warm-up.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -33,7 +33,7 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class Lion(SpecOptimizer):
+class Lion(SpecOptimizer, runtime=1):
     """Lion: the sign of a momentum that looks at the newest gradient more than its
     memory does (arXiv 2302.06675).
 

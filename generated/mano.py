@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Mano(SpecOptimizer):
+class Mano(SpecOptimizer, runtime=1):
     """Mano: momentum tangent to the columns or the rows of the weights, normalized, in
     turns (arXiv 2601.23000).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -84,7 +84,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSAdamW(SpecOptimizer):
+class MARSAdamW(SpecOptimizer, runtime=1):
     """MARS-AdamW: AdamW on gradients that are corrected by how they changed (arXiv
     2411.10438).
 

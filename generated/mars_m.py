@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -73,7 +73,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSM(SpecOptimizer):
+class MARSM(SpecOptimizer, runtime=1):
     """MARS-M: Muon on gradients with their change since the last step added (arXiv
     2510.21800).
 

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -89,7 +89,7 @@ def rest_fused(
     )
 
 
-class Moonlight(SpecOptimizer):
+class Moonlight(SpecOptimizer, runtime=1):
     """Moonlight's Muon: steps with the root mean square of AdamW's, and one lr for all
     (arXiv 2502.16982).
 

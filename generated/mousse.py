@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -97,7 +97,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Mousse(SpecOptimizer):
+class Mousse(SpecOptimizer, runtime=1):
     """Mousse: Muon in coordinates that Shampoo's factors have made less uneven (arXiv
     2603.09697).
 

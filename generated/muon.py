@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Muon(SpecOptimizer):
+class Muon(SpecOptimizer, runtime=1):
     """Muon: momentum orthogonalized by Newton-Schulz (Keller Jordan, 2024).
 
     The step of a tall matrix is multiplied by sqrt(rows / cols). Parameters that are no

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCANS(SpecOptimizer):
+class MuonCANS(SpecOptimizer, runtime=1):
     """MuonCANS: Muon with Chebyshev-optimal polynomials (arXiv 2506.10935).
 
     For matrix and conv parameters:

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -72,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCubic(SpecOptimizer):
+class MuonCubic(SpecOptimizer, runtime=1):
     """MuonCubic: Muon with five cubic polynomials, a third fewer products of matrices
     (arXiv 2606.00371).
 

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -77,7 +77,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonDeepSeek(SpecOptimizer):
+class MuonDeepSeek(SpecOptimizer, runtime=1):
     """MuonDeepSeek: Muon with DeepSeek-V4's ten steps, eight of the usual quintic and
     two that settle at 1.
 

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -94,7 +94,7 @@ def rest_fused(
     )
 
 
-class MuonEq(SpecOptimizer):
+class MuonEq(SpecOptimizer, runtime=1):
     """MuonEq: momentum with rows or columns of norm 1 before it is orthogonalized
     (arXiv 2603.28254).
 

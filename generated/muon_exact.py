@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonExact(SpecOptimizer):
+class MuonExact(SpecOptimizer, runtime=1):
     """MuonExact: Muon whose quintic iteration converges to the polar factor instead of
     near it.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -72,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonH(SpecOptimizer):
+class MuonH(SpecOptimizer, runtime=1):
     """MuonH: Muon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 

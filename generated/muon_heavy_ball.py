@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -63,7 +63,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonHeavyBall(SpecOptimizer):
+class MuonHeavyBall(SpecOptimizer, runtime=1):
     """MuonHeavyBall: Muon with the momentum as a decaying sum, which makes it longer
     and leaves its direction.
 

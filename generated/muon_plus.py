@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -75,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPlus(SpecOptimizer):
+class MuonPlus(SpecOptimizer, runtime=1):
     """Muon+: Muon whose orthogonalized momentum has its columns and rows brought to
     norm 1 (arXiv 2602.21545).
 

@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPolarExpress(SpecOptimizer):
+class MuonPolarExpress(SpecOptimizer, runtime=1):
     """MuonPolarExpress: Muon with polynomials that are the best at each of their steps
     (arXiv 2505.16932).
 

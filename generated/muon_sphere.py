@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -78,7 +78,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSphere(SpecOptimizer):
+class MuonSphere(SpecOptimizer, runtime=1):
     """MuonSphere: Muon with the weights' spectral norm put to sqrt(rows / cols) before
     each step (arXiv 2601.08393).
 

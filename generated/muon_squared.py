@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -78,7 +78,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSquared(SpecOptimizer):
+class MuonSquared(SpecOptimizer, runtime=1):
     """Muon²: momentum over the root of the mean squared gradient, then orthogonalized
     (arXiv 2604.09967).
 

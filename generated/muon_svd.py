@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -63,7 +63,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSVD(SpecOptimizer):
+class MuonSVD(SpecOptimizer, runtime=1):
     """MuonSVD: Muon with the momentum's exact polar factor, from its singular value
     decomposition.
 

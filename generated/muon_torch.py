@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonTorch(SpecOptimizer):
+class MuonTorch(SpecOptimizer, runtime=1):
     """Muon as torch.optim has it: either its own factor on the steps or Moonlight's.
 
     torch takes matrices alone; here the rest follows AdamW at the same lr. torch does

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -72,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonYouJiacheng(SpecOptimizer):
+class MuonYouJiacheng(SpecOptimizer, runtime=1):
     """MuonYouJiacheng: Muon with You Jiacheng's five polynomials, whose output is
     within 3.2 % of orthogonal.
 

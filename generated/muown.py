@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -98,7 +98,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Muown(SpecOptimizer):
+class Muown(SpecOptimizer, runtime=1):
     """Muown: Muon for the directions of the rows and Adam for their lengths g (arXiv
     2605.10797).
 

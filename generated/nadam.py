@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -59,7 +59,7 @@ def tensor_init(weight):
     return (first_product,)
 
 
-class NAdam(SpecOptimizer):
+class NAdam(SpecOptimizer, runtime=1):
     """NAdam: Adam with Nesterov's look-ahead and a warming momentum (Dozat, 2016), as
     in torch.
 

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -61,7 +61,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMO(SpecOptimizer):
+class NAMO(SpecOptimizer, runtime=1):
     """NAMO: orthogonalized momentum with one norm-based Adam step size (arXiv
     2602.17080).
 

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOD(SpecOptimizer):
+class NAMOD(SpecOptimizer, runtime=1):
     """NAMO-D: NAMO with one step size per column, limited to a band around their mean
     (arXiv 2602.17080).
 

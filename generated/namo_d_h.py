@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -81,7 +81,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMODH(SpecOptimizer):
+class NAMODH(SpecOptimizer, runtime=1):
     """NAMODH: NAMO-D on the sphere of the weights' first norm, where its columns differ
     in step size as before.
 

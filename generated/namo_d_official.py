@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -71,7 +71,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMODOfficial(SpecOptimizer):
+class NAMODOfficial(SpecOptimizer, runtime=1):
     """NAMO-D as its official code has it: Nesterov's mix, a factor for shape, caps
     (arXiv 2602.17080).
 

@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -80,7 +80,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOH(SpecOptimizer):
+class NAMOH(SpecOptimizer, runtime=1):
     """NAMOH: NAMO on the sphere of the weights' first norm, its step size alpha
     relative to that norm.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -58,7 +58,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Nora(SpecOptimizer):
+class Nora(SpecOptimizer, runtime=1):
     """Nora: row-normalized momentum, tangent to the weights' rows (arXiv 2605.03769).
 
     For matrix and conv parameters:

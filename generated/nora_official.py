@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -49,7 +49,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     return weight, m, v
 
 
-class NoraOfficial(SpecOptimizer):
+class NoraOfficial(SpecOptimizer, runtime=1):
     """Nora as its official code has it: Nesterov's mix, longer steps of tall matrices,
     decay first (arXiv 2605.03769).
 

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -67,7 +67,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuon(SpecOptimizer):
+class NorMuon(SpecOptimizer, runtime=1):
     """NorMuon: Muon whose neurons get equally long steps (arXiv 2510.05491).
 
     For matrix and conv parameters:

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -92,7 +92,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonDion(SpecOptimizer):
+class NorMuonDion(SpecOptimizer, runtime=1):
     """NorMuon as the dion package has it: summed gradients, Polar Express, steps by
     sqrt(rows / cols) (arXiv 2510.05491).
 

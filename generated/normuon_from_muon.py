@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -87,7 +87,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonFromMuon(SpecOptimizer):
+class NorMuonFromMuon(SpecOptimizer, runtime=1):
     """NorMuonFromMuon: NorMuon (arXiv 2510.05491) said as its difference from Muon;
     with its defaults the same steps.
 

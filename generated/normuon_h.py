@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -79,7 +79,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class NorMuonH(SpecOptimizer):
+class NorMuonH(SpecOptimizer, runtime=1):
     """NorMuonH: NorMuon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -72,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class NorMuonOfficial(SpecOptimizer):
+class NorMuonOfficial(SpecOptimizer, runtime=1):
     """NorMuon as its official code has it: Nesterov's mix, and steps as long as Muon's
     (arXiv 2510.05491).
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -41,7 +41,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class NovoGrad(SpecOptimizer):
+class NovoGrad(SpecOptimizer, runtime=1):
     """NovoGrad: gradients divided by the recent norm of their whole parameter, decay
     included in the momentum (arXiv 1905.11286).
 

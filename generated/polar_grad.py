@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -62,7 +62,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PolarGrad(SpecOptimizer):
+class PolarGrad(SpecOptimizer, runtime=1):
     """PolarGrad: Muon's direction times the nuclear norm of the momentum (arXiv
     2505.21799).
 

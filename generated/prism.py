@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -90,7 +90,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PRISM(SpecOptimizer):
+class PRISM(SpecOptimizer, runtime=1):
     """PRISM: Muon that moves less where the gradient differs from its momentum (arXiv
     2602.03096).
 

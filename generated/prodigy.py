@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -83,7 +83,7 @@ def tensor_total_2(grad, s, d, *, lr, beta2):
     return (total_2,)
 
 
-class Prodigy(SpecOptimizer):
+class Prodigy(SpecOptimizer, runtime=1):
     """Prodigy: Adam that estimates the distance to the solution, and so its own
     learning rate (arXiv 2306.06101).
 

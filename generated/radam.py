@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -42,7 +42,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class RAdam(SpecOptimizer):
+class RAdam(SpecOptimizer, runtime=1):
     """RAdam: Adam whose early steps are rectified (arXiv 1908.03265), as in torch.
 
     For matrix, conv, embedding, head and vector parameters:

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -69,7 +69,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RadialBrakeMuon(SpecOptimizer):
+class RadialBrakeMuon(SpecOptimizer, runtime=1):
     """RadialBrakeMuon: Muon with a shorter step outward, away from zero
     (modded-nanogpt's optimization track).
 

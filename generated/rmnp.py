@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -58,7 +58,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RMNP(SpecOptimizer):
+class RMNP(SpecOptimizer, runtime=1):
     """RMNP: momentum with rows of norm 1 in place of orthogonalization (arXiv
     2603.20527).
 

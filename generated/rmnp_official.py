@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class RMNPOfficial(SpecOptimizer):
+class RMNPOfficial(SpecOptimizer, runtime=1):
     """RMNP as its GPT-2 code has it: a Nesterov sum of gradients, longer steps of tall
     matrices (arXiv 2603.20527).
 

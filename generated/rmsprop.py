@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -49,7 +49,7 @@ def tensor_rule(
     return weight, v, mean, m
 
 
-class RMSprop(SpecOptimizer):
+class RMSprop(SpecOptimizer, runtime=1):
     """RMSprop: gradients divided by their recent root mean square (Hinton, 2012), as in
     torch.
 

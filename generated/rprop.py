@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -43,7 +43,7 @@ def tensor_init(weight, *, lr):
     return (first_size,)
 
 
-class Rprop(SpecOptimizer):
+class Rprop(SpecOptimizer, runtime=1):
     """Rprop: steps that grow while the gradient keeps its sign (Riedmiller and Braun,
     1993), as in torch.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -66,7 +66,7 @@ def tensor_ascend_total_1(grad):
     return (ascend_total_1,)
 
 
-class SAM(SpecOptimizer):
+class SAM(SpecOptimizer, runtime=1):
     """SAM: SGD with the gradient found a short way uphill (arXiv 2010.01412).
 
     Compute gradients, call `ascend`, compute them again, and step. A step without

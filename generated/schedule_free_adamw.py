@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -72,7 +72,7 @@ def tensor_show_training(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeAdamW(SpecOptimizer):
+class ScheduleFreeAdamW(SpecOptimizer, runtime=1):
     """Schedule-Free AdamW: Schedule-Free SGD with Adam's second moment (arXiv
     2405.15682).
 

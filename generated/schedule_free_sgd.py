@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -59,7 +59,7 @@ def tensor_show_training(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeSGD(SpecOptimizer):
+class ScheduleFreeSGD(SpecOptimizer, runtime=1):
     """Schedule-Free SGD: gradients between a fast sequence z and its mean x, which is
     what to evaluate (arXiv 2405.15682).
 

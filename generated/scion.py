@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -57,7 +57,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class Scion(SpecOptimizer):
+class Scion(SpecOptimizer, runtime=1):
     """Scion: steps towards the farthest point of a ball, one kind for each kind of
     layer (arXiv 2502.07529).
 

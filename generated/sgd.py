@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -58,7 +58,7 @@ def tensor_fused(
     )
 
 
-class SGD(SpecOptimizer):
+class SGD(SpecOptimizer, runtime=1):
     """Stochastic gradient descent with momentum and Nesterov's look-ahead, as in torch.
 
     For matrix, conv, embedding, head and vector parameters:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -52,7 +52,7 @@ def rest_fused(weights, grads, s, *, lr, rest_eps):
     fused_adagrad(weights, grads, s, lr=lr, eps=rest_eps, weight_decay=0)
 
 
-class Shampoo(SpecOptimizer):
+class Shampoo(SpecOptimizer, runtime=1):
     """Shampoo: gradients between roots of their row and column statistics (arXiv
     1802.09568).
 

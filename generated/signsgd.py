@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Rule,
     Spec,
@@ -30,7 +30,7 @@ def tensor_rule(weight, grad, *, lr, weight_decay):
     return (weight,)
 
 
-class SignSGD(SpecOptimizer):
+class SignSGD(SpecOptimizer, runtime=1):
     """SignSGD: the sign of every gradient, and nothing to remember (arXiv 1802.04434).
 
     For matrix, conv, embedding, head and vector parameters:

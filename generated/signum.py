@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -32,7 +32,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     return weight, m
 
 
-class Signum(SpecOptimizer):
+class Signum(SpecOptimizer, runtime=1):
     """Signum: the sign of the momentum (arXiv 1802.04434).
 
     For matrix, conv, embedding, head and vector parameters:

@@ -13,7 +13,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -82,7 +82,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SinkGD(SpecOptimizer):
+class SinkGD(SpecOptimizer, runtime=1):
     """SinkGD: stateless steps from gradients with rows and columns normalized in turn,
     five times (arXiv 2502.06742).
 

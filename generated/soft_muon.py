@@ -15,7 +15,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -70,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class SoftMuon(SpecOptimizer):
+class SoftMuon(SpecOptimizer, runtime=1):
     """SoftMuon: Muon that keeps a small power of the singular values (modded-nanogpt's
     optimization track).
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -45,7 +45,7 @@ def tensor_curvature(grad, h, *, beta2, batch_size):
     return (h,)
 
 
-class SophiaG(SpecOptimizer):
+class SophiaG(SpecOptimizer, runtime=1):
     """Sophia-G: momentum divided by a clipped Gauss-Newton curvature (arXiv
     2305.14342).
 

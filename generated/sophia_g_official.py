@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -45,7 +45,7 @@ def tensor_curvature(grad, h, *, beta2):
     return (h,)
 
 
-class SophiaGOfficial(SpecOptimizer):
+class SophiaGOfficial(SpecOptimizer, runtime=1):
     """Sophia-G as its published code computes it (arXiv 2305.14342).
 
     It differs from the paper (`SophiaG`) in that eps is added to the divisor instead of

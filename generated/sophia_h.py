@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -45,7 +45,7 @@ def tensor_curvature(grad, h, *, beta2):
     return (h,)
 
 
-class SophiaH(SpecOptimizer):
+class SophiaH(SpecOptimizer, runtime=1):
     """Sophia-H: Sophia with Hutchinson's estimate of the Hessian's diagonal (arXiv
     2305.14342).
 

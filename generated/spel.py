@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -59,7 +59,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SPEL(SpecOptimizer):
+class SPEL(SpecOptimizer, runtime=1):
     """SPEL: Muon's step, and back to the nearest orthogonal weight (arXiv 2601.21487).
 
     The values of lr, steps and rest_ratio are our choice.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -37,7 +37,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class StableAdamW(SpecOptimizer):
+class StableAdamW(SpecOptimizer, runtime=1):
     """StableAdamW: AdamW with a shorter step where gradients outgrow their second
     moment (arXiv 2304.13013).
 

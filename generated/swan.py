@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -63,7 +63,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SWAN(SpecOptimizer):
+class SWAN(SpecOptimizer, runtime=1):
     """SWAN: stateless steps from gradients with standardized rows, whitened (arXiv
     2412.13148).
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -35,7 +35,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     return weight, m
 
 
-class Tiger(SpecOptimizer):
+class Tiger(SpecOptimizer, runtime=1):
     """Tiger: Signum with decoupled decay and a slower momentum (Su, 2023).
 
     Defaults as recollected; the author's scaling of lr by the weights' root mean square

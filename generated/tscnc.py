@@ -14,7 +14,7 @@ spec, not this file.
 
 from __future__ import annotations
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Rule,
     SpecPenalty,
@@ -39,7 +39,7 @@ def matrix_loss(weight, *, sparsity, condition, a):
     return (loss,)
 
 
-class TSCNC(SpecPenalty):
+class TSCNC(SpecPenalty, runtime=1):
     """TSCNC: transformed sparsity and a condition-number constraint, as a penalty on
     weights (arXiv 2503.20454).
 

@@ -12,7 +12,7 @@ edit the spec, not this file.
 
 from __future__ import annotations
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Rule,
     SpecPenalty,
@@ -35,7 +35,7 @@ def matrix_loss(weight, *, sparsity, condition, a, eps):
     return (loss,)
 
 
-class TSCNCOfficial(SpecPenalty):
+class TSCNCOfficial(SpecPenalty, runtime=1):
     """TSCNC with the condition term of its published code (arXiv 2503.20454), which
     depends on the scale of weights.
 

@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -115,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class TurboMuon(SpecOptimizer):
+class TurboMuon(SpecOptimizer, runtime=1):
     """TurboMuon: Muon whose momentum is brought near orthogonal by scaling its rows,
     which saves a step (arXiv 2512.04632).
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from ._runtime import (
+from optforge.runtime import (
     SpecSchedule,
     ieee,
     require,
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-class UBA(SpecSchedule):
+class UBA(SpecSchedule, runtime=1):
     """UBA: the budgeted schedule with one shape parameter (arXiv 2505.24452).
 
     phi = 2 is the cosine, phi towards 0 stays constant until the end. After it the

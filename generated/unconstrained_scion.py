@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -53,7 +53,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class UnconstrainedScion(SpecOptimizer):
+class UnconstrainedScion(SpecOptimizer, runtime=1):
     """Unconstrained Scion: Scion's steps without the pull towards zero (arXiv
     2502.07529).
 

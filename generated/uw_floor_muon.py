@@ -14,7 +14,7 @@ import math
 
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class UWFloorMuon(SpecOptimizer):
+class UWFloorMuon(SpecOptimizer, runtime=1):
     """UWFloorMuon: Muon whose steps are made longer where they are short against the
     weights.
 

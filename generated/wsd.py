@@ -7,7 +7,7 @@ spec, not this file.
 
 from __future__ import annotations
 
-from ._runtime import (
+from optforge.runtime import (
     SpecSchedule,
     ieee,
     require,
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 
-class WSD(SpecSchedule):
+class WSD(SpecSchedule, runtime=1):
     """WSD (warm-up, stable, decay): a trapezoid whose long side is the base lr (arXiv
     2404.06395 names it).
 

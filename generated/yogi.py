@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._runtime import (
+from optforge.runtime import (
     Kernel,
     Memory,
     Rule,
@@ -43,7 +43,7 @@ def tensor_init(weight, *, initial):
     return (first_v,)
 
 
-class Yogi(SpecOptimizer):
+class Yogi(SpecOptimizer, runtime=1):
     """Yogi: a second moment that moves towards the squared gradient by a bounded amount
     (Zaheer et al., 2018).
 

@@ -20,8 +20,7 @@ from pathlib import Path
 import pytest
 import roundings
 
-from optforge.compiler.targets.torch.runtime import orthogonal
-from optforge.generated._runtime import orthogonal as generated_orthogonal
+from optforge.runtime.linalg import orthogonal
 from tests.torchvision_operators import declare_operators
 
 declare_operators()
@@ -40,8 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def machine(pytestconfig: pytest.Config) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if multiplies := pytestconfig.getoption("--bfloat16"):
-            for module in (orthogonal, generated_orthogonal):
-                patch.setattr(module, "_onednn_multiplies_bfloat16", lambda: multiplies == "yes")
+            patch.setattr(orthogonal, "_onednn_multiplies_bfloat16", lambda: multiplies == "yes")
         if pytestconfig.getoption("--round-otherwise"):
             with roundings.otherwise():
                 yield

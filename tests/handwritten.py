@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from optforge.compiler.targets.torch.runtime import (
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
@@ -17,7 +17,7 @@ from optforge.compiler.targets.torch.runtime import (
     require,
     trace,
 )
-from optforge.compiler.targets.torch.runtime.interface import ROLES
+from optforge.runtime.contract.interface import ROLES
 
 FULL = ("rows", "cols")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from optforge.generated._runtime import Route, View, route
+from optforge.runtime import Route, View, route
 from tests.torchvision_operators import declare_operators
 
 PAGE = Path(__file__).parents[1] / "docs" / "routing.md"

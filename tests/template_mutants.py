@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "TEMPLATE_MUTANTS.md"
-RUNTIME = "compiler/targets/torch/runtime"
+RUNTIME = "runtime"
 TORCH = "compiler/targets/torch"
 LIMIT = 1800  # seconds that one run of the tests may take on a busy machine
 
@@ -73,7 +73,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "gradient written",
         "p.grad has changed after the step",
-        f"{RUNTIME}/calls.py",
+        f"{RUNTIME}/execution/calls.py",
         "bucket.gather([cast(Tensor, p.grad) for p in bucket.params])",
         "bucket.gather([cast(Tensor, p.grad).nan_to_num_() for p in bucket.params])",
     ),
@@ -103,21 +103,21 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "step count one too high in kernels",
         "bias corrections are those of the next step",
-        f"{RUNTIME}/counters.py",
+        f"{RUNTIME}/batching/counters.py",
         'as kernels are to see it."""\n        return t\n',
         'as kernels are to see it."""\n        return t + 1\n',
     ),
     Mutant(
         "fused step count one too high",
         "the same for rules that torch's fused kernels compute",
-        f"{RUNTIME}/fused.py",
+        f"{RUNTIME}/execution/fused.py",
         "return [torch.full((), t, dtype=torch.float32, device=device)] * len(weights)",
         "return [torch.full((), t + 1, dtype=torch.float32, device=device)] * len(weights)",
     ),
     Mutant(
         "one step count for all",
         "parameters added in mid-run take over the step count of older ones",
-        f"{RUNTIME}/calls.py",
+        f"{RUNTIME}/batching/work.py",
         "return self.rule is rule and self.dtype is dtype and self.count == count and self.device == device",
         "return self.rule is rule and self.dtype is dtype and self.device == device",
     ),
@@ -168,21 +168,21 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "autocast reaches steps",
         "a step inside an autocast region multiplies in bfloat16",
-        f"{RUNTIME}/autocast.py",
+        f"{RUNTIME}/execution/autocast.py",
         'active = [kind for kind in sorted(kinds - {"meta"}) if torch.is_autocast_enabled(kind)]',
         "active: list[str] = []",
     ),
     Mutant(
         "Ctrl-C in the middle",
         "an interrupt leaves half of the weights moved",
-        f"{RUNTIME}/interrupts.py",
+        f"{RUNTIME}/execution/interrupts.py",
         "signal.signal(signal.SIGINT, self._note)",
         "pass",
     ),
     Mutant(
         "Ctrl-C swallowed",
         "an interrupt during a step never arrives",
-        f"{RUNTIME}/interrupts.py",
+        f"{RUNTIME}/execution/interrupts.py",
         "# runs `_note` first if a signal is waiting\n            self._pass_on()",
         "# runs `_note` first if a signal is waiting",
     ),
@@ -248,14 +248,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "unknown keys accepted",
         "a misspelt hyper of a group has no effect, and nobody says so",
-        f"{RUNTIME}/groups.py",
+        f"{RUNTIME}/routing/groups.py",
         "for name in (*hypers, *OPTIONS) if _is_slip(str(key), name)]",
         "for name in (*hypers, *OPTIONS) if str(key) == name]",
     ),
     Mutant(
         "settings of torch's optimizers dropped",
         "betas=(0.9, 0.95) in a group, or for a constructor, is taken and has no effect",
-        f"{RUNTIME}/groups.py",
+        f"{RUNTIME}/routing/groups.py",
         'if name in ("fused", "foreach") or (asks_for_nothing and name in _arguments_of_torch()):',
         "if name in _arguments_of_torch():",
     ),
@@ -269,56 +269,56 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "momentum stored beside its hyper",
         "a scheduler cycles a key that no step reads",
-        f"{RUNTIME}/groups.py",
+        f"{RUNTIME}/routing/groups.py",
         "for name in self.momentum if key == MOMENTUM and self.momentum else (key,):",
         "for name in (key,):",
     ),
     Mutant(
         "parameter given twice",
         "it takes two steps at once",
-        f"{RUNTIME}/roster.py",
+        f"{RUNTIME}/batching/roster.py",
         "if len({id(p) for p in listed}) < len(listed):",
         "if not listed:",
     ),
     Mutant(
         "parameters that share memory",
         "one step undoes another",
-        f"{RUNTIME}/parameters.py",
+        f"{RUNTIME}/routing/parameters.py",
         "if other is not p and p.numel() and other.numel():",
         "if other is not p and p.numel() and not other.numel():",
     ),
     Mutant(
         "flattened parameters let through",
         "a framework that shards parameters makes a matrix rule run on a piece of a row",
-        f"{RUNTIME}/roster.py",
+        f"{RUNTIME}/batching/roster.py",
         "if p.ndim >= 2 or len(former.shape) < 2 or not math.prod(former.shape):",
         "if p.ndim < 2 or len(former.shape) < 2 or not math.prod(former.shape):",
     ),
     Mutant(
         "changed lists not looked at",
         "a parameter that replaces another steps with what was known of that one",
-        f"{RUNTIME}/roster.py",
+        f"{RUNTIME}/batching/roster.py",
         'return all(map(operator.is_, group["params"], self.params)) and _view_of(group) == self.view',
         "return _view_of(group) == self.view",
     ),
     Mutant(
         "states of another size let through",
         "a resized weight ends in an error about some view",
-        f"{RUNTIME}/roster.py",
+        f"{RUNTIME}/batching/roster.py",
         "if tuple(value.shape) != slot.state_shape(memory)]",
         "if value.ndim != len(slot.state_shape(memory))]",
     ),
     Mutant(
         "sparse gradients let through",
         "an obscure error in the middle of a step",
-        f"{RUNTIME}/parameters.py",
+        f"{RUNTIME}/routing/parameters.py",
         "if grad.layout is not torch.strided or not grad.is_floating_point():",
         "if not grad.is_floating_point():",
     ),
     Mutant(
         "complex and integer parameters let through",
         "the same with another error, or nonsense",
-        f"{RUNTIME}/parameters.py",
+        f"{RUNTIME}/routing/parameters.py",
         "if p.layout is not torch.strided or p.dtype not in DTYPES:",
         "if p.layout is not torch.strided:",
     ),
@@ -333,14 +333,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "memories forgotten when the batch changes",
         "a momentum starts anew when another parameter has no gradient",
-        f"{RUNTIME}/buckets.py",
+        f"{RUNTIME}/batching/buckets.py",
         "state[p][name] = x.clone()",
         "state[p][name] = torch.zeros_like(x)",
     ),
     Mutant(
         "stale view after memories are replaced",
         "a momentum that was set by hand has no effect",
-        f"{RUNTIME}/buffers.py",
+        f"{RUNTIME}/batching/buffers.py",
         "            [*map(id, tensors)] == self._ids\n"
         "            and [x.data_ptr() for x in tensors] == self._pointers\n            and ",
         "            ",
@@ -348,49 +348,49 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "data of one memory replaced in vain",
         "steps go on from a buffer that nobody can see, and checkpoints stay at that moment",
-        f"{RUNTIME}/buffers.py",
+        f"{RUNTIME}/batching/buffers.py",
         "            and [x.data_ptr() for x in tensors] == self._pointers\n",
         "",
     ),
     Mutant(
         "buffers held by the optimizer",
         "states that were freed or moved away still take up memory",
-        f"{RUNTIME}/buffers.py",
+        f"{RUNTIME}/batching/buffers.py",
         "        self._ids = [*map(id, tensors)]\n",
         "        self._ids, self._kept = [*map(id, tensors)], batch\n",
     ),
     Mutant(
         "states without a storage of their own",
         "saving the state of one parameter writes that of all in its batch",
-        f"{RUNTIME}/buffers.py",
+        f"{RUNTIME}/batching/buffers.py",
         "piece.device.type not in _SHARING",
         "piece.device.type in _SHARING",
     ),
     Mutant(
         "memory of others written to",
         "a weight that was put into a state as a first value changes with the memory",
-        f"{RUNTIME}/buckets.py",
+        f"{RUNTIME}/batching/buckets.py",
         "                batch = batch.clone()\n",
         "                batch = batch.view_as(batch)\n",
     ),
     Mutant(
         "count of a state not read again",
         "a count that is set by hand has no effect",
-        f"{RUNTIME}/counters.py",
+        f"{RUNTIME}/batching/counters.py",
         "            if count.cell[0] != count.shown:\n",
         "            if False:\n",
     ),
     Mutant(
         "no state before the first step",
         "torch's checkpoint helpers take a step to see the state, and training moves",
-        f"{RUNTIME}/states.py",
+        f"{RUNTIME}/batching/states.py",
         "            if p.requires_grad and p in slots and not state.get(p):\n",
         "            if False:\n",
     ),
     Mutant(
         "first values kept from before the first step",
         "a state that was only looked at begins with zeros in place of its first values",
-        f"{RUNTIME}/states.py",
+        f"{RUNTIME}/batching/states.py",
         "return names if _has_begun(entry, rule) else {name for name in names if _has_values(entry[name])}",
         "return {name for name in names if not _is_blank(entry[name])}",
     ),
@@ -404,7 +404,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "anything counts as a count",
         "a damaged count loads, and weights become NaN",
-        f"{RUNTIME}/counters.py",
+        f"{RUNTIME}/batching/counters.py",
         "if not is_number or not 0 <= plain <= COUNT_LIMIT or int(plain) != plain:",
         "if not is_number:",
     ),
@@ -475,56 +475,56 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "16 bits computed in 16 bits",
         "bfloat16 parameters have bfloat16 moments, and stall",
-        f"{RUNTIME}/computations.py",
+        f"{RUNTIME}/contract/precision.py",
         "return torch.float32 if dtype.itemsize < 4 else dtype",
         "return dtype",
     ),
     Mutant(
         "float64 orthogonalized in float32",
         "float64 runs have errors of 1e-7",
-        f"{RUNTIME}/orthogonal.py",
+        f"{RUNTIME}/linalg/orthogonal.py",
         "    if dtype == torch.float64:\n        return torch.float64, torch.float64\n",
         "",
     ),
     Mutant(
         "compensation not read",
         'precision="kahan" is "plain"',
-        f"{RUNTIME}/computations.py",
+        f"{RUNTIME}/execution/computations.py",
         'given["weight"] = given["weight"] + stored["kahan"]',
         'given["weight"] = given["weight"] + 0 * stored["kahan"]',
     ),
     Mutant(
         "master not read",
         'precision="master" is "plain"',
-        f"{RUNTIME}/computations.py",
+        f"{RUNTIME}/execution/computations.py",
         'torch.where(master.to(self.dtype) == stored["weight"], master, given["weight"])',
         'torch.where(master.to(self.dtype) == stored["weight"], given["weight"], given["weight"])',
     ),
     Mutant(
         "master wins over weights set from outside",
         "a model that is loaded in mid-run jumps back at the next step",
-        f"{RUNTIME}/computations.py",
+        f"{RUNTIME}/execution/computations.py",
         'torch.where(master.to(self.dtype) == stored["weight"], master, given["weight"])',
         'torch.where(master.to(self.dtype) == stored["weight"], master, master)',
     ),
     Mutant(
         "stochastic rounding truncates",
         "weights drift towards zero",
-        f"{RUNTIME}/numbers.py",
+        f"{RUNTIME}/linalg/numbers.py",
         "noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)",
         "noise = torch.zeros_like(bits)",
     ),
     Mutant(
         "generator ignored",
         "runs with stochastic rounding cannot be repeated",
-        f"{RUNTIME}/numbers.py",
+        f"{RUNTIME}/linalg/numbers.py",
         "random_(0, 1 << 16, generator=generator)",
         "random_(0, 1 << 16)",
     ),
     Mutant(
         "infinity is finite",
         "skip_nonfinite lets overflows through",
-        f"{RUNTIME}/calls.py",
+        f"{RUNTIME}/execution/calls.py",
         "bool(get_total_norm(grads, math.inf).isfinite())",
         "not bool(get_total_norm(grads, math.inf).isnan())",
     ),
@@ -532,56 +532,56 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "batch written back in another order",
         "parameters of one shape receive each other's steps",
-        f"{RUNTIME}/buckets.py",
+        f"{RUNTIME}/batching/buckets.py",
         "torch._foreach_copy_(windows, parts)",
         "torch._foreach_copy_(windows, parts[::-1])",
     ),
     Mutant(
         "unequal parts one row off",
         "the parts of a split parameter overlap",
-        f"{RUNTIME}/places.py",
+        f"{RUNTIME}/routing/places.py",
         "x.narrow(axis, sum(self.lengths_before), rows)",
         "x.narrow(axis, max(sum(self.lengths_before) - 1, 0), rows)",
     ),
     Mutant(
         "transposed parameters read as stored",
         "rows and columns are swapped in the rule",
-        f"{RUNTIME}/places.py",
+        f"{RUNTIME}/routing/places.py",
         "leading, sizes = shape[: view.batch], shape[view.batch :]",
         "view = View(False, view.split, view.batch)\n    leading, sizes = shape[: view.batch], shape[view.batch :]",
     ),
     Mutant(
         "several matrices read as one",
         "experts that are one parameter are orthogonalized together",
-        f"{RUNTIME}/places.py",
+        f"{RUNTIME}/routing/places.py",
         "leading, sizes = shape[: view.batch], shape[view.batch :]",
         "view = View(view.transposed, view.split)\n    leading, sizes = shape[: view.batch], shape[view.batch :]",
     ),
     Mutant(
         "short parts of a batch in one place",
         "the parts of the first matrix are taken for those of all",
-        f"{RUNTIME}/places.py",
+        f"{RUNTIME}/routing/places.py",
         "return x.narrow(0, math.prod(self.leading) * before, size)",
         "return x.narrow(0, before, size)",
     ),
     Mutant(
         "an lr of a group is a multiple of itself",
         "embeddings with an lr of their own hardly move",
-        f"{RUNTIME}/readings.py",
+        f"{RUNTIME}/routing/readings.py",
         "        group[ratio] = 1.0\n",
         "        group[ratio] = group[ratio]\n",
     ),
     Mutant(
         "last element of each block left out",
         "of large parameters one element in a quarter million stands still",
-        f"{RUNTIME}/buckets.py",
+        f"{RUNTIME}/batching/buckets.py",
         "slice(i, i + CPU_BLOCK) for i in range",
         "slice(i, i + CPU_BLOCK - 1) for i in range",
     ),
     Mutant(
         "sum in the order of parameters",
         "totals differ in the last bits when a model lists its parameters otherwise",
-        f"{RUNTIME}/calls.py",
+        f"{RUNTIME}/execution/calls.py",
         ".flatten() for value in values]).sort().values.sum()",
         ".flatten() for value in values]).sum()",
     ),
@@ -589,28 +589,28 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "fused kernels on unlike strides",
         "weights and gradients that lie in memory differently are mixed up",
-        f"{RUNTIME}/fused.py",
+        f"{RUNTIME}/execution/fused.py",
         "return [x.shape for x in tensors], [x.stride() for x in tensors]",
         "return [x.shape for x in tensors], []",
     ),
     Mutant(
         "fused kernels on gradients that were not looked at",
         "gradients that lie in memory otherwise than before are mixed up",
-        f"{RUNTIME}/strategies.py",
+        f"{RUNTIME}/execution/strategies.py",
         'elif not _are_like(weights[0], known[1], lists["grad"]):',
         "elif False:",
     ),
     Mutant(
         "fused kernels on weights that were not looked at",
         "weights that lie in memory otherwise than before are mixed up with their momentum",
-        f"{RUNTIME}/strategies.py",
+        f"{RUNTIME}/execution/strategies.py",
         "if bucket.fused != known:",
         "if bucket.fused is None or bucket.fused[0] != kernel:",
     ),
     Mutant(
         "fused decay times lr twice",
         "weights hardly decay",
-        f"{RUNTIME}/fused.py",
+        f"{RUNTIME}/execution/fused.py",
         "weights, grads, ms, vs, [], steps, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay, eps=eps,\n"
         "        amsgrad=False, maximize=False,\n"
         "    )  # fmt: skip\n\n\ndef fused_adam(",
@@ -621,77 +621,77 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "Nesterov swapped",
         "SGD looks ahead exactly where it should not",
-        f"{RUNTIME}/fused.py",
+        f"{RUNTIME}/execution/fused.py",
         "dampening=dampening, nesterov=nesterov, maximize=False",
         "dampening=dampening, nesterov=not nesterov, maximize=False",
     ),
     Mutant(
         "lr baked into graphs",
         "recorded and compiled steps ignore schedulers",
-        f"{RUNTIME}/graphs.py",
+        f"{RUNTIME}/execution/graphs.py",
         "numbers = {name: Number(recorder, value, name) for name, value in plain.items()}",
         'numbers = {name: value if name == "lr" else Number(recorder, value, name) for name, value in plain.items()}',
     ),
     Mutant(
         "guards of graphs ignored",
         "the first step's branch is taken for ever",
-        f"{RUNTIME}/graphs.py",
+        f"{RUNTIME}/execution/graphs.py",
         "graph = next((each for each in graphs if each.holds(*scalars.numbers.values())), None)",
         "graph = next(iter(graphs), None)",
     ),
     Mutant(
         "old values taken for new ones",
         "what compiled steps store of another's old value is its new one",
-        f"{RUNTIME}/graphs.py",
+        f"{RUNTIME}/execution/graphs.py",
         "_compiled_when_run(_fenced(self.module), self.is_elementwise, options)",
         "_compiled_when_run(self.module, self.is_elementwise, options)",
     ),
     Mutant(
         "wrong graphs run",
         "steps are silently wrong where a compiler is",
-        f"{RUNTIME}/graphs.py",
+        f"{RUNTIME}/execution/graphs.py",
         "if graph.problem is not None:",
         "if False:",
     ),
     Mutant(
         "graphs compared in first steps that hide mistakes",
         "a run that warms up from an lr of 0 is silently wrong where a compiler is",
-        f"{RUNTIME}/probes.py",
+        f"{RUNTIME}/execution/probes.py",
         "if abs(value) < PROBE_NUMBER and holds(tried):",
         "if False:",
     ),
     Mutant(
         "numbers of the last step",
         "recorded steps go on with the numbers of the first",
-        f"{RUNTIME}/graphs.py",
+        f"{RUNTIME}/execution/graphs.py",
         "if last is not None and last[0] == numbers.tobytes():  # 0.0 == -0.0, and NaN is not NaN",
         "if last is not None:",
     ),
     Mutant(
         "memories moved before they are read",
         "compiled steps on a CPU see the new memory where the old one was meant",
-        f"{RUNTIME}/stages.py",
+        f"{RUNTIME}/execution/stages.py",
         "if node in rest and any(written_first[x] != to_move[x] for x in read):",
         "if False:",
     ),
     Mutant(
         "memories moved after what they are made of has changed",
         "compiled steps on a CPU see old weights where new ones were meant",
-        f"{RUNTIME}/stages.py",
+        f"{RUNTIME}/execution/stages.py",
         "if node in first and any(written[x] != written_first[x] for x in read):",
         "if False:",
     ),
     Mutant(
         "failures of inductor not caught",
         "auto ends a training run where it could go on eagerly",
-        f"{RUNTIME}/strategies.py",
+        f"{RUNTIME}/execution/strategies.py",
         "except (CompileError, torch._dynamo.exc.TorchDynamoException) as problem:",
         "except torch._dynamo.exc.TorchDynamoException as problem:",
     ),
     Mutant(
         "stages run before all are compiled",
         "the momentum moves twice in the step that falls back to running eagerly",
-        f"{RUNTIME}/graphs.py",
+        f"{RUNTIME}/execution/graphs.py",
         "        then = prepare(last)\n",
         "        then = lambda *tensors: prepare(last)(*tensors)\n",
     ),
@@ -720,7 +720,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "memories lent to others",
         "a memory that keeps the old value of another gets the new one",
-        f"{RUNTIME}/computations.py",
+        f"{RUNTIME}/execution/computations.py",
         "return [value.clone() if is_lent(name, value) else value for name, value in zip(names, values, strict=True)]",
         "return list(values)",
     ),
@@ -774,13 +774,7 @@ class Copy:
         path = self.home / mutant.file
         text = mutated(path.read_text(encoding="utf-8"), mutant)
         path.write_text(text, encoding="utf-8")
-        if mutant.file.startswith(f"{RUNTIME}/"):  # `build` copies these as they are, after seconds of other work
-            copied = self.home / "generated" / "_runtime" / path.name
-            mark, own, rest = self.original[copied].decode().partition(self.original[path].decode())
-            if not own or rest:
-                raise RuntimeError(f"{copied.name} of the generated package is not that of the runtime")
-            copied.write_text(mark + text, encoding="utf-8")
-        else:
+        if not mutant.file.startswith(f"{RUNTIME}/"):  # which generated modules import as it is
             self.build()
 
     def restore(self) -> None:
@@ -828,9 +822,9 @@ def run_tests(home: Path, environment: Mapping[str, str], output: Path, contract
     import pytest
 
     import optforge
-    from optforge.generated import _runtime
+    from optforge import runtime
 
-    if any(home.resolve() not in Path(module.__file__ or "").resolve().parents for module in (optforge, _runtime)):
+    if any(home.resolve() not in Path(module.__file__ or "").resolve().parents for module in (optforge, runtime)):
         sys.exit(NOT_THE_COPY)
     options = ("-x", "-q", "-m", "not wide and not peers", "-p", "no:cacheprovider", "-p", "no:xdist")
     for line in contract:

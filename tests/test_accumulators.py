@@ -11,7 +11,7 @@ import torch
 from accumulators import ACCUMULATORS, ONE_ROUNDING, Accumulator, Summing
 from test_orthogonal import AT_LEAST, NS, TABLES, TIMES_PLAIN, errors, spectra
 
-from optforge.compiler.targets.torch.runtime import orthogonal
+from optforge.runtime.linalg import orthogonal
 
 # The first orders and every table in 16 bits always; the others are the same arithmetic again.
 CASES = [

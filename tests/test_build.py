@@ -18,7 +18,9 @@ import torch
 
 from optforge.compiler.commands.cli import main
 from optforge.compiler.commands.generated_files import module_name
+from optforge.compiler.targets.torch.lower import RUNTIME_VERSION
 from optforge.compiler.targets.torch.render import render_standalone
+from optforge.runtime import VERSION
 
 ROOT = Path(__file__).parent.parent
 SPECS = sorted(ROOT.glob("specs/*.opt"))
@@ -46,6 +48,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert main(["build"]) == 0
     return folder
+
+
+def test_modules_are_written_for_the_runtime_beside_them() -> None:
+    assert RUNTIME_VERSION == VERSION
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -118,12 +124,61 @@ def test_a_removed_spec_leaves_no_module(project: Path) -> None:
 
 
 def test_a_removed_module_of_the_runtime_goes_too(project: Path) -> None:
-    assert main(["build"]) == 0
-    left = project / "generated" / "_runtime" / "left_behind.py"
-    shutil.copy(left.with_name("routing.py"), left)
-    assert main(["build", "--check"]) == 1
+    assert main(["build", "--vendor"]) == 0
+    left = project / "generated" / "_runtime" / "routing" / "left_behind.py"
+    shutil.copy(left.with_name("routes.py"), left)
+    assert main(["build", "--vendor", "--check"]) == 1
+    assert main(["build", "--vendor", "specs/namo.opt"]) == 0
+    assert not left.exists() and main(["build", "--vendor", "--check"]) == 0
+
+
+def test_a_copy_of_the_runtime_goes_with_the_last_module_that_may_use_it(project: Path) -> None:
+    assert main(["build", "--vendor"]) == 0
+    copied = project / "generated" / "_runtime" / "optimizer.py"
     assert main(["build", "specs/namo.opt"]) == 0
-    assert not left.exists() and main(["build", "--check"]) == 0
+    assert copied.exists() and "from ._runtime" in (project / "generated" / "sgd.py").read_text()
+    assert main(["build", "--check"]) == 1
+    assert main(["build"]) == 0
+    assert not copied.exists() and main(["build", "--check"]) == 0
+
+
+def test_a_module_beside_a_copy_of_the_runtime_needs_torch_alone(project: Path) -> None:
+    """Where there is no optforge, it steps as the shipped class does, whose runtime it does not share."""
+    assert main(["build", "specs/namo.opt", "--vendor", "--out", "copied"]) == 0
+    for path in (project / "copied").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) optforge", path.read_text(), re.MULTILINE), path
+    sys.path.insert(0, str(project))
+    try:
+        cls = importlib.import_module("copied").NAMO
+    finally:
+        sys.path.remove(str(project))
+    shipped = packaged_module("namo").NAMO
+    assert trained(cls) == trained(shipped) and not issubclass(cls, shipped.__mro__[1])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "copied"]:
+        del sys.modules[name]
+
+
+def test_a_build_writes_modules_and_nothing_that_they_share(project: Path) -> None:
+    assert main(["build"]) == 0
+    assert {*contents(project / "generated")} == {"__init__.py", *(f"{name}.py" for name in SOME)}
+
+
+def test_a_copy_and_a_file_alone_are_not_both_asked_for(project: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["build", "--vendor", "--standalone"])
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("version, advice", [(VERSION + 1, "update optforge"), (0, "run `optforge build` again")])
+@pytest.mark.parametrize("stem", ["namo", "uba", "tscnc"])
+def test_modules_for_another_runtime_say_so(stem: str, version: int, advice: str, tmp_path: Path) -> None:
+    assert main(["build", str(ROOT / "specs" / f"{stem}.opt"), "--out", str(tmp_path / "out")]) == 0
+    path = tmp_path / "out" / f"{stem}.py"
+    text = path.read_text()
+    assert f", runtime={VERSION})" in text
+    path.write_text(text.replace(f", runtime={VERSION})", f", runtime={version})"))
+    with pytest.raises(ImportError, match=f"needs version {version} of optforge.runtime, not {VERSION}: {advice}"):
+        imported(path)
 
 
 def test_building_one_spec_keeps_the_others(project: Path) -> None:

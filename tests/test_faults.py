@@ -20,8 +20,8 @@ from handwritten import Blend, Curvature, Lookback, Sphere
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optforge.compiler.targets.torch.runtime.interrupts import _DeferredInterrupts
 from optforge.generated import ASGD, NAMO, SGD, SOAP, AdamW, Muon, Nora, Shampoo, SophiaG
+from optforge.runtime.execution.interrupts import _DeferredInterrupts
 
 Values = list[dict[str, Any]]  # of each parameter: its weight and what the state has
 

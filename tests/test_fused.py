@@ -32,8 +32,8 @@ from optforge.compiler.targets.torch.fused import FUNCTIONS, kernels
 from optforge.compiler.targets.torch.passes.in_place import plan_storage
 from optforge.compiler.targets.torch.render import render_program
 from optforge.dsl.source import Source
-from optforge.generated._runtime import fused as runtime
-from optforge.generated._runtime.interface import Kernel
+from optforge.runtime.contract.interface import Kernel
+from optforge.runtime.execution import fused as runtime
 
 CASES = Path(__file__).parent / "cases" / "fused.txt"
 STEPS = 20

@@ -31,8 +31,7 @@ from torch import Tensor, nn
 import optforge.generated as generated
 from optforge import explain_schedule
 from optforge.compiler.commands.cli import main
-from optforge.compiler.targets.torch import runtime
-from optforge.generated._runtime import graphs, strategies
+from optforge.runtime.execution import graphs, strategies
 
 CLASSES = {cls.__name__: cls for cls in generated_classes()}
 every_class = pytest.mark.parametrize("cls", [p for p in class_parameters() if p.values[0] in generated_classes()])
@@ -158,8 +157,8 @@ def test_recorded_events_and_totals(cls):
             optimizer.ascend(by=0.01)
 
     expected = trained(cls, 4, change=fired)
-    assert worst_error(trained(cls, 4, change=capturable), expected) < 1e-11 and runtime.graphs._graphs
-    runtime.graphs._forget_graphs()
+    assert worst_error(trained(cls, 4, change=capturable), expected) < 1e-11 and graphs._graphs
+    graphs._forget_graphs()
 
 
 # -- capturable --------------------------------------------------------------------------------------------------------

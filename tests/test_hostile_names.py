@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from optforge import runtime
 from optforge.compiler.driver import check_source, compile_program, run_passes
 from optforge.compiler.frontend.reserved_names import METHODS, MODULE_NAMES
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import compile_source
 from optforge.compiler.oracle import interpreter as interpret
-from optforge.compiler.targets.torch import runtime
 from optforge.compiler.targets.torch.render import render_program, render_standalone
 from optforge.dsl.source import Source
 

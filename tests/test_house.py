@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("dsl", "compiler", "generated", "examples", "benchmarks", "tests", "src")
-FOLDERS_OF_OURS = ("dsl", "compiler", "generated", "specs")  # under `optforge.` in imports
+FOLDERS = ("dsl", "compiler", "runtime", "generated", "examples", "benchmarks", "tests", "src")
+FOLDERS_OF_OURS = ("dsl", "compiler", "runtime", "generated", "specs")  # under `optforge.` in imports
 FUNCTION_LIMIT = 60
 FILE_LIMIT = 400
 
@@ -22,15 +22,17 @@ LONG_FILES = {"compiler/ir/operators.py", "dsl/errors.py"}  # tables
 ALLOWED = {
     "dsl": ("optforge.dsl",),
     "compiler": ("optforge.dsl", "optforge.compiler"),
-    "compiler/targets/torch/runtime": (),
-    "generated": (),
+    "compiler/targets/torch/explain.py": ("optforge.dsl", "optforge.compiler", "optforge.runtime"),
+    "compiler/fuzz": ("optforge.dsl", "optforge.compiler", "optforge.runtime"),
+    "runtime": (),
+    "generated": ("optforge.runtime",),
     "examples": ("optforge", "optforge.generated", "examples"),
     "benchmarks": ("optforge", "optforge.generated", "benchmarks", "examples"),
 }
 # The parts of the compiler that may know torch, NumPy or hypothesis when they are imported.
 HEAVY = {
     "torch": (
-        "compiler/targets/torch/runtime",
+        "runtime",
         "compiler/fuzz",
         "compiler/verify/comparison",
         "compiler/verify/differential",
@@ -60,7 +62,6 @@ def python_files() -> list[str]:
 
 
 FILES = [name for name in python_files() if "/cases/" not in name]
-COPIES = "generated/_runtime/"  # of the runtime, with a line on top that says so
 
 
 def imported(name: str) -> set[str]:
@@ -105,6 +106,26 @@ def fits(name: str, module: str, allowed: tuple[str, ...]) -> bool:
     return module in allowed if is_public else module.startswith(allowed)
 
 
+# The rooms of the runtime from the ground up, and on top of them what needs several.
+ROOMS = ("contract", "linalg", "routing", "batching", "execution", "")
+
+
+def test_imports_in_the_runtime_go_down_its_rooms() -> None:
+    """Relative ones, so that a copy of the runtime under any name works."""
+    problems = []
+    for path in (Path(name) for name in FILES if name.startswith("runtime/") and name != "runtime/__init__.py"):
+        room = path.parts[1] if len(path.parts) > 2 else ""
+        for node in ast.walk(parsed(path.as_posix())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                there = room if room and node.level == 1 else (node.module or "").rpartition(".")[0]
+                is_down = there in ROOMS and ROOMS.index(there) <= ROOMS.index(room)
+                problems += [] if is_down else [f"{path} imports {there}"]
+    assert not problems
+    assert {Path(name).parts[1] for name in FILES if name.count("/") == 2 and name.startswith("runtime/")} | {""} == {
+        *ROOMS
+    }
+
+
 def test_heavy_libraries_stay_where_they_belong() -> None:
     problems = []
     for name in (name for name in FILES if name.startswith(("dsl/", "compiler/"))):
@@ -122,7 +143,7 @@ def test_modules_say_what_they_are_and_stay_small() -> None:
         tree = parsed(name)
         problems += [] if ast.get_docstring(tree) else [f"{name} has no docstring"]
         length = len((ROOT / name).read_text(encoding="utf-8").splitlines())
-        is_short = length <= FILE_LIMIT or name in LONG_FILES or name.startswith(("tests/", COPIES))
+        is_short = length <= FILE_LIMIT or name in LONG_FILES or name.startswith("tests/")
         problems += [] if is_short else [f"{name} has {length} lines"]
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         long = [each.name for each in functions if (each.end_lineno or 0) - each.lineno >= FUNCTION_LIMIT]
@@ -168,7 +189,7 @@ def test_files_are_written_whole() -> None:
 
 
 def test_the_package_is_made_of_relative_links() -> None:
-    for folder in ("dsl", "compiler", "generated", "specs"):
+    for folder in FOLDERS_OF_OURS:
         link = ROOT / "src" / "optforge" / folder
         assert link.is_symlink()
         assert link.readlink() == Path("..") / ".." / folder
@@ -182,6 +203,19 @@ def test_commands_that_need_no_tensors_do_not_import_torch(command: list[str]) -
         "import sys\nfrom optforge.compiler.commands.cli import main\n"
         f"code = main({command!r})\n"
         "assert code == 0, code\nassert 'torch' not in sys.modules\nassert 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_a_generated_module_imports_torch_alone() -> None:
+    """No torch._dynamo, which takes longer than all the rest, and nothing of the compiler."""
+    program = (
+        "import sys, torch\nbefore = {*sys.modules}\nimport optforge.generated.namo\n"
+        "new = {*sys.modules} - before\nassert 'torch._dynamo' not in new and 'optforge.runtime' in new\n"
+        "assert not [name for name in new if name.startswith('optforge.compiler')]\n"
+        "roots = {name.partition('.')[0] for name in new} - sys.stdlib_module_names\n"
+        "assert roots <= {'torch', 'optforge'}, roots\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -27,9 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trials import Interpreted
 
 import optforge.generated
-from optforge.compiler.targets.torch.runtime import iterate_in, orthogonalize
 from optforge.generated import SGD, UBA, AdamW, Muon
-from optforge.generated._runtime.graphs import _forget_graphs
+from optforge.runtime import iterate_in, orthogonalize
+from optforge.runtime.execution.graphs import _forget_graphs
 
 
 @pytest.fixture(autouse=True)

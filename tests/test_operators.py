@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from optforge.compiler.fuzz.differential import runtime
+from optforge import runtime
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import CAREFUL, OPERATORS, SETTINGS, Operator, Parameter, Want
 from optforge.compiler.ir.printer import literal, literal_type, natural_type
@@ -133,7 +133,7 @@ def combinations(operator: Operator) -> list[str]:
 
 def evaluate(text: str, values: list[Any]) -> Any:
     names = {f"x{index}": value for index, value in enumerate(values)}
-    return eval(text, {**vars(runtime()), "torch": torch, "math": math, "abs": abs, "min": min, "max": max, **names})
+    return eval(text, {**vars(runtime), "torch": torch, "math": math, "abs": abs, "min": min, "max": max, **names})
 
 
 def writer(example: Example) -> Writer:

@@ -16,16 +16,10 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from optforge.compiler.targets.torch import runtime
+from optforge import runtime
 from optforge.compiler.targets.torch.render import render_standalone
-from optforge.compiler.targets.torch.runtime import (
-    explain_orthogonalize,
-    iterate_in,
-    orthogonal,
-    orthogonalize,
-    symmetric,
-    symmetric_products,
-)
+from optforge.runtime import explain_orthogonalize, iterate_in, orthogonalize, symmetric_products
+from optforge.runtime.linalg import orthogonal, symmetric
 
 SPECS = Path(__file__).parent.parent / "specs"
 NS = (3.4445, -4.7750, 2.0315)

@@ -106,7 +106,7 @@ def module(out: Path) -> Path:
 
 
 def runtime_module(out: Path) -> Path:
-    return out / "_runtime" / "routing.py"
+    return out / "_runtime" / "routing" / "routes.py"
 
 
 @pytest.mark.parametrize("place", [module, runtime_module])
@@ -117,7 +117,7 @@ def test_a_build_refuses_to_write_over_a_file_that_is_not_its_own(
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"# written by hand \xe9\n")
     before = everything_in(folder)
-    assert main(["build", "namo.opt", "--out", "out"]) == 2
+    assert main(["build", "namo.opt", "--vendor", "--out", "out"]) == 2
     told = capsys.readouterr().err
     assert str(mine.relative_to(folder)) in told and "was not written by `optforge build`" in told
     assert everything_in(folder) == before
@@ -127,6 +127,6 @@ def test_a_build_removes_nothing_that_is_not_its_own(folder: Path) -> None:
     mine = folder / "out" / "_runtime" / "mine.py"
     mine.parent.mkdir(parents=True)
     mine.write_text("KEPT = 1\n", encoding="utf-8")
-    assert main(["build", "namo.opt", "--out", "out"]) == 0
+    assert main(["build", "namo.opt", "--vendor", "--out", "out"]) == 0
     assert mine.read_text(encoding="utf-8") == "KEPT = 1\n"
-    assert main(["build", "namo.opt", "--out", "out", "--check"]) == 0
+    assert main(["build", "namo.opt", "--vendor", "--out", "out", "--check"]) == 0

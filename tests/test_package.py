@@ -17,7 +17,8 @@ NEEDED = (
     "optforge/dsl/grammar.lark",
     "optforge/dsl/grammar.json",
     "optforge/dsl/prelude.opt",
-    "optforge/compiler/targets/torch/runtime/__init__.py",
+    "optforge/runtime/__init__.py",
+    "optforge/runtime/contract/interface.py",
     "optforge/compiler/targets/torch/templates/module.py.jinja",
     "optforge/generated/namo.py",
     "optforge/specs/namo.opt",
@@ -76,12 +77,14 @@ def test_a_clean_environment_compiles_a_spec(clean: Path) -> None:
     assert str(clean) in where
     run(clean / "env" / "bin" / "optforge", "new", "Mine", cwd=clean)
     run(python, "-m", "optforge", "build", "mine.opt", "--out", "made", cwd=clean)
+    run(python, "-m", "optforge", "build", "mine.opt", "--vendor", "--out", "copied", cwd=clean)
     program = (
         "import torch, optforge\n"
         "from made import Mine\n"
+        "from copied import Mine as Copied\n"
         "from optforge.generated import NAMO\n"
         "p = torch.nn.Parameter(torch.ones(3, 4)); p.grad = torch.ones(3, 4)\n"
-        "for make in (Mine, NAMO, optforge.load('mine.opt'), optforge.load('NAMO')):\n"
+        "for make in (Mine, Copied, NAMO, optforge.load('mine.opt'), optforge.load('NAMO')):\n"
         "    before = p.detach().clone(); make([p], lr=0.1).step(); assert not torch.equal(before, p)\n"
     )
     run(python, "-c", program, cwd=clean)

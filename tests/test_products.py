@@ -18,7 +18,8 @@ from test_orthogonal import TABLES, on_singular_values
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optforge.compiler.targets.torch.runtime import iterate_in, orthogonal, orthogonalize, symmetric
+from optforge.runtime import iterate_in, orthogonalize
+from optforge.runtime.linalg import orthogonal, symmetric
 
 SUMS = {"addmm", "addmm_", "addmv", "addmv_", "addr", "addr_", "addbmm", "addbmm_", "baddbmm", "baddbmm_"}
 PRODUCTS = {*SUMS, "mm", "bmm", "mv", "dot"}

@@ -45,6 +45,7 @@ from optforge.compiler.targets.torch.statements import Lowering
 from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
+from optforge.runtime.execution import computations, graphs
 
 SLICES, PER_SLICE = 20, 102
 
@@ -265,11 +266,11 @@ def test_what_is_broken_is_found(
 
 
 def leave_fences_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differential.runtime().graphs, "_fenced", lambda module: module)
+    monkeypatch.setattr(graphs, "_fenced", lambda module: module)
 
 
 def copy_nothing_that_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differential.runtime().computations, "_unaliased", lambda names, values, given: list(values))
+    monkeypatch.setattr(computations, "_unaliased", lambda names, values, given: list(values))
     monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
 
 
@@ -282,7 +283,7 @@ def test_states_that_hand_on_old_values_are_drawn(
     """What inductor makes of them is found to be wrong, by the probe of the graph or, without it, by the steps."""
     break_it(monkeypatch)
     if not is_probed:
-        monkeypatch.setattr(differential.runtime().graphs.Graph, "probe", lambda self, stored, scalars: None)
+        monkeypatch.setattr(graphs.Graph, "probe", lambda self, stored, scalars: None)
     assert first_disagreement(shares=EVERY_GRAPH) in ("graph", "generated module")
 
 
@@ -332,7 +333,7 @@ def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of((SAVED / "delayed_streams.opt").read_text(encoding="utf-8"))
     examine(program)
     monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
-    monkeypatch.setattr(differential.runtime().computations, "_unaliased", lambda names, values, given: list(values))
+    monkeypatch.setattr(computations, "_unaliased", lambda names, values, given: list(values))
     with pytest.raises(Disagreement, match="memory"):
         examine(program)
 

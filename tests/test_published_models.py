@@ -14,7 +14,7 @@ from torch import nn
 
 import optforge
 from optforge.generated import Muon
-from optforge.generated._runtime import Route, route
+from optforge.runtime import Route, route
 
 pytestmark = [
     pytest.mark.peers,

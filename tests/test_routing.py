@@ -19,7 +19,7 @@ from zoo import EXPERTS, PLACES, WIDE, WIDTH, WORDS, holder, weight
 
 import optforge
 from optforge.generated import NAMO, TSCNC, AdamW, Moonlight, Muon, Scion
-from optforge.generated._runtime import Route, View, explain_routing, route
+from optforge.runtime import Route, View, explain_routing, route
 
 
 def routes(model: Any) -> dict[str, Route]:

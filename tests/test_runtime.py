@@ -15,19 +15,16 @@ from classes import is_untouched, set_gradients
 from handwritten import Blend, Curvature, Descent, Gram, Lookback, Ramp, Sphere, Spread, blend_matrix, blend_rest
 from torch import Tensor, nn
 
-from optforge.compiler.targets.torch import runtime
-from optforge.compiler.targets.torch.runtime import (
+from optforge import runtime
+from optforge.runtime import (
     Event,
     Kernel,
     Memory,
     Rule,
     SpecOptimizer,
-    buckets,
-    calls,
     det,
     eigenbasis,
     explain_routing,
-    interface,
     inverse_root,
     logdet,
     orthogonalize,
@@ -38,6 +35,9 @@ from optforge.compiler.targets.torch.runtime import (
     route,
     trace,
 )
+from optforge.runtime.batching import buckets
+from optforge.runtime.contract import interface
+from optforge.runtime.execution import calls
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def steps(optimizer, params, count, first=0):
         optimizer.step()
 
 
-@pytest.mark.parametrize("path", sorted(Path(runtime.__path__[0]).glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path(runtime.__path__[0]).rglob("*.py")), ids=lambda path: path.stem)
 def test_the_package_needs_only_torch(path):
     """It is copied beside generated modules."""
     tree = ast.parse(path.read_text())

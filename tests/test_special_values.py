@@ -18,8 +18,8 @@ import torch
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
+from optforge import runtime
 from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import runtime
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.intervals import Interval
@@ -29,6 +29,7 @@ from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.passes.fold import simplified
 from optforge.compiler.targets.torch.expressions import Writer
+from optforge.runtime.execution import tracing
 
 NUMBERS = (0.0, -0.0, 0.5, 1.0, -1.0, 2.0, -3.0, 7.25, 1e308, -1e308, 1e-320, -1e-320, math.inf, -math.inf, math.nan)
 NAMES = {(ir.Source.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}
@@ -106,7 +107,7 @@ def names(values: Values) -> dict[str, Any]:
 
 
 def computed(text: str, values: Values) -> Any:
-    return eval(text, {**vars(runtime()), "torch": torch, "math": math, "min": min, "max": max, **names(values)})
+    return eval(text, {**vars(runtime), "torch": torch, "math": math, "min": min, "max": max, **names(values)})
 
 
 def require_meaning(row: Operator, way: str, compute: Callable[[Values], Any]) -> None:
@@ -193,9 +194,8 @@ def test_tensors_without_dimensions(row: Operator) -> None:
 @by_name
 def test_recorded_numbers(row: Operator) -> None:
     """What a graph computes anew in each step, and the guards that it holds for."""
-    tracing = runtime().tracing
     names_of = [f"x{index}" for index in range(row.values)]
-    scope = {**vars(runtime()), "math": math}
+    scope = {**vars(runtime), "math": math}
     exec(f"def kernel({', '.join(names_of)}): return {written(applied(row, 'S' * row.values))}", scope)
     function = tracing._with_numbers(scope["kernel"])
 
@@ -291,7 +291,7 @@ def literal_axis() -> ir.Literal:
 
 
 def test_careful_operators_have_a_function() -> None:
-    assert {row.careful for row in ROWS if row.careful} | {"sign"} == set(vars(runtime().ieee))
+    assert {row.careful for row in ROWS if row.careful} | {"sign"} == set(vars(runtime.ieee))
     assert all(CAREFUL[row.name].scalar is row.scalar for row in ROWS if row.careful)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from optforge.generated._runtime import graphs, stages
+from optforge.runtime.execution import graphs, stages
 
 every_class = pytest.mark.parametrize("cls", [p for p in class_parameters() if p.values[0] in generated_classes()])
 Values = dict[str, Tensor]

@@ -58,7 +58,7 @@ def test_representative_mistakes_are_seen():
 @pytest.mark.wide
 def test_what_no_test_could_see_survives_and_what_cannot_run_is_no_catch(monkeypatch):
     monkeypatch.setattr(template_mutants, "CONTRACT", (("tests/test_contract.py", "-k", "hooks_run and SGD"),))
-    file = f"{template_mutants.RUNTIME}/hypers.py"
+    file = f"{template_mutants.RUNTIME}/contract/hypers.py"
     harmless = Mutant("harmless", "", file, "import difflib\n", "import difflib  # a remark\n")
     ((_, caught),) = verdicts([harmless])
     assert caught is None

@@ -12,7 +12,7 @@ from torch.optim import _muon
 from trials import run, worst_error
 
 from optforge.generated import SGD, AdamW, Muon, MuonTorch
-from optforge.generated._runtime import iterate_in
+from optforge.runtime import iterate_in
 
 TOLERANCE = 1e-10
 UNIT = 2.0**-8  # of bfloat16: the distance of neighbours, relative to their size

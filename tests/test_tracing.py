@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from optforge import compile_source
-from optforge.generated._runtime import power, tracing
+from optforge.runtime import power
+from optforge.runtime.execution import tracing
 
 
 def test_numbers_remember_their_expression():

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from optforge.compiler.targets.torch.runtime import symmetric
+from optforge.runtime.linalg import symmetric
 
 pytestmark = pytest.mark.peers
 
@@ -19,7 +19,8 @@ import sys
 import torch
 import triton
 from triton.runtime import interpreter
-from optforge.compiler.targets.torch.runtime import iterate_in, orthogonal, orthogonalize, symmetric, symmetric_products
+from optforge.runtime import iterate_in, orthogonalize, symmetric_products
+from optforge.runtime.linalg import orthogonal, symmetric
 
 multiply = interpreter.InterpreterBuilder.create_dot
 
@@ -130,7 +131,7 @@ def test_a_failure_of_the_kernel_names_the_package(monkeypatch):
 
 def test_triton_is_not_imported_before_it_is_needed():
     program = """import sys, torch
-from optforge.compiler.targets.torch.runtime import symmetric
+from optforge.runtime.linalg import symmetric
 before = set(sys.modules)
 symmetric._symmetric_product(torch.randn(1, 600, 600), torch.randn(1, 600, 600))
 assert "triton" not in set(sys.modules) - before and symmetric.tl is None"""

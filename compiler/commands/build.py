@@ -29,7 +29,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="spec files or folders (default: specs/)")
     parser.add_argument("--out", type=Path, default=Path("generated"), help="where to write (default: generated)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
-    parser.add_argument("--standalone", action="store_true", help="files that depend on torch alone, one per spec")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--vendor", action="store_true", help="a copy of the runtime beside them, in place of optforge's")
+    form.add_argument("--standalone", action="store_true", help="files that depend on torch alone, one per spec")
     parser.add_argument(
         "--explain-schedule",
         action="store_true",
@@ -39,7 +41,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from optforge.compiler.commands.generated_files import BuildProblem, generated_files, stale_files, sync_files
+    from optforge.compiler.commands.generated_files import BuildProblem, Form, generated_files, stale_files, sync_files
 
     units = checked_units(options.files or default_specs())
     if not all(unit.result.program for unit in units):
@@ -51,8 +53,9 @@ def run_build(options: argparse.Namespace) -> int:
     if options.explain_schedule:
         return explained(units)
     whole = not options.files
+    form = Form.VENDORED if options.vendor else Form.STANDALONE if options.standalone else Form.INSTALLED
     try:
-        files = generated_files(units, options.out, options.standalone, whole)
+        files = generated_files(units, options.out, form, whole)
         stale = stale_files(files, options.out, whole)
         different = sync_files(files, options.check)
     except BuildProblem as problem:
@@ -89,6 +92,6 @@ def reported_differences(different: Sequence[Path], options: argparse.Namespace)
         say(f"{path} is not what its spec says")
     command = ["optforge", "build", *(str(path) for path in options.files)]
     command += ["--out", str(options.out)] if options.out != Path("generated") else []
-    command += ["--standalone"] if options.standalone else []
+    command += ["--vendor"] if options.vendor else ["--standalone"] if options.standalone else []
     say(f"run: {' '.join(command)}")
     return SPEC_IS_WRONG

@@ -11,8 +11,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 from typing import Any
 
@@ -25,12 +23,13 @@ from optforge.compiler.fuzz.programs import RandomProgram, Trial
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.verifier import require_valid
 from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
-from optforge.compiler.targets.torch.render import RUNTIME, origin_line, render_program
+from optforge.compiler.targets.torch.render import origin_line, render_program
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import parse_source
 from optforge.dsl.printer import print_file
 from optforge.dsl.source import Source
+from optforge.runtime.execution import graphs
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-10
@@ -38,7 +37,6 @@ SMALLEST_STEP = 1e-4  # relative to the weight: below it a step is rounding
 SMALLEST_VALUE = 1e-3  # generated programs keep their values near 1
 LINE_WIDTH = 120
 IGNORED_BY_ORACLE = ("schedule", "guard")  # the last pass shows what these did to the order
-PACKAGE = "optforge_random_programs"
 
 
 class Disagreement(Exception):
@@ -159,32 +157,18 @@ def compile_everywhere(tree: ast.File, text: str) -> Compiled:
 
 
 def loaded(text: str) -> ModuleType:
-    """The module of a rendered text, known to nobody else, beside the runtime as it would be rendered now."""
-    runtime()
-    module = ModuleType(f"{PACKAGE}._random")
-    module.__package__ = PACKAGE
+    """The module of a rendered text, known to nobody else."""
+    module = ModuleType("_random_program")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exec(compile(text, "<random>", "exec"), module.__dict__)
     return module
 
 
-@lru_cache(maxsize=1)
-def runtime() -> ModuleType:
-    package = ModuleType(PACKAGE)
-    package.__path__ = []
-    sys.modules[package.__name__] = package
-    found = spec_from_file_location(f"{PACKAGE}._runtime", RUNTIME / "__init__.py")
-    assert found is not None and found.loader is not None
-    module = sys.modules[found.name] = module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
 def forget_modules() -> None:
     """Let go of the classes that the runtime keeps notes about."""
-    runtime().graphs._forget_graphs()
-    own = [module for name, module in sys.modules.items() if name.startswith(runtime().__name__)]
+    graphs._forget_graphs()
+    own = [module for name, module in sys.modules.items() if name.startswith("optforge.runtime.")]
     for value in (value for module in own for value in vars(module).values()):
         if hasattr(value, "cache_clear"):
             value.cache_clear()

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import torch
 from torch.fx import GraphModule
 
+from optforge.runtime.execution import graphs
+
 
 @contextmanager
-def compiled_by_rewriting(runtime: ModuleType) -> Iterator[None]:
-    """Within, what a runtime compiles are graphs that inductor has rewritten, without loops of its own."""
+def compiled_by_rewriting() -> Iterator[None]:
+    """Within, what the runtime compiles are graphs that inductor has rewritten, without loops of its own."""
 
     def compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., Any]:
         return rewritten(module, [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"])
@@ -26,7 +27,7 @@ def compiled_by_rewriting(runtime: ModuleType) -> Iterator[None]:
     def compiled_when_run(module: GraphModule, dynamic: bool, options: dict[str, Any]) -> Callable[..., Any]:
         return torch.compile(module, fullgraph=True, dynamic=dynamic, backend=rewritten)
 
-    with mock.patch.multiple(runtime.graphs, _compiled=compiled, _compiled_when_run=compiled_when_run):
+    with mock.patch.multiple(graphs, _compiled=compiled, _compiled_when_run=compiled_when_run):
         yield
 
 

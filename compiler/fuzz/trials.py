@@ -22,7 +22,6 @@ from optforge.compiler.fuzz.differential import (
     hyper_values,
     require_close,
     require_same_function,
-    runtime,
     size,
 )
 from optforge.compiler.fuzz.programs import Trial
@@ -74,7 +73,7 @@ def graphs_of(shares: Shares, seed: int) -> Iterator[list[dict[str, Any]]]:
     """How a program of this seed runs as graphs; within, its graphs are compiled so, and none may be refused."""
     strategies = [RECORDED] if is_chosen(shares.recorded, seed) else []
     is_rewritten = is_chosen(shares.rewritten, seed)
-    compiler = compiled_by_rewriting(runtime()) if is_rewritten else nullcontext()
+    compiler = compiled_by_rewriting() if is_rewritten else nullcontext()
     strategies += [COMPILED] if is_rewritten or is_chosen(shares.compiled, seed) else []
     with compiler, warnings.catch_warnings():
         warnings.filterwarnings("error", message=r"\w+ runs eagerly")

@@ -77,9 +77,9 @@ def param_groups(model: Module | Iterable[tuple[str, Tensor]]) -> list[dict[str,
     Args:
         model: a module, or its named parameters, of which only names and shapes tell what they are.
     """
-    from optforge.generated import _runtime
+    from optforge import runtime
 
-    return _runtime.param_groups(model)
+    return runtime.param_groups(model)
 
 
 def explain_routing(model: Module | Iterable[tuple[str, Tensor]], optimizer: type | None = None) -> str:
@@ -89,16 +89,16 @@ def explain_routing(model: Module | Iterable[tuple[str, Tensor]], optimizer: typ
         model: a module, or its named parameters.
         optimizer: a generated class; without it the table has no rules.
     """
-    from optforge.generated import _runtime
+    from optforge import runtime
 
-    return _runtime.explain_routing(model, optimizer)
+    return runtime.explain_routing(model, optimizer)
 
 
 def explain_schedule(optimizer: Any) -> str:
     """A table of how a generated optimizer runs: its batches, the strategy of each (`backend=` overrides), and why."""
-    from optforge.generated import _runtime
+    from optforge import runtime
 
-    return _runtime.explain_schedule(optimizer)
+    return runtime.explain_schedule(optimizer)
 
 
 def explain_orthogonalize(shape: Sequence[int], **options: Any) -> str:
@@ -106,9 +106,9 @@ def explain_orthogonalize(shape: Sequence[int], **options: Any) -> str:
 
     Options: ``dtype`` (float32), ``device`` ("cpu"), and ``steps``, ``method`` and ``coefficients`` as in specs.
     """
-    from optforge.generated import _runtime
+    from optforge import runtime
 
-    return _runtime.explain_orthogonalize(shape, **options)
+    return runtime.explain_orthogonalize(shape, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ LAYOUTS = {
     "matrix": "each parameter as one matrix, or several (`split`); those of one shape as a batch",
 }
 WHOLE = ("orthogonalize", "inverse_root", "eigenbasis", "qr", "logdet", "det")
-GRAM = ", in the Gram form where shape and dtype allow (`optforge.generated._runtime.explain_orthogonalize`)"
+GRAM = ", in the Gram form where shape and dtype allow (`optforge.runtime.explain_orthogonalize`)"
 LABEL = 12
 
 
@@ -74,7 +74,7 @@ def operators(function: ir.Function) -> set[str]:
 
 def strategy_text(rule: ir.Rule, optimizer: ir.Optimizer) -> str:
     """What `backend="auto"` does with the rule's step."""
-    from optforge.compiler.targets.torch.runtime.strategies import AUTO_ELEMENTS
+    from optforge.runtime.execution.strategies import AUTO_ELEMENTS
 
     scalars = scalar_names(optimizer)
     step = lower_function(rule.step, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), scalars)

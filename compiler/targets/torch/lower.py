@@ -33,6 +33,8 @@ from optforge.compiler.targets.torch.statements import (
     signature_lines,
 )
 
+RUNTIME = "optforge.runtime"  # what generated modules import from
+RUNTIME_VERSION = 1  # the one that they are written for
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
 
@@ -52,6 +54,7 @@ class PyClass:
 
     name: str
     base: str
+    version: int
     doc: tuple[str, ...]
     rules: tuple[str, ...]
     momentum: tuple[str, ...]
@@ -135,7 +138,7 @@ def import_lines(used: set[str]) -> tuple[str, ...]:
     lines += ["from torch import Tensor"] if "Tensor" in used else []
     lines += [""] if used & {"torch", "Tensor"} else []
     runtime = sorted(used - {"math", "torch", "Tensor"}, key=import_order)
-    return (*lines, "from ._runtime import (", *(f"    {name}," for name in runtime), ")")
+    return (*lines, f"from {RUNTIME} import (", *(f"    {name}," for name in runtime), ")")
 
 
 def export_order(name: str) -> tuple[int, list[tuple[bool, int, str]]]:
@@ -196,6 +199,7 @@ def lower_class(
     return PyClass(
         node.name,
         BASES[kind],
+        RUNTIME_VERSION,
         docstring(class_doc(node, ir_rules)),
         rules,
         momentum_lines(node.momentum) if isinstance(node, ir.Optimizer) else (),

@@ -6,15 +6,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.targets.torch.lower import PyModule, lower_package, lower_program
+from optforge.compiler.targets.torch.lower import RUNTIME, PyModule, lower_package, lower_program
 
 HERE = Path(__file__).parent
-RUNTIME = HERE / "runtime"
 
 
 @lru_cache(maxsize=1)
@@ -46,8 +46,15 @@ def render_package(homes: Mapping[str, str], mark: str) -> str:
 
 
 def render_runtime() -> dict[str, str]:
-    """The modules of the package ``_runtime`` beside generated modules: the name and text of each."""
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.glob("*.py"))}
+    """The texts of the modules of ``optforge.runtime``, by their paths in it; nothing of it is imported."""
+    folder = Path(str(files("optforge"))) / "runtime"
+    paths = sorted(folder.rglob("*.py"))
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def render_vendored(module_text: str) -> str:
+    """The module beside a copy of the runtime, ``_runtime``, in place of an installed optforge."""
+    return module_text.replace(f"\nfrom {RUNTIME} import ", "\nfrom ._runtime import ", 1)
 
 
 def origin_line(path: str, text: str) -> str:
@@ -63,7 +70,7 @@ def render_standalone(module_text: str) -> str:
     blocks: list[str] = []
     for text in (*runtime_in_order(), body):
         found, rest = take_imports(text)
-        imports += [line for line in found if not line.startswith("from .")]
+        imports += [line for line in found if not line.startswith(("from .", f"from {RUNTIME} "))]
         blocks.append(rest.strip("\n"))
     exports = EXPORTS.search(blocks[-1])
     listed = exports.group(0) if exports else ""
@@ -76,18 +83,18 @@ def render_standalone(module_text: str) -> str:
 
 def runtime_in_order() -> list[str]:
     """The code of the runtime's modules, each after those it imports."""
-    texts = {name.removesuffix(".py"): split_module(text)[2] for name, text in render_runtime().items()}
-    ordered: dict[str, str] = {}
+    texts = {PurePosixPath(path): text for path, text in render_runtime().items()}
+    ordered: dict[PurePosixPath, str] = {}
 
-    def add(name: str) -> None:
-        for needed in SIBLING.findall(texts[name]):
+    def add(path: PurePosixPath) -> None:
+        for dots, name in SIBLING.findall(texts[path]):
+            needed = path.parents[len(dots) - 1] / f"{name.replace('.', '/')}.py"
             if needed not in ordered:
                 add(needed)
-        ordered[name] = texts[name]
+        ordered[path] = split_module(texts[path])[2]
 
-    add("__init__")
-    del ordered["__init__"]
-    return list(ordered.values())
+    add(PurePosixPath("__init__.py"))
+    return list(ordered.values())[:-1]
 
 
 def split_module(text: str) -> tuple[str, str, str]:
@@ -99,7 +106,7 @@ def split_module(text: str) -> tuple[str, str, str]:
 
 EXPORTS = re.compile(r"^__all__ = \[[^\]]*\]\n", re.MULTILINE)
 CONSTANT = re.compile(r"\w+(?:, \w+)*(?:: [^=\n]*)? = ")
-SIBLING = re.compile(r"^from \.(\w+) import ", re.MULTILINE)
+SIBLING = re.compile(r"^from (\.+)([\w.]+) import ", re.MULTILINE)
 IMPORT = re.compile(r"(?:import [\w.]+|from [\w.]+ import (?:\([^)]*\)|[^\n(]+))\n")
 
 

@@ -1,0 +1,67 @@
+"""What the generated optimizers, schedules and penalties share; depends on torch alone.
+
+A generated class says what one step does to one parameter, as pure functions (`Kernel`) collected in `RULES`. This
+package decides everything around them: which rule a parameter gets (routing), which parameters run as one call
+(buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
+particular optimizer.
+
+Its rooms, each of which imports only those before it: contract, linalg, routing, batching, execution; on top of them
+checkpoints, matching, loading, modes, fixed_points, optimizer, schedules and penalties. README.md shows one step on its
+way through them. Names with an underscore are private to the package.
+"""
+
+from __future__ import annotations
+
+from .checkpoints import Spec, Was
+from .contract.generated import VERSION
+from .contract.hypers import require
+from .contract.interface import Event, Kernel, Memory, Rule
+from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
+from .execution.strategies import explain_schedule
+from .linalg.ieee import ieee
+from .linalg.matrices import det, eigenbasis, inverse_root, logdet, qr, trace
+from .linalg.numbers import power, round_stochastically
+from .linalg.orthogonal import explain_orthogonalize, iterate_in, orthogonalize
+from .linalg.symmetric import symmetric_products
+from .optimizer import SpecOptimizer
+from .penalties import SpecPenalty
+from .routing.places import View
+from .routing.routes import Route, explain_routing, param_groups, route
+from .schedules import SpecSchedule
+
+__all__ = [
+    "VERSION",
+    "Event",
+    "Kernel",
+    "Memory",
+    "Route",
+    "Rule",
+    "Spec",
+    "SpecOptimizer",
+    "SpecPenalty",
+    "SpecSchedule",
+    "View",
+    "Was",
+    "det",
+    "eigenbasis",
+    "explain_orthogonalize",
+    "explain_routing",
+    "explain_schedule",
+    "fused_adagrad",
+    "fused_adam",
+    "fused_adamw",
+    "fused_sgd",
+    "ieee",
+    "inverse_root",
+    "iterate_in",
+    "logdet",
+    "orthogonalize",
+    "param_groups",
+    "power",
+    "qr",
+    "require",
+    "round_stochastically",
+    "route",
+    "symmetric_products",
+    "trace",
+]

@@ -1,0 +1,1 @@
+"""Which parameters run as one call, and where their states lie."""

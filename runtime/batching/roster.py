@@ -1,0 +1,205 @@
+"""The roster of an optimizer: which parameters its groups list, and the slot of each.
+
+Groups are lists and dictionaries that anybody may change between two steps: frameworks replace, resize and flatten
+parameters, and append others. A step compares what it finds with what was looked at last; what is new or has changed
+is checked as at construction, before the step changes anything. Of states it knows only the shapes of memories.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor
+
+from ..contract.interface import Rule
+from ..routing.parameters import _require_apart, _require_parameter
+from ..routing.places import VIEW_KEYS, Slot, _view_in
+from ..routing.readings import Reading, _readings_of
+from ..routing.routes import _rule_named
+from .states import _is_untouched
+
+_State = Mapping[Tensor, Mapping[str, Any]]
+
+
+def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule]) -> Slot:
+    """The slot of p, for which there is a rule."""
+    rule = cast(Rule, _rule_named(rules, reading.role))
+    return Slot(reading.role, rule, p.shape, p.dtype, p.device, reading.view)
+
+
+def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the group says of how its parameters are seen."""
+    return tuple([group[key] for key in ("rule", *VIEW_KEYS)])
+
+
+def _name_in(group: Mapping[str, Any], index: int) -> str:
+    """What messages call a parameter of the group."""
+    names = group.get("param_names", ())
+    name = names[index] if len(names) == len(group["params"]) else f"parameter {index} of its group"
+    return f"{name} of shape {tuple(group['params'][index].shape)}"
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A group as it was when it was looked at."""
+
+    group: Mapping[str, Any]
+    params: tuple[Tensor, ...]
+    view: tuple[Any, ...]
+    slots: tuple[Slot, ...]
+
+    def is_current(self, group: Mapping[str, Any]) -> bool:
+        """Whether the group still lists these parameters, and sees them so."""
+        if group is not self.group or len(group["params"]) != len(self.params):
+            return False
+        return all(map(operator.is_, group["params"], self.params)) and _view_of(group) == self.view
+
+    def without(self, listed: set[int]) -> list[Slot]:
+        """The slots of the parameters that are in no group any more; `listed` are all that are, by identity."""
+        return [slot for p, slot in zip(self.params, self.slots, strict=True) if id(p) not in listed]
+
+    def fits(self) -> bool:
+        """Whether no parameter has changed its shape, dtype or device since then."""
+        return all(map(Slot.fits, self.slots, self.params))
+
+
+class Roster:
+    """The parameters of groups and their slots as they were found at one moment; a roster does not change."""
+
+    def name(self, p: Tensor) -> str:
+        """What messages call the parameter, which is one of the roster's."""
+        places = ((each.group, i) for each in self.listings for i, other in enumerate(each.params) if other is p)
+        return _name_in(*next(places))
+
+    def __init__(self, listings: Sequence[_Listing] = ()) -> None:
+        self.listings = tuple(listings)
+        self.slots = {p: slot for each in listings for p, slot in zip(each.params, each.slots, strict=True)}
+
+    def is_current(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the groups list the same, each parameter the same way; what a slot fits is for the step to see."""
+        return len(groups) == len(self.listings) and all(map(_Listing.is_current, self.listings, groups))
+
+    def renewed(self, groups: Sequence[dict[str, Any]], owner: type[Any], state: _State) -> Roster:
+        """The roster of the groups as they are now.
+
+        Raises:
+            ValueError: a parameter is listed twice, shares its memory, or no rule of the class `owner` takes it.
+            RuntimeError: it is not what it was routed as, or its state does not fit it.
+            NotImplementedError: it is sharded.
+        """
+        listed = [p for group in groups for p in group["params"]]
+        if len({id(p) for p in listed}) < len(listed):
+            raise ValueError("some parameters appear more than once in the parameter groups")
+        _require_unsharded(listed, owner.RULES)
+        before = {id(each.group): each for each in self.listings}
+        for group in groups:
+            _require_view(group)
+        readings = _readings_of(groups)
+        listings = []
+        for group in groups:
+            old = before.get(id(group))
+            if old is None or not (old.is_current(group) and old.fits()):
+                gone = old.without(set(map(id, listed))) if old else []
+                old = self._listing(group, old, gone, readings, owner, state)
+            listings.append(old)
+        _require_apart(listed)
+        return Roster(listings)
+
+    def _listing(
+        self,
+        group: Mapping[str, Any],
+        old: _Listing | None,
+        gone: Sequence[Slot],
+        readings: Mapping[Tensor, Reading],
+        owner: type[Any],
+        state: _State,
+    ) -> _Listing:
+        """What the group lists, once what is new has been checked; `old` is how it was, `gone` what has left it."""
+        seen = set(map(id, old.params)) if old is not None and old.view == _view_of(group) else set()
+        slots = []
+        for index, p in enumerate(group["params"]):
+            known, name, reading = self.slots.get(p), _name_in(group, index), readings[p]
+            if known is not None and (not p.numel() or _is_still(known, p, reading, id(p) in seen, owner.RULES)):
+                slots.append(known)  # as it was, or freed for a while
+                continue
+            for former in gone if known is None else [known]:
+                _require_not_flattened(p, former, group, reading, name, owner.RULES)
+            _require_parameter(p, reading.role, reading.view, name, owner)
+            slots.append(_slot_of(p, reading, owner.RULES))
+            entry = state.get(p, {})
+            if not _is_untouched(entry, (known or slots[-1]).rule):
+                _require_fitting_state(slots[-1], known, entry, name)
+        return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
+
+
+def _require_view(group: dict[str, Any]) -> None:
+    """ValueError unless the group says in a valid way how its parameters are seen."""
+    if lacking := [name for name in ("rule", *VIEW_KEYS) if name not in group]:
+        raise ValueError(f"a parameter group lacks {lacking[0]!r}: add_param_group fills in what is not given")
+    group["split"] = _view_in(group).split
+
+
+def _is_still(known: Slot, p: Tensor, reading: Reading, is_told_so: bool, rules: Sequence[Rule]) -> bool:
+    """Whether a parameter is what it was; while its group tells the same, what is beside it does not change that."""
+    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules)
+
+
+def _sees_shapes(rule: Rule) -> bool:
+    """Whether anything of the rule depends on which elements of a parameter are there, and in what shape."""
+    return rule.step.layout != "elementwise" or bool(rule.totals) or any(event.totals for event in rule.events)
+
+
+def _require_unsharded(params: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+    """NotImplementedError if a framework has flattened the parameters, and a rule needs them as they were.
+
+    FSDP1 marks the parameters it has flattened, and DeepSpeed's ZeRO those it has partitioned; without sharding they
+    keep their shapes.
+    """
+    flat = [p for p in params if getattr(p, "_fsdp_flattened", False) or hasattr(p, "ds_shape")]
+    needy = [rule for rule in rules if _sees_shapes(rule)]
+    if flat and needy and all(p.ndim < 2 for p in flat):
+        maker = "FSDP1" if getattr(flat[0], "_fsdp_flattened", False) else "ZeRO-3"
+        raise NotImplementedError(
+            f"a parameter of shape {tuple(flat[0].shape)} is a flat shard of {maker}: the rule {needy[0].name!r} needs "
+            "whole parameters in their shapes. Classes with elementwise rules alone, such as AdamW, can step shards"
+        )
+
+
+def _require_not_flattened(
+    p: Tensor, former: Slot, group: Mapping[str, Any], reading: Reading, name: str, rules: Sequence[Rule]
+) -> None:
+    """RuntimeError if p, once `former` or in its place, has lost rows and columns that the rule needs."""
+    if p.ndim >= 2 or len(former.shape) < 2 or not math.prod(former.shape):
+        return
+    is_same = _rule_named(rules, reading.role) is former.rule
+    is_whole = former.rule.step.layout == "tensor" and p.numel() == math.prod(former.shape)
+    if (_sees_shapes(former.rule) and not is_whole) if is_same else group["rule"] is None:
+        raise RuntimeError(
+            f"{name} stands where the rule {former.rule.name!r} had a parameter of shape {tuple(former.shape)}: a flat "
+            "shard, as FSDP1 and ZeRO make them, has no rows and columns left. Set the group's rule if it is meant so"
+        )
+
+
+def _require_fitting_state(slot: Slot, known: Slot | None, entry: Mapping[str, Any], name: str) -> None:
+    """RuntimeError unless the state of a parameter, if it has any, is one that this slot could have."""
+    if not math.prod(slot.shape):
+        return
+    held = {memory: entry[memory.name] for memory in slot.rule.memories if isinstance(entry.get(memory.name), Tensor)}
+    unfit = [memory for memory, value in held.items() if tuple(value.shape) != slot.state_shape(memory)]
+    why = ""
+    if known is not None and entry and math.prod(known.shape):
+        if known.rule is not slot.rule:
+            why = f"it is that of the rule {known.rule.name!r}, and the parameter is now one for {slot.rule.name!r}"
+        elif held and known.shape != slot.shape:
+            why = f"the parameter had shape {tuple(known.shape)} when it was made"
+    if unfit and not why:
+        shapes = f"{tuple(held[unfit[0]].shape)}, and {slot.state_shape(unfit[0])} is needed"
+        why = f"{unfit[0].name} has shape {shapes}"
+    if why:
+        raise RuntimeError(
+            f"{name} does not fit its state: {why}. Without its entry in optimizer.state the parameter begins anew"
+        )

@@ -1,0 +1,119 @@
+"""States: what they are before the first step, and what must hold of what lies in them at any later one.
+
+A parameter that is to be trained has a state from the construction of its optimizer on: counts of 0, and memories that
+are blank, zeros which take up no memory. Who looks at a new optimizer, as a loader of checkpoints does, finds every
+name, and need not make a step to see them. First values are computed at the first step, of the weights of that moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract.interface import Rule
+from ..contract.precision import _Memories, _memories_of
+from ..routing.places import Slot
+from .counters import Counters, _whole
+
+
+def _counters_of(rule: Rule) -> tuple[str, ...]:
+    return ("step", *(f"{event.name}_step" for event in rule.events))
+
+
+def _begin_states(
+    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: dict[Any, Any], counters: Counters
+) -> None:
+    """Gives every parameter that is to be trained and has no state one in which nothing has been counted."""
+    for group in groups:
+        for p in group["params"]:
+            if p.requires_grad and p in slots and not state.get(p):
+                state[p] = _blank_state(p, slots[p], group["precision"], counters)
+
+
+def _blank_state(p: Tensor, slot: Slot, precision: str, counters: Counters) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        memory.name: torch.zeros((), dtype=dtype, device=p.device).expand(slot.state_shape(memory))
+        for memory, dtype in _memories_in(slot, precision)
+    }
+    return entry | {counter: counters.begin(counter, p) for counter in _counters_of(slot.rule)}
+
+
+def _memories_in(slot: Slot, precision: str) -> _Memories:
+    """The memories of a parameter; one without elements never steps, and has none."""
+    return _memories_of(slot.rule, precision, slot.dtype) if math.prod(slot.shape) else []
+
+
+def _has_begun(entry: Mapping[str, Any], rule: Rule) -> bool:
+    """Whether a step or an event has been counted in the state."""
+    return any(_whole(counter, entry.get(counter, 0)) for counter in _counters_of(rule))
+
+
+def _is_blank(x: object) -> bool:
+    """Whether these are zeros that take up no memory."""
+    return isinstance(x, Tensor) and x.layout is torch.strided and x.numel() > 1 and not any(x.stride())
+
+
+def _given(entry: Mapping[str, Any], rule: Rule, memories: _Memories) -> set[str]:
+    """The memories that have values; before anything has been counted, zeros are none."""
+    names = {memory.name for memory, _ in memories if memory.name in entry}
+    return names if _has_begun(entry, rule) else {name for name in names if _has_values(entry[name])}
+
+
+def _is_untouched(entry: Mapping[str, Any], rule: Rule) -> bool:
+    """Whether the state is one that no step, event or user has written to: it can be made anew at any time."""
+    own = {*_counters_of(rule)}
+    return not _has_begun(entry, rule) and not any(_has_values(x) for name, x in entry.items() if name not in own)
+
+
+def _has_values(x: object) -> bool:
+    """Whether this is something else than zeros."""
+    if not isinstance(x, Tensor) or x.layout is not torch.strided:
+        return True
+    return not x.is_meta and not _is_blank(x) and bool(x.any())
+
+
+def _require_memories(p: Tensor, slot: Slot, entry: Mapping[str, Any], memories: _Memories) -> None:
+    """ValueError unless the memories in the state are what a step of p can go on from."""
+    for memory, _ in memories:
+        if memory.name in entry:
+            what = f"state {memory.name!r} of a {slot.rule.name} parameter of shape {tuple(p.shape)}"
+            _require_memory(entry[memory.name], what, slot.state_shape(memory))
+            if (device := entry[memory.name].device) != p.device:
+                raise ValueError(f"{what} is on {device}, and the parameter on {p.device}; move it there before a step")
+
+
+def _require_memory(x: object, what: str, shape: tuple[int, ...]) -> None:
+    """ValueError unless x is a dense tensor of floating-point numbers of this shape."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{what} is no tensor, but {x!r}")
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{what} has shape {tuple(x.shape)}, where {shape} is expected")
+    if not x.is_floating_point() or x.layout is not torch.strided:
+        raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense floating-point numbers are expected")
+
+
+def _made(p: Tensor, slot: Slot, memories: _Memories) -> dict[str, Tensor]:
+    """Memories of zeros, and a master that is the weight."""
+    shapes = [(memory, slot.state_shape(memory), dtype) for memory, dtype in memories]
+    made = {memory.name: torch.zeros(shape, dtype=dtype, device=p.device) for memory, shape, dtype in shapes}
+    if "master" in made:
+        made["master"].copy_(p)
+    return made
+
+
+def _complete_states(
+    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: dict[Any, Any], counters: Counters
+) -> None:
+    """As `_begin_states`, and what is blank becomes zeros that can be written to as any tensor."""
+    groups = list(groups)
+    _begin_states(groups, slots, state, counters)
+    for group in groups:
+        for p in group["params"]:
+            if p in slots and (entry := state.get(p)):
+                memories = _memories_in(slots[p], group["precision"])
+                lacking = [each for each in memories if each[0].name not in entry or _is_blank(entry[each[0].name])]
+                entry.update(_made(p, slots[p], lacking))

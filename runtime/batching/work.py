@@ -1,0 +1,69 @@
+"""The work of a step or event: parameters that take it together, and the scalars that their kernels get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract.interface import Kernel, Memory, Rule
+from ..contract.precision import _compute_dtype, _memories_of
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """The scalars of a call by their part in graphs: `numbers` stay outside, `tensors` are operands, `flags` decide."""
+
+    numbers: dict[str, Any]  # Python numbers, or 0-d tensors of float64 where the device counts
+    tensors: dict[str, Tensor]
+    flags: dict[str, bool | str]
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """As the kernel takes them."""
+        return {**self.numbers, **self.tensors, **self.flags}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Parameters of one rule, dtype, device, precision, step count and values of all hypers.
+
+    `t` is the count as kernels see it, and like hypers a 0-d tensor where a capturable optimizer counts on the device.
+    """
+
+    rule: Rule
+    precision: str  # "plain" for parameters that compute in their own dtype
+    dtype: torch.dtype
+    device: torch.device
+    count: int
+    t: Any
+    hypers: dict[str, Any]
+    params: list[Tensor] = field(default_factory=list)
+
+    def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:
+        """Whether this is the work of parameters like that in a group of these hypers."""
+        return self.rule is rule and self.dtype is dtype and self.count == count and self.device == device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return _compute_dtype(self.dtype)
+
+    @property
+    def memories(self) -> list[tuple[Memory, torch.dtype]]:
+        """The rule's memories and the one of the precision, with their dtypes."""
+        return _memories_of(self.rule, self.precision, self.dtype)
+
+    def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
+        """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work.
+
+        An argument that is called like a hyper is one of another rule's event: this rule's have names of their own.
+        """
+        known = {"t": self.t, **arguments, **self.hypers}
+        shape = () if kernel.layout == "elementwise" else (1, 1)
+        given = {n: x.to(self.device, self.compute_dtype).view(shape) for n, x in totals.items() if n in kernel.scalars}
+        flags = {n: known[n] for n in kernel.scalars if n in known and isinstance(known[n], (bool, str))}
+        numbers = {n: known[n] for n in kernel.scalars if n in known and n not in given and n not in flags}
+        return Scalars(numbers, given, flags)

@@ -1,0 +1,23 @@
+"""What all generated classes have in common, and the version of the contract between them and the runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VERSION = 1  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
+OLDEST = 1  # of modules that this runtime still runs
+
+
+class Generated:
+    """What the bases of generated classes extend; a class says for which version it is made: `NAMO(..., runtime=1)`."""
+
+    def __init_subclass__(cls, runtime: int = VERSION, **arguments: Any) -> None:
+        """ImportError for a class made for a newer runtime, or for one so old that it would mean something else."""
+        super().__init_subclass__(**arguments)
+        if not OLDEST <= runtime <= VERSION:
+            remedy = "update optforge" if runtime > VERSION else "run `optforge build` again"
+            raise ImportError(f"{cls.__name__} needs version {runtime} of optforge.runtime, not {VERSION}: {remedy}")
+
+    @staticmethod
+    def check_hypers(**hypers: Any) -> None:
+        """Overridden by generated classes: calls `require` for each condition of the spec."""

@@ -1,0 +1,93 @@
+"""The arrangement of parameters in buckets, kept from step to step, and which bucket has whose memories.
+
+In: the work of a step or event. Out: its buckets, in which the memories of every parameter of the work are there. The
+buckets of steps are settled: their memories lie in buffers, once until a state is replaced, moved or freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
+
+from ..batching.buckets import Bucket, Stored, _arranged, _States
+from ..batching.work import Work
+from ..contract.precision import _Memories
+from ..routing.places import Slot
+from .first_values import _give_first_values
+
+_Slots = Mapping[Tensor, Slot]
+
+
+class Arrangement:
+    """The buckets that an optimizer has made."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
+        self.owners: dict[Tensor, Bucket] = {}  # who was settled last with the memories of a parameter
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def buckets(self, work: Work, layout: str, slots: _Slots) -> list[Bucket]:
+        """The buckets of the work in this layout."""
+        key = (layout, tuple(map(id, work.params)))
+        buckets = self._buckets.get(key)
+        if buckets is None:
+            if len(self) > 1000:  # gradients that come and go make new sets of parameters without end
+                self._buckets.clear()
+            buckets = self._buckets[key] = _arranged([(p, slots[p]) for p in work.params], layout)
+        return buckets
+
+    def settled(self, work: Work, slots: _Slots, state: _States) -> list[tuple[Bucket, Stored | None]]:
+        """The buckets of a step of the work, settled where they have whole parameters, with their states.
+
+        Raises:
+            ValueError: what lies in a state cannot be a memory of the parameter.
+        """
+        buckets, memories = self.buckets(work, work.rule.step.layout, slots), work.memories
+        if not memories:
+            return [(bucket, None) for bucket in buckets]
+        pairs = _with_states(buckets, memories, state)
+        if any(stored is None for _, stored in pairs):
+            _give_first_values(work, slots, state)  # which replaces states in which nothing has been counted
+            for bucket, stored in _with_states(buckets, memories, state):
+                if stored is None and bucket.entries[0][1].whole:
+                    self._settle(bucket, memories, state)
+            pairs = _with_states(buckets, memories, state)
+        return pairs
+
+    def _settle(self, bucket: Bucket, memories: _Memories, state: _States) -> None:
+        if not bucket.takes_over(self.owners.get(bucket.params[0]), memories, state):
+            taken = set(bucket.params)
+            for p in bucket.params:
+                self.owners.get(p, bucket).release(state, taken)
+            bucket.settle(state, memories)
+        self.owners |= dict.fromkeys(bucket.params, bucket)
+
+    def require_memories(self, work: Work, slots: _Slots, state: _States) -> None:
+        """Gives the parameters of the work the memories they have not yet, without which an event cannot run.
+
+        Raises:
+            ValueError: what lies in a state cannot be a memory of the parameter.
+        """
+        owners = {id(owner): owner for owner in map(self.owners.get, work.params)}
+        unsettled = [owner for owner in owners.values() if owner is None or not owner.is_settled(state)]
+        for owner in unsettled:
+            if owner is not None:
+                owner.release(state)
+        if unsettled:
+            _give_first_values(work, slots, state)
+
+    def forget(self, params: Collection[Tensor], state: _States) -> None:
+        """Drops what was made for these parameters; states that lay beside theirs get memory of their own."""
+        left = {id(owner): owner for p in params if (owner := self.owners.get(p)) is not None}
+        for owner in left.values():
+            owner.release(state)
+        self.owners = {p: owner for p, owner in self.owners.items() if id(owner) not in left and p not in params}
+        self._buckets.clear()
+
+
+def _with_states(buckets: Iterable[Bucket], memories: _Memories, state: _States) -> list[tuple[Bucket, Stored | None]]:
+    """The buckets, each with its states of all memories if it is settled."""
+    return [(each, each.stored(state) if len(each.buffers) == len(memories) else None) for each in buckets]

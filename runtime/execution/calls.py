@@ -1,0 +1,117 @@
+"""One call of a kernel on one bucket."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from ..batching.buckets import Bucket
+from ..batching.work import Scalars, Work
+from ..contract.interface import PARAMETER, Kernel, Memory
+from .computations import Computation
+from .graphs import _graph_for
+
+
+@dataclass
+class Source:
+    """A batch that a call reads or writes, and where it comes from.
+
+    `live` batches share memory with `tensors`; others are copies that must be scattered back if they are written.
+    """
+
+    batch: Tensor
+    live: bool
+    tensors: list[Tensor]
+    memory: Memory | None
+
+
+class Call:
+    """One kernel on one bucket: gathers what is read, runs the kernel piece by piece, writes back what it returns."""
+
+    def __init__(self, kernel: Kernel, bucket: Bucket, work: Work, state: Mapping[Tensor, dict[str, Any]]) -> None:
+        self.bucket, self.state = bucket, state
+        self.computation = Computation(kernel, work.precision, work.dtype)
+        memories = {memory.name: memory for memory, _ in work.memories}
+        stored = [name for name in self.computation.names if name in memories or name in PARAMETER]
+        self.sources = {name: self._source(name, memories) for name in stored}
+
+    def _source(self, name: str, memories: Mapping[str, Memory]) -> Source:
+        bucket = self.bucket
+        if name in bucket.buffers:
+            return Source(bucket.buffers[name].batch, True, [], memories[name])
+        if name == "grad":
+            return Source(bucket.gather([cast(Tensor, p.grad) for p in bucket.params]), False, [], None)
+        memory = memories.get(name)
+        tensors = [self.state[p][name] for p in bucket.params] if memory else bucket.params
+        batch = bucket.gather(tensors, memory)
+        live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
+        return Source(batch, live, tensors, memory)
+
+    def evaluate(self, scalars: Scalars) -> tuple[Any, ...]:
+        """The kernel's outputs for the whole bucket; nothing is written."""
+        given = self.computation.given({name: source.batch for name, source in self.sources.items()})
+        values: tuple[Any, ...] = self.computation.values(given, self.computation.kernel.function, scalars.all)
+        return values
+
+    def execute(self, scalars: Scalars, generator: torch.Generator | None = None) -> None:
+        """Runs the kernel and writes its outputs to the weights and memories."""
+        function, known = self.computation.kernel.function, scalars.all
+        for cut in self.bucket.cuts:
+            stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
+            for name, value in self.computation.results(stored, function, known).items():
+                value = self.computation.rounded(name, value, generator)
+                self._store(name, value, stored[name], replace=cut is None)
+        self._write_back()
+
+    def execute_graph(
+        self,
+        scalars: Scalars,
+        generator: torch.Generator | None = None,
+        compiled: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As `execute`, by the kernel's graph, compiled or as it was recorded."""
+        stored = {name: source.batch for name, source in self.sources.items()}
+        if not stored:
+            return
+        graph = _graph_for(self.computation, stored, scalars, compiled, options)
+        for value in graph(stored, scalars):
+            stored["weight"].copy_(self.computation.rounded("weight", value, generator))
+        self._write_back()
+
+    def _store(self, name: str, value: Any, target: Tensor, replace: bool) -> None:
+        if value is target:
+            return
+        source = self.sources[name]
+        if replace and name == "weight" and not source.live:
+            source.batch = value
+        elif isinstance(value, Tensor):
+            target.copy_(value)
+        else:
+            target.fill_(value)
+
+    def _write_back(self) -> None:
+        """Copies what was written to a copy to where it belongs."""
+        written = self.computation.written
+        for name, source in self.sources.items():
+            if name in written and not source.live:
+                self.bucket.scatter(source.batch, source.tensors, source.memory)
+
+
+def _ordered_sum(values: list[Tensor]) -> Tensor:
+    """The 0-d sum, the same bits in whatever order the values come."""
+    device = values[0].device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    return torch.cat([value.detach().to(device, wide).flatten() for value in values]).sort().values.sum()
+
+
+def _all_finite(works: Iterable[Work]) -> bool:
+    """Whether no gradient has a NaN or infinity; waits for the device once."""
+    grads = [p.grad for work in works for p in work.params if p.grad is not None]
+    return not grads or bool(get_total_norm(grads, math.inf).isfinite())

@@ -1,0 +1,178 @@
+"""How a call is run: as it is written, by torch's fused kernel, as a recorded graph, or as a compiled one.
+
+The choice follows from the backend, the rule and the size of the work, never from measured time, so that the same
+program takes the same steps everywhere. `_explain_strategy` says what was chosen and why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batching.buckets import Bucket, Stored, _arranged
+from ..batching.work import Scalars, Work
+from ..contract.interface import Kernel
+from ..routing.routes import _columns
+from .calls import Call
+from .computations import Computation
+from .fused import _are_like, _are_tame, _forms, _fused_fits
+from .graphs import CompileError, WrongGraph
+
+BACKENDS = ("auto", "compile", "eager")
+
+# From so many elements of one rule on, "auto" compiles: a step then saves tens of milliseconds, and the seconds of the
+# compilation come back within some hundred steps.
+AUTO_ELEMENTS = 1 << 24
+
+FORCED = 'backend="compile"'
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One of "eager", "fused", "graph" and "compile", and the reason."""
+
+    name: str
+    reason: str
+
+
+Refused = dict[tuple[str, Computation], str]  # why a strategy is not used again for a computation
+
+
+def _strategy(
+    kernel: Kernel,
+    work: Work,
+    backend: str,
+    capturable: bool,
+    refused: Mapping[tuple[str, Computation], str] | None = None,
+) -> Strategy:
+    """How the kernel is run on the parameters of the work."""
+    wanted = _wanted(kernel, work, backend, capturable)
+    computation = Computation(kernel, work.precision, work.dtype)
+    while reason := (refused or {}).get((wanted.name, computation)):
+        recorded = capturable and wanted.name == "compile"
+        wanted = Strategy("graph", f"capturable; {reason}") if recorded else Strategy("eager", reason)
+    return wanted
+
+
+def _wanted(kernel: Kernel, work: Work, backend: str, capturable: bool) -> Strategy:
+    """How the kernel would be run if that works."""
+    if backend == "eager":
+        return Strategy("graph", "capturable") if capturable else Strategy("eager", 'backend="eager"')
+    if backend == "compile":
+        return Strategy("compile", FORCED)
+    if kernel.fused is not None and work.dtype is work.compute_dtype and not capturable:
+        return Strategy("fused", "torch has a fused kernel for the rule")
+    if sum(p.numel() for p in work.params) < AUTO_ELEMENTS:
+        reason = f"fewer than {AUTO_ELEMENTS:,} elements"
+    elif not _can_compile(work.device):
+        reason = f"no compiler for {work.device.type}"
+    else:
+        return Strategy("compile", f"at least {AUTO_ELEMENTS:,} elements")
+    return Strategy("graph", f"capturable; {reason}") if capturable else Strategy("eager", reason)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs a kernel on buckets of a work by a strategy; strategies that have failed are `refused` from then on."""
+
+    kernel: Kernel
+    work: Work
+    state: Mapping[Tensor, dict[str, Any]]
+    strategy: Strategy
+    generator: torch.Generator | None
+    options: Mapping[str, Any]
+    refused: Refused
+
+    def __call__(self, bucket: Bucket, scalars: Scalars, stored: Stored | None = None) -> None:
+        """Runs the kernel on the bucket, whose states are in `stored` if it is settled."""
+        name = self.strategy.name
+        if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
+            return
+        call = Call(self.kernel, bucket, self.work, self.state)
+        if name not in ("graph", "compile") or not self._run_graph(call, scalars):
+            call.execute(scalars, self.generator)
+
+    def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
+        """Whether torch's fused kernel could take the tensors of the bucket, and has."""
+        kernel, weights = self.kernel, bucket.params
+        lists = {name: stored.get(name) or self._listed(name, weights) for name in kernel.inputs}
+        known = (kernel, _forms(weights))
+        if kernel.fused is None or not _are_tame(scalars.numbers.values()):
+            return False
+        if bucket.fused != known:
+            if not _fused_fits(*lists.values()):
+                return False
+            bucket.fused = known if bucket.buffers else None
+        elif not _are_like(weights[0], known[1], lists["grad"]):  # all else is as it was
+            return False
+        kernel.fused(*lists.values(), **scalars.all)
+        return True
+
+    def _listed(self, name: str, weights: list[Tensor]) -> list[Tensor]:
+        """The weights, gradients, or states of this name, one for each parameter."""
+        if name == "weight":
+            return weights
+        return [p.grad if name == "grad" else self.state[p][name] for p in weights]  # type: ignore[misc]
+
+    def _run_graph(self, call: Call, scalars: Scalars) -> bool:
+        """Whether the call has run as a graph.
+
+        It has not, and nothing has changed, if the graph takes other steps than the kernel, or cannot be compiled and
+        the user did not ask for that.
+        """
+        name = self.strategy.name
+        if (name, call.computation) in self.refused:
+            return False
+        try:
+            call.execute_graph(scalars, self.generator, name == "compile", self.options)
+        except WrongGraph as problem:
+            way = "compiled" if name == "compile" else "as a recorded graph"
+            self._refuse(call, f"{way}, it takes other steps", problem)
+            return False
+        except (CompileError, torch._dynamo.exc.TorchDynamoException) as problem:
+            if self.strategy.reason == FORCED:
+                raise
+            self._refuse(call, "it could not be compiled", problem)
+            return False
+        return True
+
+    def _refuse(self, call: Call, reason: str, problem: Exception) -> None:
+        """Notes, and says, why the kernel does not run as it was to."""
+        self.refused[self.strategy.name, call.computation] = reason
+        warnings.warn(f"{self.kernel.function.__name__} runs eagerly: {reason}: {problem}", stacklevel=2)
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether what torch.compile needs for a device is installed: a C++ compiler, or Triton."""
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+    return device.type in ("cuda", "xpu") and find_spec("triton") is not None
+
+
+def explain_schedule(optimizer: Any) -> str:
+    """A table of how a generated optimizer runs its next step: one line for equal batches, and why they run so."""
+    if isinstance(optimizer, type) or not hasattr(optimizer, "RULES"):
+        kind = f"the class {optimizer.__qualname__}" if isinstance(optimizer, type) else type(optimizer).__qualname__
+        raise TypeError(f"`explain_schedule` takes an optimizer of a generated class, constructed, not {kind}")
+    table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
+    for work in optimizer._collect("step", lambda rule, p: True):
+        kernel = work.rule.step
+        strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._refused)
+        buckets = _arranged([(p, optimizer._roster.slots[p]) for p in work.params], kernel.layout)
+        shapes: dict[str, list[Bucket]] = {}
+        for bucket in buckets:
+            unit = "×".join(map(str, bucket.entries[0][1].unit)) if len(bucket.entries[0][1].unit) == 2 else "flat"
+            shapes.setdefault(unit, []).append(bucket)
+        for shape, found in shapes.items():
+            tensors, dtype = sum(len(bucket.params) for bucket in found), str(work.dtype).removeprefix("torch.")
+            row = (work.rule.name, str(len(found)), shape, str(tensors), dtype, str(work.device))
+            table.append((*row, strategy.name, strategy.reason))
+    return _columns(table)

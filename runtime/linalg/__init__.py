@@ -1,0 +1,1 @@
+"""Arithmetic that kernels call, of numbers and of matrices."""

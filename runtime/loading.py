@@ -1,0 +1,308 @@
+"""Checkpoints read by the same or another spec.
+
+Takes what `state_dict` gave, gives copies that fit, or a ValueError that names what does not. Changes no optimizer:
+what is returned takes effect only when everything else of the checkpoint has been checked as well.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batching.counters import Counters, _whole
+from .batching.states import _counters_of, _require_memory
+from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_of
+from .contract.precision import _compute_dtype, _memories_of
+from .matching import _matched
+from .routing.places import VIEW_KEYS, Slot
+
+_Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _SavedGroup:
+    """A group that was saved, with the parameters of the optimizer, the keys of their states and the spec it is of."""
+
+    group: dict[str, Any]
+    keys: list[Any]
+    origin: _Origin | None
+
+
+class _Reader:
+    """Reads one checkpoint for an optimizer of the class `name` with this spec (none: nothing is said or compared).
+
+    `defaults` are the hypers that its constructor was given.
+    """
+
+    def __init__(self, name: str, spec: Spec | None, defaults: Mapping[str, Any]) -> None:
+        self.name, self.spec, self.defaults = name, spec, defaults
+        self.told: dict[_Origin, frozenset[str]] = {}  # the hypers that were made of others
+        self.plans: dict[tuple[_Origin, str, str], dict[str, str | Was]] = {}
+        self.notices: dict[str, None] = {}
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def groups(self, own: Sequence[_Entry], saved: Sequence[_Entry]) -> list[_SavedGroup]:
+        """The saved groups, with the parameters and in the order of the own ones.
+
+        Raises:
+            ValueError: they do not correspond, or their hypers are not those of this spec. That values are valid is
+                for the caller to check.
+        """
+        found = []
+        for mine, (other, keys) in zip(own, _matched(own, saved), strict=True):
+            group = {k: v for k, v in other.items() if k not in ("params", SPEC_KEY)}
+            origin = _origin_of(other[SPEC_KEY]) if SPEC_KEY in other else None
+            if origin is not None and self.spec is not None and origin.hash != self.spec.hash:
+                self._convert_hypers(group, mine, origin)
+            for name in (*self.defaults, "rule", *VIEW_KEYS, "precision"):
+                if name not in group:
+                    raise ValueError(f"loaded state dict has a parameter group without {name!r}")
+            self._require_finite(group, mine)
+            # Torch's checkpoint helpers give names in the order of the checkpoint, whatever that of the parameters.
+            kept = {key: mine[key] for key in ("param_names", SPEC_KEY) if key in mine}
+            found.append(_SavedGroup({**deepcopy(group), **kept, "params": mine["params"]}, keys, origin))
+        return found
+
+    def _require_finite(self, group: _Entry, mine: _Entry) -> None:
+        """ValueError for a hyper that is infinite only in the checkpoint."""
+        for name, default in self.defaults.items():
+            if _is_infinite(group[name]) and not _is_infinite(mine[name]) and not _is_infinite(default):
+                raise ValueError(
+                    f"invalid {name}={group[name]!r} in the loaded state dict: it is not finite, and was not so before"
+                )
+
+    def _convert_hypers(self, group: dict[str, Any], mine: _Entry, origin: _Origin) -> None:
+        """Gives the group the hypers of this spec in place of the origin's."""
+        assert self.spec is not None
+        old = {name: group[name] for name in origin.hypers if name in group}
+        used: set[str] = set()
+        made: set[str] = set()
+        for was in (each for each in self.spec.was if not each.rule and each.target not in origin.hypers):
+            if old.keys() >= {*was.scalars} and was.target not in made:
+                group[was.target] = _hyper_of(was, {name: old[name] for name in was.scalars})
+                used |= {*was.scalars}
+                made.add(was.target)
+        self.told[origin] = frozenset(made)
+        gone = [name for name in old if name not in self.defaults]
+        unknown = [name for name in self.defaults if name not in origin.hypers and name not in group]
+        lost = [name for name in gone if name not in used]
+        if unknown and lost:
+            raise ValueError(
+                f"the checkpoint is of another version of the spec of {self.name}: it has the hyperparameters "
+                f"{_commas(lost)}, where there are now {_commas(unknown)}; if that is a new name, the spec can say so: "
+                f"`hyper {unknown[0]} ... was {lost[0]}`"
+            )
+        for name in unknown:
+            group[name] = mine[name]
+            self.notices[f"the checkpoint has no hyperparameter {name}; it keeps {mine[name]!r}"] = None
+        for name in gone:
+            del group[name]
+        for name in lost:
+            self.notices[f"the checkpoint's hyperparameter {name}={old[name]!r} does not exist any more"] = None
+
+    # -- states --------------------------------------------------------------------------------------------------------
+
+    def state(
+        self,
+        saved: Mapping[Any, Any],
+        groups: Sequence[_SavedGroup],
+        slots: Mapping[Tensor, Slot],
+        counters: Counters,
+    ) -> defaultdict[Any, Any]:
+        """The state by parameter, given what `groups` returned and its slots; what belongs to no parameter stays.
+
+        Warns of what was converted, left out or kept, once all has been found to fit.
+        """
+        owners = {key: (p, each) for each in groups for key, p in zip(each.keys, each.group["params"], strict=True)}
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for key, entry in saved.items():
+            if key in owners:
+                p, found = owners[key]
+                if read := self._entry(p, slots[p], found.group, entry, found.origin):
+                    own = _counters_of(slots[p].rule)
+                    state[p] = read | {name: counters.begin(name, p, read.get(name, 0)) for name in own}
+            else:
+                state[key] = entry
+        for notice in self.notices:
+            warnings.warn(f"{self.name}: {notice}", UserWarning, stacklevel=3)
+        return state
+
+    def _entry(self, p: Tensor, slot: Slot, group: _Entry, entry: object, origin: _Origin | None) -> dict[str, Any]:
+        """A copy of one parameter's state on its device, converted where the spec has changed; counts as numbers.
+
+        Nothing is to be read in a state in which nothing has been counted and all is zero.
+
+        Raises:
+            ValueError: it does not have the memories of the parameter's rule, or they mean something else.
+        """
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"loaded state of a {slot.rule.name} parameter is no mapping, but {entry!r}")
+        counts = {name: _whole(name, value) for name, value in entry.items() if _is_counter(name)}
+        if _says_nothing(entry, counts):
+            return {}
+        rule, memories = slot.rule, _memories_of(slot.rule, group["precision"], p.dtype) if p.numel() else []
+        if self.spec is not None and (origin is None or origin.hash != self.spec.hash):
+            entry = self._converted({**entry, **counts}, p, slot, group, origin)
+        expected, counters = {memory.name for memory, _ in memories}, _counters_of(rule)
+        if lacking := sorted({*expected, "step"} - entry.keys()):
+            raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
+        if unknown := sorted(entry.keys() - expected - {*counters}):
+            raise ValueError(
+                f"loaded state of a {rule.name} parameter has {', '.join(unknown)}, which its rule does not"
+            )
+        for memory, _ in memories:
+            _require_data(entry[memory.name], f"loaded state {memory.name}", slot.state_shape(memory), p)
+        read = {m.name: entry[m.name].detach().to(p.device, dtype, copy=True).contiguous() for m, dtype in memories}
+        return read | counts
+
+    def _converted(self, entry: _Entry, p: Tensor, slot: Slot, group: _Entry, origin: _Origin | None) -> dict[str, Any]:
+        """The state with the memories of this spec in place of those of the origin."""
+        rule = slot.rule
+        if origin is None:
+            held = [name for name in entry if not _is_common(name)]
+            if held or rule.memories:
+                raise ValueError(_undescribed(self.name, held))
+            return {**entry}
+        before = origin.rule(slot.role)
+        if before is None:
+            raise ValueError(f"the spec of the checkpoint has no rule for {slot.role} parameters")
+        if (origin, before, rule.name) not in self.plans:
+            self.plans[origin, before, rule.name] = self._plan(origin, before, rule.name)
+        plan = self.plans[origin, before, rule.name]
+        converted = {name: value for name, value in entry.items() if name not in origin.memories[before]}
+        for memory in rule.memories:
+            source = plan[memory.name]
+            if isinstance(source, str):
+                converted |= {source: entry[source]} if source in entry else {}
+            elif entry.keys() >= {*source.memories}:
+                converted[memory.name] = _applied(source, entry, group, p, slot.state_shape(memory))
+                origins = _commas(source.memories) or "a constant"
+                self.notices[f"{memory.name} of the rule {rule.name!r} was made of the checkpoint's {origins}"] = None
+        return converted
+
+    def _plan(self, origin: _Origin, before: str, name: str) -> dict[str, str | Was]:
+        """Where each memory of the rule comes from; ValueError that names all that the spec does not explain."""
+        assert self.spec is not None
+        old = origin.memories[before]
+        new = self.spec.means(name, self.told.get(origin, frozenset()))
+        plan: dict[str, str | Was] = {}
+        for memory, (mark, _) in new.items():
+            told = [w for w in self.spec.was if (w.rule, w.target) == (name, memory) and old.keys() >= {*w.memories}]
+            if memory in old and old[memory][0] == mark:
+                plan[memory] = memory
+            elif told:
+                plan[memory] = told[0]
+        read = {each for source in plan.values() for each in ([source] if isinstance(source, str) else source.memories)}
+        changes = _changes(old, new, plan, read)
+        if changes:
+            raise ValueError(
+                f"the checkpoint is of another version of the spec of {self.name} ({origin.hash}, now "
+                f"{self.spec.hash}), and the memories of its rule {name!r} do not mean the same:"
+                + "".join(f"\n  {change}" for change in changes)
+            )
+        return plan
+
+
+_Told = Mapping[str, tuple[str, str]]
+
+
+def _changes(old: _Told, new: _Told, plan: Mapping[str, str | Was], read: Iterable[str]) -> list[str]:
+    """A line for each memory of either spec that nothing has been made of."""
+    lines = []
+    gone = {name: mark for name, (mark, _) in old.items() if name not in read}
+    for name, (mark, equation) in new.items():
+        if name in plan:
+            continue
+        if name in gone:
+            del gone[name]
+            was = old[name][1]
+            tail = "" if was != equation else " (what it reads has changed)"
+            lines.append(f"{name} has changed: it was `{was}`, and is `{equation}`{tail}")
+            continue
+        same = [other for other, its in gone.items() if its == mark]
+        hint = f"; it means what {same[0]} was: if it is that, the spec can say `{name} was {same[0]}`" if same else ""
+        lines.append(f"{name} is new: `{equation}`{hint}")
+    return [*lines, *(f"{name} is gone: it was `{old[name][1]}`" for name in gone)]
+
+
+def _is_counter(name: object) -> bool:
+    return isinstance(name, str) and (name == "step" or name.endswith("_step"))
+
+
+def _is_infinite(value: object) -> bool:
+    plain = value.item() if isinstance(value, Tensor) and not value.ndim else value
+    return isinstance(plain, float) and math.isinf(plain)
+
+
+def _says_nothing(entry: _Entry, counts: Mapping[str, int]) -> bool:
+    """Whether nothing has been counted, and all memories are zero: a parameter that has not been trained."""
+    memories = [value for name, value in entry.items() if name not in counts]
+    are_tensors = all(isinstance(value, Tensor) for value in memories)
+    return not any(counts.values()) and are_tensors and not any(x.is_meta or bool(x.any()) for x in memories)
+
+
+def _require_data(x: object, what: str, shape: tuple[int, ...], p: Tensor) -> None:
+    """ValueError unless x can be copied into a memory of p of this shape."""
+    _require_memory(x, what, shape)
+    if getattr(x, "is_meta", False) and not p.is_meta:
+        raise ValueError(f"{what} is on the device meta, and has no data")
+
+
+def _is_common(name: str) -> bool:
+    """Whether every spec could have this in its state: a counter, or what a precision needs."""
+    return _is_counter(name) or name in ("kahan", "master")
+
+
+def _undescribed(name: str, held: Sequence[str]) -> str:
+    return (
+        f"the loaded state dict does not say of which spec its memories ({_commas(held) or 'none'}) are: another class "
+        f"or an older {name} wrote it. If they are those of this spec, give its groups what "
+        f'`state_dict()["param_groups"]` of a new {name} has under {SPEC_KEY!r}, and load it again'
+    )
+
+
+def _commas(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _hyper_of(was: Was, old: Mapping[str, Any]) -> Any:
+    """A hyper made of older ones."""
+    try:
+        return was.function(**old)
+    except (ArithmeticError, ValueError, TypeError) as error:
+        given = _commas(f"{name}={value!r}" for name, value in old.items())
+        raise ValueError(
+            f"the hyperparameter {was.target} cannot be made of the checkpoint's {given}: {error}"
+        ) from error
+
+
+def _applied(was: Was, entry: _Entry, group: _Entry, p: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A memory made of older ones, in their dtype and on their device.
+
+    Raises:
+        ValueError: they cannot be what the spec says it was made of, or that is not finite.
+    """
+    known = {"t": entry.get("step", 0), **group}
+    scalars = {name: known[name].item() if isinstance(known[name], Tensor) else known[name] for name in was.scalars}
+    for name in was.memories:
+        _require_data(entry[name], f"loaded state {name}", tuple(getattr(entry[name], "shape", ())), p)
+    given = [entry[name].detach().clone() for name in was.memories]
+    read = _commas((*was.memories, *(f"{name}={value!r}" for name, value in scalars.items()))) or "a constant"
+    try:
+        value = was.function(*given, **scalars)
+        like = given[0] if given else torch.empty(0, dtype=_compute_dtype(p.dtype), device=p.device)
+        made = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(given[0].shape if given else shape)
+    except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"the memory {was.target} cannot be made of the checkpoint's {read}: {error}") from error
+    if not made.is_meta and not made.isfinite().all() and all(bool(x.isfinite().all()) for x in given):
+        raise ValueError(f"the memory {was.target}, made of the checkpoint's {read}, is not finite")
+    return made

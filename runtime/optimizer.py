@@ -1,0 +1,397 @@
+"""The base of generated optimizers: groups, steps, events and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
+
+from .batching.counters import Counters, DeviceCounters, _is_capturing
+from .batching.roster import Roster
+from .batching.states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
+from .batching.work import Work
+from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
+from .contract.generated import Generated
+from .contract.hypers import _checked_hypers, _distinguished, _nearest, _plain
+from .contract.interface import Event, Kernel, Rule
+from .execution.arrangement import Arrangement
+from .execution.autocast import _without_autocast
+from .execution.calls import Call, _all_finite, _ordered_sum
+from .execution.interrupts import _DeferredInterrupts
+from .execution.strategies import BACKENDS, Refused, Runner, _strategy
+from .fixed_points import _warn_of_fixed_points
+from .loading import _Reader
+from .modes import _is_due, _mode_counts, _require_training, _why_not_due
+from .routing.groups import (
+    DEFAULTS,
+    Group,
+    _explains_arguments,
+    _require_known_keys,
+    _require_precision,
+    _second_names,
+)
+from .routing.parameters import _has_grad, _require_dense
+from .routing.places import Slot, _wider
+from .routing.readings import _settle_rates, _warn_of_guesses
+from .routing.routes import param_groups
+
+
+class SpecOptimizer(Generated, torch.optim.Optimizer):
+    """Base of generated optimizers: a `torch.optim.Optimizer` that runs the kernels of `RULES`.
+
+    Args:
+        params: a module (routed by role), (name, tensor) pairs (by name and shape), tensors (by number of dimensions),
+            or groups of these as in torch. A group may set any hyper, `rule` (a role or a rule's name), `precision`,
+            and how its matrices are read: `transposed`, `split` (a number or a tuple of row counts), `batch` (how many
+            leading dimensions count matrices). An lr that it sets is that of its parameters, whatever ratio to lr their
+            rule has otherwise.
+        hypers: the defaults of the hypers.
+        precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
+            their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
+        skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
+            NaN or infinity.
+        backend: "eager" runs kernels as they are written, "compile" by torch.compile or inductor, "auto" by torch's
+            fused kernels where there are some, compiled from `AUTO_ELEMENTS` elements of a rule on, else eagerly.
+        capturable: count steps on the device, and read hypers that are tensors there, so that a CUDA graph can hold
+            a step; run a few steps before capturing one.
+
+    `generator`, an attribute, gives the random numbers of stochastic rounding; `compile_options`, another, are the
+    options that torch.compile gets, such as `{"triton.cudagraphs": True}`.
+
+    Faults: what can be checked in advance (hypers, gradients, the closure) raises before a step or event has changed
+    anything. An operation that fails later (no memory left, LAPACK) raises to the caller, who may call `step` again:
+    parameters step bucket by bucket, `state[p]["step"]` counts those that are done, and the others are as before, save
+    that in the bucket that failed memories may have taken in the gradient and some weights have moved (so may those of
+    an unequal `split` in buckets before it). The next `step` is one more for every gradient; without the gradients of
+    those counted it completes the one that failed. Ctrl-C is raised when the step is complete, a second one when the
+    bucket at work is.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+    MOMENTUM: ClassVar[tuple[str, ...]] = ()  # the hypers that play the momentum, one for each rule that has one
+    SPEC: ClassVar[Spec | None] = None
+
+    generator: torch.Generator | None = None
+    skip_nonfinite: bool = False
+    _arriving: list[tuple[dict[str, Any], set[str]]] | None = None  # groups and the keys given, until all are there
+
+    def __init__(
+        self,
+        params: Any,
+        hypers: Mapping[str, Any],
+        *,
+        precision: str = "plain",
+        skip_nonfinite: bool = False,
+        backend: str = "auto",
+        capturable: bool = False,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
+        if capturable and skip_nonfinite:
+            raise ValueError("skip_nonfinite waits for the device in each step, which a capturable step must not")
+        self.skip_nonfinite = skip_nonfinite
+        self.backend, self.capturable = backend, capturable
+        self.compile_options: dict[str, Any] = {}
+        self._hyper_names = tuple(hypers)
+        self._forget()
+        _checked_hypers(type(self), hypers)
+        if isinstance(params, nn.Module):
+            params = param_groups(params)
+        self._arriving = []
+        super().__init__(params, self._group({**hypers, **DEFAULTS, "precision": precision}))
+        arrived, self._arriving = self._arriving, None
+        self._admit(arrived)
+        _warn_of_guesses(type(self), self.param_groups)
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            cls.__init__ = _explains_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    def _forget(self) -> None:
+        """Drops what is derived from groups, parameters and states."""
+        self._checked: dict[int, tuple[Any, ...]] = {}
+        self._roster = Roster()
+        self._arrangement = Arrangement()
+        self._counters = self._new_counters()
+        self._refused: Refused = {}
+
+    def _new_counters(self) -> Counters:
+        return DeviceCounters() if self.capturable else Counters()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("skip_nonfinite", "backend", "capturable", "compile_options", "generator", "_hyper_names")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().__getstate__(), **own, "_spec": self.SPEC.hash if self.SPEC else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = _of_same_spec(type(self).__name__, self.SPEC, state)
+        super().__setstate__(state)
+        self._forget()
+        if "_counters" in state:  # of a checkpoint, which has been read as a whole
+            self._roster, self._counters = state["_roster"], state["_counters"]
+            return
+        for group in self.param_groups:
+            self._describe(group)
+        self._look_at_groups()
+        for counter in {counter for rule in self.RULES for counter in _counters_of(rule)}:
+            self._counters.adopt(counter, self.state)
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """As in torch, without what the groups say of the spec."""
+        lines = super().__repr__().split("\n")
+        return "\n".join(line for line in lines if not line.startswith(f"    {SPEC_KEY}: "))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; ValueError for misspelt keys, invalid hypers, or a parameter that no rule takes."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        group = self._group(param_group)
+        self._describe(group)
+        _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY,))
+        given = set(group)
+        super().add_param_group(group)
+        if self._arriving is not None:
+            self._arriving.append((group, given))
+            return
+        try:
+            self._admit([(group, given)])
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def _admit(self, arrived: Sequence[tuple[dict[str, Any], set[str]]]) -> None:
+        """Checks groups that are new, each with the keys that it was given."""
+        for group, _ in arrived:
+            self._check_group(group)
+        self._look_at_groups()
+        _settle_rates(type(self), arrived, self.param_groups, self.defaults, self._hyper_names)
+
+    def _group(self, items: Mapping[str, Any]) -> Group:
+        return Group(items, _second_names(self.MOMENTUM, self._hyper_names))
+
+    def _describe(self, group: dict[str, Any]) -> None:
+        """Lets the group say of which spec its states are, as helpers for checkpoints keep the keys that they find."""
+        if self.SPEC is not None:
+            group[SPEC_KEY] = _description(type(self), self._hyper_names)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """ValueError unless the group's hypers and options are valid."""
+        _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
+        _require_precision(group["precision"])
+        if group.get("differentiable"):  # torch gives groups the key, as False
+            raise ValueError("invalid differentiable=True: no gradient flows through a step")
+
+    def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
+        """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
+        given = [group[name] for name in self._hyper_names]
+        if _is_capturing():
+            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(v) for v in given])
+        values = tuple([_plain(v) for v in given])
+        checked = (*values, group["precision"])
+        known = self._checked.get(id(group))
+        if checked != known:
+            _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
+            _require_precision(group["precision"])
+            if known and known[-1] != group["precision"]:
+                self._forget_precision(group["params"])
+            self._checked[id(group)] = checked
+        if self.capturable:
+            return tuple([v if isinstance(v, Tensor) else plain for v, plain in zip(given, values, strict=True)])
+        return values
+
+    # -- steps and events ----------------------------------------------------------------------------------------------
+
+    @_disable_dynamo  # what decides here is Python's work; kernels that are worth it compile themselves
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step for every parameter that has a gradient; returns the closure's loss. On faults see the class."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        works = self._collect("step", _has_grad)
+        _require_training(works, _mode_counts(self.RULES, self._counters, self.state))
+        if self.skip_nonfinite and not _all_finite(works):
+            return loss
+        _warn_of_fixed_points(works, self._roster, type(self).__name__)
+        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+            settled = [(work, self._arrangement.settled(work, self._roster.slots, self.state)) for work in works]
+            rules = {work.rule.name: work.rule for work in works}
+            totals = {name: self._totals(rule.totals, works, {}) for name, rule in rules.items()}
+            for work, buckets in settled:
+                step = work.rule.step
+                scalars = work.scalars(step, totals[work.rule.name], {})
+                run = self._runner(step, work)
+                for bucket, stored in buckets:
+                    run(bucket, scalars, stored)
+                    self._counters.advance("step", self.state, bucket.completed, work.count)
+                    interrupts.pause()
+        return loss
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def fire(self, event: str, **arguments: Any) -> None:
+        """Runs the event on the parameters of every rule that has it; without gradient only those that need none.
+
+        RuntimeError if it puts in place what is there already, or takes away what is not.
+        """
+        events = {rule.name: found for rule in self.RULES if (found := rule.event(event))}
+        if not events:
+            raise ValueError(f"{type(self).__name__} has no event {event!r}")
+
+        modes = _mode_counts(self.RULES, self._counters, self.state)
+        blocked: list[Rule] = []
+
+        def takes_part(rule: Rule, p: Tensor) -> bool:
+            if rule.name not in events or (p.grad is None and self._needs_grad(rule, events[rule.name], p)):
+                return False
+            is_due = _is_due(rule, event, p, modes)
+            blocked.extend([] if is_due else [rule])
+            return is_due
+
+        works = self._collect(f"{event}_step", takes_part)
+        if blocked and not works:
+            raise RuntimeError(_why_not_due(blocked, event))
+        stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
+        if self.skip_nonfinite and not _all_finite([*self._reading_gradients(works, events), *stepped]):
+            return
+        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+            for work in works:
+                self._arrangement.require_memories(work, self._roster.slots, self.state)
+            given = {name: found.scalars(arguments) for name, found in events.items()}
+            totals = {name: self._totals(found.totals, stepped, given[name]) for name, found in events.items()}
+            for work in works:
+                found = events[work.rule.name]
+                scalars = work.scalars(found.kernel, totals[work.rule.name], given[work.rule.name])
+                run = self._runner(found.kernel, work)
+                layout = _wider(work.rule.step.layout, found.kernel.layout)
+                for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
+                    run(bucket, scalars)
+                    self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)
+                    interrupts.pause()
+
+    def _runner(self, kernel: Kernel, work: Work) -> Runner:
+        strategy = _strategy(kernel, work, self.backend, self.capturable, self._refused)
+        return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._refused)
+
+    def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
+        """The works in which the event, or the first values of memories, are computed from gradients."""
+        return [w for w in works if any(self._needs_grad(w.rule, events[w.rule.name], p) for p in w.params)]
+
+    def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
+        init_reads = rule.init is not None and "grad" in rule.init.inputs
+        return "grad" in event.kernel.inputs or (init_reads and not _has_begun(self.state.get(p, {}), rule))
+
+    def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[Work]:
+        """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
+        works: dict[tuple[Any, ...], Work] = {}
+        runs: dict[tuple[Any, ...], int] = {}
+        self._look_at_groups()
+        counts = self._counters.known(counter, self.state)
+        for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
+            values = self._values(group)
+            run = runs.setdefault((_distinguished(values), group["precision"]), len(runs))
+            work: Work | None = None
+            for p, slot in zip(group["params"], listing.slots, strict=True):
+                if not takes_part(slot.rule, p) or not p.numel():
+                    continue
+                if not slot.fits(p):
+                    self._look_at_groups(resized=p)
+                    return self._collect(counter, takes_part)
+                if p.grad is not None:
+                    _require_dense(p)
+                known = counts.get(p)
+                count = known.number + 1 if known else 1
+                if work is None or not work.takes(slot.rule, slot.dtype, slot.device, count):
+                    work = works.get(key := (run, slot.rule.name, slot.dtype, slot.device, count))
+                if work is None:
+                    precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
+                    hypers = dict(zip(self._hyper_names, values, strict=True))
+                    t = self._counters.current(counter, self.state, p, count)
+                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, count, t, hypers)
+                work.params.append(p)
+        return list(works.values())
+
+    def _look_at_groups(self, resized: Tensor | None = None) -> None:
+        """Checks parameters that are new or changed, as the roster says, and drops what was made for what they were."""
+        old = self._roster
+        if resized is None and old.is_current(self.param_groups):
+            return
+        self.param_groups[:] = [g if isinstance(g, Group) else self._group(g) for g in self.param_groups]
+        self._roster = old.renewed(self.param_groups, type(self), self.state)
+        changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
+        if changed:
+            self._arrangement.forget(changed, self.state)
+            self._forget_precision(changed)
+            self._drop_untouched(changed, ())
+        _begin_states(self.param_groups, self._roster.slots, self.state, self._counters)
+
+    def _drop_untouched(self, slots: Mapping[Tensor, Slot], kept: Collection[int]) -> None:
+        """Drops the states of these parameters that nothing has been written to, but for those kept, by identity."""
+        for p, slot in slots.items():
+            if id(p) not in kept and p in self.state and _is_untouched(self.state[p], slot.rule):
+                del self.state[p]
+
+    def _forget_precision(self, params: Iterable[Tensor]) -> None:
+        """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
+        for p in params:
+            for name in ("kahan", "master"):
+                self.state.get(p, {}).pop(name, None)
+
+    def _totals(
+        self, kernels: Iterable[Kernel], works: Sequence[Work], arguments: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """The sum over the units of all works of each total, in order, as later ones may use earlier ones."""
+        totals: dict[str, Tensor] = {}
+        for kernel in kernels:
+            values = [(torch.zeros(1, 1, 1, device="cpu"),) * len(kernel.outputs)] if not works else []
+            for work in works:
+                scalars = work.scalars(kernel, totals, arguments)
+                layout = _wider("tensor", work.rule.step.layout, kernel.layout)
+                for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
+                    values.append(Call(kernel, bucket, work, self.state).evaluate(scalars))
+            for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):
+                totals[name] = _ordered_sum(list(parts))
+        return totals
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions.
+
+        Parameters that are to be trained have states before their first step, too: counts of 0, and memories of zeros.
+        """
+        self._drop_untouched(self._roster.slots, {id(p) for group in self.param_groups for p in group["params"]})
+        _complete_states(self.param_groups, self._roster.slots, self.state, self._counters)
+        for group in self.param_groups:
+            self._describe(group)
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but states keep their dtype, and are converted as the spec says (`m was exp_avg`).
+
+        Raises:
+            ValueError: states or hypers do not fit, or memories mean something else in this spec. Nothing has changed.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        reader = _Reader(type(self).__name__, self.SPEC, {name: self.defaults[name] for name in self._hyper_names})
+        saved = reader.groups(self.param_groups, state_dict["param_groups"])
+        groups: list[dict[str, Any]] = [self._group(each.group) for each in saved]
+        for own, group in zip(self.param_groups, groups, strict=True):
+            _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY, *own))
+            self._check_group(group)
+        roster, counters = Roster().renewed(groups, type(self), {}), self._new_counters()
+        state = reader.state(state_dict["state"], saved, roster.slots, counters)
+        _begin_states(groups, roster.slots, state, counters)
+        self.__setstate__({"state": state, "param_groups": groups, "_roster": roster, "_counters": counters})
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)

@@ -1,0 +1,78 @@
+"""The base of generated penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .batching.buckets import _arranged
+from .batching.roster import _slot_of
+from .contract.generated import Generated
+from .contract.hypers import _checked_hypers, _nearest
+from .contract.interface import Rule
+from .contract.precision import _compute_dtype
+from .routing.groups import DEFAULTS
+from .routing.parameters import _require_parameter
+from .routing.places import Slot
+from .routing.readings import _readings_of, _warn_of_guesses
+from .routing.routes import _rule_named, param_groups
+
+
+class SpecPenalty(Generated, nn.Module):
+    """Base of generated penalties: `forward()` is the differentiable sum of the losses of all units that a rule takes.
+
+    Args:
+        params: a module, (name, tensor) pairs, tensors, or groups of these that may set `rule`, `transposed`, `split`
+            and `batch`, as optimizers take them; what no rule takes is not penalized.
+        hypers: the values of the hypers.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    def __init__(self, params: Any, hypers: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.hypers = _checked_hypers(type(self), hypers)
+        groups = _groups_of(params)
+        readings = _readings_of(groups)
+        taken = [(p, r) for p, r in readings.items() if _rule_named(self.RULES, r.role) and p.numel()]
+        for p, reading in taken:
+            _require_parameter(p, reading.role, reading.view, f"a parameter of shape {tuple(p.shape)}", type(self))
+        self._slots = [(p, _slot_of(p, reading, self.RULES)) for p, reading in taken]
+        _warn_of_guesses(type(self), groups)
+
+    def forward(self) -> Tensor:
+        """The 0-d penalty of the current weights."""
+        batches: dict[tuple[Any, ...], list[tuple[Tensor, Slot]]] = {}
+        for p, known in self._slots:
+            slot = known if known.fits(p) else replace(known, shape=p.shape, dtype=p.dtype, device=p.device)
+            batches.setdefault((slot.rule.name, p.dtype, p.device), []).append((p, slot))
+        losses = []
+        for slots in batches.values():
+            kernel = slots[0][1].rule.step
+            for bucket in _arranged(slots, kernel.layout):
+                weight = bucket.gather(bucket.params).to(_compute_dtype(slots[0][1].dtype))
+                losses.append(kernel.function(weight, **{name: self.hypers[name] for name in kernel.scalars})[0].sum())
+        return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+def _groups_of(params: Any) -> list[dict[str, Any]]:
+    """The groups that an optimizer would make of what it is given."""
+    given = param_groups(params) if isinstance(params, nn.Module) else list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    return [_group_of(group) for group in groups]
+
+
+def _group_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("params", "param_names", *DEFAULTS)
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
+    members = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
+    group = {**DEFAULTS, **given, "params": [member[1] if isinstance(member, tuple) else member for member in members]}
+    if members and isinstance(members[0], tuple):
+        group["param_names"] = [name for name, _ in members]
+    return group

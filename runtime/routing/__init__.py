@@ -1,0 +1,1 @@
+"""Which rule each parameter follows, and how it is read."""

@@ -1,0 +1,151 @@
+"""Places: where the units of a parameter lie, and what is known of a parameter until it changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract.interface import Memory, Rule
+
+LAYOUTS = ("elementwise", "tensor", "matrix")  # each can run what the ones before it can
+
+
+def _wider(*layouts: str) -> str:
+    return max(layouts, key=LAYOUTS.index)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a parameter of two or more dimensions is read as matrices; each field is a key of parameter groups.
+
+    The first `batch` dimensions count matrices (experts that are one parameter). Of those that are left, the first are
+    the rows and all others the columns, or with `transposed` the second are the rows. `split` cuts the rows of each
+    matrix into that many equal parts, or parts of these lengths, which are matrices of their own.
+    """
+
+    transposed: bool = False
+    split: int | tuple[int, ...] | None = None
+    batch: int = 0
+
+
+VIEW_KEYS = tuple(each.name for each in fields(View))
+
+
+def _view_in(group: Mapping[str, Any]) -> View:
+    """The view that a parameter group asks for; ValueError for one that there cannot be."""
+    transposed, split, batch = (group[key] for key in VIEW_KEYS)
+    if not isinstance(transposed, bool):
+        raise ValueError(f"invalid transposed={transposed!r}: a bool is expected")
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 0:
+        raise ValueError(f"invalid batch={batch!r}: how many dimensions count matrices is expected, 0 for none")
+    return View(transposed, split if isinstance(split, (int, type(None))) else tuple(split), batch)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where `count` units of one shape lie in a parameter (all of it, unless `split` cuts unequal parts)."""
+
+    unit: tuple[int, ...]  # (rows, cols), or (numel,) in the elementwise layout
+    count: int = 1
+    transposed: bool = False
+    leading: tuple[int, ...] = ()  # the dimensions before those of the matrices
+    lengths_before: tuple[int, ...] = ()  # rows of the units before the first, in each matrix
+    whole: bool = True
+
+    def window(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """The part of x that belongs to this place, as a view; x is like the parameter, or a state of `memory`."""
+        if memory is not None and not memory.full:
+            if self.whole:
+                return x
+            before = sum(math.prod(self._sizes(memory, rows)) for rows in self.lengths_before)
+            size = self.count * math.prod(self._sizes(memory, self.unit[0]))
+            return x.narrow(0, math.prod(self.leading) * before, size)
+        axis = len(self.leading)
+        x = x.transpose(axis, axis + 1) if self.transposed else x
+        rows = self.count // max(math.prod(self.leading), 1) * self.unit[0]
+        return x if self.whole else x.narrow(axis, sum(self.lengths_before), rows)
+
+    def batch(self, memory: Memory | None = None) -> tuple[int, ...]:
+        """The shape in which a kernel sees the weight or a memory of several places: (-1, rows, cols) or (-1,)."""
+        sizes = self.unit if memory is None or memory.full else self._sizes(memory, self.unit[0])
+        return (-1, *sizes) if len(self.unit) == 2 else (-1,)
+
+    def restored(self, block: Tensor, memory: Memory, shape: torch.Size) -> Tensor:
+        """A view of a memory's block of a whole parameter in the shape of its state; `shape` is the parameter's."""
+        if not memory.full:
+            return block if self.count > 1 else block[0]
+        if not self.transposed:
+            return block.view(shape)
+        axis = len(self.leading)
+        rows, cols = shape[axis : axis + 2]
+        return block.view(*self.leading, cols, rows, *shape[axis + 2 :]).transpose(axis, axis + 1)
+
+    def _sizes(self, memory: Memory, rows: int) -> tuple[int, ...]:
+        sizes = {"rows": rows, "cols": self.unit[-1]}
+        return tuple(size if isinstance(size, int) else sizes[size] for size in memory.shape)
+
+
+def _row_counts(rows: int, split: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The rows of each unit; ValueError if `split` does not divide them."""
+    if split is None:
+        return (rows,)
+    parts = split if isinstance(split, tuple) else (rows // max(split, 1),) * split
+    if sum(parts) != rows or any(part <= 0 for part in parts):
+        raise ValueError(f"split={split} does not divide {rows} rows")
+    return parts
+
+
+@lru_cache(maxsize=4096)
+def _places(layout: str, shape: tuple[int, ...], view: View) -> tuple[Place, ...]:
+    """The places of the units of a parameter: one for each run of equal shapes."""
+    if layout == "elementwise":
+        return (Place((math.prod(shape),)),)
+    if layout == "tensor" or len(shape) < 2:
+        return (Place((math.prod(shape), 1)),)
+    leading, sizes = shape[: view.batch], shape[view.batch :]
+    if len(sizes) < 2:
+        raise ValueError(f"batch={view.batch} leaves no matrix of the shape {shape}")
+    matrices = math.prod(leading)
+    rows, cols = sizes[view.transposed], math.prod(sizes) // max(sizes[view.transposed], 1)
+    runs = [(length, len(list(run))) for length, run in groupby(_row_counts(rows, view.split))]
+    places: list[Place] = []
+    before: tuple[int, ...] = ()
+    for length, count in runs:
+        places.append(Place((length, cols), matrices * count, view.transposed, leading, before, whole=len(runs) == 1))
+        before += (length,) * count
+    return tuple(places)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What is known of a parameter until its shape, dtype or device changes."""
+
+    role: str
+    rule: Rule
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    view: View = View()
+
+    def places(self, layout: str) -> tuple[Place, ...]:
+        return _places(layout, self.shape, self.view)
+
+    def fits(self, p: Tensor) -> bool:
+        return self.dtype is p.dtype and self.shape == p.shape and self.device == p.device
+
+    def state_shape(self, memory: Memory) -> tuple[int, ...]:
+        """The shape of a memory in the state: the parameter's, (a, b), (count, a, b), or flat for unequal parts."""
+        if memory.full:
+            return tuple(self.shape)
+        places = self.places(self.rule.step.layout)
+        sizes = [(place.count, *place.batch(memory)[1:]) for place in places]
+        if len(sizes) > 1:
+            return (sum(map(math.prod, sizes)),)
+        return sizes[0] if sizes[0][0] > 1 else sizes[0][1:]
