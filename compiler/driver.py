@@ -154,17 +154,16 @@ def map_functions(change: Pass, program: ir.Program) -> ir.Program:
 def changed(old: ir.Declaration, change: Pass) -> ir.Declaration:
     """The declaration with every function rewritten."""
 
+    def stages(old: tuple[ir.Stage, ...]) -> tuple[ir.Stage, ...]:
+        return tuple(replace(stage, function=change(stage.function)) for stage in old)
+
     def rule(old: ir.Rule) -> ir.Rule:
         return replace(
             old,
-            step=change(old.step),
+            step=stages(old.step),
             initial=change(old.initial) if old.initial else None,
-            totals=tuple(change(total) for total in old.totals),
             was=tuple(change(each) for each in old.was),
-            events=tuple(
-                replace(event, function=change(event.function), totals=tuple(change(total) for total in event.totals))
-                for event in old.events
-            ),
+            events=tuple(replace(event, step=stages(event.step)) for event in old.events),
         )
 
     if isinstance(old, ir.Schedule):

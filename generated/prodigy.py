@@ -63,24 +63,19 @@ def tensor_rule(
     return weight, start, m, v, r, s, d_2
 
 
+def tensor_sums(weight, grad, start, s, d, *, lr, beta2):
+    """What each parameter adds to `total_1` and `total_2`."""
+    kept = math.sqrt(beta2)
+    s = s.lerp(lr * d.square() * grad, 1 - kept)
+    total_1 = (grad * (start - weight)).sum(dim=(-2, -1), keepdim=True)
+    total_2 = s.abs().sum(dim=(-2, -1), keepdim=True)
+    return total_1, total_2
+
+
 def tensor_init(weight, *, d0):
     """First values of start, d."""
     first_d = torch.full_like(weight[..., :1, :1], d0)
     return weight.clone(), first_d
-
-
-def tensor_total_1(weight, grad, start):
-    """What each parameter adds to total_1."""
-    total_1 = (grad * (start - weight)).sum(dim=(-2, -1), keepdim=True)
-    return (total_1,)
-
-
-def tensor_total_2(grad, s, d, *, lr, beta2):
-    """What each parameter adds to total_2."""
-    kept = math.sqrt(beta2)
-    s = s.lerp(lr * d.square() * grad, 1 - kept)
-    total_2 = s.abs().sum(dim=(-2, -1), keepdim=True)
-    return (total_2,)
 
 
 class Prodigy(SpecOptimizer, runtime=1):
@@ -153,6 +148,15 @@ class Prodigy(SpecOptimizer, runtime=1):
                     "total_2",
                 ),
                 outputs=("weight", "start", "m", "v", "r", "s", "d"),
+                sums=(
+                    Kernel(
+                        tensor_sums,
+                        layout="tensor",
+                        inputs=("weight", "grad", "start", "s", "d"),
+                        scalars=("lr", "beta2"),
+                        outputs=("total_1", "total_2"),
+                    ),
+                ),
             ),
             init=Kernel(
                 tensor_init,
@@ -160,22 +164,6 @@ class Prodigy(SpecOptimizer, runtime=1):
                 inputs=("weight",),
                 scalars=("d0",),
                 outputs=("start", "d"),
-            ),
-            totals=(
-                Kernel(
-                    tensor_total_1,
-                    layout="tensor",
-                    inputs=("weight", "grad", "start"),
-                    scalars=(),
-                    outputs=("total_1",),
-                ),
-                Kernel(
-                    tensor_total_2,
-                    layout="tensor",
-                    inputs=("grad", "s", "d"),
-                    scalars=("lr", "beta2"),
-                    outputs=("total_2",),
-                ),
             ),
         ),
     )

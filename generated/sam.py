@@ -60,8 +60,8 @@ def tensor_ascend(weight, grad, *, t, rho, ascend_total_1):
     return weight, climb, climbs
 
 
-def tensor_ascend_total_1(grad):
-    """What each parameter adds to ascend_total_1."""
+def tensor_ascend_sums(grad):
+    """What each parameter adds to `ascend_total_1`."""
     ascend_total_1 = grad.norm(dim=(-2, -1), keepdim=True).square()
     return (ascend_total_1,)
 
@@ -140,14 +140,14 @@ class SAM(SpecOptimizer, runtime=1):
                         inputs=("weight", "grad"),
                         scalars=("t", "rho", "ascend_total_1"),
                         outputs=("weight", "climb", "climbs"),
-                    ),
-                    totals=(
-                        Kernel(
-                            tensor_ascend_total_1,
-                            layout="tensor",
-                            inputs=("grad",),
-                            scalars=(),
-                            outputs=("ascend_total_1",),
+                        sums=(
+                            Kernel(
+                                tensor_ascend_sums,
+                                layout="tensor",
+                                inputs=("grad",),
+                                scalars=(),
+                                outputs=("ascend_total_1",),
+                            ),
                         ),
                     ),
                 ),

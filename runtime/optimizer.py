@@ -223,10 +223,10 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             settled = [(work, self._arrangement.settled(work, self._roster.slots, self.state)) for work in works]
             rules = {work.rule.name: work.rule for work in works}
-            totals = {name: self._totals(rule.totals, works, {}) for name, rule in rules.items()}
+            sums = {name: self._sums(rule.step, works, {}) for name, rule in rules.items()}
             for work, buckets in settled:
                 step = work.rule.step
-                scalars = work.scalars(step, totals[work.rule.name], {})
+                scalars = work.scalars(step, sums[work.rule.name], {})
                 run = self._runner(step, work)
                 for bucket, stored in buckets:
                     run(bucket, scalars, stored)
@@ -258,17 +258,17 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         works = self._collect(f"{event}_step", takes_part)
         if blocked and not works:
             raise RuntimeError(_why_not_due(blocked, event))
-        stepped = self._collect(f"{event}_step", _has_grad) if any(e.totals for e in events.values()) else []
+        stepped = self._collect(f"{event}_step", _has_grad) if any(e.kernel.sums for e in events.values()) else []
         if self.skip_nonfinite and not _all_finite([*self._reading_gradients(works, events), *stepped]):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
                 self._arrangement.require_memories(work, self._roster.slots, self.state)
             given = {name: found.scalars(arguments) for name, found in events.items()}
-            totals = {name: self._totals(found.totals, stepped, given[name]) for name, found in events.items()}
+            sums = {name: self._sums(found.kernel, stepped, given[name]) for name, found in events.items()}
             for work in works:
                 found = events[work.rule.name]
-                scalars = work.scalars(found.kernel, totals[work.rule.name], given[work.rule.name])
+                scalars = work.scalars(found.kernel, sums[work.rule.name], given[work.rule.name])
                 run = self._runner(found.kernel, work)
                 layout = _wider(work.rule.step.layout, found.kernel.layout)
                 for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
@@ -344,21 +344,19 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             for name in ("kahan", "master"):
                 self.state.get(p, {}).pop(name, None)
 
-    def _totals(
-        self, kernels: Iterable[Kernel], works: Sequence[Work], arguments: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """The sum over the units of all works of each total, in order, as later ones may use earlier ones."""
-        totals: dict[str, Tensor] = {}
-        for kernel in kernels:
+    def _sums(self, last: Kernel, works: Sequence[Work], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the kernels before `last` sum up over the units of all works; later ones may use earlier sums."""
+        sums: dict[str, Tensor] = {}
+        for kernel in last.sums:
             values = [(torch.zeros(1, 1, 1, device="cpu"),) * len(kernel.outputs)] if not works else []
             for work in works:
-                scalars = work.scalars(kernel, totals, arguments)
+                scalars = work.scalars(kernel, sums, arguments)
                 layout = _wider("tensor", work.rule.step.layout, kernel.layout)
                 for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
                     values.append(Call(kernel, bucket, work, self.state).evaluate(scalars))
             for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):
-                totals[name] = _ordered_sum(list(parts))
-        return totals
+                sums[name] = _ordered_sum(list(parts))
+        return sums
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -169,10 +169,14 @@ class Curvature(SpecOptimizer):
             roles=ROLES,
             memories=(Memory("m", FULL), Memory("h", FULL)),
             step=Kernel(
-                curvature_step, "elementwise", ("weight", "grad", "m", "h"), ("lr", "beta", "total_1"), ("weight", "m")
+                curvature_step,
+                "elementwise",
+                ("weight", "grad", "m", "h"),
+                ("lr", "beta", "total_1"),
+                ("weight", "m"),
+                sums=(Kernel(curvature_total, "tensor", ("grad",), (), ("total_1",)),),
             ),
             init=Kernel(curvature_init, "tensor", ("weight",), ("t",), ("h",)),
-            totals=(Kernel(curvature_total, "tensor", ("grad",), (), ("total_1",)),),
             events=(
                 Event(
                     "curvature",

@@ -159,11 +159,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "key := (run, slot.rule.name, slot.device, count)",
     ),
     Mutant(
-        "totals of the last bucket alone",
+        "sums over parameters of the last bucket alone",
         "a global norm leaves out most of the model",
         f"{RUNTIME}/optimizer.py",
-        "totals[name] = _ordered_sum(list(parts))",
-        "totals[name] = _ordered_sum(list(parts)[-1:])",
+        "sums[name] = _ordered_sum(list(parts))",
+        "sums[name] = _ordered_sum(list(parts)[-1:])",
     ),
     Mutant(
         "autocast reaches steps",

@@ -92,7 +92,7 @@ def weights(params: list[Tensor]) -> list[Tensor]:
 
 
 def has_totals(cls: type[Any]) -> bool:
-    return any(rule.totals or any(event.totals for event in rule.events) for rule in cls.RULES)
+    return any(kernel.sums for rule in cls.RULES for kernel in rule.kernels)
 
 
 # -- 1: a torch.optim.Optimizer ----------------------------------------------------------------------------------------

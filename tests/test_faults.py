@@ -486,7 +486,7 @@ def test_a_group_that_cannot_be_checked_is_not_added(error):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_nonfinite_gradient_changes_its_own_parameter_alone(cls, bad):
     """The other parameters take bitwise the step that they take beside a finite gradient, also of the same bucket."""
-    if any(rule.totals for rule in cls.RULES):
+    if any(rule.step.sums for rule in cls.RULES):
         pytest.skip("parameters depend on each other")
     made, others = groups(cls), groups(cls)
     optimizer, other = build(cls, made), build(cls, others)

@@ -530,14 +530,14 @@ def mutated_programs(spec: str) -> Iterator[ir.Program]:
     before = run_passes(check_source(Source("case.opt", spec), SPECS).require(), until="guard")
     (optimizer,) = before.declarations
     (rule,) = optimizer.rules  # type: ignore[union-attr]
-    values = [equation.value for equation in rule.step.equations]
+    values = [equation.value for equation in rule.update.equations]
     inputs = [node for value in values for node in ir.walk(value) if isinstance(node, ir.Input)]
     hypers = list({n.name: n for n in inputs if n.source in (ir.Source.HYPER, ir.Source.STEP)}.values())
-    for index, equation in enumerate(rule.step.equations):
+    for index, equation in enumerate(rule.update.equations):
         for value in mutants_of(equation.value, hypers):
             changed_one = replace(equation, value=value)
-            equations = (*rule.step.equations[:index], changed_one, *rule.step.equations[index + 1 :])
-            mutant = replace(rule, step=replace(rule.step, equations=equations))
+            equations = (*rule.update.equations[:index], changed_one, *rule.update.equations[index + 1 :])
+            mutant = replace(rule, step=(ir.Stage(replace(rule.update, equations=equations)),))
             program = replace(before, declarations=(replace(optimizer, rules=(mutant,)),))
             yield map_functions(plan_storage, program)
 

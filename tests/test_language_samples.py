@@ -89,7 +89,7 @@ def test_penalty_is_what_the_interpreter_says():
     for p in params:
         (rule,) = (rule for rule in declaration.rules if ("matrix" if p.ndim > 1 else "vector") in rule.roles)
         weight = p.detach().numpy().reshape(p.shape[0], -1)
-        expected += float(evaluate_function(rule.step, Inputs(weight, hypers={"strength": 0.3}))["loss"].item())
+        expected += float(evaluate_function(rule.update, Inputs(weight, hypers={"strength": 0.3}))["loss"].item())
     assert load("Orthonormal")(params, strength=0.3)().item() == pytest.approx(expected, rel=1e-12)
 
 

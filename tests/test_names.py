@@ -337,7 +337,7 @@ def test_rules_have_the_events_that_change_something_for_them_and_no_others():
         "matrix": [],
         "rest": ["probe"],
     }
-    assert not any(rule.totals for rule in declaration.rules)
+    assert not any(stage.collectives for rule in declaration.rules for stage in rule.stages)
     weight, grads = stream()
     matrix, vector = torch.nn.Parameter(torch.from_numpy(weight)), torch.nn.Parameter(torch.from_numpy(weight[0]))
     optimizer = compile_source(IDLE).Plain([matrix, vector])
@@ -363,7 +363,7 @@ def lowered_rule(text: str) -> tuple[ir.Function, PyFunction]:
     (declaration,) = (each for each in compile_program(Source("names.opt", text)).declarations if each.name == "Plain")
     (rule,) = declaration.rules
     memories = tuple(memory.name for memory in rule.memories)
-    return rule.step, lower_function(rule.step, "step", (), memories, scalar_names(declaration))
+    return rule.update, lower_function(rule.update, "step", (), memories, scalar_names(declaration))
 
 
 NUMBER = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
@@ -396,7 +396,7 @@ def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
     [
         (ir.Input("m", ir.Source.ARGUMENT, type=NUMBER), "reads argument `m`, which it is not given"),
         (ir.Input("beta", ir.Source.MEMORY, type=NUMBER), "reads memory `beta`, which it is not given"),
-        (ir.Input("total_1", ir.Source.TOTAL, type=NUMBER), "reads total `total_1`, which it is not given"),
+        (ir.Input("total_1", ir.Source.COMBINED, type=NUMBER), "reads combined `total_1`, which it is not given"),
         (ir.Input("m", ir.Source.HYPER, type=Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)), "`m` has two types"),
         (ir.Latest(ir.StreamRef("event", "m")), "a Latest is left"),
     ],
@@ -406,7 +406,7 @@ def test_functions_read_what_they_are_given(node, message):
     (declaration,) = program.declarations
     (rule,) = declaration.rules
     require_valid(program, "storage")
-    step = replace(rule.step, equations=(ir.Equation("odd", node), *rule.step.equations))
-    broken = replace(declaration, rules=(replace(rule, step=step),))
+    update = replace(rule.update, equations=(ir.Equation("odd", node), *rule.update.equations))
+    broken = replace(declaration, rules=(replace(rule, step=(ir.Stage(update),)),))
     with pytest.raises(InternalError, match=message):
         require_valid(replace(program, declarations=(broken,)), "storage")

@@ -66,7 +66,7 @@ def test_interpreter_agrees(name, by_hand, hypers):
     (rule,) = declaration.rules
     for p in matrices():
         inputs = Inputs(p.detach().flatten(1).numpy(), hypers=hypers)
-        found = float(evaluate_function(rule.step, inputs)["loss"].item())
+        found = float(evaluate_function(rule.update, inputs)["loss"].item())
         assert found == pytest.approx(by_hand([p], **hypers).item(), rel=TOLERANCE)
 
 

@@ -6,6 +6,7 @@ import ast
 import copy
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -520,9 +521,9 @@ def counting(cls, calls):
             calls.append(tuple(inputs[0].shape))
             return kernel.function(*inputs, **scalars)
 
-        return Kernel(function, kernel.layout, kernel.inputs, kernel.scalars, kernel.outputs)
+        return replace(kernel, function=function, fused=None)
 
-    rules = tuple(Rule(r.name, r.roles, r.memories, watch(r.step), r.init, r.totals, r.events) for r in cls.RULES)
+    rules = tuple(replace(rule, step=watch(rule.step)) for rule in cls.RULES)
     return type(cls.__name__, (cls,), {"RULES": rules})
 
 
@@ -786,9 +787,7 @@ def test_a_failing_initial_value_leaves_no_state(monkeypatch):
 
     rule = Curvature.RULES[0]
     bad = Kernel(failing, "tensor", ("weight",), ("t",), ("h",))
-    monkeypatch.setattr(
-        Curvature, "RULES", (Rule(rule.name, rule.roles, rule.memories, rule.step, bad, rule.totals, rule.events),)
-    )
+    monkeypatch.setattr(Curvature, "RULES", (replace(rule, init=bad),))
     p = parameter(4)
     optimizer = Curvature([p])
     p.grad = torch.ones(4)
@@ -827,15 +826,15 @@ def test_totals_are_shared_by_the_rules_of_an_optimizer():
     def plain(weight, grad, *, lr):
         return (weight - lr * grad,)
 
-    step = Kernel(clipped, "elementwise", ("weight", "grad"), ("lr", "total_1"), ("weight",))
-    totals = (
+    sums = (
         Kernel(squared, "matrix", ("grad",), (), ("total_1",)),
         Kernel(largest, "tensor", ("grad",), ("total_1",), ("total_2",)),
     )
+    step = Kernel(clipped, "elementwise", ("weight", "grad"), ("lr", "total_1"), ("weight",), sums=sums)
 
     class Clipped(Descent):
         RULES = (
-            Rule("matrix", ("matrix",), (), step, totals=totals),
+            Rule("matrix", ("matrix",), (), step),
             Rule("rest", ("vector",), (), Kernel(plain, "elementwise", ("weight", "grad"), ("lr",), ("weight",))),
         )
 
@@ -845,7 +844,7 @@ def test_totals_are_shared_by_the_rules_of_an_optimizer():
     set_gradients(params, 0)
     norm = torch.cat([p.grad.flatten() for p in params]).norm()
     works = optimizer._collect("step", lambda rule, p: True)
-    found = optimizer._totals(totals, works, {})
+    found = optimizer._sums(step, works, {})
     expected = sum(p.grad.abs().max() for p in params) / norm.square()
     torch.testing.assert_close(found["total_2"].float(), expected)
     optimizer.step()
@@ -867,8 +866,14 @@ def test_totals_may_read_memories_and_split_units():
                 "all",
                 interface.ROLES,
                 (Memory("m", ("rows", "cols")),),
-                Kernel(step, "matrix", ("weight", "grad", "m"), ("lr", "total_1"), ("weight", "m")),
-                totals=(Kernel(seen, "tensor", ("m", "weight"), (), ("total_1",)),),
+                Kernel(
+                    step,
+                    "matrix",
+                    ("weight", "grad", "m"),
+                    ("lr", "total_1"),
+                    ("weight", "m"),
+                    sums=(Kernel(seen, "tensor", ("m", "weight"), (), ("total_1",)),),
+                ),
             ),
         )
 
@@ -928,13 +933,13 @@ def test_events_may_have_totals():
     def squared(grad, m):
         return (grad.square().sum((-2, -1), keepdim=True) + m.sum((-2, -1), keepdim=True),)
 
-    total = Kernel(squared, "tensor", ("grad", "m"), (), ("total_1",))
-    kernel = Kernel(ascend, "elementwise", ("weight", "grad"), ("radius", "total_1"), ("weight",))
+    sums = (Kernel(squared, "tensor", ("grad", "m"), (), ("total_1",)),)
+    kernel = Kernel(ascend, "elementwise", ("weight", "grad"), ("radius", "total_1"), ("weight",), sums=sums)
     rule = Lookback.RULES[0]
     memories = (*rule.memories, Memory("m", ("rows", "cols")))
 
     class Ascending(Lookback):
-        RULES = (Rule("all", rule.roles, memories, rule.step, events=(Event("ascend", kernel, (total,)),)),)
+        RULES = (Rule("all", rule.roles, memories, rule.step, events=(Event("ascend", kernel),)),)
 
     params = [parameter(4, 3), parameter(5), parameter(2)]
     start = [p.detach().clone() for p in params]

@@ -130,7 +130,7 @@ def test_facts_of_chains_reach_both_ends() -> None:
     program = compile_program(Source("x.opt", text))
     declaration = program.declarations[0]
     assert isinstance(declaration, ir.Optimizer)
-    known = facts_of(declaration.rules[0].step)
+    known = facts_of(declaration.rules[0].update)
     found = known.interval(declaration.requirements[1].value)
     assert (found.low, found.high, found.has_nan) == (0.0, 1 - 2**-53, False) and not math.isinf(found.high)
 

@@ -309,7 +309,7 @@ def test_param_groups_lr(info, kwargs):
 
 def has_totals(cls: type[Any]) -> bool:
     """Whether a parameter's step depends on the other parameters."""
-    return any(rule.totals or any(event.totals for event in rule.events) for rule in cls.RULES)
+    return any(kernel.sums for rule in cls.RULES for kernel in rule.kernels)
 
 
 # -- one optimizer for all, and one for each ---------------------------------------------------------------------------

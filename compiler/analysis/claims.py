@@ -78,10 +78,8 @@ class Subject:
     @property
     def hypers(self) -> tuple[ir.Hyper, ...]:
         """The hypers that the rule reads; those without a default, which a run needs in any case, are among them."""
-        rule = self.watched
-        functions = [rule.step, *rule.totals, *([rule.initial] if rule.initial else [])]
-        functions += [function for event in rule.events for function in (event.function, *event.totals)]
-        read = {node.name for function in functions for node in inputs_of(function) if node.source is ir.Source.HYPER}
+        inputs = (node for function in self.watched.functions for node in inputs_of(function))
+        read = {node.name for node in inputs if node.source is ir.Source.HYPER}
         return tuple(each for each in self.declaration.hypers if each.name in read or each.default is None)
 
 

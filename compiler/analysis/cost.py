@@ -41,15 +41,14 @@ def decide_cost(question: Question) -> Verdict:
     claimed = polynomial_of(constants_as_one(question.claim.promise))
     if claimed is None or any(factor < 0 for factor in claimed.terms.values()):
         return Unknown("its growth is not that of a polynomial in rows and cols with positive terms")
-    functions = (rule.step, *rule.totals)
-    total = cost_of(functions, question.subject.declaration)
+    total = cost_of([stage.function for stage in rule.step], question.subject.declaration)
     direction = direction_of_excess(total.terms, claimed.terms)
     if direction is None:
         return Proved(f"grows as {highest(total)}")
     worst = max(total.terms, key=lambda exponents: exponent_along(exponents, direction))
     costly = [
         equation.name
-        for equation in rule.step.equations
+        for equation in rule.update.equations
         if worst in expression_cost(equation.value, question.subject.declaration).terms
     ]
     return Refuted(

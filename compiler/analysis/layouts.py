@@ -19,7 +19,7 @@ def layout_of(function: ir.Function) -> str:
 
 def step_layout(rule: ir.Rule) -> str:
     """The layout of the rule's step, in which all memories are kept, also those that only its events read."""
-    layout = layout_of(rule.step)
+    layout = layout_of(rule.update)
     is_narrow = any(memory.type.shape != FULL for memory in rule.memories)
     return "tensor" if layout == "elementwise" and is_narrow else layout
 

@@ -55,11 +55,11 @@ class Pattern:
     """A rule that others may be instances of, with what every comparison needs of it."""
 
     def __init__(self, rule: ir.Rule) -> None:
-        self.step = rule.step
+        self.step = rule.update
         self.memories = tuple(memory.name for memory in rule.memories)
-        self.functions = functions(rule.step)
-        self.flags = scalar_conditions(rule.step)
-        self.hypers = numeric_hypers(rule.step)
+        self.functions = functions(rule.update)
+        self.flags = scalar_conditions(rule.update)
+        self.hypers = numeric_hypers(rule.update)
         self._forms: dict[tuple[tuple[bool, ...], tuple[str, ...]], Forms] = {}
 
     def forms(self, truths: Mapping[ir.Expr, bool], known: Mapping[str, Sum]) -> Forms:
@@ -84,9 +84,9 @@ class Pattern:
 def instance_of(pattern: Pattern, rule: ir.Rule) -> Instance | None:
     """How the rule's step is the pattern's for some values of the pattern's hypers; None where no way was found."""
     own, theirs = pattern.memories, [memory.name for memory in rule.memories]
-    if len(own) != len(theirs) or not is_candidate(rule) or not functions(rule.step) <= pattern.functions:
+    if len(own) != len(theirs) or not is_candidate(rule) or not functions(rule.update) <= pattern.functions:
         return None
-    conditions = scalar_conditions(rule.step)
+    conditions = scalar_conditions(rule.update)
     if len(conditions) > CONDITION_LIMIT:
         return None
     for names in permutations(theirs):
@@ -103,10 +103,10 @@ def instance_of(pattern: Pattern, rule: ir.Rule) -> Instance | None:
 
 def is_candidate(rule: ir.Rule) -> bool:
     """Whether the step writes the weight and whole memories, and is small enough to be worth a look."""
-    outputs = {output.name for output in rule.step.outputs}
+    outputs = {output.name for output in rule.update.outputs}
     return (
         outputs == {"weight", *(memory.name for memory in rule.memories)}
-        and sum(1 for _ in every_node(rule.step)) <= NODE_LIMIT
+        and sum(1 for _ in every_node(rule.update)) <= NODE_LIMIT
         and all(memory.type.shape == FULL for memory in rule.memories)
     )
 
@@ -141,7 +141,7 @@ def choices(conditions: list[ir.Expr]) -> Iterator[dict[ir.Expr, bool]]:
 def solved(pattern: Pattern, rule: ir.Rule, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool]) -> Case | None:
     """Values of the pattern's hypers with which it is the rule in this case."""
     standing = {name: own for own, name in memories.items()}
-    target = output_forms(rule.step, standing, chosen, {})
+    target = output_forms(rule.update, standing, chosen, {})
     for truths in choices(pattern.flags):
         for start in ({}, *({name: Sum()} for name in pattern.hypers)):
             numbers = fitted(pattern, target, truths, start)

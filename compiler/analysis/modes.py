@@ -13,7 +13,7 @@ from optforge.compiler.analysis.normal_form import Atom, Former, Sum, TooLarge, 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 
-OPEN = (ir.Source.STEP, ir.Source.ARGUMENT, ir.Source.TOTAL)  # what may differ between two calls
+OPEN = (ir.Source.STEP, ir.Source.ARGUMENT, ir.Source.COMBINED)  # what may differ between two calls
 WEIGHT = single(named_atom("stream weight", False))
 
 
@@ -23,7 +23,7 @@ def with_modes(rule: ir.Rule) -> ir.Rule:
     for first in rule.events:
         for second in rule.events:
             is_free = first.name not in {*undone, *undone.values()} and second.name not in {*undone, *undone.values()}
-            if is_free and undoes(second.function, first.function):
+            if is_free and undoes(second.update, first.update):
                 undone[second.name] = first.name
     return replace(rule, events=tuple(replace(each, undoes=undone.get(each.name, "")) for each in rule.events))
 

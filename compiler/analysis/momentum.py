@@ -17,7 +17,7 @@ ODD = {"neg", "transpose", "fill", "sign", "tanh", "orthogonalize", "clamp"}
 
 def momentum_hypers(optimizer: ir.Optimizer) -> tuple[str, ...]:
     """The hyper of each rule that has one, in the order of the rules, each once."""
-    found = (momentum_of(rule.step) for rule in optimizer.rules)
+    found = (momentum_of(rule.update) for rule in optimizer.rules)
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 

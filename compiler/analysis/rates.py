@@ -21,9 +21,7 @@ def lr_ratio(rule: ir.Rule) -> str | None:
 
     For an lr of its own such a rule does what it does for that lr and a ratio of 1.
     """
-    events = [function for event in rule.events for function in (event.function, *event.totals)]
-    functions = [rule.step, *([rule.initial] if rule.initial else []), *rule.totals, *events]
-    products = [product for function in functions for product in _products(function)]
+    products = [product for function in rule.functions for product in _products(function)]
     with_rate = [product for product in products if RATE in product]
     names = set.intersection(*map(set, with_rate)) - {RATE} if with_rate else set()
     found = [name for name in names if all(product[name] == product[RATE] for product in products)]

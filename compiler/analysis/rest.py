@@ -29,7 +29,7 @@ def keeps_zero(rule: ir.Rule) -> bool:
     first = Values(rule.initial, frozenset({"weight"})) if rule.initial else None
     zeros = {m.name for m in rule.memories if first is None or first.starts_at_zero(m.name)}
     while True:
-        step = Values(rule.step, frozenset({"weight", *zeros}))
+        step = Values(rule.update, frozenset({"weight", *zeros}))
         kept = {name for name in zeros if name not in step.outputs or step.is_zero(step.outputs[name])}
         if kept == zeros:
             return step.is_zero(step.outputs["weight"])
@@ -38,7 +38,7 @@ def keeps_zero(rule: ir.Rule) -> bool:
 
 def moves_at_rest(rule: ir.Rule) -> bool:
     """Whether a step with lr = 0 may change the weight, be it by rounding."""
-    step = Values(rule.step, frozenset({"lr"}))
+    step = Values(rule.update, frozenset({"lr"}))
     return not step.is_weight(step.outputs["weight"])
 
 

@@ -208,7 +208,7 @@ class OptimizerTrial:
         (_, first), *_, (_, last) = self.compiled.versions(self.trial.name)
         for old, new in zip(first.rules, last.rules, strict=True):
             pairs = [(old.initial, new.initial)] if old.initial else []
-            pairs += [(a.function, b.function) for a, b in zip(old.events, new.events, strict=True) if a.name == name]
+            pairs += [(a.update, b.update) for a, b in zip(old.events, new.events, strict=True) if a.name == name]
             if any(interpret.reads_grad(one) != interpret.reads_grad(two) for one, two in pairs):
                 return True
         return False
@@ -281,11 +281,11 @@ class OptimizerTrial:
             if each is None:
                 continue
             grad = interpret.as_matrix(self.data(each.oracle.shape), rule.universe)
-            totals = [*rule.totals, *(total for event in rule.events for total in event.totals)]
+            collectives = [each for stage in rule.stages for each in stage.collectives]
             inputs = replace(
                 each.oracle.inputs(grad, each.hypers),
                 t=float(self.random.integers(1, 7)),
-                totals={total.outputs[0].name: np.full((1, 1), 0.37) for total in totals},
+                combined={each.name: np.full((1, 1), 0.37) for each in collectives},
                 arguments={p.name: 1.25 for event in rule.events for p in event.parameters},
             )
             for name, functions in functions_of([(stage, each.rules[index]) for stage, each in versions]).items():
@@ -308,12 +308,8 @@ def functions_of(rules: Sequence[tuple[str, ir.Rule]]) -> dict[str, list[tuple[s
     """Each function of a rule in all its versions."""
     found: dict[str, list[tuple[str, ir.Function]]] = {}
     for stage, rule in rules:
-        functions = {"step": rule.step, **{event.name: event.function for event in rule.events}}
-        functions |= {"init": rule.initial} if rule.initial else {}
-        functions |= {total.name: total for total in rule.totals}
-        functions |= {total.name: total for event in rule.events for total in event.totals}
-        for name, function in functions.items():
-            found.setdefault(name, []).append((stage, function))
+        for function in rule.functions:
+            found.setdefault(function.name, []).append((stage, function))
     return found
 
 
@@ -348,7 +344,7 @@ def run_penalty(compiled: Compiled, trial: Trial, declaration: ir.Penalty, seed:
             if rule is not None:
                 matrix = interpret.as_matrix(weight + shift * direction, rule.universe)
                 inputs = interpret.Inputs(weight=matrix, hypers=values)
-                total += float(interpret.evaluate_function(rule.step, inputs)["loss"].item())
+                total += float(interpret.evaluate_function(rule.update, inputs)["loss"].item())
         return total
 
     directions = [rng.standard_normal(shape) for shape in shapes]

@@ -1,9 +1,8 @@
 """The intermediate representation: pure functions from tensors and scalars to tensors.
 
-Everything a spec says becomes a :class:`Function`: one step of a rule, its initial memory, an
-event, a schedule, a penalty. A function is a list of named equations and a list of outputs;
-memory is nothing but an input and an output of the same name. Expressions are trees of five node
-classes; ``span`` takes no part in equality.
+Everything a spec says becomes a :class:`Function`: the stages of a rule's step and of its events, its initial memory,
+a schedule, a penalty. A function is a list of named equations and a list of outputs; memory is nothing but an input and
+an output of the same name. Expressions are trees of five node classes; ``span`` takes no part in equality.
 
 :func:`children` and :func:`map_children` are the only places that list the children of a node.
 """
@@ -16,6 +15,7 @@ from enum import Enum
 from operator import is_
 from typing import NamedTuple, TypeAlias, assert_never
 
+from optforge.compiler.ir.collectives import Collective
 from optforge.compiler.ir.types import UNTYPED, Kind, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
@@ -48,7 +48,7 @@ class Source(Enum):
     STEP = "step"  # t
     DIMENSION = "dimension"  # rows and cols
     ARGUMENT = "argument"  # of the event's call
-    TOTAL = "total"  # a sum over all parameters
+    COMBINED = "combined"  # what a collective of an earlier stage has made
 
 
 Key: TypeAlias = tuple[Source, str]
@@ -145,7 +145,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """``name`` is ``weight``, a memory, ``factor``, ``loss`` or a total."""
+    """``name`` is ``weight``, a memory, ``factor``, ``loss``, or that of a collective."""
 
     name: str
     value: Expr
@@ -160,6 +160,14 @@ class Function:
     equations: tuple[Equation, ...]
     outputs: tuple[Output, ...]
     given: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A pure function and what must be combined of its outputs before the next stage: all, of the last stage none."""
+
+    function: Function
+    collectives: tuple[Collective, ...] = ()
 
 
 # What a spec declares, around its functions
@@ -204,14 +212,18 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a method of the generated class computes, with the arguments of its call; its totals come first."""
+    """What a method of the generated class computes, with the arguments of its call."""
 
     name: str
     parameters: tuple[Hyper, ...]
-    function: Function
+    step: tuple[Stage, ...]
     doc: str = ""
-    totals: tuple[Function, ...] = ()
     undoes: str = field(default="", compare=False)  # the event whose weights it takes away again
+
+    @property
+    def update(self) -> Function:
+        """The function of the last stage, which gives the weight and memories."""
+        return self.step[-1].function
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,15 +244,29 @@ class Rule:
     roles: tuple[str, ...]
     universe: Universe
     memories: tuple[Memory, ...]
-    step: Function
+    step: tuple[Stage, ...]
     initial: Function | None
-    totals: tuple[Function, ...]
     events: tuple[Event, ...]
     claims: tuple[Claim, ...]
     written: tuple[Written, ...]  # the spec's own equations, for docstrings
     was: tuple[Function, ...] = ()  # each makes one memory out of those of an older checkpoint
     keeps_zero: bool = field(default=False, compare=False)  # a weight of zeros stays so
     moves_at_rest: bool = field(default=False, compare=False)  # a step with lr = 0 may change the weight
+
+    @property
+    def update(self) -> Function:
+        """The function of the last stage, which gives the weight and memories, or a penalty's loss."""
+        return self.step[-1].function
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those of the step, then those of each event."""
+        return (*self.step, *(stage for event in self.events for stage in event.step))
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """All that is computed for parameters of the rule: by the step, at the beginning, by events."""
+        return (*(stage.function for stage in self.stages), *((self.initial,) if self.initial else ()))
 
 
 @dataclass(frozen=True, slots=True)

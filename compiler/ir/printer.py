@@ -256,7 +256,7 @@ def literal_type(value: ir.Value, is_axis: bool) -> Type:
 
 
 HEAD = re.compile(r"function (\S+) for (\w+)")
-INPUT = re.compile(r"(stream|memory|hyper|step|dimension|argument|total) (\S+): (.*)")
+INPUT = re.compile(r"(stream|memory|hyper|step|dimension|argument|combined) (\S+): (.*)")
 EQUATION = re.compile(r"(\S+): ([a-z]+(?: [a-z]+)?(?: \(\w+, \w+\))?) (:?=) (.*)")
 RETURN = re.compile(r"return (\S+) = (.*)")
 AXES = ("row", "col", "all")

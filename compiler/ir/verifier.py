@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.operators import OPERATORS
-from optforge.compiler.ir.types import Kind
+from optforge.compiler.ir.types import SCALAR, Kind
 
 DIMENSIONS: Set[ir.Key] = {(ir.Source.DIMENSION, "rows"), (ir.Source.DIMENSION, "cols")}
 ORDERED_AFTER = ("schedule", "guard", "storage")
@@ -28,10 +29,7 @@ def functions_of(program: ir.Program) -> list[ir.Function]:
             found.append(declaration.function)
             continue
         for rule in declaration.rules:
-            found += [rule.step, *rule.totals]
-            found += [function for event in rule.events for function in (event.function, *event.totals)]
-            found += [rule.initial] if rule.initial else []
-            found += rule.was
+            found += [*rule.functions, *rule.was]
         found += declaration.was if isinstance(declaration, ir.Optimizer) else ()
     return found
 
@@ -41,9 +39,30 @@ def require_valid(program: ir.Program, stage: str) -> None:
     for function in functions_of(program):
         require_valid_function(function, stage)
     for declaration in program.declarations:
+        for rule in () if isinstance(declaration, ir.Schedule) else declaration.rules:
+            for stages in (rule.step, *(event.step for event in rule.events)):
+                require_valid_stages(stages, stage)
         require_distinct("hyperparameters", (hyper.name for hyper in declaration.hypers), stage)
         for function, readable in readers_of(declaration):
             require_readable(function, readable, stage)
+
+
+def require_valid_stages(stages: tuple[ir.Stage, ...], after: str) -> None:
+    """All outputs of a stage are combined but those of the last: one number each is summed over parameters.
+
+    A target may combine otherwise what it cuts into shards.
+    """
+    if not stages or stages[-1].collectives:
+        raise InternalError(f"after {after}: the last stage of a step gives its results, and must be there")
+    for stage in stages[:-1]:
+        given = [(output.name, output.value.type) for output in stage.function.outputs]
+        if not given or given != [(each.name, each.type) for each in stage.collectives]:
+            raise InternalError(f"after {after}: the outputs of `{stage.function.name}` are not what is combined")
+        for each in stage.collectives:
+            how = (each.kind, each.over, each.type.shape)
+            if how != (Combination.SUM, Over.PARAMETERS, SCALAR):
+                raise InternalError(f"after {after}: `{each.name}` is combined as nothing before a target combines")
+    require_distinct("collectives", (each.name for stage in stages for each in stage.collectives), after)
 
 
 def require_distinct(what: str, names: Iterable[str], stage: str) -> None:
@@ -71,26 +90,25 @@ def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[i
             yield declaration.function, hypers | {ir.STEP}
         case ir.Penalty():
             for rule in declaration.rules:
-                yield rule.step, hypers | {ir.WEIGHT} | DIMENSIONS
+                yield rule.update, hypers | {ir.WEIGHT} | DIMENSIONS
         case ir.Optimizer():
             for rule in declaration.rules:
                 yield from readers_in_rule(rule, hypers)
 
 
 def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:
-    """A step and events read memories and their totals, and each total those before it; first values read no memory."""
+    """A step and events read memories, and each stage what those before it have combined; first values no memory."""
     first = {*hypers, ir.WEIGHT, ir.GRAD, *DIMENSIONS}
     known = {*first, ir.STEP, *(ir.stored(memory.name) for memory in rule.memories)}
-    machines = [(rule.step, rule.totals, known)]
+    machines = [(rule.step, known)]
     for event in rule.events:
         arguments = {(ir.Source.ARGUMENT, argument.name) for argument in event.parameters}
-        machines.append((event.function, event.totals, known | arguments))
-    for function, totals, readable in machines:
+        machines.append((event.step, known | arguments))
+    for stages, readable in machines:
         given = set(readable)
-        for total in totals:
-            yield total, set(given)
-            given.add((ir.Source.TOTAL, total.outputs[0].name))
-        yield function, given
+        for stage in stages:
+            yield stage.function, set(given)
+            given |= {(ir.Source.COMBINED, collective.name) for collective in stage.collectives}
     if rule.initial is not None:
         yield rule.initial, first
 

@@ -35,7 +35,7 @@ class Inputs:
     hypers: Values = field(default_factory=dict)
     memories: Values = field(default_factory=dict)
     arguments: Values = field(default_factory=dict)
-    totals: Values = field(default_factory=dict)
+    combined: Values = field(default_factory=dict)
 
     def value(self, node: ir.Input) -> Any:
         match node.source:
@@ -51,8 +51,8 @@ class Inputs:
                 return self.memories[node.name]
             case ir.Source.ARGUMENT:
                 return self.arguments[node.name]
-            case ir.Source.TOTAL:
-                return self.totals[node.name]
+            case ir.Source.COMBINED:
+                return self.combined[node.name]
             case _:
                 assert_never(node.source)
 
@@ -153,7 +153,7 @@ class Parameter:
             self.memories |= evaluate_function(self.rule.initial, inputs)
 
     def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
-        """What the rule's functions are evaluated on at this moment; ``t``, arguments and totals are the caller's."""
+        """What the rule's functions are evaluated on now; ``t``, arguments and what is combined are the caller's."""
         return Inputs(self.weight, grad, hypers=hypers, memories=dict(self.memories))
 
 
@@ -164,7 +164,7 @@ def as_matrix(array: Array, universe: Universe) -> Array:
 
 
 def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | None], hypers: Sequence[Values]) -> None:
-    """One step of all parameters that have a gradient; totals range over all of these."""
+    """One step of all parameters that have a gradient; collectives range over all of these."""
     active = [
         (parameter, as_matrix(grad, parameter.rule.universe), values)
         for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
@@ -175,30 +175,45 @@ def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | Non
         parameter.steps += 1
     rules = {parameter.rule.name: parameter.rule for parameter, _, _ in active}
     inputs = [step_inputs(*each) for each in active]
-    totals = {name: sum_totals(rule.totals, inputs) for name, rule in rules.items()}
+    combined = {name: combine(rule.step, inputs) for name, rule in rules.items()}
     for (parameter, _, _), given in zip(active, inputs, strict=True):
-        given = replace(given, totals=totals[parameter.rule.name])
-        apply_outputs(parameter, evaluate_function(parameter.rule.step, given))
+        given = replace(given, combined=combined[parameter.rule.name])
+        apply_outputs(parameter, evaluate_function(parameter.rule.update, given))
+
+
+def begin_step(parameter: Parameter, grad: Array, hypers: Values) -> Evaluation:
+    """The values of a step of a parameter on its own; the step is counted, its outputs are still to be applied."""
+    matrix = as_matrix(grad, parameter.rule.universe)
+    parameter.start(matrix, hypers)
+    parameter.steps += 1
+    inputs = step_inputs(parameter, matrix, hypers)
+    return Evaluation(parameter.rule.update, replace(inputs, combined=combine(parameter.rule.step, [inputs])))
 
 
 def step_inputs(parameter: Parameter, grad: Array, hypers: Values) -> Inputs:
-    """What a parameter's step is evaluated on, but for totals; the step has been counted."""
+    """What a parameter's step is evaluated on, but for what is combined; the step has been counted."""
     return replace(parameter.inputs(grad, hypers), t=float(parameter.steps))
 
 
-def sum_totals(functions: Sequence[ir.Function], given: Sequence[Inputs]) -> dict[str, Array]:
-    """Each total in order, summed over what is given for every parameter with a gradient."""
-    totals: dict[str, Array] = {}
-    for function in functions:
-        name = function.outputs[0].name
-        summands = [np.zeros((1, 1))]
-        for each in given:
-            inputs = replace(each, totals=totals)
-            if function.universe is Universe.TENSOR:
-                inputs = replace(inputs, weight=each.weight.reshape(-1, 1), grad=each.grad.reshape(-1, 1))
-            summands.append(evaluate_function(function, inputs)[name])
-        totals[name] = np.sum(summands, axis=0)
-    return totals
+def combine(stages: Sequence[ir.Stage], given: Sequence[Inputs]) -> dict[str, Array]:
+    """What the stages before the last combine, stage after stage, of what is given for every parameter with a gradient.
+
+    All collectives are sums over parameters, and a sum over none is 0.
+    """
+    combined: dict[str, Array] = {}
+    for stage in stages:
+        inputs = [seen_in(stage.function.universe, replace(each, combined=combined)) for each in given]
+        outputs = [evaluate_function(stage.function, each) for each in inputs] if stage.collectives else []
+        names = [collective.name for collective in stage.collectives]
+        combined |= {name: np.sum([np.zeros((1, 1)), *(each[name] for each in outputs)], axis=0) for name in names}
+    return combined
+
+
+def seen_in(universe: Universe, inputs: Inputs) -> Inputs:
+    """The inputs of a parameter, perhaps one of another rule, as functions of a universe see them."""
+    if universe is Universe.MATRIX:
+        return inputs
+    return replace(inputs, weight=inputs.weight.reshape(-1, 1), grad=inputs.grad.reshape(-1, 1))
 
 
 def fire_event(
@@ -208,10 +223,10 @@ def fire_event(
     hypers: Sequence[Values],
     arguments: Values,
 ) -> None:
-    """The event for every parameter whose rule has it; totals range over all parameters with a gradient."""
+    """The event for every parameter whose rule has it; collectives range over all parameters with a gradient."""
     events = {p.rule.name: event for p in parameters for event in p.rule.events if event.name == name}
-    totals = {
-        rule: event_totals(event.totals, parameters, name, grads, hypers, arguments) if event.totals else {}
+    combined = {
+        rule: combined_before(event.step, parameters, name, grads, hypers, arguments) if event.step[1:] else {}
         for rule, event in events.items()
     }
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
@@ -221,24 +236,24 @@ def fire_event(
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
                 inputs = event_inputs(parameter, matrix, values, arguments, parameter.fired[name])
-                given = replace(inputs, totals=totals[parameter.rule.name])
-                apply_outputs(parameter, evaluate_function(event.function, given))
+                given = replace(inputs, combined=combined[parameter.rule.name])
+                apply_outputs(parameter, evaluate_function(event.update, given))
 
 
 def event_inputs(parameter: Parameter, grad: Array | None, hypers: Values, arguments: Values, count: int) -> Inputs:
-    """What an event is evaluated on that fires for the ``count``-th time, but for totals."""
+    """What an event is evaluated on that fires for the ``count``-th time, but for what is combined."""
     return replace(parameter.inputs(grad, hypers), arguments=arguments, t=float(count))
 
 
-def event_totals(
-    functions: Sequence[ir.Function],
+def combined_before(
+    stages: Sequence[ir.Stage],
     parameters: Sequence[Parameter],
     name: str,
     grads: Sequence[Array | None],
     hypers: Sequence[Values],
     arguments: Values,
 ) -> dict[str, Array]:
-    """The totals of an event that is about to be fired."""
+    """What the stages combine of an event that is about to be fired."""
     active = [
         (parameter, as_matrix(grad, parameter.rule.universe), values)
         for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
@@ -247,13 +262,13 @@ def event_totals(
     for parameter, grad, values in active:
         if any(event.name == name for event in parameter.rule.events):
             parameter.start(grad, values)
-    return sum_totals(functions, [event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1) for each in active])
+    return combine(stages, [event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1) for each in active])
 
 
 def needs_grad(parameter: Parameter, event: ir.Event) -> bool:
     """Whether the event, or a first value that is still to be computed, reads the gradient."""
     initial = None if parameter.has_started else parameter.rule.initial
-    return reads_grad(event.function) or (initial is not None and reads_grad(initial))
+    return reads_grad(event.update) or (initial is not None and reads_grad(initial))
 
 
 def reads_grad(function: ir.Function) -> bool:

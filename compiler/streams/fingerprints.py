@@ -90,7 +90,7 @@ class Machines:
         self.rule, self.past = rule, past or {}  # what stands in the place of hypers
         self.names = [memory.name for memory in rule.memories]
         self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.memories}
-        self.machines = {"step": rule.step} | {f"event {event.name}": event.function for event in rule.events}
+        self.machines = {"step": rule.update} | {f"event {event.name}": event.update for event in rule.events}
         self.owners = {o.name: owner for owner, function in self.machines.items() for o in function.outputs}
         self.functions = dict(self.machines)
         self.values: dict[str, Value] = {}
@@ -98,9 +98,9 @@ class Machines:
             for output in function.outputs:
                 key = f"next {output.name}" if output.name in self.names else f"result {owner} {output.name}"
                 self.values[key] = Value(owner, output.value)
-        for total in (*rule.totals, *(total for event in rule.events for total in event.totals)):
-            self.functions[total.name] = total
-            self.values[f"total {total.name}"] = Value(total.name, total.outputs[0].value)
+        for function in (stage.function for stage in rule.stages if stage.collectives):
+            self.functions[function.name] = function
+            self.values |= {f"total {o.name}": Value(function.name, o.value) for o in function.outputs}
         if rule.initial is not None:
             self.functions["init"] = rule.initial
             self.values |= {f"first {o.name}": Value("init", o.value) for o in rule.initial.outputs}
@@ -127,7 +127,7 @@ class Machines:
         for node in ir.walk(value.expr):
             if isinstance(node, ir.Ref):
                 found.append(f"{value.owner}|{node.name}")
-            elif isinstance(node, ir.Input) and node.source is ir.Source.TOTAL:
+            elif isinstance(node, ir.Input) and node.source is ir.Source.COMBINED:
                 found.append(f"total {node.name}")
         return list(dict.fromkeys(found))
 
@@ -199,7 +199,7 @@ class Machines:
                 return digest("literal", repr(value))
             case ir.Input(name=name, source=ir.Source.MEMORY):
                 return digest("memory", colors[name])
-            case ir.Input(name=name, source=ir.Source.TOTAL):
+            case ir.Input(name=name, source=ir.Source.COMBINED):
                 return digest("total", known[f"total {name}"])
             case ir.Input(name=name, source=ir.Source.HYPER) if name in self.past:
                 return self._past_digest(self.past[name])

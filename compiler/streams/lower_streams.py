@@ -1,19 +1,22 @@
 """Causality and initialization: typed IR with ``prev`` in, pure functions over memories out.
 
-Every rule becomes a step function, an initial function for the memories that do not start at
-zero, a function for each ``total`` and one for each event. Instantaneous cycles, and initial
-values that need themselves, end here.
+Every rule becomes the stages of its step, those of each event, and an initial function for the memories that do not
+start at zero; sums over all parameters (``total``) are what ends a stage. Instantaneous cycles, and initial values that
+need themselves, end here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from optforge.compiler.frontend.cycles import instantaneous_cycles, local_name
 from optforge.compiler.frontend.liveness import Read, raw_machines, streams_read, warn_unused
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.collectives import Collective, Combination, Over
 from optforge.compiler.ir.dependencies import dependencies, free_path, inputs_of, ordered, reachable, sliced
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
@@ -57,7 +60,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
         case _:
             (only,) = rules
             text = only.written
-            return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, only.step, text, only.claims)
+            return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, only.update, text, only.claims)
 
 
 def fitted(value: ir.Expr, wanted: Type) -> ir.Expr:
@@ -74,6 +77,25 @@ def even_branches(node: ir.Expr) -> ir.Expr:
     if not node.condition.type.is_scalar_phase:
         return node
     return replace(node, then=fitted(node.then, node.type), otherwise=fitted(node.otherwise, node.type))
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What every parameter adds to a sum over all of them, and after how many rounds of sums it can be computed."""
+
+    output: ir.Output
+    round: int
+
+    @property
+    def key(self) -> ir.Key:
+        return ir.Source.COMBINED, self.output.name
+
+
+class SummedMachine(NamedTuple):
+    """A machine whose ``total``s are inputs of ``update``; equations of this are what the summands are made of."""
+
+    update: ir.Function
+    sums: tuple[Sum, ...]
 
 
 @dataclass
@@ -126,31 +148,26 @@ class RuleStreams:
         raw = self.raw
         if kind != "optimizer":
             return self._without_memory()
-        functions = {owner: self._stepping(owner, function) for owner, function in self.machines.items()}
-        totals: dict[str, tuple[ir.Function, ...]] = {}
-        for owner, function in functions.items():
-            functions[owner], totals[owner] = self._totals(function, "" if owner == "step" else f"{owner}_")
-        live = self._live([*functions.values()], [total for own in totals.values() for total in own])
-        functions = {owner: self._pruned(function, live) for owner, function in functions.items()}
-        totals = {owner: tuple(each for each in own if total_key(each) in live) for owner, own in totals.items()}
+        machines = {owner: self._with_sums(self._stepping(owner, f), owner) for owner, f in self.machines.items()}
+        live = self._live(machines.values())
+        stages = {owner: self._stages(machine, live) for owner, machine in machines.items()}
         memories = tuple(
             ir.Memory(self.names[key], slot.type)
             for key, slot in self.slots.items()
             if ir.stored(self.names[key]) in live
         )
         events = tuple(
-            ir.Event(event.name, event.parameters, functions[event.name], event.doc, totals[event.name])
+            ir.Event(event.name, event.parameters, stages[event.name], event.doc)
             for event in raw.events
-            if functions[event.name].outputs  # else it changes nothing of these parameters
+            if stages[event.name][-1].function.outputs  # else it changes nothing of these parameters
         )
         return ir.Rule(
             raw.name,
             raw.roles,
             raw.universe,
             memories,
-            functions["step"],
+            stages["step"],
             self._initial(live),
-            totals["step"],
             events,
             raw.claims,
             raw.written,
@@ -164,7 +181,8 @@ class RuleStreams:
             step = sliced(step, outputs)
         else:
             step = sliced(step, step.outputs)
-        return ir.Rule(raw.name, raw.roles, raw.universe, (), step, None, (), (), raw.claims, raw.written)
+        stages = (ir.Stage(step),)
+        return ir.Rule(raw.name, raw.roles, raw.universe, (), stages, None, (), raw.claims, raw.written)
 
     def _stepping(self, owner: str, function: ir.Function) -> ir.Function:
         """``prev`` and foreign streams become memory inputs; every memory of the machine an output."""
@@ -184,59 +202,68 @@ class RuleStreams:
         ]
         return replace(changed, outputs=tuple(outputs))
 
-    def _live(self, functions: list[ir.Function], totals: list[ir.Function]) -> set[Read]:
-        """The memories and totals, among others, that some result depends on, now or later."""
+    def _live(self, machines: Iterable[SummedMachine]) -> set[Read]:
+        """The memories and sums, among others, that some result depends on, now or later."""
         waiting: set[Read] = set()
-        graph: dict[Read, set[Read]] = {total_key(each): {node.key for node in inputs_of(each)} for each in totals}
-        for function in functions:
-            for equation in function.equations:
-                graph[ir.StreamRef(function.name, equation.name)] = streams_read(function.name, equation.value)
-            for output in function.outputs:
-                reads = streams_read(function.name, output.value)
+        graph: dict[Read, set[Read]] = {}
+        for update, sums in machines:
+            for equation in update.equations:
+                graph[ir.StreamRef(update.name, equation.name)] = streams_read(update.name, equation.value)
+            for output in update.outputs:
+                reads = streams_read(update.name, output.value)
                 waiting |= reads if output.name in self.results else set()
                 graph[ir.stored(output.name)] = reads
+            graph |= {each.key: streams_read(update.name, each.output.value) for each in sums}
         return reachable(graph, waiting)
 
-    def _pruned(self, function: ir.Function, live: set[Read]) -> ir.Function:
-        outputs = (o for o in function.outputs if o.name in self.results or ir.stored(o.name) in live)
-        return sliced(function, tuple(outputs))
+    def _stages(self, machine: SummedMachine, live: set[Read]) -> tuple[ir.Stage, ...]:
+        """The live sums, each in the first stage that has all that it reads, and then what the machine is there for."""
+        update, rounds = machine.update, max((each.round for each in machine.sums), default=-1) + 1
+        groups = [[each for each in machine.sums if each.round == n and each.key in live] for n in range(rounds)]
+        names: set[str] = set()
+        stages = []
+        for outputs in (tuple(each.output for each in group) for group in groups if group):
+            function = replace(update, name=free_path(f"{update.name}.sums", names))
+            if self.is_one_of_several:
+                function = replace(function, universe=Universe.TENSOR)
+            sums = (Collective(o.name, Combination.SUM, Over.PARAMETERS, o.value.type) for o in outputs)
+            stages.append(ir.Stage(sliced(function, outputs), tuple(sums)))
+        outputs = tuple(o for o in update.outputs if o.name in self.results or ir.stored(o.name) in live)
+        return (*stages, ir.Stage(sliced(update, outputs)))
 
-    def _totals(self, step: ir.Function, prefix: str) -> tuple[ir.Function, tuple[ir.Function, ...]]:
-        """Each ``total(x)`` becomes an input, and a function that computes x for one parameter."""
+    def _with_sums(self, step: ir.Function, owner: str) -> SummedMachine:
+        """Each ``total(x)`` becomes an input, and x what every parameter adds to it."""
         order, _ = ordered(dependencies(step.equations), [equation.name for equation in step.equations])
         by_name = {equation.name: equation for equation in step.equations}
         done: list[ir.Equation] = []
-        totals: dict[ir.Expr, ir.Function] = {}
+        sums: dict[ir.Expr, Sum] = {}
 
-        def name_total(node: ir.Expr) -> ir.Expr:
+        def name_sum(node: ir.Expr) -> ir.Expr:
             if not (isinstance(node, ir.Apply) and node.operator == "total"):
                 return node
             (summand,) = node.arguments
-            if summand not in totals:
-                name = f"{prefix}total_{len(totals) + 1}"
-                whole = ir.Function(name, step.universe, tuple(done), step.outputs)
-                totals[summand] = self._total_function(sliced(whole, (ir.Output(name, summand),)), node)
-            (output,) = totals[summand].outputs
-            return ir.Input(output.name, ir.Source.TOTAL, type=NUMBER_STREAM, span=node.span)
+            if summand not in sums:
+                name = f"{'' if owner == 'step' else f'{owner}_'}total_{len(sums) + 1}"
+                output = ir.Output(name, fitted(summand, NUMBER_STREAM))
+                reads = inputs_of(self._require_common(sliced(replace(step, equations=tuple(done)), (output,)), node))
+                earlier = [each.round for each in sums.values() if each.key in {read.key for read in reads}]
+                sums[summand] = Sum(output, max(earlier, default=-1) + 1)
+            return ir.Input(sums[summand].output.name, ir.Source.COMBINED, type=NUMBER_STREAM, span=node.span)
 
         for name in order:
             equation = by_name[name]
-            done.append(replace(equation, value=ir.transform(name_total, equation.value)))
-        outputs = tuple(replace(o, value=ir.transform(name_total, o.value)) for o in step.outputs)
-        return replace(step, equations=tuple(done), outputs=outputs), tuple(totals.values())
+            done.append(replace(equation, value=ir.transform(name_sum, equation.value)))
+        outputs = tuple(replace(o, value=ir.transform(name_sum, o.value)) for o in step.outputs)
+        return SummedMachine(replace(step, equations=tuple(done), outputs=outputs), tuple(sums.values()))
 
-    def _total_function(self, function: ir.Function, node: ir.Apply) -> ir.Function:
-        """A total ranges over every parameter, so beside other rules it may read only what all have."""
-        outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in function.outputs)
-        function = replace(function, outputs=outputs)
-        if not self.is_one_of_several:
-            return function
+    def _require_common(self, function: ir.Function, node: ir.Apply) -> ir.Function:
+        """A sum ranges over every parameter, so beside other rules it may read only what all have."""
         own = [n.name for n in inputs_of(function) if n.source in (ir.Source.MEMORY, ir.Source.DIMENSION)]
-        if own or needs_matrix(function):
+        if self.is_one_of_several and (own or needs_matrix(function)):
             hint = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
             name = own[0] if own else None
             self.report(errors.not_available(name, "the parameters of other rules", node.span, hint))
-        return replace(function, universe=Universe.TENSOR)
+        return function
 
     # First values
 
@@ -309,11 +336,6 @@ class RuleStreams:
             if isinstance(node, ir.Apply) and node.operator == "total":
                 self.report(errors.not_available("total", "an initial value", node.span))
         return initial
-
-
-def total_key(function: ir.Function) -> ir.Key:
-    """The input that holds what a function of a total adds up to."""
-    return ir.Source.TOTAL, function.outputs[0].name
 
 
 def is_zero(expr: ir.Expr) -> bool:

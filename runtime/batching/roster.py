@@ -150,7 +150,7 @@ def _is_still(known: Slot, p: Tensor, reading: Reading, is_told_so: bool, rules:
 
 def _sees_shapes(rule: Rule) -> bool:
     """Whether anything of the rule depends on which elements of a parameter are there, and in what shape."""
-    return rule.step.layout != "elementwise" or bool(rule.totals) or any(event.totals for event in rule.events)
+    return rule.step.layout != "elementwise" or any(kernel.sums for kernel in rule.kernels)
 
 
 def _require_unsharded(params: Sequence[Tensor], rules: Sequence[Rule]) -> None:

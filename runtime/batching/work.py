@@ -56,14 +56,14 @@ class Work:
         """The rule's memories and the one of the precision, with their dtypes."""
         return _memories_of(self.rule, self.precision, self.dtype)
 
-    def scalars(self, kernel: Kernel, totals: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
-        """The keyword arguments of the kernel; totals get its dimensions, and the device and dtype of this work.
+    def scalars(self, kernel: Kernel, sums: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
+        """The keyword arguments of the kernel; sums get its dimensions, and the device and dtype of this work.
 
         An argument that is called like a hyper is one of another rule's event: this rule's have names of their own.
         """
         known = {"t": self.t, **arguments, **self.hypers}
         shape = () if kernel.layout == "elementwise" else (1, 1)
-        given = {n: x.to(self.device, self.compute_dtype).view(shape) for n, x in totals.items() if n in kernel.scalars}
+        given = {n: x.to(self.device, self.compute_dtype).view(shape) for n, x in sums.items() if n in kernel.scalars}
         flags = {n: known[n] for n in kernel.scalars if n in known and isinstance(known[n], (bool, str))}
         numbers = {n: known[n] for n in kernel.scalars if n in known and n not in given and n not in flags}
         return Scalars(numbers, given, flags)

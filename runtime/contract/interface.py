@@ -18,13 +18,16 @@ PRECISIONS = ("plain", "kahan", "stochastic", "master")
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad" and names of memories; `outputs` are "weight" and names of memories (a total's is its
-    own name). The function may overwrite a weight or memory that it also returns, never the gradient.
+    `inputs` are "weight", "grad" and names of memories; `outputs` are "weight" and names of memories. The function may
+    overwrite a weight or memory that it also returns, never the gradient.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
     - "elementwise": none; any contiguous piece of parameters, 1-D.
     - "tensor": those of one parameter; (batch, numel, 1), and (batch, 1, 1) for one value per parameter.
     - "matrix": those of one matrix, by rows and columns; (batch, rows, cols), and 1 where a value is per row or column.
+
+    `sums` run before, in their order, for all parameters that have a gradient, those of other rules too; the sum of
+    each of their outputs over all these is from then on a scalar of its name.
     """
 
     function: Callable[..., tuple[Any, ...]]
@@ -33,6 +36,7 @@ class Kernel:
     scalars: tuple[str, ...]
     outputs: tuple[str, ...]
     fused: Callable[..., None] | None = None
+    sums: tuple[Kernel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Event:
-    """What `SpecOptimizer.fire(name)` runs; its totals are computed just before.
+    """What `SpecOptimizer.fire(name)` runs.
 
     `renamed` says what the kernels call an argument that a hyper shares its name with. An event that `undoes` another
     puts back the weights that the other has replaced; between the two nothing may step.
@@ -58,7 +62,6 @@ class Event:
 
     name: str
     kernel: Kernel
-    totals: tuple[Kernel, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     undoes: str | None = None
 
@@ -80,7 +83,6 @@ class Rule:
     memories: tuple[Memory, ...]
     step: Kernel
     init: Kernel | None = None
-    totals: tuple[Kernel, ...] = ()
     events: tuple[Event, ...] = ()
     lr_ratio: str | None = None
     keeps_zero: bool = False
@@ -97,8 +99,9 @@ class Rule:
     @property
     def kernels(self) -> list[Kernel]:
         """All that is computed for a parameter of the rule."""
-        of_events = [kernel for event in self.events for kernel in (event.kernel, *event.totals)]
-        return [self.step, *([self.init] if self.init else []), *self.totals, *of_events]
+        of_events = [event.kernel for event in self.events]
+        found = [self.step, *([self.init] if self.init else []), *of_events]
+        return [kernel for last in found for kernel in (*last.sums, last)]
 
     def event(self, name: str) -> Event | None:
         return next((event for event in self.events if event.name == name), None)

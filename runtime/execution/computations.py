@@ -25,7 +25,7 @@ class Computation:
 
     @property
     def names(self) -> list[str]:
-        """The stored tensors that it reads or writes: parameter, gradient and memories; totals are not stored."""
+        """The stored tensors that it reads or writes: parameter, gradient and memories; sums are not stored."""
         names = list(dict.fromkeys((*self.kernel.inputs, *self.kernel.outputs)))
         memory = _precision_memory(self.precision)
         return [*names, memory.name] if memory and "weight" in names else names

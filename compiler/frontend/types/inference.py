@@ -120,7 +120,7 @@ class Inference:
                 return Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
             case ir.Source.HYPER | ir.Source.ARGUMENT:
                 return Type(self.kinds.get(node.key, Kind.NUMBER), SCALAR, Phase.CONSTANT)
-            case ir.Source.TOTAL:
+            case ir.Source.COMBINED:
                 return Type(Kind.NUMBER, SCALAR, Phase.STREAM)
             case _:
                 assert_never(node.source)

@@ -45,14 +45,14 @@ def rule_lines(rule: ir.Rule, optimizer: ir.Optimizer) -> Iterator[str]:
         yield line(
             "memories", f"{', '.join(map(memory_text, rule.memories))}; one buffer for a batch, states are views"
         )
-    written = [equation.name for equation in rule.step.equations if equation.in_place]
+    written = [equation.name for equation in rule.update.equations if equation.in_place]
     yield line("in place", ", ".join(written) or "nothing")
-    numbers = sorted(set(numbers_of(rule.step)))
+    numbers = sorted(set(numbers_of(rule.update)))
     yield line("numbers", f"{'; '.join(numbers) or 'none'}" + (" (kept outside of graphs)" if numbers else ""))
-    decided = sorted(set(decisions_of(rule.step)))
+    decided = sorted(set(decisions_of(rule.update)))
     if decided:
         yield line("decided", f"{'; '.join(decided)} (in Python, each outcome has a graph of its own)")
-    whole = [name for name in WHOLE if name in operators(rule.step)]
+    whole = [name for name in WHOLE if name in operators(rule.update)]
     if whole:
         yield line("matrices", f"{', '.join(whole)} of whole batches{GRAM if 'orthogonalize' in whole else ''}")
     yield line("auto", strategy_text(rule, optimizer))
@@ -77,7 +77,7 @@ def strategy_text(rule: ir.Rule, optimizer: ir.Optimizer) -> str:
     from optforge.runtime.execution.strategies import AUTO_ELEMENTS
 
     scalars = scalar_names(optimizer)
-    step = lower_function(rule.step, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), scalars)
+    step = lower_function(rule.update, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), scalars)
     fused = lower_fused(rule, step, free_name(f"{rule.name}_fused", set()), scalars, optimizer.requirements)
     compiled = f"torch.compile from {AUTO_ELEMENTS:,} elements on, eager below"
     if step_layout(rule) != "elementwise" and rule.memories:

@@ -11,7 +11,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.printer import all_inputs
 from optforge.compiler.ir.verifier import InternalError
 
-SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.TOTAL)
+SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.COMBINED)
 
 
 @dataclass(frozen=True, slots=True)

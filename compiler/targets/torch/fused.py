@@ -63,7 +63,7 @@ def lower_fused(
     tensors = {"weight", "grad", *(memory.name for memory in rule.memories)}
     if set(step.inputs) != tensors:
         return None  # a kernel reads them all: `weight <- grad` is no descent with a decay of everything
-    if not is_tame(rule.step):
+    if not is_tame(rule.update):
         return None
     for kernel, pattern in kernels():
         found = instance_of(pattern, rule)
@@ -71,12 +71,12 @@ def lower_fused(
             continue
         try:
             is_fit = all(is_allowed(kernel, case, requirements) for case in found.cases)
-            values = arguments(kernel, found, rule.step) if is_fit else None
+            values = arguments(kernel, found, rule.update) if is_fit else None
         except TooLarge:
             continue
-        if values is not None and is_tame(passed_on(values, rule.step)):
-            fused = call_of(kernel, found, values, step, name, scalars, rule.step.given)
-            require_own_names(rule.step, fused)
+        if values is not None and is_tame(passed_on(values, rule.update)):
+            fused = call_of(kernel, found, values, step, name, scalars, rule.update.given)
+            require_own_names(rule.update, fused)
             return fused
     return None
 
@@ -236,7 +236,7 @@ def call_of(
     for key in step.inputs:
         lists[key] = lowering.names[f"list:{key}"] = lowering.free(LISTS.get(key) or python_name(key))
     passed = [lists["weight"], lists["grad"], *(lists[memory] for memory in found.memories.values())]
-    reads_t = any(node.source is ir.Source.STEP for node in inputs_of(kernel.rules[0].step))
+    reads_t = any(node.source is ir.Source.STEP for node in inputs_of(kernel.rules[0].update))
     passed += ["t=t"] if reads_t else []
     for output in lowering.function.outputs:
         lines, short = lowering.shortened(output.value, WIDTH - 5, output.name)

@@ -1,8 +1,8 @@
 """Names in generated functions: each thing its own, whatever the spec calls the others.
 
 A kernel's scalars come by keyword, and the runtime looks them up by that word: hypers in the parameter group,
-arguments in the call of the event, totals among what was summed up before. So hypers keep their names, which users
-see; arguments and totals that are called like a hyper, or like each other, get a number behind theirs. The functions
+arguments in the call of the event, sums among what was combined before. So hypers keep their names, which users
+see; arguments and sums that are called like a hyper, or like each other, get a number behind theirs. The functions
 of a class share these names, since an event goes to all rules that have it. Everything else in a function is its own
 and gets a name that is free there.
 """
@@ -49,8 +49,8 @@ def scalar_names(node: ir.Declaration) -> ScalarNames:
     for key in dict.fromkeys((ir.Source.ARGUMENT, each.name) for event in events for each in event.parameters):
         names[key] = free_name(key[1], taken)
     taken |= {memory.name for rule in rules for memory in rule.memories}
-    totals = [*(rule.totals for rule in rules), *(event.totals for event in events)]
-    for key in dict.fromkeys((ir.Source.TOTAL, each.outputs[0].name) for group in totals for each in group):
+    stages = [stage for rule in rules for stage in rule.stages]
+    for key in dict.fromkeys((ir.Source.COMBINED, each.name) for stage in stages for each in stage.collectives):
         names[key] = free_name(key[1], taken)
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optforge.compiler.analysis.layouts import layout_of, step_layout
@@ -13,6 +14,7 @@ from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
+from optforge.dsl.errors import listed
 
 
 def lower_rule(
@@ -26,25 +28,27 @@ def lower_rule(
         doc = docstring(wrapped(sentence, WIDTH - 10))
         return lower_function(function, free_name(name, taken), doc, memories, scalars)
 
-    def total_lines(totals: tuple[ir.Function, ...], indent: int) -> list[str]:
-        found = [f"{' ' * indent}totals=("] if totals else []
-        for total in totals:
-            name = scalars[ir.Source.TOTAL, total.outputs[0].name]
-            function = lowered(total, f"{stem}_{name}", f"What each parameter adds to {name}.")
-            functions.append(replace(function, outputs=(name,)))
-            found += kernel_lines("", total, functions[-1], rule, indent + 4)
-        return [*found, f"{' ' * indent}),"] if totals else []
+    def sum_lines(stages: tuple[ir.Stage, ...], name: str, indent: int) -> list[str]:
+        """The stages before the last, which is to be a kernel with these lines among its own."""
+        found: list[str] = []
+        for stage in stages[:-1]:
+            sums = tuple(scalars[ir.Source.COMBINED, each.name] for each in stage.collectives)
+            function = lowered(stage.function, name, f"What each parameter adds to {listed(sums, 'and')}.")
+            functions.append(replace(function, outputs=sums))
+            found += kernel_lines("", stage.function, functions[-1], rule, indent + 4)
+        return [f"{' ' * indent}sums=(", *found, f"{' ' * indent}),"] if found else []
 
     shown = describe_tensors(rule)
-    noun = "loss" if rule.step.outputs[0].name == "loss" else "rule"
-    functions = [lowered(rule.step, f"{stem}_{noun}", f"{shown}.")]
+    noun = "loss" if rule.update.outputs[0].name == "loss" else "rule"
+    functions = [lowered(rule.update, f"{stem}_{noun}", f"{shown}.")]
     lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
     lines += memory_lines(rule)
     fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), scalars, requirements)
     if fused:
         taken.add(fused.name)
         functions.append(fused)
-    lines += kernel_lines("step", rule.step, functions[0], rule, 4, fused.name if fused else None)
+    sums = sum_lines(rule.step, f"{stem}_sums", 8)
+    lines += kernel_lines("step", rule.update, functions[0], rule, 4, fused.name if fused else None, sums)
     lines += ["    keeps_zero=True,"] if rule.keeps_zero else []
     if rule.initial:
         initial = lowered(
@@ -52,14 +56,14 @@ def lower_rule(
         )
         functions.append(initial)
         lines += kernel_lines("init", rule.initial, initial, rule, 4)
-    lines += total_lines(rule.totals, 4)
     if rule.events:
         lines.append("    events=(")
         for event in rule.events:
-            functions.append(lowered(event.function, f"{stem}_{event.name}", f"What the event {event.name} does."))
+            function = lowered(event.update, f"{stem}_{event.name}", f"What the event {event.name} does.")
+            functions.append(function)
             lines += ["        Event(", f'            name="{event.name}",']
-            lines += kernel_lines("kernel", event.function, functions[-1], rule, 12)
-            lines += total_lines(event.totals, 12)
+            sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
+            lines += kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
             lines += renamed_lines(event, scalars)
             lines += [f"            undoes={quoted(event.undoes)},"] if event.undoes else []
             lines.append("        ),")
@@ -77,11 +81,17 @@ def memory_lines(rule: ir.Rule) -> list[str]:
 
 
 def kernel_lines(
-    argument: str, function: ir.Function, lowered: PyFunction, rule: ir.Rule, indent: int, fused: str | None = None
+    argument: str,
+    function: ir.Function,
+    lowered: PyFunction,
+    rule: ir.Rule,
+    indent: int,
+    fused: str | None = None,
+    sums: Sequence[str] = (),
 ) -> list[str]:
     space = " " * indent
     head = f"{argument}=Kernel(" if argument else "Kernel("
-    layout = step_layout(rule) if function is rule.step else layout_of(function)
+    layout = step_layout(rule) if function is rule.update else layout_of(function)
     return [
         f"{space}{head}",
         f"{space}    {lowered.name},",
@@ -90,6 +100,7 @@ def kernel_lines(
         *assigned_tuple("scalars", quote_all(lowered.scalars), indent + 4),
         *assigned_tuple("outputs", quote_all(lowered.outputs), indent + 4),
         *([f"{space}    fused={fused},"] if fused else []),
+        *sums,
         f"{space}),",
     ]
 

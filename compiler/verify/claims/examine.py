@@ -69,7 +69,7 @@ def examiner_for(question: Question) -> Examiner | None:
 
 def examine_values(question: Question, case: Case) -> Outcome:
     rule = question.subject.watched
-    promise = next(output.value for output in rule.step.outputs if output.name == question.output)
+    promise = next(output.value for output in rule.update.outputs if output.name == question.output)
     is_comparison = question.claim.form == COMPARISON
     decided = False
     for moment in run_case(rule, case):

@@ -14,15 +14,7 @@ import numpy as np
 
 from optforge.compiler.analysis.claims import Subject
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import (
-    Evaluation,
-    Parameter,
-    apply_outputs,
-    as_matrix,
-    fire_event,
-    step_inputs,
-    sum_totals,
-)
+from optforge.compiler.oracle.interpreter import Evaluation, Parameter, apply_outputs, begin_step, fire_event
 from optforge.compiler.verify.claims.gradients import Array, Random, Stream
 from optforge.compiler.verify.claims.settings import Values, draw_hypers
 
@@ -121,14 +113,9 @@ def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:
 
 def one_step(parameter: Parameter, grad: Array, case: Case) -> Moment:
     """Like the interpreter's step of a single parameter, with its values kept."""
-    matrix = as_matrix(grad, parameter.rule.universe)
-    parameter.start(matrix, case.hypers)
-    parameter.steps += 1
-    inputs = step_inputs(parameter, matrix, case.hypers)
-    totals = sum_totals(parameter.rule.totals, [inputs])
-    evaluation = Evaluation(parameter.rule.step, replace(inputs, totals=totals))
+    evaluation = begin_step(parameter, grad, case.hypers)
     names = {memory.name for memory in parameter.rule.memories} | {"weight"}
-    outputs = [output for output in parameter.rule.step.outputs if output.name in names]
+    outputs = [output for output in parameter.rule.update.outputs if output.name in names]
     before = parameter.weight
     apply_outputs(parameter, {output.name: evaluation.value(output.value) for output in outputs})
     return Moment(parameter.steps, evaluation, before.reshape(parameter.shape), parameter.value)

@@ -6,13 +6,13 @@ The interpreter gives the equations and memories of a spec; of another class the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import Evaluation, Parameter, apply_outputs, step_inputs, sum_totals
+from optforge.compiler.oracle.interpreter import Parameter, apply_outputs, begin_step
 from optforge.compiler.verify.comparison.runs import Run
 from optforge.compiler.verify.comparison.trials import Array, Trial
 
@@ -49,12 +49,9 @@ def streams_of_spec(spec: ir.Optimizer, trial: Trial, hypers: Mapping[str, Any])
 def interpreted_step(parameter: Parameter, grad: Array, hypers: Mapping[str, Any]) -> Values:
     """One step of one parameter that tells what it has computed on the way."""
     rule = parameter.rule
-    parameter.start(grad, hypers)
-    parameter.steps += 1
-    inputs = step_inputs(parameter, grad, hypers)
-    evaluation = Evaluation(rule.step, replace(inputs, totals=sum_totals(rule.totals, [inputs])))
+    evaluation = begin_step(parameter, grad, hypers)
     with np.errstate(all="ignore"):
-        outputs = {output.name: evaluation.value(output.value) for output in rule.step.outputs}
+        outputs = {output.name: evaluation.value(output.value) for output in rule.update.outputs}
     apply_outputs(parameter, outputs)
     return {**ordered_streams(rule, evaluation.known, outputs), WEIGHT: parameter.value}
 
@@ -66,7 +63,7 @@ def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], outputs: Mapping[st
         Stream("equation", name): (place, 0) for name, place in order.items() if "." not in name
     }
     values = {stream: as_float(known[stream.name]) for stream in places}
-    for output in rule.step.outputs:
+    for output in rule.update.outputs:
         if output.name != "weight":
             stream = Stream("memory", output.name)
             last = max((order[name] for name in ir.references(output.value) if name in order), default=-1)

@@ -113,7 +113,7 @@ def spec_verdicts(bout: Bout, known: Mapping[str, Verdict], most: int) -> Iterat
 
 def normal_form(declaration: ir.Optimizer) -> str:
     """What two programs have in common that compute the same in the same way."""
-    return digest(repr([(rule.step, rule.initial, rule.totals, rule.events) for rule in declaration.rules]))
+    return digest(repr([(rule.step, rule.initial, rule.events) for rule in declaration.rules]))
 
 
 def spec_fate(bout: Bout, program: Any, seen: set[str]) -> tuple[str, int]:

@@ -42,7 +42,7 @@ class Rounding:
 
 def rounding_of(declaration: ir.Optimizer, hypers: Mapping[str, Any], length: int) -> Rounding:
     """The most of any rule; ``length`` is how many summands a reduction can have."""
-    functions = [rule.step for rule in declaration.rules]
+    functions = [rule.update for rule in declaration.rules]
     found = [function_rounding(function, hypers, length) for function in functions]
     return Rounding(max(each.operations for each in found), max(each.of_step for each in found))
 

@@ -169,7 +169,7 @@ def decide_property(
 
 
 def has_totals(declaration: ir.Optimizer) -> bool:
-    return any(rule.totals or any(event.totals for event in rule.events) for rule in declaration.rules)
+    return any(stage.collectives for rule in declaration.rules for stage in rule.stages)
 
 
 def draw_trial(make: Callable[..., Any], declaration: ir.Optimizer, random: np.random.Generator) -> Trial:

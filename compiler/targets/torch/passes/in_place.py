@@ -35,7 +35,7 @@ class Plan:
         self.given_back = {ir.stored(output.name) for output in function.outputs}
         self.last_read: dict[Storage, int] = {}
         self.has_transposed = any(shows_transposed(equation.value) for equation in function.equations)
-        self.common: set[str] = set()  # equations with one value for all parameters, which follow from totals alone
+        self.common: set[str] = set()  # equations with one value for all parameters, which follow from sums alone
         for index, equation in enumerate(function.equations):
             self.common |= {equation.name} if self.is_common(equation.value) else set()
             for node in (equation.value, *([equation.when] if equation.when else [])):

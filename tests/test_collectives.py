@@ -1,0 +1,107 @@
+"""Stages with collectives between them: which sums share a round, and what the compiler holds itself to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optforge.compiler.driver import compile_program
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.collectives import Combination, Over
+from optforge.compiler.ir.types import FULL, Kind, Phase, Type
+from optforge.compiler.ir.verifier import InternalError, require_valid
+from optforge.compiler.oracle.interpreter import Parameter, fire_event, step_parameters
+from optforge.dsl.source import Source
+
+CHAIN = """
+optimizer Chain:
+    hyper lr = 0.1 where lr >= 0 "step"
+
+    for tensor:
+        size = total(norm(grad)^2)
+        count = total(sum(abs(grad)))
+        share = total(norm(grad / sqrt(size)))
+        unread = total(sum(weight))
+        m = ema(grad * unread, 0.5)
+        weight <- weight - lr * grad * share / (size + count)
+
+    on probe():
+        h = prev(h, 0) + total(sum(grad))
+        weight <- weight + h
+"""
+
+
+def compiled(text: str = CHAIN) -> tuple[ir.Program, ir.Optimizer, ir.Rule]:
+    program = compile_program(Source("chain.opt", text))
+    (declaration,) = program.declarations
+    assert isinstance(declaration, ir.Optimizer)
+    return program, declaration, declaration.rules[0]
+
+
+def test_sums_that_need_no_others_share_a_stage():
+    """And what nobody reads is not summed."""
+    _, _, rule = compiled()
+    assert [[each.name for each in stage.collectives] for stage in rule.step] == [
+        ["total_1", "total_2"],
+        ["total_3"],
+        [],
+    ]
+    assert [stage.function.name for stage in rule.step] == ["step.sums", "step.sums.2", "step"]
+    (event,) = rule.events
+    assert [[each.name for each in stage.collectives] for stage in event.step] == [["probe_total_1"], []]
+
+
+def test_stages_run_one_after_the_other():
+    """Against the formulas, for parameters of different shapes."""
+    _, _, rule = compiled()
+    random = np.random.default_rng(0)
+    starts, grads = ([random.standard_normal(shape) for shape in ((3, 2), (4,))] for _ in range(2))
+    parameters = [Parameter(start, rule) for start in starts]
+    step_parameters(parameters, grads, [{"lr": 0.1}] * 2)
+    size, count = sum((g**2).sum() for g in grads), sum(abs(g).sum() for g in grads)
+    share = sum(np.linalg.norm(g.ravel()) for g in grads) / np.sqrt(size)
+    for parameter, start, grad in zip(parameters, starts, grads, strict=True):
+        np.testing.assert_allclose(parameter.value, start - 0.1 * grad * share / (size + count), rtol=1e-14)
+    before = [parameter.value for parameter in parameters]
+    fire_event(parameters, "probe", grads, [{"lr": 0.1}] * 2, {})
+    for parameter, value in zip(parameters, before, strict=True):
+        np.testing.assert_allclose(parameter.value, value + sum(g.sum() for g in grads), rtol=1e-14)
+
+
+def first_changed(**changes: Any) -> Callable[[tuple[ir.Stage, ...]], tuple[ir.Stage, ...]]:
+    def change(stages: tuple[ir.Stage, ...]) -> tuple[ir.Stage, ...]:
+        first = stages[0]
+        collectives = (replace(first.collectives[0], **changes), *first.collectives[1:])
+        return (replace(first, collectives=collectives), *stages[1:])
+
+    return change
+
+
+VECTOR = Type(Kind.NUMBER, FULL, Phase.STREAM)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda stages: stages[:-1], "the last stage of a step gives its results"),
+        (lambda stages: (), "the last stage of a step gives its results"),
+        (lambda stages: (ir.Stage(stages[0].function), *stages[1:]), "outputs of `step.sums` are not what is combined"),
+        (lambda stages: (stages[1], stages[0], stages[2]), "reads combined `total_1`, which it is not given"),
+        (lambda stages: stages[1:], "reads combined `total_1`, which it is not given"),
+        (lambda stages: (stages[0], *stages), "two collectives are called `total_1`"),
+        (first_changed(name="total"), "the outputs of `step.sums` are not what is combined"),
+        (first_changed(type=VECTOR), "the outputs of `step.sums` are not what is combined"),
+        (first_changed(kind=Combination.GATHER), "`total_1` is combined as nothing before a target combines"),
+        (first_changed(over=Over.ROW_SHARDS), "`total_1` is combined as nothing before a target combines"),
+    ],
+)  # fmt: skip
+def test_stages_hold_what_later_ones_read(change, message):
+    program, declaration, rule = compiled()
+    require_valid(program, "storage")
+    broken = replace(program, declarations=(replace(declaration, rules=(replace(rule, step=change(rule.step)),)),))
+    with pytest.raises(InternalError, match=message):
+        require_valid(broken, "storage")
