@@ -7,20 +7,13 @@ the spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Adadelta",
-]
+__all__ = ["Adadelta"]
 
 
 def tensor_rule(weight, grad, v, moved, *, lr, rho, eps, weight_decay):
@@ -53,12 +46,8 @@ class Adadelta(SpecOptimizer, runtime=1):
         rho: decay of both averages; `0 <= rho < 1`.
         eps: added under both roots; `eps > 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -68,32 +57,9 @@ class Adadelta(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v", ("rows", "cols")), Memory("moved", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "v", "moved"),
-                scalars=("lr", "rho", "eps", "weight_decay"),
-                outputs=("weight", "v", "moved"),
-            ),
+            memories=(Memory("v"), Memory("moved")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
-    )
-
-    SPEC = Spec(
-        hash="c951ca8352c3",
-        memories={
-            "tensor": {
-                "v": (
-                    "76da388abdf1",
-                    "v = rho * prev(v) + (1 - rho) * (grad + weight_decay * weight)^2",
-                ),
-                "moved": (
-                    "294052eb11f0",
-                    "moved = rho * prev(moved) + (1 - rho) * (sqrt(prev(moved) + eps)",
-                    "/ sqrt(v + eps) * (grad + weight_decay * weight))^2",
-                ),
-            },
-        },
     )
 
     def __init__(
@@ -103,26 +69,10 @@ class Adadelta(SpecOptimizer, runtime=1):
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        hypers = {
-            "lr": lr,
-            "rho": rho,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        hypers = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, rho, eps, weight_decay) -> None:
@@ -130,3 +80,21 @@ class Adadelta(SpecOptimizer, runtime=1):
         require("rho", rho, "0 <= rho < 1", 0 <= rho < 1)
         require("eps", eps, "eps > 0", eps > 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Adadelta.SPEC = Spec(
+    hash="c951ca8352c3",
+    memories={
+        "tensor": {
+            "v": (
+                "76da388abdf1",
+                "v = rho * prev(v) + (1 - rho) * (grad + weight_decay * weight)^2",
+            ),
+            "moved": (
+                "294052eb11f0",
+                "moved = rho * prev(moved) + (1 - rho) * (sqrt(prev(moved) + eps) /",
+                "sqrt(v + eps) * (grad + weight_decay * weight))^2",
+            ),
+        },
+    },
+)

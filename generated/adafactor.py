@@ -8,21 +8,13 @@ the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Adafactor",
-]
+__all__ = ["Adafactor"]
 
 
 def matrix_rule(
@@ -105,12 +97,8 @@ class Adafactor(SpecOptimizer, runtime=1):
         eps: smallest scale of a parameter; `eps >= 0`.
         clip: largest root mean square of an update; `clip >= 1`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -121,66 +109,14 @@ class Adafactor(SpecOptimizer, runtime=1):
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
             memories=(Memory("row_v", ("rows", 1)), Memory("col_v", (1, "cols"))),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "row_v", "col_v"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "beta2_decay",
-                    "least",
-                    "eps",
-                    "clip",
-                    "weight_decay",
-                ),
-                outputs=("weight", "row_v", "col_v"),
-            ),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("v", ("rows", "cols")),),
-            step=Kernel(
-                vector_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "v"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "beta2_decay",
-                    "least",
-                    "eps",
-                    "clip",
-                    "weight_decay",
-                ),
-                outputs=("weight", "v"),
-            ),
+            memories=(Memory("v"),),
+            step=Kernel(vector_rule, layout="tensor"),
         ),
-    )
-
-    SPEC = Spec(
-        hash="ea5538ae3449",
-        memories={
-            "matrix": {
-                "row_v": (
-                    "f0171d04f924",
-                    "row_v = (1 - t^beta2_decay) * prev(row_v) + t^beta2_decay *",
-                    "mean(grad^2, per=row)",
-                ),
-                "col_v": (
-                    "ce50a764de20",
-                    "col_v = (1 - t^beta2_decay) * prev(col_v) + t^beta2_decay *",
-                    "mean(grad^2, per=col)",
-                ),
-            },
-            "vector": {
-                "v": (
-                    "48f47e151c2c",
-                    "v = (1 - t^beta2_decay) * prev(v) + t^beta2_decay * grad^2",
-                ),
-            },
-        },
     )
 
     def __init__(
@@ -192,11 +128,7 @@ class Adafactor(SpecOptimizer, runtime=1):
         eps: float = 1e-3,
         clip: float = 1.0,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -206,14 +138,7 @@ class Adafactor(SpecOptimizer, runtime=1):
             "clip": clip,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -231,3 +156,28 @@ class Adafactor(SpecOptimizer, runtime=1):
         require("eps", eps, "eps >= 0", eps >= 0)
         require("clip", clip, "clip >= 1", clip >= 1)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Adafactor.SPEC = Spec(
+    hash="ea5538ae3449",
+    memories={
+        "matrix": {
+            "row_v": (
+                "f0171d04f924",
+                "row_v = (1 - t^beta2_decay) * prev(row_v) + t^beta2_decay *",
+                "mean(grad^2, per=row)",
+            ),
+            "col_v": (
+                "ce50a764de20",
+                "col_v = (1 - t^beta2_decay) * prev(col_v) + t^beta2_decay *",
+                "mean(grad^2, per=col)",
+            ),
+        },
+        "vector": {
+            "v": (
+                "48f47e151c2c",
+                "v = (1 - t^beta2_decay) * prev(v) + t^beta2_decay * grad^2",
+            ),
+        },
+    },
+)

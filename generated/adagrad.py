@@ -7,12 +7,15 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -20,9 +23,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "Adagrad",
-]
+__all__ = ["Adagrad"]
 
 
 def tensor_rule(weight, grad, s, *, t, lr, lr_decay, weight_decay, eps):
@@ -70,12 +71,8 @@ class Adagrad(SpecOptimizer, runtime=1):
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         initial: where the sum of squares starts; `initial >= 0`.
         eps: added to the root; `eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -85,35 +82,10 @@ class Adagrad(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("s", ("rows", "cols")),),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "s"),
-                scalars=("t", "lr", "lr_decay", "weight_decay", "eps"),
-                outputs=("weight", "s"),
-                fused=tensor_fused,
-            ),
-            init=Kernel(
-                tensor_init,
-                layout="elementwise",
-                inputs=("weight",),
-                scalars=("initial",),
-                outputs=("s",),
-            ),
+            memories=(Memory("s"),),
+            step=Kernel(tensor_rule, layout="elementwise", fused=tensor_fused),
+            init=Kernel(tensor_init, layout="elementwise", outputs=("s",)),
         ),
-    )
-
-    SPEC = Spec(
-        hash="e53b087648b9",
-        memories={
-            "tensor": {
-                "s": (
-                    "030b6644ea79",
-                    "s = prev(s) + (grad + weight_decay * weight)^2, at first initial",
-                ),
-            },
-        },
     )
 
     def __init__(
@@ -124,11 +96,7 @@ class Adagrad(SpecOptimizer, runtime=1):
         weight_decay: float = 0,
         initial: float = 0,
         eps: float = 1e-10,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -137,14 +105,7 @@ class Adagrad(SpecOptimizer, runtime=1):
             "initial": initial,
             "eps": eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, lr_decay, weight_decay, initial, eps) -> None:
@@ -153,3 +114,16 @@ class Adagrad(SpecOptimizer, runtime=1):
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("initial", initial, "initial >= 0", initial >= 0)
         require("eps", eps, "eps >= 0", eps >= 0)
+
+
+Adagrad.SPEC = Spec(
+    hash="e53b087648b9",
+    memories={
+        "tensor": {
+            "s": (
+                "030b6644ea79",
+                "s = prev(s) + (grad + weight_decay * weight)^2, at first initial",
+            ),
+        },
+    },
+)

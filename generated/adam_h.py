@@ -9,11 +9,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -21,9 +24,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "AdamH",
-]
+__all__ = ["AdamH"]
 
 
 def matrix_rule(weight, grad, m, v, radius, *, t, lr, beta1, beta2, eps):
@@ -91,10 +92,6 @@ class AdamH(SpecOptimizer, runtime=1):
 
         use AdamW(lr=lr * rest_ratio, beta1=beta1, beta2=beta2, eps=eps,
             weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -104,12 +101,8 @@ class AdamH(SpecOptimizer, runtime=1):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -124,62 +117,21 @@ class AdamH(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
-                Memory("radius", (1, 1)),
-            ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "v", "radius"),
-                scalars=("t", "lr", "beta1", "beta2", "eps"),
-                outputs=("weight", "m", "v", "radius"),
-            ),
+            memories=(Memory("m"), Memory("v"), Memory("radius", (1, 1))),
+            step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
-            init=Kernel(
-                matrix_init,
-                layout="matrix",
-                inputs=("weight",),
-                scalars=(),
-                outputs=("radius",),
-            ),
+            init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "rest_ratio"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="381807158779",
-        memories={
-            "matrix": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
-                "radius": (
-                    "3ccf80ec8ceb",
-                    "radius = prev(radius), at first norm(weight)",
-                ),
-            },
-            "rest": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -189,11 +141,7 @@ class AdamH(SpecOptimizer, runtime=1):
         beta2: float = 0.95,
         eps: float = 1e-8,
         rest_ratio: float = 0.05,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -202,14 +150,7 @@ class AdamH(SpecOptimizer, runtime=1):
             "eps": eps,
             "rest_ratio": rest_ratio,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, rest_ratio) -> None:
@@ -219,3 +160,19 @@ class AdamH(SpecOptimizer, runtime=1):
         require("eps", eps, "eps >= 0", eps >= 0)
         require("rest_ratio", rest_ratio, "rest_ratio >= 0", rest_ratio >= 0)
         require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
+
+
+AdamH.SPEC = Spec(
+    hash="381807158779",
+    memories={
+        "matrix": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            "radius": ("3ccf80ec8ceb", "radius = prev(radius), at first norm(weight)"),
+        },
+        "rest": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+        },
+    },
+)

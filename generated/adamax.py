@@ -7,21 +7,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Adamax",
-]
+__all__ = ["Adamax"]
 
 
 def tensor_rule(weight, grad, m, top, *, t, lr, beta1, beta2, eps, weight_decay):
@@ -53,12 +46,8 @@ class Adamax(SpecOptimizer, runtime=1):
         beta2: decay of the largest gradient; `0 <= beta2 < 1`.
         eps: added to the size of the gradient; `eps >= 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -68,36 +57,12 @@ class Adamax(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("top", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "top"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "m", "top"),
-            ),
+            memories=(Memory("m"), Memory("top")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="08f0a46fea3f",
-        memories={
-            "tensor": {
-                "m": (
-                    "195673e85711",
-                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
-                    "weight)",
-                ),
-                "top": (
-                    "0d39f1e5ead4",
-                    "top = max(beta2 * prev(top), abs(grad + weight_decay * weight) +",
-                    "eps)",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -107,11 +72,7 @@ class Adamax(SpecOptimizer, runtime=1):
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -120,14 +81,7 @@ class Adamax(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, weight_decay) -> None:
@@ -136,3 +90,21 @@ class Adamax(SpecOptimizer, runtime=1):
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Adamax.SPEC = Spec(
+    hash="08f0a46fea3f",
+    memories={
+        "tensor": {
+            "m": (
+                "195673e85711",
+                "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay * weight)",
+            ),
+            "top": (
+                "0d39f1e5ead4",
+                "top = max(beta2 * prev(top), abs(grad + weight_decay * weight) +",
+                "eps)",
+            ),
+        },
+    },
+)

@@ -12,6 +12,7 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -26,9 +28,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "AdamP",
-]
+__all__ = ["AdamP"]
 
 
 def matrix_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, delta, weight_decay):
@@ -92,10 +92,6 @@ class AdamP(SpecOptimizer, runtime=1):
 
         use AdamW(lr=lr, beta1=beta1, beta2=beta2, eps=eps,
             weight_decay=weight_decay)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -105,12 +101,8 @@ class AdamP(SpecOptimizer, runtime=1):
         eps: added to the root of the second moment; `eps >= 0`.
         delta: largest cosine, times sqrt(cols); `delta >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -124,45 +116,18 @@ class AdamP(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "delta", "weight_decay"),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="db0055f4206c",
-        memories={
-            "matrix": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
-            },
-            "rest": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -173,11 +138,7 @@ class AdamP(SpecOptimizer, runtime=1):
         eps: float = 1e-8,
         delta: float = 0.1,
         weight_decay: float = 0.01,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -187,14 +148,7 @@ class AdamP(SpecOptimizer, runtime=1):
             "delta": delta,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, delta, weight_decay) -> None:
@@ -204,3 +158,18 @@ class AdamP(SpecOptimizer, runtime=1):
         require("eps", eps, "eps >= 0", eps >= 0)
         require("delta", delta, "delta >= 0", delta >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+AdamP.SPEC = Spec(
+    hash="db0055f4206c",
+    memories={
+        "matrix": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+        },
+        "rest": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+        },
+    },
+)

@@ -11,20 +11,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Adan",
-]
+__all__ = ["Adan"]
 
 
 def tensor_rule(
@@ -85,12 +78,8 @@ class Adan(SpecOptimizer, runtime=1):
         beta3: decay of the second moment; `0 <= beta3 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -103,52 +92,17 @@ class Adan(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
-                Memory("n", ("rows", "cols")),
-                Memory("prev_grad", ("rows", "cols")),
-            ),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v", "n", "prev_grad"),
-                scalars=("lr", "beta1", "beta2", "beta3", "eps", "weight_decay"),
-                outputs=("weight", "m", "v", "n", "prev_grad"),
-            ),
+            memories=(Memory("m"), Memory("v"), Memory("n"), Memory("prev_grad")),
+            step=Kernel(tensor_rule, layout="elementwise"),
             init=Kernel(
                 tensor_init,
                 layout="elementwise",
-                inputs=("grad",),
-                scalars=(),
                 outputs=("m", "n", "prev_grad"),
             ),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="9f49d2b163af",
-        memories={
-            "tensor": {
-                "m": (
-                    "2de302965a1d",
-                    "m = beta1 * prev(m) + (1 - beta1) * grad, at first grad",
-                ),
-                "v": (
-                    "50f4fef64a4f",
-                    "v = beta2 * prev(v) + (1 - beta2) * (grad - prev(prev_grad))",
-                ),
-                "n": (
-                    "eb11101ec7e3",
-                    "n = beta3 * prev(n) + (1 - beta3) * (grad + beta2 * (grad -",
-                    "prev(prev_grad)))^2, at first grad^2",
-                ),
-                "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -159,11 +113,7 @@ class Adan(SpecOptimizer, runtime=1):
         beta3: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.02,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -173,14 +123,7 @@ class Adan(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, beta3, eps, weight_decay) -> None:
@@ -190,3 +133,26 @@ class Adan(SpecOptimizer, runtime=1):
         require("beta3", beta3, "0 <= beta3 < 1", 0 <= beta3 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Adan.SPEC = Spec(
+    hash="9f49d2b163af",
+    memories={
+        "tensor": {
+            "m": (
+                "2de302965a1d",
+                "m = beta1 * prev(m) + (1 - beta1) * grad, at first grad",
+            ),
+            "v": (
+                "50f4fef64a4f",
+                "v = beta2 * prev(v) + (1 - beta2) * (grad - prev(prev_grad))",
+            ),
+            "n": (
+                "eb11101ec7e3",
+                "n = beta3 * prev(n) + (1 - beta3) * (grad + beta2 * (grad -",
+                "prev(prev_grad)))^2, at first grad^2",
+            ),
+            "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
+        },
+    },
+)

@@ -13,12 +13,14 @@ the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -26,9 +28,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "AdEMAMix",
-]
+__all__ = ["AdEMAMix"]
 
 
 def tensor_rule(
@@ -95,12 +95,8 @@ class AdEMAMix(SpecOptimizer, runtime=1):
         beta3: decay of the slow momentum; `beta1 <= beta3 < 1`.
         alpha: weight of the slow momentum; `alpha >= 0`.
         warmup: steps over which alpha and beta3 grow; `warmup >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -113,50 +109,12 @@ class AdEMAMix(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
-                Memory("slow", ("rows", "cols")),
-            ),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v", "slow"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "beta1",
-                    "beta2",
-                    "eps",
-                    "weight_decay",
-                    "beta3",
-                    "alpha",
-                    "warmup",
-                ),
-                outputs=("weight", "m", "v", "slow"),
-            ),
+            memories=(Memory("m"), Memory("v"), Memory("slow")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="f2fc77637b63",
-        memories={
-            "tensor": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
-                "slow": (
-                    "0d6bb003fef6",
-                    "slow = exp(log(beta1) * log(beta3) / ((1 - (t / warmup if t <",
-                    "warmup else 1)) * log(beta3) + (t / warmup if t < warmup else 1)",
-                    "* log(beta1))) * prev(slow) + (1 - exp(log(beta1) * log(beta3) /",
-                    "((1 - (t / warmup if t < warmup else 1)) * log(beta3) + (t /",
-                    "warmup if t < warmup else 1) * log(beta1)))) * grad",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -169,11 +127,7 @@ class AdEMAMix(SpecOptimizer, runtime=1):
         beta3: float = 0.9999,
         alpha: float = 5.0,
         warmup: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -185,14 +139,7 @@ class AdEMAMix(SpecOptimizer, runtime=1):
             "alpha": alpha,
             "warmup": warmup,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -214,3 +161,22 @@ class AdEMAMix(SpecOptimizer, runtime=1):
         require("beta3", beta3, "beta1 <= beta3 < 1", beta1 <= beta3 < 1)
         require("alpha", alpha, "alpha >= 0", alpha >= 0)
         require("warmup", warmup, "warmup >= 0", warmup >= 0)
+
+
+AdEMAMix.SPEC = Spec(
+    hash="f2fc77637b63",
+    memories={
+        "tensor": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            "slow": (
+                "0d6bb003fef6",
+                "slow = exp(log(beta1) * log(beta3) / ((1 - (t / warmup if t < warmup",
+                "else 1)) * log(beta3) + (t / warmup if t < warmup else 1) *",
+                "log(beta1))) * prev(slow) + (1 - exp(log(beta1) * log(beta3) / ((1 -",
+                "(t / warmup if t < warmup else 1)) * log(beta3) + (t / warmup if t <",
+                "warmup else 1) * log(beta1)))) * grad",
+            ),
+        },
+    },
+)

@@ -7,20 +7,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "AMSGrad",
-]
+__all__ = ["AMSGrad"]
 
 
 def tensor_rule(weight, grad, m, v, top, *, t, lr, beta1, beta2, eps, weight_decay):
@@ -56,12 +49,8 @@ class AMSGrad(SpecOptimizer, runtime=1):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -71,41 +60,12 @@ class AMSGrad(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
-                Memory("top", ("rows", "cols")),
-            ),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v", "top"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "m", "v", "top"),
-            ),
+            memories=(Memory("m"), Memory("v"), Memory("top")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="f28a9cf04718",
-        memories={
-            "tensor": {
-                "m": (
-                    "195673e85711",
-                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
-                    "weight)",
-                ),
-                "v": (
-                    "0da448916367",
-                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
-                    "weight)^2",
-                ),
-                "top": ("533e12559ebd", "top = max(prev(top), v)"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -115,11 +75,7 @@ class AMSGrad(SpecOptimizer, runtime=1):
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -128,14 +84,7 @@ class AMSGrad(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, weight_decay) -> None:
@@ -144,3 +93,21 @@ class AMSGrad(SpecOptimizer, runtime=1):
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+AMSGrad.SPEC = Spec(
+    hash="f28a9cf04718",
+    memories={
+        "tensor": {
+            "m": (
+                "195673e85711",
+                "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay * weight)",
+            ),
+            "v": (
+                "0da448916367",
+                "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay * weight)^2",
+            ),
+            "top": ("533e12559ebd", "top = max(prev(top), v)"),
+        },
+    },
+)

@@ -9,12 +9,15 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Event,
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -22,9 +25,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "ASGD",
-]
+__all__ = ["ASGD"]
 
 
 def tensor_rule(weight, grad, average, *, t, lr, lambd, alpha, t0, weight_decay):
@@ -69,12 +70,8 @@ class ASGD(SpecOptimizer, runtime=1):
         alpha: how fast the step size falls.
         t0: step at which averaging starts.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -84,25 +81,14 @@ class ASGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("average", ("rows", "cols")),
-                Memory("kept", ("rows", "cols")),
-            ),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "average"),
-                scalars=("t", "lr", "lambd", "alpha", "t0", "weight_decay"),
-                outputs=("weight", "average"),
-            ),
+            memories=(Memory("average"), Memory("kept")),
+            step=Kernel(tensor_rule, layout="elementwise"),
             events=(
                 Event(
                     name="show_average",
                     kernel=Kernel(
                         tensor_show_average,
                         layout="elementwise",
-                        inputs=("weight", "average"),
-                        scalars=(),
                         outputs=("weight", "kept"),
                     ),
                 ),
@@ -111,28 +97,12 @@ class ASGD(SpecOptimizer, runtime=1):
                     kernel=Kernel(
                         tensor_show_current,
                         layout="elementwise",
-                        inputs=("kept",),
-                        scalars=(),
                         outputs=("weight",),
                     ),
                     undoes="show_average",
                 ),
             ),
         ),
-    )
-
-    SPEC = Spec(
-        hash="910b6ddbf523",
-        memories={
-            "tensor": {
-                "average": (
-                    "f2fd0bfdb45c",
-                    "average = prev(average) + (new - prev(average)) / max(1, t - 1 -",
-                    "t0)",
-                ),
-                "kept": ("51c977b27226", "kept = weight"),
-            },
-        },
     )
 
     def __init__(
@@ -143,11 +113,7 @@ class ASGD(SpecOptimizer, runtime=1):
         alpha: float = 0.75,
         t0: float = 1e6,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -156,14 +122,7 @@ class ASGD(SpecOptimizer, runtime=1):
             "t0": t0,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, lambd, alpha, t0, weight_decay) -> None:
@@ -179,3 +138,17 @@ class ASGD(SpecOptimizer, runtime=1):
     def show_current(self) -> None:
         """Put the weights back that `show_average` has set aside."""
         self.fire("show_current")
+
+
+ASGD.SPEC = Spec(
+    hash="910b6ddbf523",
+    memories={
+        "tensor": {
+            "average": (
+                "f2fd0bfdb45c",
+                "average = prev(average) + (new - prev(average)) / max(1, t - 1 - t0)",
+            ),
+            "kept": ("51c977b27226", "kept = weight"),
+        },
+    },
+)

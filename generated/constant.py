@@ -6,14 +6,9 @@ the spec, not this file.
 
 from __future__ import annotations
 
-from optforge.runtime import (
-    SpecSchedule,
-    require,
-)
+from optforge.runtime import SpecSchedule, require
 
-__all__ = [
-    "Constant",
-]
+__all__ = ["Constant"]
 
 
 class Constant(SpecSchedule, runtime=1):
@@ -41,9 +36,7 @@ class Constant(SpecSchedule, runtime=1):
         *,
         last_epoch: int = -1,
     ) -> None:
-        hypers = {
-            "warmup": warmup,
-        }
+        hypers = {"warmup": warmup}
         super().__init__(optimizer, hypers, last_epoch=last_epoch)
 
     @staticmethod

@@ -8,12 +8,14 @@ c4728d02e0ff5de8); edit the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -23,9 +25,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "ContraMuonRestored",
-]
+__all__ = ["ContraMuonRestored"]
 
 
 def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, contra):
@@ -90,10 +90,6 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, eps=1e-10, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -106,12 +102,8 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
         contra: twice the part of the longest direction that is left out; `0 <=
             contra < 2`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -126,48 +118,19 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "nesterov", "weight_decay", "steps", "contra"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_ratio", "rest_beta1"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
     )
 
     MOMENTUM = ("beta", "rest_beta1")
-
-    SPEC = Spec(
-        hash="8d1f9ab4afda",
-        memories={
-            "matrix": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -180,11 +143,7 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
         rest_ratio: float = 0.015,
         contra: float = 0.4,
         rest_beta1: float = 0.9,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -196,14 +155,7 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
             "contra": contra,
             "rest_beta1": rest_beta1,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -225,3 +177,17 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
         require("contra", contra, "0 <= contra < 2", 0 <= contra < 2)
         require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
+
+
+ContraMuonRestored.SPEC = Spec(
+    hash="8d1f9ab4afda",
+    memories={
+        "matrix": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

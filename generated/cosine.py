@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import math
 
-from optforge.runtime import (
-    SpecSchedule,
-    require,
-)
+from optforge.runtime import SpecSchedule, require
 
-__all__ = [
-    "Cosine",
-]
+__all__ = ["Cosine"]
 
 
 class Cosine(SpecSchedule, runtime=1):
@@ -52,11 +47,7 @@ class Cosine(SpecSchedule, runtime=1):
         *,
         last_epoch: int = -1,
     ) -> None:
-        hypers = {
-            "total": total,
-            "warmup": warmup,
-            "final": final,
-        }
+        hypers = {"total": total, "warmup": warmup, "final": final}
         super().__init__(optimizer, hypers, last_epoch=last_epoch)
 
     @staticmethod

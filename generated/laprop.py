@@ -9,20 +9,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "LaProp",
-]
+__all__ = ["LaProp"]
 
 
 def tensor_rule(weight, grad, v, m, *, t, lr, beta1, beta2, eps, weight_decay):
@@ -54,12 +47,8 @@ class LaProp(SpecOptimizer, runtime=1):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -73,32 +62,12 @@ class LaProp(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v", ("rows", "cols")), Memory("m", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "v", "m"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "v", "m"),
-            ),
+            memories=(Memory("v"), Memory("m")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="c44e61708961",
-        memories={
-            "tensor": {
-                "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
-                "m": (
-                    "411174acd444",
-                    "m = beta1 * prev(m) + (1 - beta1) * (grad / (sqrt(v / (1 -",
-                    "beta2^t)) + eps))",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -108,11 +77,7 @@ class LaProp(SpecOptimizer, runtime=1):
         beta2: float = 0.999,
         eps: float = 1e-15,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -121,14 +86,7 @@ class LaProp(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, weight_decay) -> None:
@@ -137,3 +95,18 @@ class LaProp(SpecOptimizer, runtime=1):
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+LaProp.SPEC = Spec(
+    hash="c44e61708961",
+    memories={
+        "tensor": {
+            "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
+            "m": (
+                "411174acd444",
+                "m = beta1 * prev(m) + (1 - beta1) * (grad / (sqrt(v / (1 - beta2^t))",
+                "+ eps))",
+            ),
+        },
+    },
+)

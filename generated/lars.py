@@ -10,21 +10,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "LARS",
-]
+__all__ = ["LARS"]
 
 
 def tensor_rule(weight, grad, m, *, lr, momentum, trust, weight_decay):
@@ -61,12 +54,8 @@ class LARS(SpecOptimizer, runtime=1):
         momentum: decay of the sum of steps; `momentum >= 0`.
         trust: length of a step, relative to the weights; `trust > 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -79,32 +68,12 @@ class LARS(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                tensor_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "momentum", "trust", "weight_decay"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(tensor_rule, layout="tensor"),
         ),
     )
 
     MOMENTUM = ("momentum",)
-
-    SPEC = Spec(
-        hash="a342def74268",
-        memories={
-            "tensor": {
-                "m": (
-                    "e566a961b3aa",
-                    "m = momentum * prev(m) + lr * (trust * norm(weight) /",
-                    "(norm(grad) + weight_decay * norm(weight)) if norm(weight) *",
-                    "norm(grad) > 0 else 1) * (grad + weight_decay * weight)",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -113,11 +82,7 @@ class LARS(SpecOptimizer, runtime=1):
         momentum: float = 0.9,
         trust: float = 1e-3,
         weight_decay: float = 5e-4,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -125,14 +90,7 @@ class LARS(SpecOptimizer, runtime=1):
             "trust": trust,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, momentum, trust, weight_decay) -> None:
@@ -140,3 +98,18 @@ class LARS(SpecOptimizer, runtime=1):
         require("momentum", momentum, "momentum >= 0", momentum >= 0)
         require("trust", trust, "trust > 0", trust > 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+LARS.SPEC = Spec(
+    hash="a342def74268",
+    memories={
+        "tensor": {
+            "m": (
+                "e566a961b3aa",
+                "m = momentum * prev(m) + lr * (trust * norm(weight) / (norm(grad) +",
+                "weight_decay * norm(weight)) if norm(weight) * norm(grad) > 0 else",
+                "1) * (grad + weight_decay * weight)",
+            ),
+        },
+    },
+)

@@ -6,15 +6,9 @@ spec, not this file.
 
 from __future__ import annotations
 
-from optforge.runtime import (
-    SpecSchedule,
-    ieee,
-    require,
-)
+from optforge.runtime import SpecSchedule, ieee, require
 
-__all__ = [
-    "Linear",
-]
+__all__ = ["Linear"]
 
 
 class Linear(SpecSchedule, runtime=1):
@@ -50,11 +44,7 @@ class Linear(SpecSchedule, runtime=1):
         *,
         last_epoch: int = -1,
     ) -> None:
-        hypers = {
-            "total": total,
-            "warmup": warmup,
-            "final": final,
-        }
+        hypers = {"total": total, "warmup": warmup, "final": final}
         super().__init__(optimizer, hypers, last_epoch=last_epoch)
 
     @staticmethod

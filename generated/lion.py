@@ -7,20 +7,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Lion",
-]
+__all__ = ["Lion"]
 
 
 def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
@@ -49,12 +42,8 @@ class Lion(SpecOptimizer, runtime=1):
         beta1: share of the momentum in the sign; `0 <= beta1 < 1`.
         beta2: decay of the momentum; `0 <= beta2 < 1`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -69,27 +58,12 @@ class Lion(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta1", "beta2", "weight_decay"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="706df281ee25",
-        memories={
-            "tensor": {
-                "m": ("9bca2bfd6dab", "m = beta2 * prev(m) + (1 - beta2) * grad"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -98,11 +72,7 @@ class Lion(SpecOptimizer, runtime=1):
         beta1: float = 0.9,
         beta2: float = 0.99,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -110,14 +80,7 @@ class Lion(SpecOptimizer, runtime=1):
             "beta2": beta2,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, weight_decay) -> None:
@@ -125,3 +88,13 @@ class Lion(SpecOptimizer, runtime=1):
         require("beta1", beta1, "0 <= beta1 < 1", 0 <= beta1 < 1)
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Lion.SPEC = Spec(
+    hash="706df281ee25",
+    memories={
+        "tensor": {
+            "m": ("9bca2bfd6dab", "m = beta2 * prev(m) + (1 - beta2) * grad"),
+        },
+    },
+)

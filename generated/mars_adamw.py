@@ -10,11 +10,14 @@ the spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -22,9 +25,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "MARSAdamW",
-]
+__all__ = ["MARSAdamW"]
 
 
 def matrix_rule(
@@ -103,10 +104,6 @@ class MARSAdamW(SpecOptimizer, runtime=1):
     For vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -118,12 +115,8 @@ class MARSAdamW(SpecOptimizer, runtime=1):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -136,72 +129,19 @@ class MARSAdamW(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
-                Memory("prev_grad", ("rows", "cols")),
-            ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "v", "prev_grad"),
-                scalars=("t", "lr", "beta1", "beta2", "gamma", "eps", "weight_decay"),
-                outputs=("weight", "m", "v", "prev_grad"),
-            ),
-            init=Kernel(
-                matrix_init,
-                layout="matrix",
-                inputs=("grad",),
-                scalars=(),
-                outputs=("prev_grad",),
-            ),
+            memories=(Memory("m"), Memory("v"), Memory("prev_grad")),
+            step=Kernel(matrix_rule, layout="matrix"),
+            init=Kernel(matrix_init, layout="matrix", outputs=("prev_grad",)),
         ),
         Rule(
             name="rest",
             roles=("vector",),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("beta1", "rest_beta1")
-
-    SPEC = Spec(
-        hash="7308366a03b5",
-        memories={
-            "matrix": {
-                "m": (
-                    "f670bbc26037",
-                    "m = beta1 * prev(m) + (1 - beta1) * ((grad + gamma * beta1 / (1",
-                    "- beta1) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad",
-                    "+ gamma * beta1 / (1 - beta1) * (grad - prev(prev_grad))),",
-                    "1e-10)))",
-                ),
-                "v": (
-                    "971efe796e62",
-                    "v = beta2 * prev(v) + (1 - beta2) * ((grad + gamma * beta1 / (1",
-                    "- beta1) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad",
-                    "+ gamma * beta1 / (1 - beta1) * (grad - prev(prev_grad))),",
-                    "1e-10)))^2",
-                ),
-                "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -214,11 +154,7 @@ class MARSAdamW(SpecOptimizer, runtime=1):
         weight_decay: float = 0,
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -230,14 +166,7 @@ class MARSAdamW(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -259,3 +188,29 @@ class MARSAdamW(SpecOptimizer, runtime=1):
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+MARSAdamW.SPEC = Spec(
+    hash="7308366a03b5",
+    memories={
+        "matrix": {
+            "m": (
+                "f670bbc26037",
+                "m = beta1 * prev(m) + (1 - beta1) * ((grad + gamma * beta1 / (1 -",
+                "beta1) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad +",
+                "gamma * beta1 / (1 - beta1) * (grad - prev(prev_grad))), 1e-10)))",
+            ),
+            "v": (
+                "971efe796e62",
+                "v = beta2 * prev(v) + (1 - beta2) * ((grad + gamma * beta1 / (1 -",
+                "beta1) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad +",
+                "gamma * beta1 / (1 - beta1) * (grad - prev(prev_grad))), 1e-10)))^2",
+            ),
+            "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

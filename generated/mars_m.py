@@ -12,12 +12,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -26,9 +28,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "MARSM",
-]
+__all__ = ["MARSM"]
 
 
 def matrix_rule(weight, grad, m, prev_grad, *, lr, beta, gamma, weight_decay, steps):
@@ -92,10 +92,6 @@ class MARSM(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -106,12 +102,8 @@ class MARSM(SpecOptimizer, runtime=1):
         steps: Newton-Schulz iterations; `steps >= 1`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -126,63 +118,19 @@ class MARSM(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("prev_grad", ("rows", "cols")),
-            ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "prev_grad"),
-                scalars=("lr", "beta", "gamma", "weight_decay", "steps"),
-                outputs=("weight", "m", "prev_grad"),
-            ),
-            init=Kernel(
-                matrix_init,
-                layout="matrix",
-                inputs=("grad",),
-                scalars=(),
-                outputs=("prev_grad",),
-            ),
+            memories=(Memory("m"), Memory("prev_grad")),
+            step=Kernel(matrix_rule, layout="matrix"),
+            init=Kernel(matrix_init, layout="matrix", outputs=("prev_grad",)),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("beta", "rest_beta1")
-
-    SPEC = Spec(
-        hash="3d2ed7c93131",
-        memories={
-            "matrix": {
-                "m": (
-                    "dc032e212302",
-                    "m = beta * prev(m) + (1 - beta) * ((grad + gamma * beta / (1 -",
-                    "beta) * (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad +",
-                    "gamma * beta / (1 - beta) * (grad - prev(prev_grad))), 1e-10)))",
-                ),
-                "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -194,11 +142,7 @@ class MARSM(SpecOptimizer, runtime=1):
         steps: float = 5,
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -209,14 +153,7 @@ class MARSM(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -236,3 +173,23 @@ class MARSM(SpecOptimizer, runtime=1):
         require("steps", steps, "steps >= 1", steps >= 1)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+MARSM.SPEC = Spec(
+    hash="3d2ed7c93131",
+    memories={
+        "matrix": {
+            "m": (
+                "dc032e212302",
+                "m = beta * prev(m) + (1 - beta) * ((grad + gamma * beta / (1 - beta)",
+                "* (grad - prev(prev_grad))) * min(1, 1 / max(norm(grad + gamma *",
+                "beta / (1 - beta) * (grad - prev(prev_grad))), 1e-10)))",
+            ),
+            "prev_grad": ("ccee144ba8dc", "prev_grad = grad, at first grad"),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

@@ -12,12 +12,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -28,9 +30,7 @@ from optforge.runtime import (
     trace,
 )
 
-__all__ = [
-    "Mousse",
-]
+__all__ = ["Mousse"]
 
 
 def matrix_rule(
@@ -123,10 +123,6 @@ class Mousse(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, eps=1e-10, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -141,12 +137,8 @@ class Mousse(SpecOptimizer, runtime=1):
         eps: added to the factors, whose mean eigenvalue is 1; `eps > 0`.
         every: steps between two roots; `every >= 1`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -161,82 +153,24 @@ class Mousse(SpecOptimizer, runtime=1):
             name="matrix",
             roles=("matrix", "conv"),
             memories=(
-                Memory("m", ("rows", "cols")),
+                Memory("m"),
                 Memory("l", ("rows", "rows")),
                 Memory("r", ("cols", "cols")),
                 Memory("p", ("rows", "rows")),
                 Memory("q", ("cols", "cols")),
             ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "l", "r", "p", "q"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "beta",
-                    "nesterov",
-                    "weight_decay",
-                    "steps",
-                    "beta2",
-                    "root",
-                    "eps",
-                    "every",
-                ),
-                outputs=("weight", "m", "l", "r", "p", "q"),
-            ),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_ratio", "rest_beta1"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
     )
 
     MOMENTUM = ("beta", "rest_beta1")
-
-    SPEC = Spec(
-        hash="6a3e20f3dd6e",
-        memories={
-            "matrix": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-                "l": (
-                    "016fe8a2df2c",
-                    "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')",
-                ),
-                "r": (
-                    "580ce1fe7ded",
-                    "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)",
-                ),
-                "p": (
-                    "55978ecd8b24",
-                    "p = inverse_root(l * rows / max(trace(l), 1e-30), root, eps=eps)",
-                    "if mod(t - 1, every) == 0 else prev(p)",
-                ),
-                "q": (
-                    "55661e4ba01f",
-                    "q = inverse_root(r * cols / max(trace(r), 1e-30), root, eps=eps)",
-                    "if mod(t - 1, every) == 0 else prev(q)",
-                ),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -252,11 +186,7 @@ class Mousse(SpecOptimizer, runtime=1):
         eps: float = 1e-3,
         every: float = 10,
         rest_beta1: float = 0.9,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -271,14 +201,7 @@ class Mousse(SpecOptimizer, runtime=1):
             "every": every,
             "rest_beta1": rest_beta1,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -306,3 +229,29 @@ class Mousse(SpecOptimizer, runtime=1):
         require("every", every, "every >= 1", every >= 1)
         require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
+
+
+Mousse.SPEC = Spec(
+    hash="6a3e20f3dd6e",
+    memories={
+        "matrix": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+            "l": ("016fe8a2df2c", "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')"),
+            "r": ("580ce1fe7ded", "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)"),
+            "p": (
+                "55978ecd8b24",
+                "p = inverse_root(l * rows / max(trace(l), 1e-30), root, eps=eps) if",
+                "mod(t - 1, every) == 0 else prev(p)",
+            ),
+            "q": (
+                "55661e4ba01f",
+                "q = inverse_root(r * cols / max(trace(r), 1e-30), root, eps=eps) if",
+                "mod(t - 1, every) == 0 else prev(q)",
+            ),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

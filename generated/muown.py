@@ -12,12 +12,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -26,9 +28,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "Muown",
-]
+__all__ = ["Muown"]
 
 
 def matrix_rule(
@@ -127,10 +127,6 @@ class Muown(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=weight_decay)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -143,12 +139,8 @@ class Muown(SpecOptimizer, runtime=1):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -163,87 +155,24 @@ class Muown(SpecOptimizer, runtime=1):
             name="matrix",
             roles=("matrix", "conv"),
             memories=(
-                Memory("m", ("rows", "cols")),
+                Memory("m"),
                 Memory("r", ("rows", 1)),
                 Memory("g_m", ("rows", 1)),
                 Memory("g_v", ("rows", 1)),
             ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "r", "g_m", "g_v"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "beta",
-                    "nesterov",
-                    "beta1",
-                    "beta2",
-                    "eps",
-                    "weight_decay",
-                ),
-                outputs=("weight", "m", "r", "g_m", "g_v"),
-            ),
+            step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
-            init=Kernel(
-                matrix_init,
-                layout="matrix",
-                inputs=("weight",),
-                scalars=(),
-                outputs=("r",),
-            ),
+            init=Kernel(matrix_init, layout="matrix", outputs=("r",)),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "weight_decay", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("beta", "rest_beta1")
-
-    SPEC = Spec(
-        hash="d75ade67a234",
-        memories={
-            "matrix": {
-                "m": (
-                    "b12cd6a3b792",
-                    "m = beta * prev(m) + norm(weight, per=row) / max(prev(r), 1e-10)",
-                    "* (grad - dot(grad, weight / max(norm(weight, per=row), 1e-10),",
-                    "per=row) * (weight / max(norm(weight, per=row), 1e-10)))",
-                ),
-                "r": (
-                    "0ca65bb36734",
-                    "r = norm(d, per=row), at first norm(weight, per=row)",
-                ),
-                "g_m": (
-                    "a17388fa58ad",
-                    "g_m = beta1 * prev(g_m) + (1 - beta1) * dot(grad, weight /",
-                    "max(norm(weight, per=row), 1e-10), per=row)",
-                ),
-                "g_v": (
-                    "6059bcfad84b",
-                    "g_v = beta2 * prev(g_v) + (1 - beta2) * dot(grad, weight /",
-                    "max(norm(weight, per=row), 1e-10), per=row)^2",
-                ),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -257,11 +186,7 @@ class Muown(SpecOptimizer, runtime=1):
         weight_decay: float = 0,
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -274,14 +199,7 @@ class Muown(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -304,3 +222,36 @@ class Muown(SpecOptimizer, runtime=1):
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+Muown.SPEC = Spec(
+    hash="d75ade67a234",
+    memories={
+        "matrix": {
+            "m": (
+                "b12cd6a3b792",
+                "m = beta * prev(m) + norm(weight, per=row) / max(prev(r), 1e-10) *",
+                "(grad - dot(grad, weight / max(norm(weight, per=row), 1e-10),",
+                "per=row) * (weight / max(norm(weight, per=row), 1e-10)))",
+            ),
+            "r": (
+                "0ca65bb36734",
+                "r = norm(d, per=row), at first norm(weight, per=row)",
+            ),
+            "g_m": (
+                "a17388fa58ad",
+                "g_m = beta1 * prev(g_m) + (1 - beta1) * dot(grad, weight /",
+                "max(norm(weight, per=row), 1e-10), per=row)",
+            ),
+            "g_v": (
+                "6059bcfad84b",
+                "g_v = beta2 * prev(g_v) + (1 - beta2) * dot(grad, weight /",
+                "max(norm(weight, per=row), 1e-10), per=row)^2",
+            ),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

@@ -7,21 +7,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "NAdam",
-]
+__all__ = ["NAdam"]
 
 
 def tensor_rule(
@@ -82,12 +75,8 @@ class NAdam(SpecOptimizer, runtime=1):
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         momentum_decay: how slowly the momentum warms up; `momentum_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -97,60 +86,13 @@ class NAdam(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
-                Memory("product", (1, 1)),
-            ),
-            step=Kernel(
-                tensor_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "m", "v", "product"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "beta1",
-                    "beta2",
-                    "eps",
-                    "weight_decay",
-                    "momentum_decay",
-                ),
-                outputs=("weight", "m", "v", "product"),
-            ),
-            init=Kernel(
-                tensor_init,
-                layout="tensor",
-                inputs=("weight",),
-                scalars=(),
-                outputs=("product",),
-            ),
+            memories=(Memory("m"), Memory("v"), Memory("product", (1, 1))),
+            step=Kernel(tensor_rule, layout="tensor"),
+            init=Kernel(tensor_init, layout="tensor", outputs=("product",)),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="1b4da94b8b36",
-        memories={
-            "tensor": {
-                "m": (
-                    "195673e85711",
-                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
-                    "weight)",
-                ),
-                "v": (
-                    "0da448916367",
-                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
-                    "weight)^2",
-                ),
-                "product": (
-                    "72c92d8a6e64",
-                    "product = prev(product) * (beta1 * (1 - 0.5 * 0.96^(t *",
-                    "momentum_decay))), at first 1",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -161,11 +103,7 @@ class NAdam(SpecOptimizer, runtime=1):
         eps: float = 1e-8,
         weight_decay: float = 0,
         momentum_decay: float = 4e-3,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -175,14 +113,7 @@ class NAdam(SpecOptimizer, runtime=1):
             "weight_decay": weight_decay,
             "momentum_decay": momentum_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -205,3 +136,25 @@ class NAdam(SpecOptimizer, runtime=1):
             "momentum_decay >= 0",
             momentum_decay >= 0,
         )
+
+
+NAdam.SPEC = Spec(
+    hash="1b4da94b8b36",
+    memories={
+        "tensor": {
+            "m": (
+                "195673e85711",
+                "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay * weight)",
+            ),
+            "v": (
+                "0da448916367",
+                "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay * weight)^2",
+            ),
+            "product": (
+                "72c92d8a6e64",
+                "product = prev(product) * (beta1 * (1 - 0.5 * 0.96^(t *",
+                "momentum_decay))), at first 1",
+            ),
+        },
+    },
+)

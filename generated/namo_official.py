@@ -11,12 +11,14 @@ edit the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -24,9 +26,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "NAMOOfficial",
-]
+__all__ = ["NAMOOfficial"]
 
 
 def matrix_rule(
@@ -89,10 +89,6 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamWRawEps(lr=lr, beta2=0.95, weight_decay=weight_decay)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -106,12 +102,8 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
         method: `method == "newton_schulz" or method == "svd"`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -126,57 +118,18 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", (1, 1))),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "mu1",
-                    "mu2",
-                    "eps",
-                    "weight_decay",
-                    "nesterov",
-                    "scale",
-                    "method",
-                ),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v", (1, 1))),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "weight_decay", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("mu1", "rest_beta1")
-
-    SPEC = Spec(
-        hash="35786b3a04c7",
-        memories={
-            "matrix": {
-                "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
-                "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -191,11 +144,7 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
         method: str = "newton_schulz",
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -209,14 +158,7 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -245,3 +187,18 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
         )
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+NAMOOfficial.SPEC = Spec(
+    hash="35786b3a04c7",
+    memories={
+        "matrix": {
+            "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
+            "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

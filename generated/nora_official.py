@@ -11,21 +11,13 @@ edit the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "NoraOfficial",
-]
+__all__ = ["NoraOfficial"]
 
 
 def matrix_rule(weight, grad, m, *, lr, beta, weight_decay, nesterov):
@@ -77,12 +69,8 @@ class NoraOfficial(SpecOptimizer, runtime=1):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         nesterov: look one step ahead.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -99,44 +87,19 @@ class NoraOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "weight_decay", "nesterov"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "weight_decay", "rest_ratio"),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise"),
             lr_ratio="rest_ratio",
         ),
     )
 
     MOMENTUM = ("beta",)
-
-    SPEC = Spec(
-        hash="598f76a4731b",
-        memories={
-            "matrix": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-            "rest": {
-                "m": ("747ef57e0bbe", "m = 0.9 * prev(m) + (1 - 0.9) * grad"),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -146,11 +109,7 @@ class NoraOfficial(SpecOptimizer, runtime=1):
         weight_decay: float = 0.1,
         rest_ratio: float = 0.2,
         nesterov: bool = True,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -159,14 +118,7 @@ class NoraOfficial(SpecOptimizer, runtime=1):
             "rest_ratio": rest_ratio,
             "nesterov": nesterov,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta, weight_decay, rest_ratio, nesterov) -> None:
@@ -174,3 +126,17 @@ class NoraOfficial(SpecOptimizer, runtime=1):
         require("beta", beta, "0 <= beta < 1", 0 <= beta < 1)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("rest_ratio", rest_ratio, "rest_ratio >= 0", rest_ratio >= 0)
+
+
+NoraOfficial.SPEC = Spec(
+    hash="598f76a4731b",
+    memories={
+        "matrix": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+        "rest": {
+            "m": ("747ef57e0bbe", "m = 0.9 * prev(m) + (1 - 0.9) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

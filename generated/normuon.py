@@ -7,12 +7,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -21,9 +23,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "NorMuon",
-]
+__all__ = ["NorMuon"]
 
 
 def matrix_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay):
@@ -82,10 +82,6 @@ class NorMuon(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta2=0.95, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -96,12 +92,8 @@ class NorMuon(SpecOptimizer, runtime=1):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -118,52 +110,18 @@ class NorMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", 1))),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v", ("rows", 1))),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("beta1", "rest_beta1")
-
-    SPEC = Spec(
-        hash="22324ce60500",
-        memories={
-            "matrix": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": (
-                    "f5e5bd3e7f2e",
-                    "v = beta2 * prev(v) + (1 - beta2) * mean(orthogonalize(m)^2,",
-                    "per=row)",
-                ),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -175,11 +133,7 @@ class NorMuon(SpecOptimizer, runtime=1):
         weight_decay: float = 0.1,
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -190,14 +144,7 @@ class NorMuon(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -217,3 +164,22 @@ class NorMuon(SpecOptimizer, runtime=1):
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+NorMuon.SPEC = Spec(
+    hash="22324ce60500",
+    memories={
+        "matrix": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": (
+                "f5e5bd3e7f2e",
+                "v = beta2 * prev(v) + (1 - beta2) * mean(orthogonalize(m)^2,",
+                "per=row)",
+            ),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

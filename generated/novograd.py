@@ -9,20 +9,13 @@ the spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "NovoGrad",
-]
+__all__ = ["NovoGrad"]
 
 
 def tensor_rule(weight, grad, v, m, *, lr, beta1, beta2, eps, weight_decay):
@@ -60,12 +53,8 @@ class NovoGrad(SpecOptimizer, runtime=1):
         beta2: decay of the squared gradient norm; `0 <= beta2 < 1`.
         eps: added to the norm; `eps >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -79,43 +68,13 @@ class NovoGrad(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v", (1, 1)), Memory("m", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "v", "m"),
-                scalars=("lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "v", "m"),
-            ),
-            init=Kernel(
-                tensor_init,
-                layout="tensor",
-                inputs=("grad",),
-                scalars=(),
-                outputs=("v",),
-            ),
+            memories=(Memory("v", (1, 1)), Memory("m")),
+            step=Kernel(tensor_rule, layout="tensor"),
+            init=Kernel(tensor_init, layout="tensor", outputs=("v",)),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="1059705f1ac0",
-        memories={
-            "tensor": {
-                "v": (
-                    "43e341cbf418",
-                    "v = beta2 * prev(v) + (1 - beta2) * norm(grad)^2, at first",
-                    "norm(grad)^2",
-                ),
-                "m": (
-                    "b55574f24348",
-                    "m = beta1 * prev(m) + (grad / (sqrt(v) + eps) + weight_decay *",
-                    "weight)",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -125,11 +84,7 @@ class NovoGrad(SpecOptimizer, runtime=1):
         beta2: float = 0.98,
         eps: float = 1e-8,
         weight_decay: float = 1e-3,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -138,14 +93,7 @@ class NovoGrad(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, weight_decay) -> None:
@@ -154,3 +102,22 @@ class NovoGrad(SpecOptimizer, runtime=1):
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+NovoGrad.SPEC = Spec(
+    hash="1059705f1ac0",
+    memories={
+        "tensor": {
+            "v": (
+                "43e341cbf418",
+                "v = beta2 * prev(v) + (1 - beta2) * norm(grad)^2, at first",
+                "norm(grad)^2",
+            ),
+            "m": (
+                "b55574f24348",
+                "m = beta1 * prev(m) + (grad / (sqrt(v) + eps) + weight_decay *",
+                "weight)",
+            ),
+        },
+    },
+)

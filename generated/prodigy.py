@@ -11,22 +11,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Prodigy",
-]
+__all__ = ["Prodigy"]
 
 
 def tensor_rule(
@@ -108,12 +100,8 @@ class Prodigy(SpecOptimizer, runtime=1):
         eps: added, times d, to the root; `eps > 0`.
         weight_decay: decay of the weights per unit of step size; `weight_decay >=
             0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -127,79 +115,29 @@ class Prodigy(SpecOptimizer, runtime=1):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             memories=(
-                Memory("start", ("rows", "cols")),
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
+                Memory("start"),
+                Memory("m"),
+                Memory("v"),
                 Memory("r", (1, 1)),
-                Memory("s", ("rows", "cols")),
+                Memory("s"),
                 Memory("d", (1, 1)),
             ),
             step=Kernel(
                 tensor_rule,
                 layout="tensor",
-                inputs=("weight", "grad", "start", "m", "v", "r", "s", "d"),
-                scalars=(
-                    "lr",
-                    "beta1",
-                    "beta2",
-                    "eps",
-                    "weight_decay",
-                    "total_1",
-                    "total_2",
-                ),
-                outputs=("weight", "start", "m", "v", "r", "s", "d"),
                 sums=(
                     Kernel(
                         tensor_sums,
                         layout="tensor",
-                        inputs=("weight", "grad", "start", "s", "d"),
-                        scalars=("lr", "beta2"),
                         outputs=("total_1", "total_2"),
                     ),
                 ),
             ),
-            init=Kernel(
-                tensor_init,
-                layout="tensor",
-                inputs=("weight",),
-                scalars=("d0",),
-                outputs=("start", "d"),
-            ),
+            init=Kernel(tensor_init, layout="tensor", outputs=("start", "d")),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="5f96deaee7c2",
-        memories={
-            "tensor": {
-                "start": ("5e65e16aab24", "start = prev(start), at first weight"),
-                "m": (
-                    "164b083180f3",
-                    "m = beta1 * prev(m) + (1 - beta1) * (prev(d) * grad)",
-                ),
-                "v": (
-                    "22b43599d7ae",
-                    "v = beta2 * prev(v) + (1 - beta2) * (prev(d)^2 * grad^2)",
-                ),
-                "r": (
-                    "e58a6a7fd6c7",
-                    "r = sqrt(beta2) * prev(r) + (1 - sqrt(beta2)) * (lr * prev(d)^2",
-                    "* total_1)",
-                ),
-                "s": (
-                    "05ac52afd371",
-                    "s = sqrt(beta2) * prev(s) + (1 - sqrt(beta2)) * (lr * prev(d)^2",
-                    "* grad)",
-                ),
-                "d": (
-                    "3b7885dfe910",
-                    "d = max(prev(d), r / total_2 if total_2 > 0 else 0), at first d0",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -210,11 +148,7 @@ class Prodigy(SpecOptimizer, runtime=1):
         d0: float = 1e-6,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -224,14 +158,7 @@ class Prodigy(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, d0, eps, weight_decay) -> None:
@@ -241,3 +168,35 @@ class Prodigy(SpecOptimizer, runtime=1):
         require("d0", d0, "d0 > 0", d0 > 0)
         require("eps", eps, "eps > 0", eps > 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Prodigy.SPEC = Spec(
+    hash="5f96deaee7c2",
+    memories={
+        "tensor": {
+            "start": ("5e65e16aab24", "start = prev(start), at first weight"),
+            "m": (
+                "164b083180f3",
+                "m = beta1 * prev(m) + (1 - beta1) * (prev(d) * grad)",
+            ),
+            "v": (
+                "22b43599d7ae",
+                "v = beta2 * prev(v) + (1 - beta2) * (prev(d)^2 * grad^2)",
+            ),
+            "r": (
+                "e58a6a7fd6c7",
+                "r = sqrt(beta2) * prev(r) + (1 - sqrt(beta2)) * (lr * prev(d)^2 *",
+                "total_1)",
+            ),
+            "s": (
+                "05ac52afd371",
+                "s = sqrt(beta2) * prev(s) + (1 - sqrt(beta2)) * (lr * prev(d)^2 *",
+                "grad)",
+            ),
+            "d": (
+                "3b7885dfe910",
+                "d = max(prev(d), r / total_2 if total_2 > 0 else 0), at first d0",
+            ),
+        },
+    },
+)

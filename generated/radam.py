@@ -7,6 +7,7 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -21,9 +23,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "RAdam",
-]
+__all__ = ["RAdam"]
 
 
 def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
@@ -64,12 +64,8 @@ class RAdam(SpecOptimizer, runtime=1):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -79,36 +75,12 @@ class RAdam(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="d9648031ad4f",
-        memories={
-            "tensor": {
-                "m": (
-                    "195673e85711",
-                    "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay *",
-                    "weight)",
-                ),
-                "v": (
-                    "0da448916367",
-                    "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay *",
-                    "weight)^2",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -118,11 +90,7 @@ class RAdam(SpecOptimizer, runtime=1):
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -131,14 +99,7 @@ class RAdam(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, eps, weight_decay) -> None:
@@ -147,3 +108,20 @@ class RAdam(SpecOptimizer, runtime=1):
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+RAdam.SPEC = Spec(
+    hash="d9648031ad4f",
+    memories={
+        "tensor": {
+            "m": (
+                "195673e85711",
+                "m = beta1 * prev(m) + (1 - beta1) * (grad + weight_decay * weight)",
+            ),
+            "v": (
+                "0da448916367",
+                "v = beta2 * prev(v) + (1 - beta2) * (grad + weight_decay * weight)^2",
+            ),
+        },
+    },
+)

@@ -11,12 +11,14 @@ edit the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -24,9 +26,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "RMNPOfficial",
-]
+__all__ = ["RMNPOfficial"]
 
 
 def matrix_rule(weight, grad, m, *, lr, beta, weight_decay, eps, nesterov):
@@ -81,10 +81,6 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, weight_decay=0.1)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -96,12 +92,8 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
         nesterov: look one step ahead.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -117,48 +109,19 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "weight_decay", "eps", "nesterov"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_ratio", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
     )
 
     MOMENTUM = ("beta", "rest_beta1")
-
-    SPEC = Spec(
-        hash="be6831365e1a",
-        memories={
-            "matrix": {
-                "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
-            },
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -171,11 +134,7 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
         nesterov: bool = True,
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -187,14 +146,7 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -216,3 +168,17 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
         require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+RMNPOfficial.SPEC = Spec(
+    hash="be6831365e1a",
+    memories={
+        "matrix": {
+            "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
+        },
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

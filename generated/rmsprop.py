@@ -7,20 +7,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "RMSprop",
-]
+__all__ = ["RMSprop"]
 
 
 def tensor_rule(
@@ -70,12 +63,8 @@ class RMSprop(SpecOptimizer, runtime=1):
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         momentum: decay of the sum of steps; `momentum >= 0`.
         centered: subtract the mean gradient's square.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -85,45 +74,12 @@ class RMSprop(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("v", ("rows", "cols")),
-                Memory("mean", ("rows", "cols")),
-                Memory("m", ("rows", "cols")),
-            ),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "v", "mean", "m"),
-                scalars=("lr", "alpha", "eps", "weight_decay", "momentum", "centered"),
-                outputs=("weight", "v", "mean", "m"),
-            ),
+            memories=(Memory("v"), Memory("mean"), Memory("m")),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("momentum",)
-
-    SPEC = Spec(
-        hash="fbfbb1aea919",
-        memories={
-            "tensor": {
-                "v": (
-                    "aec12ee70533",
-                    "v = alpha * prev(v) + (1 - alpha) * (grad + weight_decay *",
-                    "weight)^2",
-                ),
-                "mean": (
-                    "ecf7799260aa",
-                    "mean = alpha * prev(mean) + (1 - alpha) * (grad + weight_decay *",
-                    "weight)",
-                ),
-                "m": (
-                    "6df9fcfebb3a",
-                    "m = momentum * prev(m) + (grad + weight_decay * weight) /",
-                    "((sqrt(v - mean^2) if centered else sqrt(v)) + eps)",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -134,11 +90,7 @@ class RMSprop(SpecOptimizer, runtime=1):
         weight_decay: float = 0,
         momentum: float = 0,
         centered: bool = False,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -148,14 +100,7 @@ class RMSprop(SpecOptimizer, runtime=1):
             "momentum": momentum,
             "centered": centered,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -172,3 +117,26 @@ class RMSprop(SpecOptimizer, runtime=1):
         require("eps", eps, "eps >= 0", eps >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("momentum", momentum, "momentum >= 0", momentum >= 0)
+
+
+RMSprop.SPEC = Spec(
+    hash="fbfbb1aea919",
+    memories={
+        "tensor": {
+            "v": (
+                "aec12ee70533",
+                "v = alpha * prev(v) + (1 - alpha) * (grad + weight_decay * weight)^2",
+            ),
+            "mean": (
+                "ecf7799260aa",
+                "mean = alpha * prev(mean) + (1 - alpha) * (grad + weight_decay *",
+                "weight)",
+            ),
+            "m": (
+                "6df9fcfebb3a",
+                "m = momentum * prev(m) + (grad + weight_decay * weight) / ((sqrt(v -",
+                "mean^2) if centered else sqrt(v)) + eps)",
+            ),
+        },
+    },
+)

@@ -7,21 +7,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Rprop",
-]
+__all__ = ["Rprop"]
 
 
 def tensor_rule(weight, grad, size, g, *, shrink, grow, least, most):
@@ -65,12 +58,8 @@ class Rprop(SpecOptimizer, runtime=1):
         grow: factor when the sign stays; `grow > 1`.
         least: smallest step size; `least >= 0`.
         most: largest step size; `most >= least`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -80,36 +69,10 @@ class Rprop(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("size", ("rows", "cols")), Memory("g", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "size", "g"),
-                scalars=("shrink", "grow", "least", "most"),
-                outputs=("weight", "size", "g"),
-            ),
-            init=Kernel(
-                tensor_init,
-                layout="elementwise",
-                inputs=("weight",),
-                scalars=("lr",),
-                outputs=("size",),
-            ),
+            memories=(Memory("size"), Memory("g")),
+            step=Kernel(tensor_rule, layout="elementwise"),
+            init=Kernel(tensor_init, layout="elementwise", outputs=("size",)),
         ),
-    )
-
-    SPEC = Spec(
-        hash="569191d97988",
-        memories={
-            "tensor": {
-                "size": (
-                    "3621d1c2864f",
-                    "size = clamp((grow if grad * prev(g) > 0 else shrink if grad *",
-                    "prev(g) < 0 else 1) * prev(size), least, most), at first lr",
-                ),
-                "g": ("b7ac3bfb9f33", "g = 0 if grad * prev(g) < 0 else grad"),
-            },
-        },
     )
 
     def __init__(
@@ -120,11 +83,7 @@ class Rprop(SpecOptimizer, runtime=1):
         grow: float = 1.2,
         least: float = 1e-6,
         most: float = 50,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -133,14 +92,7 @@ class Rprop(SpecOptimizer, runtime=1):
             "least": least,
             "most": most,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, shrink, grow, least, most) -> None:
@@ -149,3 +101,18 @@ class Rprop(SpecOptimizer, runtime=1):
         require("grow", grow, "grow > 1", grow > 1)
         require("least", least, "least >= 0", least >= 0)
         require("most", most, "most >= least", most >= least)
+
+
+Rprop.SPEC = Spec(
+    hash="569191d97988",
+    memories={
+        "tensor": {
+            "size": (
+                "3621d1c2864f",
+                "size = clamp((grow if grad * prev(g) > 0 else shrink if grad *",
+                "prev(g) < 0 else 1) * prev(size), least, most), at first lr",
+            ),
+            "g": ("b7ac3bfb9f33", "g = 0 if grad * prev(g) < 0 else grad"),
+        },
+    },
+)

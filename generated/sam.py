@@ -9,6 +9,8 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
@@ -16,15 +18,14 @@ from optforge.runtime import (
     Event,
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
     require,
 )
 
-__all__ = [
-    "SAM",
-]
+__all__ = ["SAM"]
 
 
 def tensor_rule(
@@ -93,12 +94,8 @@ class SAM(SpecOptimizer, runtime=1):
         nesterov: look one step ahead; `not nesterov or momentum > 0 and dampening
             == 0`.
         rho: length of the way uphill; `rho >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -112,40 +109,23 @@ class SAM(SpecOptimizer, runtime=1):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             memories=(
-                Memory("m", ("rows", "cols")),
+                Memory("m"),
                 Memory("seen", (1, 1)),
-                Memory("climb", ("rows", "cols")),
+                Memory("climb"),
                 Memory("climbs", (1, 1)),
             ),
-            step=Kernel(
-                tensor_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "m", "seen", "climb", "climbs"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "momentum",
-                    "dampening",
-                    "weight_decay",
-                    "nesterov",
-                ),
-                outputs=("weight", "m", "seen"),
-            ),
+            step=Kernel(tensor_rule, layout="tensor", outputs=("weight", "m", "seen")),
             events=(
                 Event(
                     name="ascend",
                     kernel=Kernel(
                         tensor_ascend,
                         layout="tensor",
-                        inputs=("weight", "grad"),
-                        scalars=("t", "rho", "ascend_total_1"),
                         outputs=("weight", "climb", "climbs"),
                         sums=(
                             Kernel(
                                 tensor_ascend_sums,
                                 layout="tensor",
-                                inputs=("grad",),
-                                scalars=(),
                                 outputs=("ascend_total_1",),
                             ),
                         ),
@@ -157,27 +137,6 @@ class SAM(SpecOptimizer, runtime=1):
 
     MOMENTUM = ("momentum",)
 
-    SPEC = Spec(
-        hash="eb857f4114d3",
-        memories={
-            "tensor": {
-                "m": (
-                    "c20698ca1531",
-                    "m = momentum * prev(m) + (grad + weight_decay * (weight -",
-                    "(prev(climb) if prev(climbs) > prev(seen) else 0)) if t == 1 or",
-                    "momentum == 0 else (1 - dampening) * (grad + weight_decay *",
-                    "(weight - (prev(climb) if prev(climbs) > prev(seen) else 0))))",
-                ),
-                "seen": ("ffd56be234cb", "seen = prev(climbs)"),
-                "climb": (
-                    "f2e41009e2bf",
-                    "climb = rho * grad / max(sqrt(ascend_total_1), 1e-12)",
-                ),
-                "climbs": ("4d44fda8ae11", "climbs = t"),
-            },
-        },
-    )
-
     def __init__(
         self,
         params,
@@ -187,11 +146,7 @@ class SAM(SpecOptimizer, runtime=1):
         weight_decay: float = 0,
         nesterov: bool = False,
         rho: float = 0.05,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -201,14 +156,7 @@ class SAM(SpecOptimizer, runtime=1):
             "nesterov": nesterov,
             "rho": rho,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -236,3 +184,25 @@ class SAM(SpecOptimizer, runtime=1):
         from where this began.
         """
         self.fire("ascend")
+
+
+SAM.SPEC = Spec(
+    hash="eb857f4114d3",
+    memories={
+        "tensor": {
+            "m": (
+                "c20698ca1531",
+                "m = momentum * prev(m) + (grad + weight_decay * (weight -",
+                "(prev(climb) if prev(climbs) > prev(seen) else 0)) if t == 1 or",
+                "momentum == 0 else (1 - dampening) * (grad + weight_decay * (weight",
+                "- (prev(climb) if prev(climbs) > prev(seen) else 0))))",
+            ),
+            "seen": ("ffd56be234cb", "seen = prev(climbs)"),
+            "climb": (
+                "f2e41009e2bf",
+                "climb = rho * grad / max(sqrt(ascend_total_1), 1e-12)",
+            ),
+            "climbs": ("4d44fda8ae11", "climbs = t"),
+        },
+    },
+)

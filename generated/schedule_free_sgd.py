@@ -11,6 +11,8 @@ b26cbf6aba98ca9e); edit the spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
@@ -18,15 +20,14 @@ from optforge.runtime import (
     Event,
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
     require,
 )
 
-__all__ = [
-    "ScheduleFreeSGD",
-]
+__all__ = ["ScheduleFreeSGD"]
 
 
 def tensor_rule(weight, grad, z, squares, *, t, lr, beta1, warmup, weight_decay):
@@ -86,12 +87,8 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
         beta1: share of the mean where gradients are taken; `0 < beta1 < 1`.
         warmup: steps of linear warm-up; `warmup >= 0`.
         weight_decay: decay of the fast weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -104,29 +101,15 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("z", ("rows", "cols")), Memory("squares", (1, 1))),
-            step=Kernel(
-                tensor_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "z", "squares"),
-                scalars=("t", "lr", "beta1", "warmup", "weight_decay"),
-                outputs=("weight", "z", "squares"),
-            ),
-            init=Kernel(
-                tensor_init,
-                layout="elementwise",
-                inputs=("weight",),
-                scalars=(),
-                outputs=("z",),
-            ),
+            memories=(Memory("z"), Memory("squares", (1, 1))),
+            step=Kernel(tensor_rule, layout="tensor"),
+            init=Kernel(tensor_init, layout="elementwise", outputs=("z",)),
             events=(
                 Event(
                     name="show_mean",
                     kernel=Kernel(
                         tensor_show_mean,
                         layout="elementwise",
-                        inputs=("weight", "z"),
-                        scalars=("beta1",),
                         outputs=("weight",),
                     ),
                 ),
@@ -135,32 +118,12 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
                     kernel=Kernel(
                         tensor_show_training,
                         layout="elementwise",
-                        inputs=("weight", "z"),
-                        scalars=("beta1",),
                         outputs=("weight",),
                     ),
                     undoes="show_mean",
                 ),
             ),
         ),
-    )
-
-    SPEC = Spec(
-        hash="cde45ce7dad1",
-        memories={
-            "tensor": {
-                "z": (
-                    "7d26f90c54bd",
-                    "z = prev(z) - lr * (t / warmup if t < warmup else 1) * (grad +",
-                    "weight_decay * weight), at first weight",
-                ),
-                "squares": (
-                    "46a8165362bf",
-                    "squares = prev(squares) + (lr * (t / warmup if t < warmup else",
-                    "1))^2",
-                ),
-            },
-        },
     )
 
     def __init__(
@@ -170,11 +133,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
         beta1: float = 0.9,
         warmup: float = 0,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -182,14 +141,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
             "warmup": warmup,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, warmup, weight_decay) -> None:
@@ -207,3 +159,21 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
     def show_training(self) -> None:
         """Put the weights back where gradients are taken, after `show_mean`."""
         self.fire("show_training")
+
+
+ScheduleFreeSGD.SPEC = Spec(
+    hash="cde45ce7dad1",
+    memories={
+        "tensor": {
+            "z": (
+                "7d26f90c54bd",
+                "z = prev(z) - lr * (t / warmup if t < warmup else 1) * (grad +",
+                "weight_decay * weight), at first weight",
+            ),
+            "squares": (
+                "46a8165362bf",
+                "squares = prev(squares) + (lr * (t / warmup if t < warmup else 1))^2",
+            ),
+        },
+    },
+)

@@ -11,12 +11,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -24,9 +26,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "Scion",
-]
+__all__ = ["Scion"]
 
 
 def matrix_rule(weight, grad, m, *, lr, beta, rho, steps):
@@ -90,12 +90,8 @@ class Scion(SpecOptimizer, runtime=1):
         head_rho: radius for head and embedding; `head_rho >= 0`.
         vector_rho: radius for vectors; `vector_rho >= 0`.
         steps: Newton-Schulz iterations; `steps >= 1`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -111,57 +107,24 @@ class Scion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "rho", "steps"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="embedding",
             roles=("embedding", "head"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                embedding_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "head_rho"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(embedding_rule, layout="matrix"),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                vector_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "vector_rho"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(vector_rule, layout="tensor"),
         ),
     )
 
     MOMENTUM = ("beta",)
-
-    SPEC = Spec(
-        hash="056e37705ef3",
-        memories={
-            "matrix": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-            "embedding": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-            "vector": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -172,11 +135,7 @@ class Scion(SpecOptimizer, runtime=1):
         head_rho: float = 3000,
         vector_rho: float = 50,
         steps: float = 5,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -186,14 +145,7 @@ class Scion(SpecOptimizer, runtime=1):
             "vector_rho": vector_rho,
             "steps": steps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta, rho, head_rho, vector_rho, steps) -> None:
@@ -203,3 +155,19 @@ class Scion(SpecOptimizer, runtime=1):
         require("head_rho", head_rho, "head_rho >= 0", head_rho >= 0)
         require("vector_rho", vector_rho, "vector_rho >= 0", vector_rho >= 0)
         require("steps", steps, "steps >= 1", steps >= 1)
+
+
+Scion.SPEC = Spec(
+    hash="056e37705ef3",
+    memories={
+        "matrix": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+        "embedding": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+        "vector": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+    },
+)

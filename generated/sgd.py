@@ -6,11 +6,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -18,9 +21,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "SGD",
-]
+__all__ = ["SGD"]
 
 
 def tensor_rule(weight, grad, m, *, t, lr, momentum, dampening, weight_decay, nesterov):
@@ -76,12 +77,8 @@ class SGD(SpecOptimizer, runtime=1):
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         nesterov: look one step ahead; `not nesterov or momentum > 0 and dampening
             == 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -91,40 +88,12 @@ class SGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m"),
-                scalars=(
-                    "t",
-                    "lr",
-                    "momentum",
-                    "dampening",
-                    "weight_decay",
-                    "nesterov",
-                ),
-                outputs=("weight", "m"),
-                fused=tensor_fused,
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(tensor_rule, layout="elementwise", fused=tensor_fused),
         ),
     )
 
     MOMENTUM = ("momentum",)
-
-    SPEC = Spec(
-        hash="59942de5b51c",
-        memories={
-            "tensor": {
-                "m": (
-                    "207b24da9651",
-                    "m = momentum * prev(m) + (grad + weight_decay * weight if t == 1",
-                    "or momentum == 0 else (1 - dampening) * (grad + weight_decay *",
-                    "weight))",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -134,11 +103,7 @@ class SGD(SpecOptimizer, runtime=1):
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov: bool = False,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -147,14 +112,7 @@ class SGD(SpecOptimizer, runtime=1):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -174,3 +132,17 @@ class SGD(SpecOptimizer, runtime=1):
             "not nesterov or momentum > 0 and dampening == 0",
             not nesterov or (momentum > 0 and dampening == 0),
         )
+
+
+SGD.SPEC = Spec(
+    hash="59942de5b51c",
+    memories={
+        "tensor": {
+            "m": (
+                "207b24da9651",
+                "m = momentum * prev(m) + (grad + weight_decay * weight if t == 1 or",
+                "momentum == 0 else (1 - dampening) * (grad + weight_decay * weight))",
+            ),
+        },
+    },
+)

@@ -9,11 +9,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -22,9 +25,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "Shampoo",
-]
+__all__ = ["Shampoo"]
 
 
 def matrix_rule(weight, grad, l, r, p_l, p_r, m, *, t, lr, momentum, eps, every):
@@ -70,9 +71,6 @@ class Shampoo(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use Adagrad(lr=lr, lr_decay=0, weight_decay=0, initial=0)
-        g = grad + weight_decay * weight
-        s = prev(s, initial) + g^2
-        weight <- weight - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -81,12 +79,8 @@ class Shampoo(SpecOptimizer, runtime=1):
         eps: added to the diagonal of the statistics; `eps > 0`.
         every: steps between two roots; `every >= 1`.
         rest_eps: added to the root; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -104,56 +98,19 @@ class Shampoo(SpecOptimizer, runtime=1):
                 Memory("r", ("cols", "cols")),
                 Memory("p_l", ("rows", "rows")),
                 Memory("p_r", ("cols", "cols")),
-                Memory("m", ("rows", "cols")),
+                Memory("m"),
             ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "l", "r", "p_l", "p_r", "m"),
-                scalars=("t", "lr", "momentum", "eps", "every"),
-                outputs=("weight", "l", "r", "p_l", "p_r", "m"),
-            ),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("s", ("rows", "cols")),),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "s"),
-                scalars=("lr", "rest_eps"),
-                outputs=("weight", "s"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("s"),),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("momentum",)
-
-    SPEC = Spec(
-        hash="a01daf9d2584",
-        memories={
-            "matrix": {
-                "l": ("252d955943b8", "l = prev(l) + grad @ grad'"),
-                "r": ("fac0fd84bf66", "r = prev(r) + grad' @ grad"),
-                "p_l": (
-                    "65dafb187712",
-                    "p_l = inverse_root(l, 4, eps=eps) if mod(t - 1, every) == 0 else",
-                    "prev(p_l)",
-                ),
-                "p_r": (
-                    "64221f2e43f9",
-                    "p_r = inverse_root(r, 4, eps=eps) if mod(t - 1, every) == 0 else",
-                    "prev(p_r)",
-                ),
-                "m": ("e94653845bf0", "m = momentum * prev(m) + p_l @ grad @ p_r"),
-            },
-            "rest": {
-                "s": ("5cd2f39b64b7", "s = prev(s) + (grad + 0 * weight)^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -163,11 +120,7 @@ class Shampoo(SpecOptimizer, runtime=1):
         eps: float = 1e-4,
         every: float = 1,
         rest_eps: float = 1e-10,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -176,14 +129,7 @@ class Shampoo(SpecOptimizer, runtime=1):
             "every": every,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, momentum, eps, every, rest_eps) -> None:
@@ -192,3 +138,28 @@ class Shampoo(SpecOptimizer, runtime=1):
         require("eps", eps, "eps > 0", eps > 0)
         require("every", every, "every >= 1", every >= 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+Shampoo.SPEC = Spec(
+    hash="a01daf9d2584",
+    memories={
+        "matrix": {
+            "l": ("252d955943b8", "l = prev(l) + grad @ grad'"),
+            "r": ("fac0fd84bf66", "r = prev(r) + grad' @ grad"),
+            "p_l": (
+                "65dafb187712",
+                "p_l = inverse_root(l, 4, eps=eps) if mod(t - 1, every) == 0 else",
+                "prev(p_l)",
+            ),
+            "p_r": (
+                "64221f2e43f9",
+                "p_r = inverse_root(r, 4, eps=eps) if mod(t - 1, every) == 0 else",
+                "prev(p_r)",
+            ),
+            "m": ("e94653845bf0", "m = momentum * prev(m) + p_l @ grad @ p_r"),
+        },
+        "rest": {
+            "s": ("5cd2f39b64b7", "s = prev(s) + (grad + 0 * weight)^2"),
+        },
+    },
+)

@@ -6,19 +6,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "SignSGD",
-]
+__all__ = ["SignSGD"]
 
 
 def tensor_rule(weight, grad, *, lr, weight_decay):
@@ -42,12 +36,8 @@ class SignSGD(SpecOptimizer, runtime=1):
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: learning rate; `lr >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -62,21 +52,8 @@ class SignSGD(SpecOptimizer, runtime=1):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             memories=(),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad"),
-                scalars=("lr", "weight_decay"),
-                outputs=("weight",),
-            ),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
-    )
-
-    SPEC = Spec(
-        hash="6c21b800d340",
-        memories={
-            "tensor": {},
-        },
     )
 
     def __init__(
@@ -84,26 +61,20 @@ class SignSGD(SpecOptimizer, runtime=1):
         params,
         lr: float | Tensor = 1e-4,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        hypers = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        hypers = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, weight_decay) -> None:
         require("lr", lr, "lr >= 0", lr >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+SignSGD.SPEC = Spec(
+    hash="6c21b800d340",
+    memories={
+        "tensor": {},
+    },
+)

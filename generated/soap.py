@@ -11,12 +11,14 @@ spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -26,9 +28,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "SOAP",
-]
+__all__ = ["SOAP"]
 
 
 def matrix_rule(
@@ -116,10 +116,6 @@ class SOAP(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr, beta1=0.95, beta2=0.95, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -130,12 +126,8 @@ class SOAP(SpecOptimizer, runtime=1):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         every: steps between two refreshed bases; `every >= 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -153,73 +145,20 @@ class SOAP(SpecOptimizer, runtime=1):
                 Memory("r", ("cols", "cols")),
                 Memory("q_l", ("rows", "rows")),
                 Memory("q_r", ("cols", "cols")),
-                Memory("m", ("rows", "cols")),
-                Memory("v", ("rows", "cols")),
+                Memory("m"),
+                Memory("v"),
             ),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "l", "r", "q_l", "q_r", "m", "v"),
-                scalars=("t", "lr", "beta1", "beta2", "eps", "weight_decay", "every"),
-                outputs=("weight", "l", "r", "q_l", "q_r", "m", "v"),
-            ),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="d953916eb4a7",
-        memories={
-            "matrix": {
-                "l": (
-                    "016fe8a2df2c",
-                    "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')",
-                ),
-                "r": (
-                    "580ce1fe7ded",
-                    "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)",
-                ),
-                "q_l": (
-                    "b121e19088f6",
-                    "q_l = eigenbasis(prev(l)) if t - 1 == 1 else qr(prev(l) @",
-                    "prev(q_l)) if mod(t - 1 - 1, every) == 0 and t - 1 > 1 else",
-                    "prev(q_l)",
-                ),
-                "q_r": (
-                    "2e3fa23ed7e0",
-                    "q_r = eigenbasis(prev(r)) if t - 1 == 1 else qr(prev(r) @",
-                    "prev(q_r)) if mod(t - 1 - 1, every) == 0 and t - 1 > 1 else",
-                    "prev(q_r)",
-                ),
-                "m": (
-                    "6ca2cd25e141",
-                    "m = beta1 * prev(m) + (1 - beta1) * grad if t > 1 else prev(m)",
-                ),
-                "v": (
-                    "db906f5aa0f8",
-                    "v = beta2 * prev(v) + (1 - beta2) * (q_l' @ grad @ q_r)^2",
-                ),
-            },
-            "rest": {
-                "m": ("4c5f88ad1262", "m = 0.95 * prev(m) + (1 - 0.95) * grad"),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -231,11 +170,7 @@ class SOAP(SpecOptimizer, runtime=1):
         weight_decay: float = 0.01,
         every: float = 10,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -246,14 +181,7 @@ class SOAP(SpecOptimizer, runtime=1):
             "every": every,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -273,3 +201,36 @@ class SOAP(SpecOptimizer, runtime=1):
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("every", every, "every >= 1", every >= 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+SOAP.SPEC = Spec(
+    hash="d953916eb4a7",
+    memories={
+        "matrix": {
+            "l": ("016fe8a2df2c", "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')"),
+            "r": ("580ce1fe7ded", "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)"),
+            "q_l": (
+                "b121e19088f6",
+                "q_l = eigenbasis(prev(l)) if t - 1 == 1 else qr(prev(l) @ prev(q_l))",
+                "if mod(t - 1 - 1, every) == 0 and t - 1 > 1 else prev(q_l)",
+            ),
+            "q_r": (
+                "2e3fa23ed7e0",
+                "q_r = eigenbasis(prev(r)) if t - 1 == 1 else qr(prev(r) @ prev(q_r))",
+                "if mod(t - 1 - 1, every) == 0 and t - 1 > 1 else prev(q_r)",
+            ),
+            "m": (
+                "6ca2cd25e141",
+                "m = beta1 * prev(m) + (1 - beta1) * grad if t > 1 else prev(m)",
+            ),
+            "v": (
+                "db906f5aa0f8",
+                "v = beta2 * prev(v) + (1 - beta2) * (q_l' @ grad @ q_r)^2",
+            ),
+        },
+        "rest": {
+            "m": ("4c5f88ad1262", "m = 0.95 * prev(m) + (1 - 0.95) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

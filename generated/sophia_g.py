@@ -12,21 +12,22 @@ the spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Event,
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
     require,
 )
 
-__all__ = [
-    "SophiaG",
-]
+__all__ = ["SophiaG"]
 
 
 def tensor_rule(weight, grad, m, h, *, lr, beta1, rho, eps, weight_decay):
@@ -69,12 +70,8 @@ class SophiaG(SpecOptimizer, runtime=1):
         rho: share of the curvature that divides; `rho > 0`.
         eps: smallest divisor; `eps > 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -88,43 +85,18 @@ class SophiaG(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("h", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "h"),
-                scalars=("lr", "beta1", "rho", "eps", "weight_decay"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"), Memory("h")),
+            step=Kernel(tensor_rule, layout="elementwise", outputs=("weight", "m")),
             events=(
                 Event(
                     name="curvature",
-                    kernel=Kernel(
-                        tensor_curvature,
-                        layout="elementwise",
-                        inputs=("grad", "h"),
-                        scalars=("beta2", "batch_size"),
-                        outputs=("h",),
-                    ),
+                    kernel=Kernel(tensor_curvature, layout="elementwise"),
                 ),
             ),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="bb2f6223fd54",
-        memories={
-            "tensor": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "h": (
-                    "dc2bc806e9e8",
-                    "h = beta2 * prev(h) + (1 - beta2) * (batch_size * grad^2)",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -135,11 +107,7 @@ class SophiaG(SpecOptimizer, runtime=1):
         rho: float = 0.05,
         eps: float = 1e-12,
         weight_decay: float = 0.2,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -149,14 +117,7 @@ class SophiaG(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, rho, eps, weight_decay) -> None:
@@ -172,3 +133,17 @@ class SophiaG(SpecOptimizer, runtime=1):
         drawn labels.
         """
         self.fire("curvature", batch_size=batch_size)
+
+
+SophiaG.SPEC = Spec(
+    hash="bb2f6223fd54",
+    memories={
+        "tensor": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "h": (
+                "dc2bc806e9e8",
+                "h = beta2 * prev(h) + (1 - beta2) * (batch_size * grad^2)",
+            ),
+        },
+    },
+)

@@ -9,11 +9,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -22,9 +25,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "SWAN",
-]
+__all__ = ["SWAN"]
 
 
 def matrix_rule(weight, grad, *, lr, steps, eps):
@@ -79,10 +80,6 @@ class SWAN(SpecOptimizer, runtime=1):
     For embedding, head and vector parameters:
 
         use AdamW(lr=lr * rest_ratio, beta2=0.95, weight_decay=0)
-        m = ema(grad, beta1)
-        v = ema(grad^2, beta2)
-        u = debias(m, beta1) / (sqrt(debias(v, beta2)) + eps)
-        weight <- (1 - lr * weight_decay) * weight - lr * u
 
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
@@ -92,12 +89,8 @@ class SWAN(SpecOptimizer, runtime=1):
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -111,45 +104,18 @@ class SWAN(SpecOptimizer, runtime=1):
             name="matrix",
             roles=("matrix", "conv"),
             memories=(),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad"),
-                scalars=("lr", "steps", "eps"),
-                outputs=("weight",),
-            ),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                rest_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_ratio", "rest_beta1", "rest_eps"),
-                outputs=("weight", "m", "v"),
-                fused=rest_fused,
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
     )
 
     MOMENTUM = ("rest_beta1",)
-
-    SPEC = Spec(
-        hash="279507d6e119",
-        memories={
-            "matrix": {},
-            "rest": {
-                "m": (
-                    "6312ac3f4bf9",
-                    "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad",
-                ),
-                "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -160,11 +126,7 @@ class SWAN(SpecOptimizer, runtime=1):
         rest_ratio: float = 1,
         rest_beta1: float = 0.9,
         rest_eps: float = 1e-8,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -174,14 +136,7 @@ class SWAN(SpecOptimizer, runtime=1):
             "rest_beta1": rest_beta1,
             "rest_eps": rest_eps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(
@@ -200,3 +155,15 @@ class SWAN(SpecOptimizer, runtime=1):
         require("lr", lr * rest_ratio, "lr * rest_ratio >= 0", lr * rest_ratio >= 0)
         require("rest_beta1", rest_beta1, "0 <= rest_beta1 < 1", 0 <= rest_beta1 < 1)
         require("rest_eps", rest_eps, "rest_eps >= 0", rest_eps >= 0)
+
+
+SWAN.SPEC = Spec(
+    hash="279507d6e119",
+    memories={
+        "matrix": {},
+        "rest": {
+            "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),
+            "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
+        },
+    },
+)

@@ -9,20 +9,13 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Tiger",
-]
+__all__ = ["Tiger"]
 
 
 def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
@@ -52,12 +45,8 @@ class Tiger(SpecOptimizer, runtime=1):
         lr: learning rate; `lr >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         beta: decay of the momentum; `0 <= beta < 1`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -72,27 +61,12 @@ class Tiger(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "weight_decay", "beta"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
 
     MOMENTUM = ("beta",)
-
-    SPEC = Spec(
-        hash="019cf6150443",
-        memories={
-            "tensor": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -100,28 +74,23 @@ class Tiger(SpecOptimizer, runtime=1):
         lr: float | Tensor = 1e-3,
         weight_decay: float = 0.01,
         beta: float = 0.965,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        hypers = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "beta": beta,
-        }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        hypers = {"lr": lr, "weight_decay": weight_decay, "beta": beta}
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, weight_decay, beta) -> None:
         require("lr", lr, "lr >= 0", lr >= 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
         require("beta", beta, "0 <= beta < 1", 0 <= beta < 1)
+
+
+Tiger.SPEC = Spec(
+    hash="019cf6150443",
+    memories={
+        "tensor": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+    },
+)

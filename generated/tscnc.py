@@ -14,17 +14,9 @@ spec, not this file.
 
 from __future__ import annotations
 
-from optforge.runtime import (
-    Kernel,
-    Rule,
-    SpecPenalty,
-    logdet,
-    require,
-)
+from optforge.runtime import Kernel, Rule, SpecPenalty, logdet, require
 
-__all__ = [
-    "TSCNC",
-]
+__all__ = ["TSCNC"]
 
 
 def matrix_loss(weight, *, sparsity, condition, a):
@@ -79,13 +71,7 @@ class TSCNC(SpecPenalty, runtime=1):
             name="matrix",
             roles=("matrix", "conv", "head"),
             memories=(),
-            step=Kernel(
-                matrix_loss,
-                layout="matrix",
-                inputs=("weight",),
-                scalars=("sparsity", "condition", "a"),
-                outputs=("loss",),
-            ),
+            step=Kernel(matrix_loss, layout="matrix", outputs=("loss",)),
         ),
     )
 
@@ -96,11 +82,7 @@ class TSCNC(SpecPenalty, runtime=1):
         condition: float = 1e-3,
         a: float = 100,
     ) -> None:
-        hypers = {
-            "sparsity": sparsity,
-            "condition": condition,
-            "a": a,
-        }
+        hypers = {"sparsity": sparsity, "condition": condition, "a": a}
         super().__init__(params, hypers)
 
     @staticmethod

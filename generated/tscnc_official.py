@@ -12,17 +12,9 @@ edit the spec, not this file.
 
 from __future__ import annotations
 
-from optforge.runtime import (
-    Kernel,
-    Rule,
-    SpecPenalty,
-    det,
-    require,
-)
+from optforge.runtime import Kernel, Rule, SpecPenalty, det, require
 
-__all__ = [
-    "TSCNCOfficial",
-]
+__all__ = ["TSCNCOfficial"]
 
 
 def matrix_loss(weight, *, sparsity, condition, a, eps):
@@ -67,13 +59,7 @@ class TSCNCOfficial(SpecPenalty, runtime=1):
             name="matrix",
             roles=("matrix", "conv", "head"),
             memories=(),
-            step=Kernel(
-                matrix_loss,
-                layout="matrix",
-                inputs=("weight",),
-                scalars=("sparsity", "condition", "a", "eps"),
-                outputs=("loss",),
-            ),
+            step=Kernel(matrix_loss, layout="matrix", outputs=("loss",)),
         ),
     )
 
@@ -85,12 +71,7 @@ class TSCNCOfficial(SpecPenalty, runtime=1):
         a: float = 100,
         eps: float = 1e-5,
     ) -> None:
-        hypers = {
-            "sparsity": sparsity,
-            "condition": condition,
-            "a": a,
-            "eps": eps,
-        }
+        hypers = {"sparsity": sparsity, "condition": condition, "a": a, "eps": eps}
         super().__init__(params, hypers)
 
     @staticmethod

@@ -11,15 +11,9 @@ from __future__ import annotations
 
 import math
 
-from optforge.runtime import (
-    SpecSchedule,
-    ieee,
-    require,
-)
+from optforge.runtime import SpecSchedule, ieee, require
 
-__all__ = [
-    "UBA",
-]
+__all__ = ["UBA"]
 
 
 class UBA(SpecSchedule, runtime=1):
@@ -58,11 +52,7 @@ class UBA(SpecSchedule, runtime=1):
         *,
         last_epoch: int = -1,
     ) -> None:
-        hypers = {
-            "total": total,
-            "warmup": warmup,
-            "phi": phi,
-        }
+        hypers = {"total": total, "warmup": warmup, "phi": phi}
         super().__init__(optimizer, hypers, last_epoch=last_epoch)
 
     @staticmethod

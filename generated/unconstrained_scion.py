@@ -7,12 +7,14 @@ ae1f5fe8d8de263f); edit the spec, not this file.
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
     Memory,
+    Options,
     Rule,
     Spec,
     SpecOptimizer,
@@ -20,9 +22,7 @@ from optforge.runtime import (
     require,
 )
 
-__all__ = [
-    "UnconstrainedScion",
-]
+__all__ = ["UnconstrainedScion"]
 
 
 def matrix_rule(weight, grad, m, *, lr, beta, rho, steps):
@@ -83,12 +83,8 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
         head_rho: radius for head and embedding; `head_rho >= 0`.
         vector_rho: radius for vectors; `vector_rho >= 0`.
         steps: Newton-Schulz iterations; `steps >= 1`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -98,57 +94,24 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                matrix_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "rho", "steps"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="embedding",
             roles=("embedding", "head"),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                embedding_rule,
-                layout="matrix",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "head_rho"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(embedding_rule, layout="matrix"),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("m", ("rows", "cols")),),
-            step=Kernel(
-                vector_rule,
-                layout="tensor",
-                inputs=("weight", "grad", "m"),
-                scalars=("lr", "beta", "vector_rho"),
-                outputs=("weight", "m"),
-            ),
+            memories=(Memory("m"),),
+            step=Kernel(vector_rule, layout="tensor"),
         ),
     )
 
     MOMENTUM = ("beta",)
-
-    SPEC = Spec(
-        hash="4121ca812969",
-        memories={
-            "matrix": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-            "embedding": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-            "vector": {
-                "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -159,11 +122,7 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
         head_rho: float = 3000,
         vector_rho: float = 50,
         steps: float = 5,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -173,14 +132,7 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
             "vector_rho": vector_rho,
             "steps": steps,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta, rho, head_rho, vector_rho, steps) -> None:
@@ -190,3 +142,19 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
         require("head_rho", head_rho, "head_rho >= 0", head_rho >= 0)
         require("vector_rho", vector_rho, "vector_rho >= 0", vector_rho >= 0)
         require("steps", steps, "steps >= 1", steps >= 1)
+
+
+UnconstrainedScion.SPEC = Spec(
+    hash="4121ca812969",
+    memories={
+        "matrix": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+        "embedding": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+        "vector": {
+            "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
+        },
+    },
+)

@@ -7,15 +7,9 @@ spec, not this file.
 
 from __future__ import annotations
 
-from optforge.runtime import (
-    SpecSchedule,
-    ieee,
-    require,
-)
+from optforge.runtime import SpecSchedule, ieee, require
 
-__all__ = [
-    "WSD",
-]
+__all__ = ["WSD"]
 
 
 class WSD(SpecSchedule, runtime=1):
@@ -53,12 +47,7 @@ class WSD(SpecSchedule, runtime=1):
         *,
         last_epoch: int = -1,
     ) -> None:
-        hypers = {
-            "total": total,
-            "warmup": warmup,
-            "decay": decay,
-            "final": final,
-        }
+        hypers = {"total": total, "warmup": warmup, "decay": decay, "final": final}
         super().__init__(optimizer, hypers, last_epoch=last_epoch)
 
     @staticmethod

@@ -9,21 +9,14 @@ spec, not this file.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from optforge.runtime import (
-    Kernel,
-    Memory,
-    Rule,
-    Spec,
-    SpecOptimizer,
-    require,
-)
+from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
 
-__all__ = [
-    "Yogi",
-]
+__all__ = ["Yogi"]
 
 
 def tensor_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay):
@@ -64,12 +57,8 @@ class Yogi(SpecOptimizer, runtime=1):
         initial: where the second moment starts; `initial >= 0`.
         eps: added to the root of the second moment; `eps > 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        precision: how parameters below 32 bits are kept: plain, kahan, stochastic
-            or master.
-        skip_nonfinite: leave everything as it is in steps with a NaN or infinity.
-        backend: how steps are run: eager, compile, or auto, which chooses by rule
-            and size.
-        capturable: count on the device, so that a CUDA graph can hold a step.
+        options: precision, skip_nonfinite, backend and capturable, as
+            `SpecOptimizer` has them.
 
     Raises:
         ValueError: a hyperparameter breaks its condition; the message names it.
@@ -83,39 +72,13 @@ class Yogi(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m", ("rows", "cols")), Memory("v", ("rows", "cols"))),
-            step=Kernel(
-                tensor_rule,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("lr", "beta1", "beta2", "eps", "weight_decay"),
-                outputs=("weight", "m", "v"),
-            ),
-            init=Kernel(
-                tensor_init,
-                layout="elementwise",
-                inputs=("weight",),
-                scalars=("initial",),
-                outputs=("v",),
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(tensor_rule, layout="elementwise"),
+            init=Kernel(tensor_init, layout="elementwise", outputs=("v",)),
         ),
     )
 
     MOMENTUM = ("beta1",)
-
-    SPEC = Spec(
-        hash="cc89aab9a3f8",
-        memories={
-            "tensor": {
-                "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
-                "v": (
-                    "a468f63ae2fa",
-                    "v = prev(v) - (1 - beta2) * sign(prev(v) - grad^2) * grad^2, at",
-                    "first initial",
-                ),
-            },
-        },
-    )
 
     def __init__(
         self,
@@ -126,11 +89,7 @@ class Yogi(SpecOptimizer, runtime=1):
         initial: float = 1e-6,
         eps: float = 1e-3,
         weight_decay: float = 0,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
-        backend: str = "auto",
-        capturable: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -140,14 +99,7 @@ class Yogi(SpecOptimizer, runtime=1):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(
-            params,
-            hypers,
-            precision=precision,
-            skip_nonfinite=skip_nonfinite,
-            backend=backend,
-            capturable=capturable,
-        )
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(*, lr, beta1, beta2, initial, eps, weight_decay) -> None:
@@ -157,3 +109,18 @@ class Yogi(SpecOptimizer, runtime=1):
         require("initial", initial, "initial >= 0", initial >= 0)
         require("eps", eps, "eps > 0", eps > 0)
         require("weight_decay", weight_decay, "weight_decay >= 0", weight_decay >= 0)
+
+
+Yogi.SPEC = Spec(
+    hash="cc89aab9a3f8",
+    memories={
+        "tensor": {
+            "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
+            "v": (
+                "a468f63ae2fa",
+                "v = prev(v) - (1 - beta2) * sign(prev(v) - grad^2) * grad^2, at",
+                "first initial",
+            ),
+        },
+    },
+)

@@ -13,7 +13,7 @@ way through them. Names with an underscore are private to the package.
 from __future__ import annotations
 
 from .checkpoints import Spec, Was
-from .contract.generated import VERSION
+from .contract.generated import VERSION, Options
 from .contract.hypers import require
 from .contract.interface import Event, Kernel, Memory, Rule
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
@@ -34,6 +34,7 @@ __all__ = [
     "Event",
     "Kernel",
     "Memory",
+    "Options",
     "Route",
     "Rule",
     "Spec",

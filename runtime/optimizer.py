@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -109,7 +110,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "__init__" in vars(cls):
-            cls.__init__ = _explains_arguments(cls.__init__)  # type: ignore[method-assign]
+            options = inspect.signature(SpecOptimizer.__init__).parameters.values()
+            named = [each for each in options if each.kind is each.KEYWORD_ONLY]
+            cls.__init__ = _explains_arguments(cls.__init__, named)  # type: ignore[method-assign]
 
     def _forget(self) -> None:
         """Drops what is derived from groups, parameters and states."""

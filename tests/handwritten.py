@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import Tensor
 
 from optforge.runtime import (
     Event,
     Kernel,
     Memory,
+    Options,
     Rule,
     SpecOptimizer,
     SpecPenalty,
@@ -18,8 +21,6 @@ from optforge.runtime import (
     trace,
 )
 from optforge.runtime.contract.interface import ROLES
-
-FULL = ("rows", "cols")
 
 
 def blend_matrix(weight, grad, m, v, row, col, *, t, lr, mu1, mu2, eps, weight_decay, nesterov):
@@ -49,30 +50,18 @@ class Blend(SpecOptimizer):
             name="matrix",
             roles=("matrix", "conv"),
             memories=(
-                Memory("m", FULL),
+                Memory("m"),
                 Memory("v", (1, 1)),
                 Memory("row", ("rows", 1)),
                 Memory("col", (1, "cols")),
             ),
-            step=Kernel(
-                blend_matrix,
-                layout="matrix",
-                inputs=("weight", "grad", "m", "v", "row", "col"),
-                scalars=("t", "lr", "mu1", "mu2", "eps", "weight_decay", "nesterov"),
-                outputs=("weight", "m", "v", "row", "col"),
-            ),
+            step=Kernel(blend_matrix, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m", FULL), Memory("v", FULL)),
-            step=Kernel(
-                blend_rest,
-                layout="elementwise",
-                inputs=("weight", "grad", "m", "v"),
-                scalars=("t", "lr", "rest_beta1", "eps"),
-                outputs=("weight", "m", "v"),
-            ),
+            memories=(Memory("m"), Memory("v")),
+            step=Kernel(blend_rest, layout="elementwise"),
         ),
     )
 
@@ -86,9 +75,7 @@ class Blend(SpecOptimizer):
         weight_decay: float = 0.1,
         rest_beta1: float = 0.9,
         nesterov: bool = True,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         hypers = {
             "lr": lr,
@@ -99,7 +86,7 @@ class Blend(SpecOptimizer):
             "rest_beta1": rest_beta1,
             "nesterov": nesterov,
         }
-        super().__init__(params, hypers, precision=precision, skip_nonfinite=skip_nonfinite)
+        super().__init__(params, hypers, **options)
 
     @staticmethod
     def check_hypers(lr, mu1, mu2, eps, weight_decay, rest_beta1, nesterov) -> None:
@@ -123,14 +110,12 @@ class Gram(SpecOptimizer):
             name="matrix",
             roles=("matrix", "conv"),
             memories=(Memory("gram", ("rows", "rows")),),
-            step=Kernel(gram_step, "matrix", ("weight", "grad", "gram"), ("lr",), ("weight", "gram")),
+            step=Kernel(gram_step, layout="matrix"),
         ),
     )
 
-    def __init__(
-        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
-    ) -> None:
-        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+    def __init__(self, params, lr: float | Tensor = 1e-2, **options: Unpack[Options]) -> None:
+        super().__init__(params, {"lr": lr}, **options)
 
     @staticmethod
     def check_hypers(lr) -> None:
@@ -167,22 +152,17 @@ class Curvature(SpecOptimizer):
         Rule(
             name="tensor",
             roles=ROLES,
-            memories=(Memory("m", FULL), Memory("h", FULL)),
+            memories=(Memory("m"), Memory("h")),
             step=Kernel(
                 curvature_step,
-                "elementwise",
-                ("weight", "grad", "m", "h"),
-                ("lr", "beta", "total_1"),
-                ("weight", "m"),
-                sums=(Kernel(curvature_total, "tensor", ("grad",), (), ("total_1",)),),
+                layout="elementwise",
+                outputs=("weight", "m"),
+                sums=(Kernel(curvature_total, layout="tensor", outputs=("total_1",)),),
             ),
-            init=Kernel(curvature_init, "tensor", ("weight",), ("t",), ("h",)),
+            init=Kernel(curvature_init, layout="tensor", outputs=("h",)),
             events=(
-                Event(
-                    "curvature",
-                    Kernel(curvature_event, "elementwise", ("grad", "h"), ("t", "batch_size", "beta"), ("h",)),
-                ),
-                Event("ascend", Kernel(ascend_event, "elementwise", ("weight", "h"), ("by",), ("weight",))),
+                Event("curvature", Kernel(curvature_event, layout="elementwise")),
+                Event("ascend", Kernel(ascend_event, layout="elementwise", outputs=("weight",))),
             ),
         ),
     )
@@ -192,11 +172,9 @@ class Curvature(SpecOptimizer):
         params,
         lr: float | Tensor = 1e-2,
         beta: float = 0.9,
-        *,
-        precision: str = "plain",
-        skip_nonfinite: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(params, {"lr": lr, "beta": beta}, precision=precision, skip_nonfinite=skip_nonfinite)
+        super().__init__(params, {"lr": lr, "beta": beta}, **options)
 
     @staticmethod
     def check_hypers(lr, beta) -> None:
@@ -229,15 +207,13 @@ class Sphere(SpecOptimizer):
             name="tensor",
             roles=ROLES,
             memories=(Memory("radius", (1, 1)),),
-            step=Kernel(sphere_step, "tensor", ("weight", "grad", "radius"), ("lr",), ("weight", "radius")),
-            init=Kernel(sphere_init, "tensor", ("weight",), (), ("radius",)),
+            step=Kernel(sphere_step, layout="tensor"),
+            init=Kernel(sphere_init, layout="tensor", outputs=("radius",)),
         ),
     )
 
-    def __init__(
-        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
-    ) -> None:
-        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+    def __init__(self, params, lr: float | Tensor = 1e-2, **options: Unpack[Options]) -> None:
+        super().__init__(params, {"lr": lr}, **options)
 
     @staticmethod
     def check_hypers(lr) -> None:
@@ -255,21 +231,13 @@ class Lookback(SpecOptimizer):
         Rule(
             name="tensor",
             roles=ROLES,
-            memories=(Memory("last", FULL), Memory("before", FULL)),
-            step=Kernel(
-                lookback_step,
-                "elementwise",
-                ("weight", "grad", "last", "before"),
-                ("lr",),
-                ("weight", "last", "before"),
-            ),
+            memories=(Memory("last"), Memory("before")),
+            step=Kernel(lookback_step, layout="elementwise"),
         ),
     )
 
-    def __init__(
-        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
-    ) -> None:
-        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+    def __init__(self, params, lr: float | Tensor = 1e-2, **options: Unpack[Options]) -> None:
+        super().__init__(params, {"lr": lr}, **options)
 
     @staticmethod
     def check_hypers(lr) -> None:
@@ -283,14 +251,10 @@ def descent_step(weight, grad, *, lr):
 class Descent(SpecOptimizer):
     """No memory at all."""
 
-    RULES = (
-        Rule("tensor", ROLES, (), step=Kernel(descent_step, "elementwise", ("weight", "grad"), ("lr",), ("weight",))),
-    )
+    RULES = (Rule("tensor", ROLES, (), step=Kernel(descent_step, layout="elementwise")),)
 
-    def __init__(
-        self, params, lr: float | Tensor = 1e-2, *, precision: str = "plain", skip_nonfinite: bool = False
-    ) -> None:
-        super().__init__(params, {"lr": lr}, precision=precision, skip_nonfinite=skip_nonfinite)
+    def __init__(self, params, lr: float | Tensor = 1e-2, **options: Unpack[Options]) -> None:
+        super().__init__(params, {"lr": lr}, **options)
 
     @staticmethod
     def check_hypers(lr) -> None:
@@ -320,11 +284,7 @@ def spread_loss(weight, *, strength):
 class Spread(SpecPenalty):
     """Penalizes inner products of different rows of matrices."""
 
-    RULES = (
-        Rule(
-            "matrix", ("matrix", "conv"), (), step=Kernel(spread_loss, "matrix", ("weight",), ("strength",), ("loss",))
-        ),
-    )
+    RULES = (Rule("matrix", ("matrix", "conv"), (), step=Kernel(spread_loss, layout="matrix", outputs=("loss",))),)
 
     def __init__(self, params, strength: float = 1.0) -> None:
         super().__init__(params, {"strength": strength})

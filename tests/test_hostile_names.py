@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from types import ModuleType
 
 import numpy as np
@@ -242,7 +242,8 @@ def test_a_name_is_refused_clearly_or_changes_nothing(place, tmp_path):
 
 
 def test_no_class_hides_what_a_standalone_module_holds():
-    modules = [import_module(f"{runtime.__name__}.{found.name}") for found in iter_modules(runtime.__path__)]
+    found = [each for each in walk_packages(runtime.__path__, f"{runtime.__name__}.") if not each.ispkg]
+    modules = [import_module(each.name) for each in found]
     held = {name for module in modules for name in vars(module) if name.isidentifier() and name[0] != "_"}
     assert held and held <= MODULE_NAMES
     for name in ("Works", "Bucket_", "routed"):

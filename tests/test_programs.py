@@ -37,9 +37,10 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.operators import OPERATORS, Level, Pattern
 from optforge.compiler.ir.verifier import functions_of
-from optforge.compiler.passes import careful, fold, guard, idioms, storage
+from optforge.compiler.passes import careful, fold, sink_into_branches
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.targets.torch import expressions
+from optforge.compiler.targets.torch.passes import idioms, in_place
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.statements import Lowering
 from optforge.dsl import ast, precedence
@@ -183,16 +184,16 @@ def subtract_by_adding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def always_overwrite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.Plan, "is_free", lambda self, name, index: True)
+    monkeypatch.setattr(in_place.Plan, "is_free", lambda self, name, index: True)
 
 
 def overwrite_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_free = storage.Plan.is_free
+    is_free = in_place.Plan.is_free
 
-    def generous(self: storage.Plan, name: storage.Storage, index: int) -> bool:
+    def generous(self: in_place.Plan, name: in_place.Storage, index: int) -> bool:
         return is_free(self, name, index) or (name == ir.GRAD and self.last_read[name] <= index)
 
-    monkeypatch.setattr(storage.Plan, "is_free", generous)
+    monkeypatch.setattr(in_place.Plan, "is_free", generous)
 
 
 def swap_lerp(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +205,7 @@ def average_what_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def guard_by_one_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "shared_context", lambda contexts: max(contexts, key=len))
+    monkeypatch.setattr(sink_into_branches, "shared_context", lambda contexts: max(contexts, key=len))
 
 
 def take_python_for_ieee(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import math
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from optforge.runtime import (
     Event,
     Kernel,
     Memory,
+    Options,
     Rule,
     SpecOptimizer,
     det,
@@ -71,6 +73,29 @@ def test_the_package_needs_only_torch(path):
     imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
     assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) <= {"torch"}
+
+
+# -- what a generated class says ---------------------------------------------------------------------------------------
+
+
+def test_a_kernel_is_read_from_the_signature_of_its_function():
+    def step(weight, grad, m, *, t, lr): ...
+
+    kernel = Kernel(step, "elementwise")
+    assert (kernel.inputs, kernel.scalars, kernel.outputs) == (("weight", "grad", "m"), ("t", "lr"), ("weight", "m"))
+    kernel = Kernel(step, "elementwise", inputs=("weight", "grad", "m.s"), outputs=("m.s",))
+    assert (kernel.inputs, kernel.scalars, kernel.outputs) == (("weight", "grad", "m.s"), ("t", "lr"), ("m.s",))
+
+
+def test_constructors_show_the_options_that_they_take():
+    base = inspect.signature(SpecOptimizer.__init__).parameters
+    options = {name: each for name, each in base.items() if each.kind is each.KEYWORD_ONLY}
+    assert list(Options.__annotations__) == list(options)
+    shown = inspect.signature(Descent).parameters
+    assert list(shown) == ["params", "lr", *options]
+    assert all(shown[name] == each for name, each in options.items())
+    with pytest.raises(TypeError, match=r"Descent has no argument 'backed': did you mean 'backend'\?"):
+        Descent([nn.Parameter(torch.ones(2))], backed="eager")
 
 
 # -- other functions of kernels ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ NAME_LIMIT = 60
 # Arguments of the constructors of optimizers, schedules and penalties, and of `fire`.
 ARGUMENTS = {
     "self", "params", "model", "optimizer", "precision", "skip_nonfinite", "backend", "capturable", "generator",
-    "last_epoch", "event",
+    "options", "last_epoch", "event",
 }  # fmt: skip
 
 # Keys that a parameter group has, may have, or has for other optimizers and torch's own code.
@@ -40,25 +40,25 @@ MODULE_NAMES = {
     "Buffer", "CHUNKS", "CONTAINERS", "COUNT_LIMIT", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable",
     "ClassVar", "Collection", "CompileError", "Computation", "ContextVar", "Count", "Counter", "Counters", "DEFAULTS",
     "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "DeviceCounters", "EXACT_QUINTIC", "Event", "ExitStack", "FEW_ELEMENTS",
-    "FORCED", "FakeTensor", "FrameType", "FunctionType", "GENERIC", "GRAPHS_LIMIT", "Graph", "GraphModule", "Group",
-    "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LASTS", "LAYERS", "LAYOUTS", "LEAST_WIDTH",
-    "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "Memory", "Module", "ModuleNode",
-    "MutableMapping", "NEWTON_SCHULZ", "NUMBERS_LIMIT", "Named", "NamedTuple", "Node", "Number", "OPTIONS", "OUTERMOST",
-    "Occurrence", "OpOverload", "Optimizer", "PARAMETER", "PARAMETERS", "PLACES", "POLAR_EXPRESS",
-    "POLAR_EXPRESS_SAFETY", "PRECISIONS", "PROBE_LOOKS", "PROBE_NUMBER", "PROBE_ROUNDS", "Place", "Probe", "RECURRENT",
-    "REPARAMETRIZED", "ROLES", "RULINGS", "Reading", "Real", "Recorder", "Refused", "Roster", "Route", "Rule", "Ruling",
-    "Runner", "SCHEDULER_KEYS", "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Scalars", "Sequence",
-    "SimpleNamespace", "Slot", "Source", "Spec", "SpecOptimizer", "SpecPenalty", "SpecSchedule", "StorageWeakRef",
-    "Stored", "Strategy", "Surroundings", "Tensor", "TooManyNumbers", "TracebackType", "Triples", "UNEVEN", "VIEW_KEYS",
-    "View", "WEIGHTS", "WHOLE_NAMES", "WIDTHS", "WORD", "WRAPPERS", "Was", "Work", "WrongGraph", "annotations", "array",
-    "cache", "cached_property", "cast", "chain", "contextmanager", "dataclass", "deepcopy", "defaultdict", "det",
-    "difflib", "eigenbasis", "explain_orthogonalize", "explain_routing", "explain_schedule", "field", "fields",
-    "find_spec", "from_dlpack", "fused_adagrad", "fused_adam", "fused_adamw", "fused_sgd", "get_proxy_mode",
-    "get_total_norm", "groupby", "ieee", "importlib", "inspect", "inverse_root", "iterate_in", "json", "logdet",
-    "lru_cache", "make_fx", "math", "nn", "no_type_check", "nullcontext", "operator", "orthogonalize", "os",
-    "param_groups", "partial", "platform", "power", "qr", "re", "replace", "require", "round_stochastically", "route",
-    "shutil", "signal", "symmetric_products", "sys", "threading", "tl", "torch", "trace", "tree_map", "warnings",
-    "wraps",
+    "FORCED", "FakeTensor", "FrameType", "FunctionType", "GENERIC", "GRAPHS_LIMIT", "Generated", "Graph", "GraphModule",
+    "Group", "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LASTS", "LAYERS", "LAYOUTS",
+    "LEAST_WIDTH", "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "Memory", "Module",
+    "ModuleNode", "MutableMapping", "NEWTON_SCHULZ", "NUMBERS_LIMIT", "Named", "NamedTuple", "Node", "Number", "OLDEST",
+    "OPTIONS", "OUTERMOST", "Occurrence", "OpOverload", "Optimizer", "Options", "PARAMETER", "PARAMETERS", "PLACES",
+    "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "PROBE_LOOKS", "PROBE_NUMBER", "PROBE_ROUNDS", "Place",
+    "Probe", "RECURRENT", "REPARAMETRIZED", "ROLES", "RULINGS", "Reading", "Real", "Recorder", "Refused", "Roster",
+    "Route", "Rule", "Ruling", "Runner", "SCHEDULER_KEYS", "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK", "Scalars",
+    "Sequence", "SimpleNamespace", "Slot", "Source", "Spec", "SpecOptimizer", "SpecPenalty", "SpecSchedule",
+    "StorageWeakRef", "Stored", "Strategy", "Surroundings", "Tensor", "TooManyNumbers", "TracebackType", "Triples",
+    "TypedDict", "UNEVEN", "Unpack", "VERSION", "VIEW_KEYS", "View", "WEIGHTS", "WHOLE_NAMES", "WIDTHS", "WORD",
+    "WRAPPERS", "Was", "Work", "WrongGraph", "annotations", "array", "cache", "cached_property", "cast", "chain",
+    "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis", "explain_orthogonalize",
+    "explain_routing", "explain_schedule", "field", "fields", "find_spec", "from_dlpack", "fused_adagrad", "fused_adam",
+    "fused_adamw", "fused_sgd", "get_proxy_mode", "get_total_norm", "groupby", "ieee", "importlib", "inspect",
+    "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "make_fx", "math", "nn", "no_type_check",
+    "nullcontext", "operator", "orthogonalize", "os", "param_groups", "partial", "platform", "power", "qr", "re",
+    "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys", "threading",
+    "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
 
 # What generated functions call: a parameter of that name would hide it.

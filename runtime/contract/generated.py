@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 VERSION = 1  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
 OLDEST = 1  # of modules that this runtime still runs
+
+
+class Options(TypedDict, total=False):
+    """What the constructor of every generated optimizer takes besides hypers; `SpecOptimizer` says what they mean."""
+
+    precision: str
+    skip_nonfinite: bool
+    backend: str
+    capturable: bool
 
 
 class Generated:

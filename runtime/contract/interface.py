@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,10 @@ PRECISIONS = ("plain", "kahan", "stochastic", "master")
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad" and names of memories; `outputs` are "weight" and names of memories. The function may
-    overwrite a weight or memory that it also returns, never the gradient.
+    `inputs` are "weight", "grad" and names of memories; `outputs` are "weight" and names of memories. What is not
+    given is what the signature says: the positional parameters, the keywords, and of the inputs all but the gradient,
+    which is what a step returns. The function may overwrite a weight or memory that it also returns, never the
+    gradient.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
     - "elementwise": none; any contiguous piece of parameters, 1-D.
@@ -32,11 +35,19 @@ class Kernel:
 
     function: Callable[..., tuple[Any, ...]]
     layout: str
-    inputs: tuple[str, ...]
-    scalars: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     fused: Callable[..., None] | None = None
     sums: tuple[Kernel, ...] = ()
+
+    def __post_init__(self) -> None:
+        parameters = inspect.signature(self.function).parameters.values()
+        keywords = tuple(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+        inputs = self.inputs or tuple(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "scalars", self.scalars or keywords)
+        object.__setattr__(self, "outputs", self.outputs or tuple(name for name in inputs if name != "grad"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Memory:
     """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols" or 1."""
 
     name: str
-    shape: tuple[str | int, str | int]
+    shape: tuple[str | int, str | int] = ("rows", "cols")
 
     @property
     def full(self) -> bool:

@@ -100,11 +100,18 @@ def _arguments_of_torch() -> frozenset[str]:
     return frozenset(names - {"params", "defaults", "args", "kwargs"})
 
 
-def _explains_arguments(construct: Callable[..., None]) -> Callable[..., None]:
-    """The constructor without those arguments of torch's that ask for nothing, and with advice on any other."""
-    arguments = inspect.signature(construct).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in arguments.values()):
+def _explains_arguments(construct: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """The constructor without those arguments of torch's that ask for nothing, and with advice on any other.
+
+    `options` stand in its signature for `**options: Unpack[Options]`.
+    """
+    signature = inspect.signature(construct)
+    given = [each for each in signature.parameters.values() if each.annotation != "Unpack[Options]"]
+    if any(each.kind is each.VAR_KEYWORD for each in given):
         return construct
+    if len(given) < len(signature.parameters):
+        signature = signature.replace(parameters=[*given, *options])
+    arguments = signature.parameters
     ours = [name for name in arguments if name not in ("self", "params")]
 
     @wraps(construct)
@@ -115,6 +122,7 @@ def _explains_arguments(construct: Callable[..., None]) -> Callable[..., None]:
                 raise TypeError(f"{owner.__name__} has no argument {name!r}: {advice}")
         construct(self, *given, **named)
 
+    explaining.__signature__ = signature  # type: ignore[attr-defined]
     return explaining
 
 

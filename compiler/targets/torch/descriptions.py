@@ -5,7 +5,6 @@ In: an optimizer after all passes. Out: the lines of a ``Spec(...)``, and the fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
@@ -14,9 +13,8 @@ from optforge.compiler.targets.torch.documents import docstring, wrapped
 from optforge.compiler.targets.torch.expressions import quoted
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, given_names, scalar_names
+from optforge.compiler.targets.torch.rules import tuple_text
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
-
-INDENT = 4  # of the body of a class, in which the lines stand
 
 
 def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[str], list[PyFunction]]:
@@ -52,14 +50,9 @@ def was_lines(rule: str, target: str, function: PyFunction) -> list[str]:
     """``Was(rule, target, function, memories, scalars),``, one argument a line where it is long."""
     arguments = [quoted(rule), quoted(target), function.name, tuple_text(function.inputs), tuple_text(function.scalars)]
     line = f"Was({', '.join(arguments)}),"
-    if len(line) + INDENT + 8 <= WIDTH:
+    if len(line) + 8 <= WIDTH:
         return [line]
     return ["Was(", *(f"    {argument}," for argument in arguments), "),"]
-
-
-def tuple_text(names: Iterable[str]) -> str:
-    shown = [quoted(name) for name in names]
-    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
 
 
 def memories_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
@@ -91,8 +84,8 @@ def before_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
 
 
 def memory_lines(memory: ir.Memory) -> list[str]:
-    parts = wrapped(memory.equation, WIDTH - INDENT - 20)
+    parts = wrapped(memory.equation, WIDTH - 20)
     flat = f"{quoted(memory.name)}: ({', '.join(quoted(text) for text in (memory.fingerprint, *parts))}),"
-    if len(flat) + INDENT + 12 <= WIDTH:
+    if len(flat) + 12 <= WIDTH:
         return [flat]
     return [f"{quoted(memory.name)}: (", *(f"    {quoted(text)}," for text in (memory.fingerprint, *parts)), "),"]

@@ -13,12 +13,7 @@ from optforge.compiler.targets.torch.statements import WIDTH
 from optforge.dsl import ast
 from optforge.dsl.printer import print_expression
 
-OPTIONS = (
-    "precision: how parameters below 32 bits are kept: plain, kahan, stochastic or master.",
-    "skip_nonfinite: leave everything as it is in steps with a NaN or infinity.",
-    "backend: how steps are run: eager, compile, or auto, which chooses by rule and size.",
-    "capturable: count on the device, so that a CUDA graph can hold a step.",
-)
+OPTIONS = "options: precision, skip_nonfinite, backend and capturable, as `SpecOptimizer` has them."
 
 
 def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:
@@ -31,7 +26,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
             "",
             *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
             "",
-            *equation_block(rule.written),
+            *equation_block(tuple(each for each in rule.written if isinstance(each, ast.Delegate)) or rule.written),
             *fixed_point_lines(rule),
         ]
     lines += ["", "Args:"]
@@ -45,8 +40,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
         parts += [f"`{condition}`" for condition in conditions]
         lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
     if not isinstance(node, ir.Schedule | ir.Penalty):
-        for option in OPTIONS:
-            lines += wrapped(option, WIDTH - 8, "    ")
+        lines += wrapped(OPTIONS, WIDTH - 8, "    ")
     lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
     own = [rule for rule in rules if not any(isinstance(each, ast.Delegate) for each in rule.written)]
     of_rules = [claim for rule in own for claim in rule.claims]

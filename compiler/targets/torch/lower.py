@@ -72,7 +72,8 @@ class PyClass:
         text = "\n".join((*self.rules, *self.spec, *self.arguments, *self.checks))
         words = set(re.findall(r"[A-Za-z_]+(?=[(.])", text)) | ({"Tensor"} if "| Tensor" in text else set())
         known = {"ieee", "Kernel", "Memory", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
-        return (words & known) | {self.base} | (set(self.factor.used) if self.factor else set())
+        options = {"Options", "Unpack"} if self.base == BASES["optimizer"] else set()
+        return (words & known) | options | {self.base} | (set(self.factor.used) if self.factor else set())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
     return PyModule(
         docstring((*doc_lines(program.doc or "A generated module."), "", *wrapped(escaped(origin)))),
         import_lines(used),
-        tuple(sorted((each.name for each in classes), key=export_order)),
+        export_lines(sorted((each.name for each in classes), key=export_order)),
         functions,
         classes,
     )
@@ -133,12 +134,22 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
 def import_lines(used: set[str]) -> tuple[str, ...]:
     """The imports in the order that import sorters want."""
     lines = ["from __future__ import annotations", ""]
-    lines += ["import math", ""] if "math" in used else []
+    lines += ["import math"] if "math" in used else []
+    lines += ["from typing import Unpack"] if "Unpack" in used else []
+    lines += [""] if used & {"math", "Unpack"} else []
     lines += ["import torch"] if "torch" in used else []
     lines += ["from torch import Tensor"] if "Tensor" in used else []
     lines += [""] if used & {"torch", "Tensor"} else []
-    runtime = sorted(used - {"math", "torch", "Tensor"}, key=import_order)
-    return (*lines, f"from {RUNTIME} import (", *(f"    {name}," for name in runtime), ")")
+    names = sorted(used - {"math", "Unpack", "torch", "Tensor"}, key=import_order)
+    flat = f"from {RUNTIME} import {', '.join(names)}"
+    exploded = [f"from {RUNTIME} import (", *(f"    {name}," for name in names), ")"]
+    return (*lines, *([flat] if len(flat) <= WIDTH else exploded))
+
+
+def export_lines(names: list[str]) -> tuple[str, ...]:
+    """``__all__ = ["NAMO"]``, one name a line where they do not fit on one."""
+    flat = f"__all__ = [{', '.join(quote_all(tuple(names)))}]"
+    return (flat,) if len(flat) <= WIDTH else ("__all__ = [", *(f'    "{name}",' for name in names), "]")
 
 
 def export_order(name: str) -> tuple[int, list[tuple[bool, int, str]]]:
@@ -205,13 +216,20 @@ def lower_class(
         momentum_lines(node.momentum) if isinstance(node, ir.Optimizer) else (),
         (),
         (first, *(declared(hyper) for hyper in hypers), *last),
-        ("hypers = {", *(f'    "{name}": {name},' for name in names), "}") if names else ("hypers = {}",),
+        hyper_lines(names),
         call,
         signature_lines("check_hypers", [], names, WIDTH - 12, " -> None"),
         tuple(line for index in range(len(node.requirements)) for line in requirement_lines(node, index)),
         lower_events(ir_rules),
         factor,
     )
+
+
+def hyper_lines(names: list[str]) -> tuple[str, ...]:
+    """``hypers = {"lr": lr}``, one hyper a line where they do not fit on one."""
+    items = [f'"{name}": {name}' for name in names]
+    flat = f"hypers = {{{', '.join(items)}}}"
+    return (flat,) if len(flat) + 8 <= WIDTH else ("hypers = {", *(f"    {item}," for item in items), "}")
 
 
 def momentum_lines(hypers: tuple[str, ...]) -> tuple[str, ...]:
@@ -222,23 +240,8 @@ def momentum_lines(hypers: tuple[str, ...]) -> tuple[str, ...]:
 CONSTRUCTION: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "optimizer": (
         "params",
-        (
-            "*",
-            'precision: str = "plain"',
-            "skip_nonfinite: bool = False",
-            'backend: str = "auto"',
-            "capturable: bool = False",
-        ),
-        (
-            "super().__init__(",
-            "    params,",
-            "    hypers,",
-            "    precision=precision,",
-            "    skip_nonfinite=skip_nonfinite,",
-            "    backend=backend,",
-            "    capturable=capturable,",
-            ")",
-        ),
+        ("**options: Unpack[Options]",),
+        ("super().__init__(params, hypers, **options)",),
     ),
     "schedule": (
         "optimizer",

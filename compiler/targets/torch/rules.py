@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from optforge.compiler.analysis.layouts import layout_of, step_layout
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import Dim
+from optforge.compiler.ir.types import FULL, Dim
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrapped
 from optforge.compiler.targets.torch.expressions import quoted
 from optforge.compiler.targets.torch.functions import PyFunction
@@ -76,7 +76,7 @@ def memory_lines(rule: ir.Rule) -> list[str]:
     for memory in rule.memories:
         assert memory.type.shape is not None
         dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in memory.type.shape)
-        shown.append(f"Memory({quoted(memory.name)}, ({dims}))")
+        shown.append(f"Memory({quoted(memory.name)}{'' if memory.type.shape == FULL else f', ({dims})'})")
     return assigned_tuple("memories", shown, 4)
 
 
@@ -89,20 +89,29 @@ def kernel_lines(
     fused: str | None = None,
     sums: Sequence[str] = (),
 ) -> list[str]:
-    space = " " * indent
+    """The lines of ``Kernel(...)`` with what the signature of its function does not say."""
     head = f"{argument}=Kernel(" if argument else "Kernel("
     layout = step_layout(rule) if function is rule.update else layout_of(function)
-    return [
-        f"{space}{head}",
-        f"{space}    {lowered.name},",
-        f'{space}    layout="{layout}",',
-        *assigned_tuple("inputs", quote_all(lowered.inputs), indent + 4),
-        *assigned_tuple("scalars", quote_all(lowered.scalars), indent + 4),
-        *assigned_tuple("outputs", quote_all(lowered.outputs), indent + 4),
-        *([f"{space}    fused={fused},"] if fused else []),
-        *sums,
-        f"{space}),",
-    ]
+    parts = [lowered.name, f'layout="{layout}"']
+    parts += [] if is_named_alike(lowered) else [f"inputs={tuple_text(lowered.inputs)}"]
+    is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name != "grad")
+    parts += [] if is_step_like else [f"outputs={tuple_text(lowered.outputs)}"]
+    parts += [f"fused={fused}"] if fused else []
+    return called(head, parts, indent, sums)
+
+
+def is_named_alike(lowered: PyFunction) -> bool:
+    """Whether the function calls its inputs what the state calls them, which may be no name in Python (`m.s`)."""
+    return all(lowered.names.get(ir.stored(name), name) == name for name in lowered.inputs)
+
+
+def called(head: str, parts: list[str], indent: int, last: Sequence[str]) -> list[str]:
+    """``head``, the parts of a call that it opens and its last lines; on one line if there are none and the rest fits."""
+    space = " " * indent
+    flat = f"{space}{head}{', '.join(parts)}),"
+    if not last and len(flat) + 8 <= WIDTH:
+        return [flat]
+    return [f"{space}{head}", *(f"{space}    {part}," for part in parts), *last, f"{space}),"]
 
 
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
@@ -117,6 +126,10 @@ def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
 
 def quote_all(names: tuple[str, ...]) -> list[str]:
     return [quoted(name) for name in names]
+
+
+def tuple_text(names: tuple[str, ...]) -> str:
+    return f"({', '.join(quote_all(names))}{',' if len(names) == 1 else ''})"
 
 
 def assigned_tuple(name: str, items: list[str], indent: int) -> list[str]:
