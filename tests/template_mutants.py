@@ -326,8 +326,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "precision not passed on",
         'precision="master" is accepted and ignored',
         f"{TORCH}/lower.py",
-        '            "    precision=precision,",\n',
-        "",
+        "super().__init__(params, hypers, **options)",
+        "super().__init__(params, hypers)",
     ),
     # state
     Mutant(
@@ -713,9 +713,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "outputs in another order",
         "weights and memories are written back to each other",
-        f"{TORCH}/rules.py",
-        "quote_all(lowered.outputs)",
-        "quote_all(lowered.outputs[::-1])",
+        f"{RUNTIME}/contract/interface.py",
+        'tuple(name for name in inputs if name != "grad")',
+        'tuple(name for name in inputs if name != "grad")[::-1]',
     ),
     Mutant(
         "memories lent to others",
