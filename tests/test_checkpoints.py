@@ -793,7 +793,7 @@ def test_the_generated_functions_read_like_the_spec(tmp_path):
         "    v = exp_avg_sq / (1 - beta2)\n    return v\n"
     ) in text
     assert 'def lr_was(*, rate):\n    """The lr of an older checkpoint."""\n    return rate\n' in text
-    assert '        was=(\n            Was("tensor", "m", tensor_m_was, ("exp_avg",), ()),\n' in text
+    assert '    was=(\n        Was("tensor", "m", tensor_m_was, ("exp_avg",), ()),\n' in text
 
 
 @pytest.mark.parametrize(

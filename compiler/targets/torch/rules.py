@@ -106,7 +106,7 @@ def is_named_alike(lowered: PyFunction) -> bool:
 
 
 def called(head: str, parts: list[str], indent: int, last: Sequence[str]) -> list[str]:
-    """``head``, the parts of a call that it opens and its last lines; on one line if there are none and the rest fits."""
+    """The call that ``head`` opens with these parts and last lines, on one line if only parts are there and fit."""
     space = " " * indent
     flat = f"{space}{head}{', '.join(parts)}),"
     if not last and len(flat) + 8 <= WIDTH:
