@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optforge.compiler.commands.generated_files import sync_files
-from optforge.compiler.driver import Unit, check_file
+from optforge.compiler.driver import Snapshot, check_file
 from optforge.compiler.evidence import find_evidence
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Shape
@@ -120,11 +120,11 @@ def catalogue_text(specs: Path, tests: Path) -> str:
     Raises:
         SpecError: a spec is wrong.
     """
-    units = [check_file(path) for path in sorted(specs.glob("*.opt"))]
+    snapshots = [check_file(path) for path in sorted(specs.glob("*.opt"))]
     evidence = find_evidence(tests)
     parts = [INTRODUCTION]
     for title, kind in SECTIONS:
-        entries = [entry for unit in units for entry in entries_of(unit, kind, evidence)]
+        entries = [entry for snapshot in snapshots for entry in entries_of(snapshot, kind, evidence)]
         if entries:
             parts += [f"## {title} ({len(entries)})", table(entries)]
     missing = specs / "NOT_EXPRESSED.md"
@@ -133,14 +133,16 @@ def catalogue_text(specs: Path, tests: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def entries_of(unit: Unit, kind: type[ir.Declaration], evidence: Mapping[str, tuple[str, ...]]) -> Iterator[Entry]:
+def entries_of(
+    snapshot: Snapshot, kind: type[ir.Declaration], evidence: Mapping[str, tuple[str, ...]]
+) -> Iterator[Entry]:
     """A line for each declaration of that kind in a spec."""
-    program = unit.result.require()
+    program = snapshot.require()
     for declaration in (each for each in program.declarations if isinstance(each, kind)):
         yield Entry(
             declaration.name,
-            unit.path.name,
-            count_lines(unit.source.text),
+            snapshot.path.name,
+            count_lines(snapshot.source.text),
             state_of(declaration),
             paper_of(f"{program.doc}\n{declaration.doc}"),
             evidence.get(declaration.name) or evidence.get(declaration.name.lower(), ()),

@@ -1,20 +1,22 @@
 """The driver: the one place that knows the order of the stages.
 
-The checks give a typed program whose states are known, ``PASSES`` rewrite it; a target renders it. A stage collects all
-its errors; the driver stops after a stage that failed. Needs neither arrays nor templates.
+Text -> tree -> names -> types -> states gives a :class:`Snapshot`; the passes, common ones and those of a target,
+rewrite its program. A stage collects all its errors; the driver stops after a stage that failed. Needs neither arrays
+nor templates, and knows of a target what its record says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optforge.compiler.analysis.facts import with_facts
-from optforge.compiler.frontend.reporting import Report
+from optforge.compiler.frontend.files import Answer, Files, Question
+from optforge.compiler.frontend.reporting import Report, ReservedNames
 from optforge.compiler.frontend.resolve import resolve_file
+from optforge.compiler.frontend.resolved import RawProgram
 from optforge.compiler.frontend.types.typecheck import check_program
-from optforge.compiler.frontend.workspace import Workspace
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.verifier import require_valid
 from optforge.compiler.passes.common_subexpressions import share_subexpressions
@@ -25,103 +27,174 @@ from optforge.compiler.passes.order_equations import schedule_equations
 from optforge.compiler.passes.sink_into_branches import guard_branches
 from optforge.compiler.streams.fingerprints import with_fingerprints
 from optforge.compiler.streams.lower_streams import check_streams
-from optforge.compiler.targets.torch.passes.idioms import recognize_idioms
-from optforge.compiler.targets.torch.passes.in_place import plan_storage
-from optforge.compiler.targets.torch.passes.norms import reuse_norms
+from optforge.compiler.targets.base import NamedPass, Pass, Rewrites, Target
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import Diagnostic, SpecError
-from optforge.dsl.parser import parse_source, read_source
+from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 
 # What is said where a file is to give classes and has functions for others alone.
 FUNCTIONS_ONLY = "defines functions only: no optimizer, schedule or penalty"
+REMEMBERED, VERSIONS = 256, 16  # texts that a workspace keeps, and for each what it was with other files beside it
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A checked program, or None with at least one error; warnings come either way."""
+# From text to a program
 
-    program: ir.Program | None
-    diagnostics: tuple[Diagnostic, ...]
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """All that is known of one text: as far as the stages came, and everything that is wrong with it.
+
+    Attributes:
+        source: the text.
+        path: its file, or the name of its text.
+        tree: what the text says; None if it does not parse.
+        typed: its declarations with names and types found; None with at least one error.
+        program: the same as functions of states; None with at least one error.
+        diagnostics: errors and warnings.
+        asked: what it took from other files, and what these said.
+    """
+
+    source: Source
+    path: Path
+    tree: ast.File | None = None
+    typed: RawProgram | None = None
+    program: ir.Program | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    asked: Mapping[Question, Answer] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        return tuple(each for each in self.diagnostics if each.severity == "error")
 
     def require(self) -> ir.Program:
         """The program, or a :class:`SpecError` with everything that is wrong."""
         if self.program is None:
-            raise SpecError(tuple(d for d in self.diagnostics if d.severity == "error"))
+            raise SpecError(self.errors)
         return self.program
 
 
-def check_source(source: Source, folder: Path | None = None, workspace: Workspace | None = None) -> Result:
-    """Everything that can be wrong with a spec; its neighbours stand in ``folder``, as ``workspace`` sees it."""
-    report = Report()
-    file, problems = parse_source(source)
+def check_source(
+    source: Source, folder: Path | None = None, files: Files | None = None, reserved: ReservedNames | None = None
+) -> Snapshot:
+    """Everything that can be wrong with a spec, and what it says.
+
+    Args:
+        source: the text.
+        folder: where its neighbours stand.
+        files: these, as they were seen.
+        reserved: names that the code it is to become has for itself.
+    """
+    report = Report(reserved)
+    tree, problems = parse_source(source)
     for problem in problems:
         report(problem)
-    if file is None or report.failed:
-        return Result(None, tuple(report.diagnostics))
-    return check_tree(file, folder, report, workspace)
+    files = files or Files()
+    if tree is None or report.failed:
+        return Snapshot(source, Path(source.path), diagnostics=tuple(report.diagnostics))
+    typed, program, found = check_tree(tree, folder, report, files)
+    return Snapshot(source, Path(source.path), tree, typed, program, found, files.asked)
 
 
-def check_tree(file: ast.File, folder: Path | None, report: Report, workspace: Workspace | None = None) -> Result:
-    """Everything that can be wrong with a parsed spec, added to what the report has already."""
+Checked = tuple["RawProgram | None", "ir.Program | None", tuple[Diagnostic, ...]]
+
+
+def check_tree(tree: ast.File, folder: Path | None, report: Report, files: Files) -> Checked:
+    """The stages after the parser: what they made of a tree, and everything that was reported."""
+    typed = program = None
     try:
-        raw = resolve_file(file, folder, report, workspace)
-        if not report.failed:
-            raw = check_program(raw, report)
-        program = None if report.failed else check_streams(raw, report)
+        resolved = resolve_file(tree, folder, report, files)
+        typed = None if report.failed else check_program(resolved, report)
+        program = None if report.failed or typed is None else check_streams(typed, report)
     except SpecError as error:
-        return Result(None, (*report.diagnostics, *error.diagnostics))
-    return Result(None if report.failed else program, tuple(report.diagnostics))
+        return None, None, (*report.diagnostics, *error.diagnostics)
+    return (None, None, tuple(report.diagnostics)) if report.failed else (typed, program, tuple(report.diagnostics))
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A spec file that was read and checked, and the files beside it as they were then."""
-
-    path: Path
-    source: Source
-    result: Result
-    workspace: Workspace = field(default_factory=Workspace)
+def check_file(path: Path, reserved: ReservedNames | None = None) -> Snapshot:
+    """Read and check one spec file; what is wrong is in the diagnostics."""
+    return Workspace(reserved).snapshot(path)
 
 
-def check_file(path: Path, workspace: Workspace | None = None) -> Unit:
-    """Read and check one spec file; what is wrong is in the result's diagnostics."""
-    workspace = workspace or Workspace()
-    source, problems = read_source(path)
-    if source is None:
-        return Unit(path, Source(str(path), ""), Result(None, problems), workspace)
-    return Unit(path, source, check_source(source, path.resolve().parent, workspace), workspace)
+class Workspace:
+    """Specs that are looked at again and again: a snapshot stays the same object while nothing it rests on changes.
+
+    What counts is what the files say, the spec's own and those that it took something from, never their dates. They are
+    read once until :meth:`refresh`. ``overlays`` are texts that count in place of files, by absolute path.
+    """
+
+    def __init__(self, reserved: ReservedNames | None = None) -> None:
+        self.overlays: dict[Path, str] = {}
+        self.files = Files({}, self.overlays)
+        self._reserved = reserved
+        self._known: dict[tuple[str, str, Path | None, Path], list[Snapshot]] = {}
+
+    def refresh(self) -> None:
+        """Look at the files again from now on."""
+        self.files = Files({}, self.overlays)
+
+    def edit(self, path: Path, text: str | None) -> None:
+        """Let a text count in place of a file; None gives the file back."""
+        self.overlays.pop(path.resolve(), None)
+        if text is not None:
+            self.overlays[path.resolve()] = text
+        self.refresh()
+
+    def snapshot(self, path: Path) -> Snapshot:
+        """What is known of a file; what is wrong with it, or with reading it, is in the diagnostics."""
+        source, problems = self.files.read(path)
+        if source is None:
+            return Snapshot(Source(path.as_posix(), ""), path, diagnostics=problems)
+        return self.snapshot_of(source, path.resolve().parent, path)
+
+    def snapshot_of(self, source: Source, folder: Path | None = None, path: Path | None = None) -> Snapshot:
+        """What is known of a text whose neighbours stand in ``folder``."""
+        key = source.path, source.text, folder and folder.resolve(), path or Path(source.path)
+        versions = self._known.get(key, [])
+        for version in versions:
+            if self.files.confirms(version.asked):
+                return version
+        made = check_source(source, folder, self.files.anew(), self._reserved)
+        made = replace(made, path=key[-1])
+        if not made.errors:  # their messages name what else there is to choose from, which other files may change
+            self._known[key] = [made, *versions][:VERSIONS]
+            if len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
+        return made
 
 
-Pass = Callable[[ir.Function], ir.Function]
+# From a program to what a target renders
 
-PASSES: tuple[tuple[str, Pass], ...] = (
+SIMPLIFY: tuple[NamedPass, ...] = (
     ("fold", fold_constants),  # first, so that flags which are false leave nothing for the others to see
-    ("propagate", propagate_copies),  # brings the inlined pieces together, where idioms can see them
+    ("propagate", propagate_copies),  # brings the inlined pieces together, where idioms can be seen
     ("refold", fold_constants),  # literals that were arguments of functions have arrived
-    ("idioms", recognize_idioms),  # before sharing, which would hide the parts of an idiom behind names
-    ("norms", reuse_norms),  # before sharing, which gives the reduction that is now read twice a name
+)
+ARRANGE: tuple[NamedPass, ...] = (
     ("share", share_subexpressions),
     ("dead", drop_dead),
     ("schedule", schedule_equations),  # the rest reads the order
     ("guard", guard_branches),
-    ("storage", plan_storage),  # last: it speaks of the final order and the final names
 )
 
 
-def compile_program(source: Source, folder: Path | None = None, workspace: Workspace | None = None) -> ir.Program:
-    """A spec's program, ready for a target; raises :class:`SpecError` with everything that is wrong."""
-    return run_passes(check_source(source, folder, workspace).require())
+def passes_of(rewrites: Rewrites) -> tuple[NamedPass, ...]:
+    """All passes in their order: a target recognizes what it has in one before parts of it are shared."""
+    return (*SIMPLIFY, *rewrites.recognize, *ARRANGE, *rewrites.finish)
 
 
-def run_passes(
-    program: ir.Program, until: str | None = None, verify: bool = False, in_place: bool = True
+def compile_program(
+    source: Source, target: Target, folder: Path | None = None, files: Files | None = None
 ) -> ir.Program:
+    """A spec's program, ready for a target; raises :class:`SpecError` with everything that is wrong."""
+    return run_passes(check_source(source, folder, files, target.reserved).require(), target.rewrites)
+
+
+def run_passes(program: ir.Program, rewrites: Rewrites, until: str | None = None, verify: bool = False) -> ir.Program:
     """The program after all passes, or after the one named ``until``."""
     program = fold_requirements(with_facts(with_fingerprints(program)))
-    for name, rewrite in PASSES:
-        if name != "storage" or in_place:
-            program = map_functions(rewrite, program)
+    for name, rewrite in passes_of(rewrites):
+        program = map_functions(rewrite, program)
         if verify:
             require_valid(program, name)
         if name == until:

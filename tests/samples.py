@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import optforge
-from optforge.compiler.driver import Result, check_source
+from optforge.compiler.driver import Snapshot, check_source
 from optforge.dsl.source import Source
 
 FOLDER = Path(__file__).parent / "cases" / "samples"
@@ -32,7 +32,7 @@ def load(name: str) -> Any:
 
 
 @cache
-def checked(path: Path) -> Result:
+def checked(path: Path) -> Snapshot:
     return check_source(Source(path.name, path.read_text(encoding="utf-8")), path.parent)
 
 

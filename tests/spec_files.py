@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from optforge.compiler.driver import check_source
+from optforge.compiler.targets.torch.reserved import RESERVED
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Source
 
@@ -24,8 +25,8 @@ def check_files(text: str, name: str = "spec.opt") -> tuple[Diagnostic, ...]:
     files = split_files(text, name)
     own = list(files)[-1]
     if len(files) == 1:
-        return check_source(Source(own, files[own])).diagnostics
+        return check_source(Source(own, files[own]), reserved=RESERVED).diagnostics
     with TemporaryDirectory() as folder:
         for each, content in files.items():
             Path(folder, each).write_text(content, encoding="utf-8")
-        return check_source(Source(own, files[own]), Path(folder)).diagnostics
+        return check_source(Source(own, files[own]), Path(folder), reserved=RESERVED).diagnostics

@@ -69,7 +69,7 @@ def test_states_are_as_large_as_the_table_says(name: str) -> None:
     p.grad = torch.ones_like(p)
     optimizer.step()
     kept = sum(math.prod(v.shape) for k, v in optimizer.state[p].items() if not re.search(r"(^|_)step$", k))
-    declarations = check_file(find_spec(name)).result.require().declarations
+    declarations = check_file(find_spec(name)).require().declarations
     (declaration,) = (each for each in declarations if each.name == name)
     assert numbers(catalogue.state_of(declaration)) == pytest.approx(kept)
 

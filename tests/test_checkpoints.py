@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 import optforge.generated as generated
-from optforge.compiler.commands.generated_files import render_unit
+from optforge.compiler.commands.generated_files import render_snapshot
 from optforge.compiler.driver import check_file, check_source, compile_program, run_passes
-from optforge.compiler.frontend.workspace import SPECS
+from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import compile_source
 from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.diagnostics import render_text
 from optforge.dsl.source import Source
 
@@ -125,7 +126,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def compiled(text: str) -> ir.Optimizer:
-    program = run_passes(check_source(Source("test.opt", text)).require(), verify=True)
+    program = run_passes(check_source(Source("test.opt", text)).require(), TORCH.rewrites, verify=True)
     found = program.declarations[-1]
     assert isinstance(found, ir.Optimizer)
     return found
@@ -295,7 +296,7 @@ def test_equal_fingerprints_of_shipped_specs_have_equal_equations():
     """Over all memories of all shipped specs; their names stand for each other."""
     told: dict[str, set[str]] = {}
     for path in sorted(SPECS.glob("*.opt"))[::4]:
-        for declaration in run_passes(check_file(path).result.require(), until="fold").declarations:
+        for declaration in run_passes(check_file(path).require(), TORCH.rewrites, until="fold").declarations:
             for rule in getattr(declaration, "rules", ()):
                 for memory in rule.memories:
                     if len(set(re.findall(r"prev\((\w+)\)", memory.equation))) <= 1:
@@ -561,7 +562,7 @@ optimizer Sophia:
 
 @pytest.mark.parametrize("text", [RENAMED, RESCALED, RENAMED.replace("was exp_avg\n", "was exp_avg * (1 - beta1^t)\n")])
 def test_conversions_of_the_class_are_those_of_the_interpreter(text):
-    (rule,) = compile_program(Source("test.opt", text)).declarations[0].rules
+    (rule,) = compile_program(Source("test.opt", text), TORCH).declarations[0].rules
     cls = optimizer_class(text)
     generator = np.random.default_rng(0)
     assert len(rule.was) == len(cls.SPEC.was) == 2
@@ -787,7 +788,7 @@ optimizer Own:
 def test_the_generated_functions_read_like_the_spec(tmp_path):
     path = tmp_path / "adam.opt"
     path.write_text(RESCALED.replace("hyper lr    = 0.01 ", "hyper lr = 0.01 was rate"), encoding="utf-8")
-    text = render_unit(check_file(path))
+    text = render_snapshot(check_file(path))
     assert (
         'def tensor_v_was(exp_avg_sq, *, beta2):\n    """The v of an older checkpoint."""\n'
         "    v = exp_avg_sq / (1 - beta2)\n    return v\n"

@@ -217,7 +217,7 @@ def test_a_mistake_of_the_compiler_says_so(monkeypatch: pytest.MonkeyPatch, caps
     def broken(*_: object) -> None:
         raise ZeroDivisionError("sample")
 
-    monkeypatch.setattr("optforge.compiler.driver.check_file", broken)
+    monkeypatch.setattr("optforge.compiler.driver.check_source", broken)
     assert main(["check", written("a.opt", GOOD)]) == 70
     told = capsys.readouterr().err
     assert "internal error (ZeroDivisionError: sample)" in told and "Traceback" not in told

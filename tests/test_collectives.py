@@ -15,6 +15,7 @@ from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.types import FULL, Kind, Phase, Type
 from optforge.compiler.ir.verifier import InternalError, require_valid
 from optforge.compiler.oracle.interpreter import Parameter, fire_event, step_parameters
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 
 CHAIN = """
@@ -36,7 +37,7 @@ optimizer Chain:
 
 
 def compiled(text: str = CHAIN) -> tuple[ir.Program, ir.Optimizer, ir.Rule]:
-    program = compile_program(Source("chain.opt", text))
+    program = compile_program(Source("chain.opt", text), TORCH)
     (declaration,) = program.declarations
     assert isinstance(declaration, ir.Optimizer)
     return program, declaration, declaration.rules[0]

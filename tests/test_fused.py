@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from optforge import generated
 from optforge.compiler.driver import check_source, compile_program, map_functions, run_passes
-from optforge.compiler.frontend.workspace import SPECS
+from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.fuzz.differential import loaded
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.targets.torch.fused import FUNCTIONS, kernels
 from optforge.compiler.targets.torch.passes.in_place import plan_storage
 from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 from optforge.runtime.contract.interface import Kernel
 from optforge.runtime.execution import fused as runtime
@@ -91,7 +92,7 @@ def test_kernels_have_the_arguments_of_the_functions_that_call_torch() -> None:
 
 
 def compiled(text: str) -> ir.Program:
-    return compile_program(Source("case.opt", text), SPECS)
+    return compile_program(Source("case.opt", text), TORCH, SPECS)
 
 
 def kernel_of(program: ir.Program) -> Kernel:
@@ -527,7 +528,7 @@ def mutants_of(expr: ir.Expr, hypers: list[ir.Input]) -> Iterator[ir.Expr]:
 
 
 def mutated_programs(spec: str) -> Iterator[ir.Program]:
-    before = run_passes(check_source(Source("case.opt", spec), SPECS).require(), until="guard")
+    before = run_passes(check_source(Source("case.opt", spec), SPECS).require(), TORCH.rewrites, until="guard")
     (optimizer,) = before.declarations
     (rule,) = optimizer.rules  # type: ignore[union-attr]
     values = [equation.value for equation in rule.update.equations]

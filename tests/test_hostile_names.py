@@ -16,11 +16,12 @@ import torch
 
 from optforge import runtime
 from optforge.compiler.driver import check_source, compile_program, run_passes
-from optforge.compiler.frontend.reserved_names import METHODS, MODULE_NAMES
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import compile_source
 from optforge.compiler.oracle import interpreter as interpret
 from optforge.compiler.targets.torch.render import render_program, render_standalone
+from optforge.compiler.targets.torch.reserved import METHODS, MODULE_NAMES, RESERVED
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 
 ROOT = Path(__file__).parent.parent
@@ -169,9 +170,9 @@ def accepted(place: str) -> Iterator[tuple[str, ir.Program]]:
     """Each name that a place takes, with the program of its spec."""
     for name in NAMES:
         text = PLACES[place].replace("NAME", name).lstrip()
-        result = check_source(Source("spec.opt", text))
+        result = check_source(Source("spec.opt", text), reserved=RESERVED)
         if result.program is not None:
-            yield name, run_passes(result.program)
+            yield name, run_passes(result.program, TORCH.rewrites)
         else:
             codes = {diagnostic.code for diagnostic in result.diagnostics if diagnostic.severity == "error"}
             assert codes & CLEAR, (place, name, codes)
@@ -248,7 +249,7 @@ def test_no_class_hides_what_a_standalone_module_holds():
     assert held and held <= MODULE_NAMES
     for name in ("Works", "Bucket_", "routed"):
         text = PLACES["class"].replace("NAME", name)
-        executed(render_standalone(render_program(compile_program(Source("spec.opt", text)), "Test.")))
+        executed(render_standalone(render_program(compile_program(Source("spec.opt", text), TORCH), "Test.")))
 
 
 def test_no_event_hides_an_attribute_of_optimizers():
@@ -260,6 +261,6 @@ def test_no_event_hides_an_attribute_of_optimizers():
 
 def test_classes_are_exported_in_the_order_of_the_linter(tmp_path):
     text = "".join(f"optimizer {name}:\n    for tensor:\n        weight <- weight - grad\n" for name in CLASSES.split())
-    generated = render_program(compile_program(Source("spec.opt", text)), "Test.")
+    generated = render_program(compile_program(Source("spec.opt", text), TORCH), "Test.")
     (tmp_path / "spec.py").write_text(generated)
     require_ruff(tmp_path)

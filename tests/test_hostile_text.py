@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from optforge.compiler.driver import check_source, compile_program
-from optforge.compiler.targets.torch.render import origin_line, render_program, render_standalone
+from optforge.compiler.targets.base import Origin
+from optforge.compiler.targets.torch.render import render_standalone
+from optforge.compiler.targets.torch.reserved import RESERVED
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.diagnostics import render_json, render_text
 from optforge.dsl.parser import parse_source
 from optforge.dsl.printer import print_file
@@ -123,7 +126,7 @@ def executed(text: str, package: str) -> ModuleType:
 
 def generated_with(payload: str, path: str = "spec.opt") -> str:
     text = spec_with(payload)
-    return render_program(compile_program(Source(path, text)), origin_line(path, text))
+    return TORCH.render(compile_program(Source(path, text), TORCH), Origin(path, text))
 
 
 # Names that a long line's parts get; all other code is the same whatever the strings say.
@@ -140,7 +143,7 @@ def inside(tmp_path, monkeypatch):
 def test_text_stays_text(payload, tmp_path):
     """The code is that of a harmless spec, whatever the strings say; it runs, and nothing else happens."""
     text = spec_with(payload)
-    result = check_source(Source("spec.opt", text))
+    result = check_source(Source("spec.opt", text), reserved=RESERVED)
     assert result.program is not None, render_text(result.diagnostics)
     generated = generated_with(payload)
     assert all(NAMED.fullmatch(name) for name in code_in(generated) - HARMLESS)
@@ -172,7 +175,7 @@ def test_formatting_changes_no_string(payload):
 def test_messages_are_printable(payload):
     """Also when the mistake stands in the middle of it."""
     text = spec_with(payload).replace('== "other"', f'== """{payload}x"""').replace("(grad)", "(grd)")
-    diagnostics = check_source(Source(f"{payload}.opt", text)).diagnostics
+    diagnostics = check_source(Source(f"{payload}.opt", text), reserved=RESERVED).diagnostics
     assert {"E012", "E035"} & {diagnostic.code for diagnostic in diagnostics}
     shown = render_text(diagnostics)
     assert all(char.isprintable() or char == "\n" for char in shown)
@@ -182,7 +185,7 @@ def test_messages_are_printable(payload):
 @pytest.mark.parametrize("payload", ["w" * 61, "a\x1b[31m", "a\u202eb", "a\nb", "a\0b"], ids=ascii)
 def test_choices_are_short_and_printable(payload):
     text = spec_with("of two\nlines").replace('"plain"', f'"""{payload}"""')
-    codes = {diagnostic.code for diagnostic in check_source(Source("spec.opt", text)).diagnostics}
+    codes = {diagnostic.code for diagnostic in check_source(Source("spec.opt", text), reserved=RESERVED).diagnostics}
     assert codes in ({"E002"}, {"E007"})
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
-from optforge.compiler.frontend.workspace import SPECS
 from optforge.compiler.verify.differential import mutants
 from optforge.compiler.verify.differential.mutations import checked, program_mutants
 from optforge.compiler.verify.differential.rivals import TORCH

@@ -24,6 +24,7 @@ from optforge.compiler.oracle import interpreter as interpret
 from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import scalar_names
 from optforge.compiler.targets.torch.statements import Lowering, lower_function
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 
 STEPS = 3
@@ -244,7 +245,7 @@ def assert_same_steps(found: list[Any], wanted: list[Any], weight: Any) -> None:
 
 @each_case
 def test_the_interpreter_takes_the_steps_written_by_hand(case):
-    program = compile_program(Source("names.opt", case.text))
+    program = compile_program(Source("names.opt", case.text), TORCH)
     (declaration,) = (each for each in program.declarations if each.name == "Plain")
     hypers = {hyper.name: hyper.default.value for hyper in declaration.hypers}
     weight, grads = stream()
@@ -332,7 +333,7 @@ optimizer Plain:
 
 def test_rules_have_the_events_that_change_something_for_them_and_no_others():
     """No function, no counter in the state, no method for what would do nothing; and no sum that nobody reads."""
-    (declaration,) = compile_program(Source("names.opt", IDLE)).declarations
+    (declaration,) = compile_program(Source("names.opt", IDLE), TORCH).declarations
     assert {rule.name: [event.name for event in rule.events] for rule in declaration.rules} == {
         "matrix": [],
         "rest": ["probe"],
@@ -354,13 +355,15 @@ def test_rules_have_the_events_that_change_something_for_them_and_no_others():
 
 @each_case
 def test_dumps_read_back(case):
-    for function in functions_of(compile_program(Source("names.opt", case.text))):
+    for function in functions_of(compile_program(Source("names.opt", case.text), TORCH)):
         assert read_function(dump_function(function)) == function
 
 
 def lowered_rule(text: str) -> tuple[ir.Function, PyFunction]:
     """The step of the only rule of `Plain`, and its Python function."""
-    (declaration,) = (each for each in compile_program(Source("names.opt", text)).declarations if each.name == "Plain")
+    (declaration,) = (
+        each for each in compile_program(Source("names.opt", text), TORCH).declarations if each.name == "Plain"
+    )
     (rule,) = declaration.rules
     memories = tuple(memory.name for memory in rule.memories)
     return rule.update, lower_function(rule.update, "step", (), memories, scalar_names(declaration))
@@ -402,7 +405,7 @@ def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
     ],
 )
 def test_functions_read_what_they_are_given(node, message):
-    program = compile_program(Source("names.opt", BOUND))
+    program = compile_program(Source("names.opt", BOUND), TORCH)
     (declaration,) = program.declarations
     (rule,) = declaration.rules
     require_valid(program, "storage")

@@ -14,16 +14,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, seed
 
-from optforge.compiler.driver import PASSES, check_source, fold_requirements, map_functions
+from optforge.compiler.driver import check_source, fold_requirements, map_functions, passes_of
 from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.fuzz.differential import compile_everywhere, require_printed
 from optforge.compiler.fuzz.programs import RandomProgram, programs
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.printer import dump_function, read_function
 from optforge.compiler.ir.verifier import functions_of
+from optforge.compiler.targets.torch.passes import TORCH_REWRITES
 from optforge.dsl.source import Source
 
 CASES = Path(__file__).parent / "cases" / "passes"
+PASSES = passes_of(TORCH_REWRITES)
 NAMES = [name for name, _ in PASSES]
 SHOWN = ("fold", "propagate", "idioms", "norms", "share", "dead", "schedule", "guard", "storage")
 TITLE = re.compile(r"^=== (.*)$", re.MULTILINE)

@@ -19,7 +19,7 @@ from hypothesis import given, seed
 
 from optforge.compiler.analysis import scalar_facts
 from optforge.compiler.driver import check_source, map_functions, run_passes
-from optforge.compiler.frontend.workspace import SPECS
+from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.fuzz import differential
 from optforge.compiler.fuzz.__main__ import main
 from optforge.compiler.fuzz.choices import independent
@@ -43,6 +43,7 @@ from optforge.compiler.targets.torch import expressions
 from optforge.compiler.targets.torch.passes import idioms, in_place
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.statements import Lowering
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
@@ -112,7 +113,7 @@ def test_everything_occurs() -> None:
         if wanted <= set(found):
             return
         checked = check_source(Source("random.opt", program.text)).require()
-        compiled = run_passes(checked)
+        compiled = run_passes(checked, TORCH.rewrites)
         found.update(applied_operators(checked))
         found.update(applied_operators(map_functions(with_care, compiled)))
         found.update(sources_of_one_name(compiled))

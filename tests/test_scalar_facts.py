@@ -13,6 +13,7 @@ from optforge.compiler.driver import compile_program
 from optforge.compiler.ir import intervals
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 
 RULE = """
@@ -27,7 +28,7 @@ optimizer X:
 
 def rendered(value: str, hypers: tuple[str, ...] = (), equations: tuple[str, ...] = ()) -> str:
     text = RULE.format(value=value, hypers="\n    ".join(hypers), equations="\n        ".join(equations))
-    program = compile_program(Source("x.opt", re.sub(r"\n +\n", "\n", text)))
+    program = compile_program(Source("x.opt", re.sub(r"\n +\n", "\n", text)), TORCH)
     return render_program(program, "Test.")
 
 
@@ -127,7 +128,7 @@ def test_a_contradiction_does_no_harm() -> None:
 
 def test_facts_of_chains_reach_both_ends() -> None:
     text = RULE.format(value="one", hypers="\n    ".join(HALF), equations="a = one")
-    program = compile_program(Source("x.opt", text))
+    program = compile_program(Source("x.opt", text), TORCH)
     declaration = program.declarations[0]
     assert isinstance(declaration, ir.Optimizer)
     known = facts_of(declaration.rules[0].update)

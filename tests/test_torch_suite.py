@@ -604,11 +604,9 @@ def test_every_scheduler_of_torch_is_here():
 
 @optims_by_default
 def test_every_scheduler(info):
-    """Under each scheduler the lr goes as in `torch.optim.SGD`, and steps are those of that lr.
-
-    A tensor goes as SGD's own one does, and in place where that does: ReduceLROnPlateau of torch 2.9 puts a number
-    there instead, and some schedulers of that release make other values of tensors than of numbers.
-    """
+    """Under each scheduler the lr goes as in `torch.optim.SGD`, as tensor too, and steps are those of that lr."""
+    # A tensor stays in place where SGD's own one does: ReduceLROnPlateau of torch 2.9 puts a number there instead, and
+    # some schedulers of that release make other values of tensors than of numbers.
     for make in EVERY_SCHEDULER.values():
         first, twins = [[torch.linspace(-1, 1, 3).requires_grad_()] for _ in range(2)]
         lr = values_of(info.optim_cls).defaults["lr"]

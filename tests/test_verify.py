@@ -19,7 +19,7 @@ from optforge.compiler.analysis.claims import Tested as Held  # pytest collects 
 from optforge.compiler.analysis.cost import direction_of_excess
 from optforge.compiler.analysis.polynomials import polynomial_of, power_text
 from optforge.compiler.commands.cli import main
-from optforge.compiler.driver import Unit, check_file, check_source
+from optforge.compiler.driver import Snapshot, check_file, check_source
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import ROWS, once_per_result
 from optforge.compiler.verify.claims.decide import decide
@@ -48,14 +48,14 @@ optimizer Sample:
 """
 
 
-def unit_of(text: str, path: Path = SPECS / "sample.opt") -> Unit:
+def unit_of(text: str, path: Path = SPECS / "sample.opt") -> Snapshot:
     source = Source(path.name, text)
-    return Unit(path, source, check_source(source, path.parent))
+    return check_source(source, path.parent)
 
 
-def verdicts_of(unit: Unit, examples: int = 40, only: str = "") -> dict[str, Verdict]:
+def verdicts_of(snapshot: Snapshot, examples: int = 40, only: str = "") -> dict[str, Verdict]:
     """The verdict on each claim of a file, or on the one with this text."""
-    questions = [each for subject in subjects_of(unit) for each in questions_of(subject, Budget(examples))]
+    questions = [each for subject in subjects_of(snapshot) for each in questions_of(subject, Budget(examples))]
     texts = {print_expression(question.claim.written): question for question in questions}
     return {text: decide(question) for text, question in texts.items() if only in ("", text)}
 
@@ -211,9 +211,9 @@ def test_claims_of_shipped_specs_hold(path: Path) -> None:
 )
 def test_false_claims_about_published_methods_are_refuted_in_seconds(base: str, claim: str) -> None:
     role = "tensor" if base == "SophiaG" else "matrix"
-    unit = unit_of(f"optimizer Wrong extends {base}:\n    for {role}:\n        claim {claim}\n")
+    snapshot = unit_of(f"optimizer Wrong extends {base}:\n    for {role}:\n        claim {claim}\n")
     start = time.process_time()
-    found = verdicts_of(unit, examples=200, only=claim)
+    found = verdicts_of(snapshot, examples=200, only=claim)
     assert [type(each) for each in found.values()] == [Refuted]
     assert time.process_time() - start < 5
 
@@ -257,8 +257,8 @@ def test_claims_of_broken_methods_are_refuted(name: str, old: str, new: str, cla
 
 
 def exponents(text: str) -> list[Any]:
-    unit = unit_of(RULE.replace("STEP", "u").replace("CLAIM", f"cost({text})"))
-    (claim,) = [claim for subject in subjects_of(unit) for claim in subject.watched.claims]
+    snapshot = unit_of(RULE.replace("STEP", "u").replace("CLAIM", f"cost({text})"))
+    (claim,) = [claim for subject in subjects_of(snapshot) for claim in subject.watched.claims]
     polynomial = polynomial_of(claim.promise)
     assert polynomial is not None
     return list(polynomial.terms)
@@ -319,7 +319,7 @@ class Plain(torch.optim.SGD):
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_what_every_class_must_keep_is_noticed(name: str) -> None:
-    (declaration,) = check_file(SPECS / "sgd.opt").result.require().declarations
+    (declaration,) = check_file(SPECS / "sgd.opt").require().declarations
     assert isinstance(declaration, ir.Optimizer)
     assert decide_property(PROPERTIES[name], Plain, declaration, Budget(20)) == Held(1)
     assert isinstance(decide_property(PROPERTIES[name], Broken, declaration, Budget(20)), Refuted)

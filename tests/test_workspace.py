@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import optforge
 from optforge.compiler import load
-from optforge.compiler.driver import check_file
+from optforge.compiler.driver import Workspace, check_file
 
 OWN = "optimizer Own extends Base:\n    for tensor:\n        weight <- weight - scaled(super)\n"
 BASE = "optimizer Base:\n    for tensor:\n        weight <- {0}{1} + 0 * grad\n"
@@ -103,7 +103,7 @@ def write(tmp_path: Path) -> Callable[[str, str], Path]:
 
 
 def codes(path: Path) -> list[str]:
-    return [diagnostic.code for diagnostic in check_file(path).result.diagnostics]
+    return [diagnostic.code for diagnostic in check_file(path).diagnostics]
 
 
 def test_nothing_is_compiled_again_that_has_not_changed(write, monkeypatch) -> None:
@@ -153,3 +153,42 @@ def test_what_is_no_plain_file_is_passed_by(write, tmp_path: Path) -> None:
     assert codes(write("own.opt", USER.format("halved"))) == ["E014"]
     write("kit.opt", "def halved(x) = x / 2\n")
     assert codes(tmp_path / "own.opt") == []
+
+
+def test_a_snapshot_stays_the_same_while_nothing_it_rests_on_changes(write) -> None:
+    own = write("own.opt", "optimizer Own extends Base:\n    hyper lr = 0.1\n")
+    base = write("base.opt", PLAIN.format("Base"))
+    workspace = Workspace()
+    first = workspace.snapshot(own)
+    workspace.refresh()
+    write("other.opt", PLAIN.format("Other"))
+    assert workspace.snapshot(own) is first and first.program is not None
+    base.write_text(PLAIN.format("Base").replace("- grad", "- 2 * grad"))
+    assert workspace.snapshot(own) is first  # nobody has looked at the files again
+    workspace.refresh()
+    assert workspace.snapshot(own) is not first
+
+
+def test_what_an_editor_has_open_counts(write) -> None:
+    """Texts in place of files, of the spec itself, of what it takes from, and of files that are not there yet."""
+    own = write("own.opt", "optimizer Own extends Base:\n    hyper lr = 0.1\n")
+    workspace = Workspace()
+    assert [each.code for each in workspace.snapshot(own).diagnostics] == ["E018"]
+    workspace.edit(own.parent / "base.opt", PLAIN.format("Base"))
+    assert workspace.snapshot(own).program is not None
+    workspace.edit(own, "optimizer Own extends Nothing:\n    hyper lr = 0.1\n")
+    assert [each.code for each in workspace.snapshot(own).diagnostics] == ["E018"]
+    workspace.edit(own, None)
+    assert workspace.snapshot(own).program is not None
+    workspace.edit(own.parent / "base.opt", None)
+    assert [each.code for each in workspace.snapshot(own).diagnostics] == ["E018"]
+
+
+def test_a_mistake_is_said_anew_where_other_files_offer_other_names(write) -> None:
+    own = write("own.opt", "optimizer Own extends Bases:\n    hyper lr = 0.1\n")
+    workspace = Workspace()
+    (before,) = workspace.snapshot(own).diagnostics
+    write("base.opt", PLAIN.format("Base"))
+    workspace.refresh()
+    (after,) = workspace.snapshot(own).diagnostics
+    assert "Base" in str(after) and str(after) != str(before)

@@ -111,7 +111,7 @@ def optimizer_inputs(cls: type[Any], device: str, dtype: torch.dtype | None = No
 @cache
 def values_of(cls: type[Any]) -> HyperValues:
     """The defaults of a class's hypers, and values that the conditions of its spec allow."""
-    program = check_file(find_spec(cls.__name__)).result.require()
+    program = check_file(find_spec(cls.__name__)).require()
     (declaration,) = (each for each in program.declarations if each.name == cls.__name__)
     assert isinstance(declaration, ir.Optimizer)
     return HyperValues(declaration)

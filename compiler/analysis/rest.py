@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import dependencies, ordered
 
 # Operators that give 0 where their first argument is 0, where any is, and where all are.
 OF_FIRST = {
@@ -26,10 +27,10 @@ def keeps_zero(rule: ir.Rule) -> bool:
 
     So it does under a method that keeps the norm of a weight: a norm that is remembered from a weight of 0 is 0.
     """
-    first = Values(rule.initial, frozenset({"weight"})) if rule.initial else None
+    first = Values(rule.initial, {ir.WEIGHT}) if rule.initial else None
     zeros = {m.name for m in rule.memories if first is None or first.starts_at_zero(m.name)}
     while True:
-        step = Values(rule.update, frozenset({"weight", *zeros}))
+        step = Values(rule.update, {ir.WEIGHT, *((ir.Source.MEMORY, name) for name in zeros)})
         kept = {name for name in zeros if name not in step.outputs or step.is_zero(step.outputs[name])}
         if kept == zeros:
             return step.is_zero(step.outputs["weight"])
@@ -38,25 +39,27 @@ def keeps_zero(rule: ir.Rule) -> bool:
 
 def moves_at_rest(rule: ir.Rule) -> bool:
     """Whether a step with lr = 0 may change the weight, be it by rounding."""
-    step = Values(rule.update, frozenset({"lr"}))
+    step = Values(rule.update, {(ir.Source.HYPER, "lr")})
     return not step.is_weight(step.outputs["weight"])
 
 
 class Values:
-    """The values of a function whose inputs of these names are 0: the weight, memories or hypers."""
+    """The values of a function of whose inputs these are 0."""
 
-    def __init__(self, function: ir.Function, zeros: Collection[str]) -> None:
+    def __init__(self, function: ir.Function, zeros: Collection[ir.Key]) -> None:
         self.zeros = zeros
-        self.equations = {equation.name: equation.value for equation in function.equations}
+        values = {equation.name: equation.value for equation in function.equations}
+        order, _ = ordered(dependencies(function.equations), values)
+        self.equations = {name: values[name] for name in order}
         self.outputs = {output.name: output.value for output in function.outputs}
         self.known: dict[tuple[Callable[[ir.Expr], bool], str], bool] = {}
 
     def defined(self, question: Callable[[ir.Expr], bool], name: str) -> bool:
-        """The answer for the value of an equation, which is asked for once."""
-        key = (question, name)
-        if key not in self.known:
-            self.known[key] = question(self.equations[name])
-        return self.known[key]
+        """The answer for the value of an equation; what it needs is asked for before it, however long the chain."""
+        if (question, name) not in self.known:
+            for each, value in self.equations.items():
+                self.known[question, each] = question(value)
+        return self.known[question, name]
 
     def starts_at_zero(self, memory: str) -> bool:
         """Whether the function, which gives first values, gives this memory none but 0."""
@@ -66,8 +69,8 @@ class Values:
         match expr:
             case ir.Literal():
                 return expr.value == 0 and not isinstance(expr.value, bool)
-            case ir.Input(name=name, source=source):
-                return name in self.zeros and source in (ir.Source.STREAM, ir.Source.MEMORY, ir.Source.HYPER)
+            case ir.Input():
+                return expr.key in self.zeros
             case ir.Ref():
                 return self.defined(self.is_zero, expr.name)
             case ir.Select():
@@ -118,7 +121,7 @@ class Values:
         """Whether it is the weight to the last bit."""
         match expr:
             case ir.Input():
-                return expr.name == "weight" and expr.source is ir.Source.STREAM
+                return expr.key == ir.WEIGHT
             case ir.Ref():
                 return self.defined(self.is_weight, expr.name)
             case ir.Select():

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optforge.compiler.commands.check import add_dump, dump_units
+from optforge.compiler.commands.check import add_dump, dump_snapshots
 from optforge.compiler.commands.console import (
     FINE,
     SPEC_IS_WRONG,
     CommandProblem,
     Commands,
     add_command,
-    checked_units,
+    checked_snapshots,
     require_declarations,
     say,
 )
 
 if TYPE_CHECKING:
-    from optforge.compiler.driver import Unit
+    from optforge.compiler.driver import Snapshot
 
 
 def add_parser(commands: Commands) -> None:
@@ -43,19 +43,19 @@ def add_parser(commands: Commands) -> None:
 def run_build(options: argparse.Namespace) -> int:
     from optforge.compiler.commands.generated_files import BuildProblem, Form, generated_files, stale_files, sync_files
 
-    units = checked_units(options.files or default_specs())
-    if not all(unit.result.program for unit in units):
+    snapshots = checked_snapshots(options.files or default_specs())
+    if not all(snapshot.program for snapshot in snapshots):
         return SPEC_IS_WRONG
-    require_declarations(units)
+    require_declarations(snapshots)
     if options.dump_after:
-        dump_units(units, options.dump_after, options.verify)
+        dump_snapshots(snapshots, options.dump_after, options.verify)
         return FINE
     if options.explain_schedule:
-        return explained(units)
+        return explained(snapshots)
     whole = not options.files
     form = Form.VENDORED if options.vendor else Form.STANDALONE if options.standalone else Form.INSTALLED
     try:
-        files = generated_files(units, options.out, form, whole)
+        files = generated_files(snapshots, options.out, form, whole)
         stale = stale_files(files, options.out, whole)
         different = sync_files(files, options.check)
     except BuildProblem as problem:
@@ -70,11 +70,12 @@ def run_build(options: argparse.Namespace) -> int:
     return FINE
 
 
-def explained(units: Sequence[Unit]) -> int:
+def explained(snapshots: Sequence[Snapshot]) -> int:
     from optforge.compiler.driver import run_passes
     from optforge.compiler.targets.torch.explain import explain_schedule
+    from optforge.compiler.targets.torch.target import TORCH
 
-    texts = [explain_schedule(run_passes(unit.result.require())) for unit in units]
+    texts = [explain_schedule(run_passes(snapshot.require(), TORCH.rewrites)) for snapshot in snapshots]
     print("\n\n".join(text for text in texts if text))
     return FINE
 

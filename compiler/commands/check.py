@@ -13,12 +13,12 @@ from optforge.compiler.commands.console import (
     CommandProblem,
     Commands,
     add_command,
-    checked_units,
+    checked_snapshots,
     require_declarations,
 )
 
 if TYPE_CHECKING:
-    from optforge.compiler.driver import Unit
+    from optforge.compiler.driver import Snapshot
 
 
 def add_parser(commands: Commands) -> None:
@@ -36,33 +36,35 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 def run_check(options: argparse.Namespace) -> int:
     if options.json and options.dump_after:
         raise CommandProblem("`--json` prints diagnostics and `--dump-after` a program: ask for one of them")
-    units = checked_units(options.files, options.json)
-    is_fine = all(unit.result.program for unit in units)
+    snapshots = checked_snapshots(options.files, options.json)
+    is_fine = all(snapshot.program for snapshot in snapshots)
     if is_fine and options.dump_after:
-        dump_units(units, options.dump_after, options.verify)
+        dump_snapshots(snapshots, options.dump_after, options.verify)
     elif is_fine and options.verify:
-        verify_units(units)
+        verify_snapshots(snapshots)
     return FINE if is_fine else SPEC_IS_WRONG
 
 
-def verify_units(units: Sequence[Unit]) -> None:
+def verify_snapshots(snapshots: Sequence[Snapshot]) -> None:
     """Hold every pass, and the functions that are generated, to what must be so; an internal error if it is not."""
     from optforge.compiler.driver import run_passes
-    from optforge.compiler.targets.torch.lower import lower_program
+    from optforge.compiler.targets.base import Origin
+    from optforge.compiler.targets.torch.target import TORCH
 
-    for unit in units:
-        lower_program(run_passes(unit.result.require(), verify=True), unit.source.path)
+    for snapshot in snapshots:
+        TORCH.render(run_passes(snapshot.require(), TORCH.rewrites, verify=True), Origin.of(snapshot.source))
 
 
-def dump_units(units: Sequence[Unit], after: str, verify: bool) -> None:
-    from optforge.compiler.driver import PASSES, run_passes
+def dump_snapshots(snapshots: Sequence[Snapshot], after: str, verify: bool) -> None:
+    from optforge.compiler.driver import passes_of, run_passes
     from optforge.compiler.ir.printer import dump_function
     from optforge.compiler.ir.verifier import functions_of
+    from optforge.compiler.targets.torch.target import TORCH
 
-    names = [name for name, _ in PASSES]
+    names = [name for name, _ in passes_of(TORCH.rewrites)]
     if after not in names:
         raise CommandProblem(f"there is no pass `{after}`; the passes are {', '.join(names)}")
-    require_declarations(units)
-    for unit in units:
-        program = run_passes(unit.result.require(), until=after, verify=verify)
+    require_declarations(snapshots)
+    for snapshot in snapshots:
+        program = run_passes(snapshot.require(), TORCH.rewrites, after, verify)
         print("\n\n".join(dump_function(function) for function in functions_of(program)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from optforge.dsl.diagnostics import Diagnostic, render_json, render_text
 
 if TYPE_CHECKING:
-    from optforge.compiler.driver import Unit
+    from optforge.compiler.driver import Snapshot
 
 FINE, SPEC_IS_WRONG, CANNOT_GO_ON, COMMAND_IS_WRONG, COMPILER_IS_WRONG = 0, 1, 1, 2, 70
 
@@ -104,21 +104,21 @@ def spec_paths(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def checked_units(files: Sequence[Path], as_json: bool = False) -> list[Unit]:
+def checked_snapshots(files: Sequence[Path], as_json: bool = False) -> list[Snapshot]:
     """Check every file and show all that is wrong, with all of them, in one go."""
-    from optforge.compiler.driver import check_file
-    from optforge.compiler.frontend.workspace import Workspace
+    from optforge.compiler.driver import Workspace
+    from optforge.compiler.targets.torch.reserved import RESERVED
 
-    workspace = Workspace()
-    units = [check_file(path, workspace) for path in spec_paths(files)]
-    report((diagnostic for unit in units for diagnostic in unit.result.diagnostics), as_json)
-    return units
+    workspace = Workspace(RESERVED)
+    snapshots = [workspace.snapshot(path) for path in spec_paths(files)]
+    report((diagnostic for snapshot in snapshots for diagnostic in snapshot.diagnostics), as_json)
+    return snapshots
 
 
-def require_declarations(units: Sequence[Unit]) -> None:
+def require_declarations(snapshots: Sequence[Snapshot]) -> None:
     """Refuse files that have nothing but functions, where something is to be made of what they define."""
     from optforge.compiler.driver import FUNCTIONS_ONLY
 
-    if not any(unit.result.require().declarations for unit in units):
-        each = "" if len(units) == 1 else "each "
-        raise CommandProblem(f"{', '.join(str(unit.path) for unit in units)} {each}{FUNCTIONS_ONLY}")
+    if not any(snapshot.require().declarations for snapshot in snapshots):
+        each = "" if len(snapshots) == 1 else "each "
+        raise CommandProblem(f"{', '.join(str(snapshot.path) for snapshot in snapshots)} {each}{FUNCTIONS_ONLY}")

@@ -13,13 +13,13 @@ from optforge.compiler.commands.console import (
     CommandProblem,
     Commands,
     add_command,
-    checked_units,
+    checked_snapshots,
     require_declarations,
 )
 
 if TYPE_CHECKING:
     from optforge.compiler.analysis.claims import Budget
-    from optforge.compiler.driver import Unit
+    from optforge.compiler.driver import Snapshot
     from optforge.compiler.verify.claims.report import Finding
 
 
@@ -43,13 +43,13 @@ def run_verify(options: argparse.Namespace) -> int:
 
     if options.examples < 1 or options.seed < 0:
         raise CommandProblem("`--examples` must be 1 or more, and `--seed` 0 or more")
-    units = checked_units(options.files)
-    if not all(unit.result.program for unit in units):
+    snapshots = checked_snapshots(options.files)
+    if not all(snapshot.program for snapshot in snapshots):
         return SPEC_IS_WRONG
-    require_declarations(units)
+    require_declarations(snapshots)
     found = []
-    for unit in units:
-        for finding in findings_of(unit, Budget(options.examples, options.seed), options.claims_only):
+    for snapshot in snapshots:
+        for finding in findings_of(snapshot, Budget(options.examples, options.seed), options.claims_only):
             found.append(finding)
             if not options.json:
                 print("\n".join(finding_lines(finding)), flush=True)
@@ -58,18 +58,18 @@ def run_verify(options: argparse.Namespace) -> int:
     return SPEC_IS_WRONG if any(finding.is_refuted for finding in found) else FINE
 
 
-def findings_of(unit: Unit, budget: Budget, claims_only: bool) -> Iterator[Finding]:
+def findings_of(snapshot: Snapshot, budget: Budget, claims_only: bool) -> Iterator[Finding]:
     """What is found out about the claims of a file, and then about its classes."""
     from optforge.compiler.verify.claims.decide import decide
     from optforge.compiler.verify.claims.report import Finding
     from optforge.compiler.verify.claims.watch import questions_of, subjects_of
     from optforge.dsl.printer import print_expression
 
-    for subject in subjects_of(unit):
+    for subject in subjects_of(snapshot):
         for question in questions_of(subject, budget):
             text = f"claim {print_expression(question.claim.written)}"
             yield Finding(question.claim.span, subject.name, text, decide(question))
     if not claims_only:
         from optforge.compiler.verify.properties.metamorphic import class_findings
 
-        yield from class_findings(unit, budget)
+        yield from class_findings(snapshot, budget)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,13 +34,29 @@ class Growth:
     is_reported: bool = False
 
 
+@dataclass(frozen=True)
+class ReservedNames:
+    """Names that mean something in the code of a target: for each kind of thing those that it cannot have, and why.
+
+    Kinds are those of a spec: hyperparameter, argument, value, event, class.
+    """
+
+    reasons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def reason(self, text: str, kind: str) -> str | None:
+        """Why a thing of this kind cannot be called so; None where it can."""
+        return self.reasons.get(kind, {}).get(text)
+
+
 class Report:
     """Collects the diagnostics of a file, one of a code at each place; ``count`` counts also those left out.
 
-    A :class:`SpecError` without diagnostics ends the check when there are enough of them.
+    ``reserved`` are the names that the target of the check has for itself. A :class:`SpecError` without diagnostics
+    ends the check when there are enough of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: ReservedNames | None = None) -> None:
+        self.reserved = reserved or ReservedNames()
         self.count = 0
         self.growth = Growth()
         self.diagnostics: list[Diagnostic] = []

@@ -14,6 +14,7 @@ from optforge.compiler.frontend.blocks import Machine, written_equations
 from optforge.compiler.frontend.builtins import universal
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Place, overrides_prelude
+from optforge.compiler.frontend.files import Files
 from optforge.compiler.frontend.hyperparameters import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
 from optforge.compiler.frontend.inheritance import (
     ROLES,
@@ -32,7 +33,6 @@ from optforge.compiler.frontend.reserved_names import require_usable_function_na
 from optforge.compiler.frontend.resolved import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.frontend.scopes import Scope, scope_of
 from optforge.compiler.frontend.unused_hypers import without_unread
-from optforge.compiler.frontend.workspace import Workspace
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import names_read, reachable
 from optforge.compiler.ir.types import Universe
@@ -42,9 +42,9 @@ from optforge.dsl.source import Source, Span
 TENSOR_WORDS = {"tensor", "rest", "vector"}
 
 
-def resolve_file(file: ast.File, folder: Path | None, report: Report, workspace: Workspace | None = None) -> RawProgram:
+def resolve_file(file: ast.File, folder: Path | None, report: Report, files: Files | None = None) -> RawProgram:
     """All declarations of a file; others are found in ``folder``, and problems go to ``report``."""
-    scope = scope_of(file, folder, workspace or Workspace())
+    scope = scope_of(file, folder, files or Files())
     require_functions(file, scope, report)
     seen: dict[str, Span] = {}
     declarations: list[RawDeclaration] = []

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from optforge.compiler.frontend.workspace import PACKAGE, SPECS, Workspace, parse_text
+from optforge.compiler.frontend.files import PACKAGE, SPECS, Files, parse_text
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic, SpecError
 
@@ -25,10 +25,10 @@ Item = TypeVar("Item", ast.Function, ast.Optimizer)
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The definitions of one file, and the folder and the workspace in which others are found."""
+    """The definitions of one file, and the folder and the files in which others are found."""
 
     folder: Path | None
-    workspace: Workspace = field(default_factory=Workspace)
+    files: Files = field(default_factory=Files)
     functions: dict[str, ast.Function] = field(default_factory=dict)
     optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
@@ -55,13 +55,13 @@ class Scope:
         for folder in self._folders():
             found: list[tuple[Item, Scope]] = []
             broken: list[Diagnostic] = []
-            for path in self.workspace.homes(folder, keyword, name.name):
+            for path in self.files.homes(folder, keyword, name.name):
                 try:
-                    file = self.workspace.parse(path)
+                    file = self.files.parse(path)
                 except SpecError as problem:
                     broken.append(problem.diagnostics[0])
                     continue
-                scope = scope_of(file, folder, self.workspace)
+                scope = scope_of(file, folder, self.files)
                 found += [
                     (item, scope) for item in file.items if isinstance(item, wanted) and item.name.name == name.name
                 ]
@@ -79,7 +79,7 @@ class Scope:
 
     def _heads(self) -> Iterator[tuple[str, str]]:
         """Keyword and name of what the files in reach define, nearest first."""
-        return (head for folder in self._folders() for head in self.workspace.index(folder))
+        return (head for folder in self._folders() for head in self.files.index(folder))
 
     def known_optimizers(self) -> list[str]:
         return [*self.optimizers, *(name for keyword, name in self._heads() if keyword == "optimizer")]
@@ -97,9 +97,9 @@ class Scope:
         return [*self.functions, *others, *prelude().functions]
 
 
-def scope_of(file: ast.File, folder: Path | None, workspace: Workspace) -> Scope:
+def scope_of(file: ast.File, folder: Path | None, files: Files) -> Scope:
     """The scope of a parsed file; of two definitions of one name the first counts."""
-    scope = Scope(folder, workspace)
+    scope = Scope(folder, files)
     for item in file.items:
         if isinstance(item, ast.Function):
             scope.functions.setdefault(item.name.name, item)
@@ -113,4 +113,4 @@ def scope_of(file: ast.File, folder: Path | None, workspace: Workspace) -> Scope
 @lru_cache(maxsize=1)
 def prelude() -> Scope:
     """The functions of ``prelude.opt``, written in the language itself; like the compiler's own code, read once."""
-    return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Workspace())
+    return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Files())

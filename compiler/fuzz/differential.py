@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optforge.compiler.driver import PASSES, check_tree, fold_requirements, map_functions
+from optforge.compiler.driver import check_tree, fold_requirements, map_functions, passes_of
+from optforge.compiler.frontend.files import Files
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.fuzz.programs import RandomProgram, Trial
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.verifier import require_valid
 from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
+from optforge.compiler.targets.base import Origin
 from optforge.compiler.targets.torch.render import origin_line, render_program
+from optforge.compiler.targets.torch.reserved import RESERVED
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import parse_source
@@ -140,14 +144,16 @@ def require_printed(program: RandomProgram, text: str) -> ast.File:
 
 
 def compile_everywhere(tree: ast.File, text: str) -> Compiled:
-    program = check_tree(tree, None, Report()).require()
+    _, program, found = check_tree(tree, None, Report(RESERVED), Files())
+    if program is None:
+        raise SpecError(found)
     stages = [("check", program)]
     current = fold_requirements(program)
-    for name, rewrite in PASSES:
+    for name, rewrite in passes_of(TORCH.rewrites):
         current = map_functions(rewrite, current)
         require_valid(current, name)
         stages.append((name, current))
-    rendered = [render_program(stage, origin_line("random.opt", text)) for stage in (current, stages[-2][1])]
+    rendered = [render_program(stage, origin_line(Origin("random.opt", text))) for stage in (current, stages[-2][1])]
     for line in rendered[0].splitlines():
         if len(line) > LINE_WIDTH:
             raise Difference("layout", f"a line of {len(line)} characters: {line}")

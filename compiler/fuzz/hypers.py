@@ -10,6 +10,7 @@ from typing import TypeAlias
 from optforge.compiler.frontend.reserved_names import reason_against
 from optforge.compiler.fuzz.terms import Dice, Variable, literal, name
 from optforge.compiler.ir.types import SCALAR, Phase
+from optforge.compiler.targets.torch.reserved import RESERVED
 from optforge.dsl import ast
 
 Setting: TypeAlias = "float | int | bool | str"
@@ -83,7 +84,7 @@ class HyperSet:
 def named(dice: Dice, hypers: HyperSet, *usual: str) -> str:
     """A name that no hyper has yet: a usual one, or one that something else is called as well."""
     taken = {*UNPLANNED, *(plan.name for plan in hypers.plans)}
-    usable = [text for text in hypers.confusing if reason_against(text, "hyperparameter") is None]
+    usable = [text for text in hypers.confusing if reason_against(text, "hyperparameter", RESERVED) is None]
     confusing = [text for text in usable if text not in taken]
     if confusing and dice.chance(40 if hypers.confusing is CONFUSING else 75):
         return dice.pick(confusing)

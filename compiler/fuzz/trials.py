@@ -193,8 +193,8 @@ class OptimizerTrial:
         self.in_place |= {name} & self.undoing.keys()
         if self.reading_depends_on_passes(name):
             self.set_gradients(every=True)
-        given = dict(self.trial.events.get(name, {}))
-        given |= {p.name: 1.25 for p in self.calls[name] if p.default is None and p.name not in given}
+        drawn = self.trial.events.get(name, {})  # an event that changes nothing is left out, and so are its arguments
+        given = {p.name: drawn.get(p.name, 1.25) for p in self.calls[name] if p.name in drawn or p.default is None}
         self.note_weights()
         for optimizer in self.optimizers:
             getattr(optimizer, name)(**given)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from optforge.compiler.analysis.matching import Case, Instance, Pattern, instance_of
 from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
-from optforge.compiler.driver import compile_program
+from optforge.compiler.driver import check_source, run_passes
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.printer import apply, literal, natural_type
@@ -22,6 +22,7 @@ from optforge.compiler.ir.types import Universe
 from optforge.compiler.passes.fold import is_literal_truth, spelled
 from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import ScalarNames, python_name
+from optforge.compiler.targets.torch.passes import TORCH_REWRITES
 from optforge.compiler.targets.torch.statements import WIDTH, Lowering, signature_lines
 from optforge.compiler.targets.torch.tame import is_tame
 from optforge.dsl.source import Source
@@ -47,7 +48,8 @@ SMALLER = {"lt": "lt", "le": "le", "gt": "lt", "ge": "le"}
 @lru_cache(maxsize=1)
 def kernels() -> tuple[tuple[ir.Optimizer, Pattern], ...]:
     """The optimizers of `kernels.opt` after all passes, and their one rule."""
-    program = compile_program(Source(SPECS.name, SPECS.read_text(encoding="utf-8")))
+    checked = check_source(Source(SPECS.name, SPECS.read_text(encoding="utf-8")))
+    program = run_passes(checked.require(), TORCH_REWRITES)
     found = [each for each in program.declarations if isinstance(each, ir.Optimizer)]
     return tuple((each, Pattern(each.rules[0])) for each in found)
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optforge.compiler.analysis.rates import lr_ratios
-from optforge.compiler.frontend.reserved_names import MODULE_NAMES
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import Kind, Universe
@@ -25,6 +24,7 @@ from optforge.compiler.targets.torch.documents import (
 from optforge.compiler.targets.torch.expressions import number_text, quoted
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.hygiene import scalar_names
+from optforge.compiler.targets.torch.reserved import MODULE_NAMES
 from optforge.compiler.targets.torch.rules import lower_rule, quote_all
 from optforge.compiler.targets.torch.statements import (
     WIDTH,

@@ -10,29 +10,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from optforge.compiler.analysis.claims import COMPARISON, Budget, Question, Subject
-from optforge.compiler.driver import Unit
+from optforge.compiler.driver import Snapshot
 from optforge.compiler.frontend.reporting import Report
-from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawRule
-from optforge.compiler.frontend.types.typecheck import check_program
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.streams.lower_streams import RuleStreams
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
-from optforge.dsl.parser import parse_source
 
 WATCHED_FORMS = (COMPARISON, "orthogonal")
 
 
-def subjects_of(unit: Unit) -> list[Subject]:
+def subjects_of(snapshot: Snapshot) -> list[Subject]:
     """The rules of a file, those left out that it only uses: their claims are made where they are written."""
-    program = unit.result.require()
-    file, _ = parse_source(unit.source)
-    assert file is not None
+    program, typed = snapshot.require(), snapshot.typed
+    assert typed is not None
     report = Report()
-    raw = check_program(resolve_file(file, unit.path.resolve().parent, report, unit.workspace), report)
     subjects = []
-    for declaration, untyped in zip(program.declarations, raw.declarations, strict=True):
+    for declaration, untyped in zip(program.declarations, typed.declarations, strict=True):
         rules = (None,) if isinstance(declaration, ir.Schedule) else declaration.rules
         for rule, raw_rule in zip(rules, untyped.rules, strict=True):
             if rule is None or not any(isinstance(each, ast.Delegate) for each in rule.written):

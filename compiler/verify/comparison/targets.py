@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optforge.compiler.driver import check_file
-from optforge.compiler.frontend.workspace import SPECS
+from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.load import class_in, compile_source, find_spec
+from optforge.compiler.load import class_in, find_spec, module_for
+from optforge.compiler.targets.torch.target import TORCH
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -93,9 +94,9 @@ def spec_target(label: str, place: str, name: str | None, options: Mapping[str, 
     shipped = SPECS / f"{place}.opt"
     try:
         path = shipped if place.isidentifier() and shipped.is_file() else find_spec(place)
-        unit = check_file(path)
-        program = unit.result.require()
-        module = compile_source(unit.source.text, unit.source.path, path.resolve().parent, unit.workspace)
+        snapshot = check_file(path, TORCH.reserved)
+        program = snapshot.require()
+        module = module_for(snapshot)
         cls = class_in(module, path, name, place)
     except LookupError as error:
         raise TargetProblem(str(error)) from None

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optforge.compiler.driver import FUNCTIONS_ONLY, compile_program
-from optforge.compiler.frontend.workspace import Workspace, shown_path
+from optforge.compiler.driver import FUNCTIONS_ONLY, Workspace, run_passes
+from optforge.compiler.frontend.files import shown_path
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.load import compile_source, find_spec
+from optforge.compiler.load import find_spec, module_for
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.names import NameProblem, match_names
 from optforge.compiler.verify.differential.plan import Hyper
 from optforge.compiler.verify.differential.race import Contest
@@ -55,10 +56,10 @@ class Arena:
 def open_arena(spec: str | Path, factory: Callable[..., Any], options: Options, target: str = "") -> Arena:
     """Everything about a contest between a spec (a path, or a shipped optimizer's name) and a factory."""
     source, folder = read_spec(spec)
-    workspace = Workspace()
-    program = compile_program(source, folder, workspace)
+    snapshot = Workspace(TORCH.reserved).snapshot_of(source, folder)
+    program = run_passes(snapshot.require(), TORCH.rewrites)
     declaration = chosen(program, source.path, options.optimizer, str(spec))
-    ours = getattr(compile_source(source.text, source.path, folder, workspace), declaration.name)
+    ours = getattr(module_for(snapshot), declaration.name)
     return arena_of(source, declaration, ours, factory, options, target)
 
 

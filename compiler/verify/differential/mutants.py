@@ -27,6 +27,7 @@ from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.fuzz.differential import forget_modules, loaded
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.targets.torch.render import render_program
+from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.arena import Arena, chosen, open_arena, read_spec
 from optforge.compiler.verify.differential.corpus import digest
 from optforge.compiler.verify.differential.mutations import checked, program_mutants
@@ -120,7 +121,7 @@ def spec_fate(bout: Bout, program: Any, seen: set[str]) -> tuple[str, int]:
     typed = checked(program)
     if typed is None:
         return "ill-typed", 0
-    passed = run_passes(typed)
+    passed = run_passes(typed, TORCH.rewrites)
     declaration = chosen(passed, bout.arena.source.path, bout.name, "")
     form = normal_form(declaration)
     if form in seen:

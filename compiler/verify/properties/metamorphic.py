@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from optforge.compiler.analysis.claims import Budget, Refuted, Tested, Unknown, Verdict
-from optforge.compiler.driver import Unit
+from optforge.compiler.driver import Snapshot
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.load import compile_source
+from optforge.compiler.load import module_for
 from optforge.compiler.verify.claims.cases import value_text
 from optforge.compiler.verify.claims.report import Finding
 from optforge.compiler.verify.claims.settings import NoValues, Values, draw_hypers
 from optforge.compiler.verify.claims.trial import EVENT_ARGUMENTS
 from optforge.dsl import ast
-from optforge.dsl.parser import parse_source
 
 STEPS = 3
 CASES_PER_TRIAL = 20  # a trial steps many parameters at once, so there are fewer of them
@@ -135,15 +134,14 @@ PROPERTIES: Mapping[str, Callable[[Trial], str | None]] = {
 }
 
 
-def class_findings(unit: Unit, budget: Budget) -> Iterator[Finding]:
+def class_findings(snapshot: Snapshot, budget: Budget) -> Iterator[Finding]:
     """The properties of each optimizer of a file."""
-    file, _ = parse_source(unit.source)
-    assert file is not None
-    spans = {item.name.name: item.name.span for item in file.items if isinstance(item, ast.Optimizer)}
-    optimizers = [each for each in unit.result.require().declarations if isinstance(each, ir.Optimizer)]
+    items = snapshot.tree.items if snapshot.tree else ()
+    spans = {item.name.name: item.name.span for item in items if isinstance(item, ast.Optimizer)}
+    optimizers = [each for each in snapshot.require().declarations if isinstance(each, ir.Optimizer)]
     if not optimizers:
         return
-    module = compile_source(unit.source.text, unit.source.path, unit.path.resolve().parent, unit.workspace)
+    module = module_for(snapshot)
     for declaration in optimizers:
         for name, differs in PROPERTIES.items():
             verdict = decide_property(differs, getattr(module, declaration.name), declaration, budget)
