@@ -16,11 +16,12 @@ from types import ModuleType
 import pytest
 import torch
 
+import optforge
 from optforge.compiler.commands.cli import main
 from optforge.compiler.commands.generated_files import module_name
 from optforge.compiler.targets.torch.lower import RUNTIME_VERSION
 from optforge.compiler.targets.torch.render import render_standalone
-from optforge.runtime import VERSION
+from optforge.runtime import VERSION, SpecOptimizer
 
 ROOT = Path(__file__).parent.parent
 SPECS = sorted(ROOT.glob("specs/*.opt"))
@@ -156,6 +157,14 @@ def test_a_module_beside_a_copy_of_the_runtime_needs_torch_alone(project: Path) 
     assert trained(cls) == trained(shipped) and not issubclass(cls, shipped.__mro__[1])
     for name in [name for name in sys.modules if name.partition(".")[0] == "copied"]:
         del sys.modules[name]
+
+
+def test_modules_from_anywhere_share_one_runtime(project: Path) -> None:
+    """So that `isinstance` holds between them, and a graph that one has compiled is there for the others."""
+    assert main(["build", "specs/namo.opt", "--out", "own"]) == 0
+    built, loaded = imported(project / "own" / "namo.py").NAMO, optforge.load(project / "specs" / "namo.opt")
+    for cls in (built, loaded, packaged_module("namo").NAMO):
+        assert issubclass(cls, SpecOptimizer) and cls.__mro__[1] is SpecOptimizer
 
 
 def test_a_build_writes_modules_and_nothing_that_they_share(project: Path) -> None:
