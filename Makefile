@@ -44,15 +44,15 @@ $(VENV)-%/.ready: pyproject.toml constraints.txt
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p optforge.dsl -p optforge.compiler -p optforge.runtime
+	$(BIN)/mypy -p optforge.dsl -p optforge.compiler -p optforge.runtime -p tools
 
 check-generated: $(READY)
 	$(BIN)/optforge build --check
-	$(BIN)/python -m optforge.compiler.catalogue --check
+	$(BIN)/python -m tools.catalogue --check
 	$(BIN)/optforge fmt --check specs
 
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m optforge.compiler.fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.programs
 
 double-descent: $(READY)
 	$(BIN)/python -m examples.double_descent
@@ -60,11 +60,11 @@ double-descent: $(READY)
 verify: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/optforge verify specs
 
-# Any other name that has a rival will do: make mutants MUTANTS="Lion Muon"
+# Any other name that has a counterpart will do: make mutants MUTANTS="Lion Muon"
 MUTANTS := AdamW NAMO NAMOD Muon NorMuon Nora RMNP SophiaG SophiaH SGD Adam AMSGrad Adamax NAdam RAdam RMSprop Rprop Adagrad Adadelta ASGD Adafactor
 
 mutants: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m optforge.compiler.verify.differential.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
 
 # What all generated classes share, broken on purpose: about ten minutes.
 template-mutants: $(READY)

@@ -3,8 +3,7 @@
 In: `MUTANTS`, mistakes in the runtime, the templates and the passes that write kernels, each a text to be found once
 and the text in its place. Out: for each, the first contract test that fails on a copy of the sources with that mistake,
 as a table; with `--write` also in `tests/TEMPLATE_MUTANTS.md`, where the other rows stay. All mutants face the same
-command, which must pass on the copy without any of them. Mistakes in specs are for
-`optforge.compiler.verify.differential.mutants`.
+command, which must pass on the copy without any of them. Mistakes in specs are for `tools.mutants`.
 """
 
 from __future__ import annotations

@@ -14,18 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 import wrong_adamw
-from hypothesis import given
 from wrong_adamw import MyAdamW
 
 from optforge.compiler.commands.cli import main
-from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.verify.differential.arena import Arena, NameProblem, Options, open_arena
 from optforge.compiler.verify.differential.corpus import corpus_of
 from optforge.compiler.verify.differential.plan import Gradient, Group, Scenario, Step, read_scenario, scenario_text
 from optforge.compiler.verify.differential.race import race
-from optforge.compiler.verify.differential.scenarios import scenarios
 from optforge.compiler.verify.differential.script import script
-from optforge.compiler.verify.differential.search import Budget, Finding, drawn, search
+from optforge.compiler.verify.differential.search import Budget, Finding, draw_scenarios, search
 from optforge.testing import assert_matches
 
 pytest_plugins = ("pytester",)
@@ -227,14 +224,10 @@ def test_the_fixture_keeps_failures_in_the_cache(pytester, monkeypatch):
 def test_scenarios_keep_the_conditions_and_survive_json():
     space = open_arena("NAMO", lambda params, lr, mu1, mu2, eps, weight_decay: None, Options()).space
 
-    @independent(100)
-    @given(scenarios(space))
-    def holds(scenario: Scenario) -> None:
+    for scenario in draw_scenarios(space, Budget(examples=100)):
         for group in scenario.groups:
             assert space.values.holds(group.hypers)
         assert read_scenario(scenario_text(scenario)) == scenario
-
-    holds()
     values = space.values.by_name
     assert values["mu1"][0] == 0.95 and {0.0, 0.5} <= set(values["mu1"])
     assert 0.0 not in values["eps"], "eps > 0"
@@ -242,9 +235,9 @@ def test_scenarios_keep_the_conditions_and_survive_json():
 
 def test_equal_seeds_draw_equal_scenarios_of_every_kind():
     space = arena("MyAdamW").space
-    found = drawn(space, Budget(examples=100))
-    assert found == drawn(space, Budget(examples=100))
-    assert found != drawn(space, Budget(examples=100, seed=1))
+    found = list(draw_scenarios(space, Budget(examples=100)))
+    assert found == list(draw_scenarios(space, Budget(examples=100)))
+    assert found != list(draw_scenarios(space, Budget(examples=100, seed=1)))
     kinds = {gradient.kind for each in found for step in each.steps for gradient in step.gradients}
     assert kinds == {
         "normal",
@@ -267,7 +260,7 @@ def test_equal_seeds_draw_equal_scenarios_of_every_kind():
 
 def test_what_the_other_does_not_claim_is_not_asked_of_it():
     left_out = ("missing", "strided", "inf", "nan", "closure", "saved", "order", "groups", "lr_changes", "changes")
-    for each in drawn(arena("MyAdamW", without=left_out).space, Budget(examples=50)):
+    for each in draw_scenarios(arena("MyAdamW", without=left_out).space, Budget(examples=50)):
         assert len(each.groups) == 1
         for step in each.steps:
             assert not (step.saved or step.closure or any(step.changes))

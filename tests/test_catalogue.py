@@ -13,11 +13,11 @@ from references import REFERENCES
 from test_torch_family import PAIRS
 
 import optforge.generated
-from optforge.compiler import catalogue
 from optforge.compiler.driver import check_file, check_source
-from optforge.compiler.evidence import find_evidence
 from optforge.compiler.load import find_spec
 from optforge.dsl.source import Source
+from tools import catalogue
+from tools.evidence import find_evidence
 
 ROOT = Path(__file__).parents[1]
 ROWS, COLS = 6, 10

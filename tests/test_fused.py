@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from optforge import generated
 from optforge.compiler.driver import check_source, compile_program, map_functions, run_passes
 from optforge.compiler.frontend.files import SPECS
-from optforge.compiler.fuzz.differential import loaded
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.targets.torch.fused import FUNCTIONS, kernels
@@ -35,6 +34,7 @@ from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 from optforge.runtime.contract.interface import Kernel
 from optforge.runtime.execution import fused as runtime
+from tools.programs.differential import loaded
 
 CASES = Path(__file__).parent / "cases" / "fused.txt"
 STEPS = 20

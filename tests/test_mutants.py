@@ -12,14 +12,14 @@ from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
-from optforge.compiler.verify.differential import mutants
-from optforge.compiler.verify.differential.mutations import checked, program_mutants
-from optforge.compiler.verify.differential.rivals import TORCH
 from optforge.compiler.verify.differential.search import Budget
-from optforge.compiler.verify.differential.source_mutations import loaded, source_mutants
-from optforge.compiler.verify.differential.table import table
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
+from tools.mutants import __main__ as mutants
+from tools.mutants.counterparts import TORCH
+from tools.mutants.program_mutations import checked, program_mutants
+from tools.mutants.source_mutations import loaded, source_mutants
+from tools.mutants.table import table
 
 SPEC = """
 optimizer Small:

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, seed
 
 from optforge.compiler.driver import check_source, fold_requirements, map_functions, passes_of
-from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import compile_everywhere, require_printed
-from optforge.compiler.fuzz.programs import RandomProgram, programs
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.printer import dump_function, read_function
 from optforge.compiler.ir.verifier import functions_of
 from optforge.compiler.targets.torch.passes import TORCH_REWRITES
 from optforge.dsl.source import Source
+from tools.programs.differential import compile_everywhere, require_printed
+from tools.programs.programs import random_programs
 
 CASES = Path(__file__).parent / "cases" / "passes"
 PASSES = passes_of(TORCH_REWRITES)
@@ -100,16 +98,11 @@ def test_a_second_time_changes_nothing(name: str) -> None:
 
 
 def test_random_functions_read_back_after_every_pass() -> None:
-    @seed(1)
-    @independent(25)
-    @given(programs())
-    def reads_back(program: RandomProgram) -> None:
+    for program in random_programs(1, 25):
         for stage, after in compile_everywhere(require_printed(program, program.text), program.text).stages:
             for function in functions_of(after):
                 text = dump_function(function)
                 assert read_function(text) == function, (stage, text)
-
-    reads_back()
 
 
 @pytest.mark.parametrize(

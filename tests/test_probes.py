@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 import optforge.generated as generated
 from optforge import compile_source, explain_schedule
-from optforge.compiler.fuzz.rewriting import compiled_by_rewriting
 from optforge.runtime import Kernel, Memory, Rule, SpecOptimizer
 from optforge.runtime.execution import graphs, probes
+from tools.programs.rewriting import compiled_by_rewriting
 
 SOURCE = """
 optimizer Flat:

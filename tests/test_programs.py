@@ -15,23 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, seed
 
 from optforge.compiler.analysis import scalar_facts
 from optforge.compiler.driver import check_source, map_functions, run_passes
 from optforge.compiler.frontend.files import SPECS
-from optforge.compiler.fuzz import differential
-from optforge.compiler.fuzz.__main__ import main
-from optforge.compiler.fuzz.choices import independent
-from optforge.compiler.fuzz.differential import (
-    Disagreement,
-    Examiner,
-    Shares,
-    compile_everywhere,
-    examine,
-    require_printed,
-)
-from optforge.compiler.fuzz.programs import RandomProgram, Trial, programs
 from optforge.compiler.ir import intervals
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
@@ -48,25 +35,25 @@ from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 from optforge.runtime.execution import computations, graphs
+from tools.programs import differential
+from tools.programs.__main__ import main
+from tools.programs.differential import (
+    Disagreement,
+    Shares,
+    compile_everywhere,
+    examine,
+    require_printed,
+)
+from tools.programs.programs import RandomProgram, Trial, random_programs
+from tools.programs.search import examine_random
 
 SLICES, PER_SLICE = 20, 102
 
 
-def for_random_programs(number: int, count: int, look: Callable[[RandomProgram], Any]) -> None:
-    """Shows that many programs to ``look``; the same ones in every run."""
-
-    @seed(number)
-    @independent(count)
-    @given(programs())
-    def each(program: RandomProgram) -> None:
-        look(program)
-
-    each()
-
-
 @pytest.mark.parametrize("number", range(SLICES))
 def test_all_ways_agree(number: int) -> None:
-    for_random_programs(number, PER_SLICE, Examiner())
+    for index in range(PER_SLICE):
+        examine_random(number, index)
     differential.forget_modules()
 
 
@@ -109,7 +96,7 @@ def test_everything_occurs() -> None:
     confusing = {("hyper", "memory"), ("argument", "hyper")}
     wanted = set(OPERATORS) | surface | prelude | confusing
 
-    def look(program: RandomProgram) -> None:
+    for program in random_programs(4, 400):
         if wanted <= set(found):
             return
         checked = check_source(Source("random.opt", program.text)).require()
@@ -123,9 +110,7 @@ def test_everything_occurs() -> None:
                 found[node.function.name] += 1
             if isinstance(node, ast.Name) and node.name == "super":
                 found["super"] += 1
-
-    for_random_programs(4, 400, look)
-    assert wanted <= set(found), wanted - set(found)
+    raise AssertionError(f"none of the programs has {wanted - set(found)}")
 
 
 def test_rendered_modules_are_formatted(tmp_path: Path) -> None:
@@ -137,7 +122,8 @@ def test_rendered_modules_are_formatted(tmp_path: Path) -> None:
 
     for path in sorted(SAVED.glob("*.opt")):
         render(program_of(path.read_text(encoding="utf-8")))
-    for_random_programs(5, 60, render)
+    for program in random_programs(5, 60):
+        render(program)
     for number, text in enumerate(texts):
         (tmp_path / f"random_{number}.py").write_text(text, encoding="utf-8")
     settings = str(Path(__file__).parent.parent / "pyproject.toml")
@@ -162,17 +148,12 @@ NO_GRAPHS, EVERY_GRAPH = Shares(0, 0), Shares(recorded=1, rewritten=1)
 
 def first_disagreement(count: int = 60, shares: Shares = NO_GRAPHS) -> str | None:
     """The way that differs in the first random program in which any does."""
-    found: list[str] = []
-
-    def look(program: RandomProgram) -> None:
-        if not found:
-            try:
-                examine(program, shares)
-            except Disagreement as disagreement:
-                found.append(disagreement.way)
-
-    for_random_programs(6, count, look)
-    return found[0] if found else None
+    for program in random_programs(6, count):
+        try:
+            examine(program, shares)
+        except Disagreement as disagreement:
+            return disagreement.way
+    return None
 
 
 def change_row(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
@@ -293,7 +274,8 @@ def test_a_counterexample_is_a_small_spec(monkeypatch: pytest.MonkeyPatch) -> No
     """What is wrong is shrunk, and printed so that it can be saved and checked."""
     subtract_by_adding(monkeypatch)
     with pytest.raises(Disagreement) as caught:
-        for_random_programs(6, 60, Examiner())
+        for index in range(60):
+            examine_random(6, index)
     text = caught.value.text
     assert len(text.splitlines()) <= 6
     assert check_source(Source("saved.opt", text)).program is not None
@@ -313,7 +295,8 @@ def test_the_command_prints_a_counterexample(
 def test_shrinking_ends_with_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     subtract_by_adding(monkeypatch)
     with pytest.raises(Disagreement, match="in place"):
-        for_random_programs(6, 60, Examiner(patience=0))
+        for index in range(60):
+            examine_random(6, index, patience=0)
 
 
 # Programs in which ways once differed

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, seed
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from optforge import runtime
-from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.intervals import Interval
@@ -329,7 +328,7 @@ def test_intervals_hold_what_operators_give(row: Operator) -> None:
     )
 
     @seed(1)
-    @independent(150)
+    @settings(max_examples=150, deadline=None, database=None)
     @given(st.tuples(*[intervals()] * row.values))
     def each(arguments: tuple[Interval, ...]) -> None:
         found, is_plain = row.interval(*arguments), row.is_plain(*arguments)

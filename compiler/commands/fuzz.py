@@ -57,7 +57,6 @@ def add_space(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fuzz(options: argparse.Namespace) -> int:
-    require_extra()
     from optforge.compiler.verify.differential.arena import open_arena
     from optforge.compiler.verify.differential.corpus import corpus_of
     from optforge.compiler.verify.differential.names import NameProblem
@@ -72,7 +71,7 @@ def run_fuzz(options: argparse.Namespace) -> int:
     show_names(arena)
     corpus = corpus_of(arena.source.text, options.against)
     budget = Budget(options.examples, options.seconds, options.seed)
-    result = search(arena.contest, arena.space, budget, corpus.scenarios())
+    result = search(arena.contest, arena.space, budget, corpus.scenarios(), show_progress)
     if result.finding is None:
         say(f"{result.tried} scenarios, no step differs" + refused_text(result.refused))
         return FINE
@@ -83,12 +82,10 @@ def run_fuzz(options: argparse.Namespace) -> int:
     return SPEC_IS_WRONG
 
 
-def require_extra() -> None:
-    try:
-        import_module("hypothesis")
-        import_module("tqdm")
-    except ImportError as problem:
-        raise CommandProblem(f"`optforge fuzz` needs {problem.name}: install optforge[fuzz]") from None
+def show_progress(tried: int) -> None:
+    """The count of scenarios, on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{tried} scenarios\r", end="", file=sys.stderr, flush=True)
 
 
 def refused_text(refused: int) -> str:

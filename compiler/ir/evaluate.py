@@ -43,7 +43,7 @@ def arithmetic_problem(node: ir.Apply) -> str | None:
     if not isinstance(value, float) or math.isfinite(value) or not all(map(math.isfinite, numbers)):
         return None
     leaves = [leaf for leaf in ir.walk(node) if isinstance(leaf, ir.Literal) and isinstance(leaf.value, float)]
-    if not all(is_within(leaf, node) for leaf in leaves):
+    if not all(is_within(leaf, node) and leaf.span.text == leaf.spelling for leaf in leaves):
         return None
     if node.operator in ("div", "mod", "pow") and numbers[1 if node.operator != "pow" else 0] == 0:
         return "divides by zero"

@@ -1,4 +1,4 @@
-"""Hold an optimizer of one's own against a spec, in a test; needs the extra ``optforge[fuzz]``.
+"""Hold an optimizer of one's own against a spec, in a test.
 
     from optforge.testing import assert_matches
 
@@ -56,10 +56,7 @@ def assert_matches(
         without: what the other need not do, such as "closure" or "nan".
         corpus: the folder where failures are kept, to be tried first the next time.
     """
-    try:
-        from optforge.compiler.verify.differential import arena, search
-    except ImportError as problem:
-        raise ImportError(f"optforge.testing needs {problem.name}: install optforge[fuzz]") from problem
+    from optforge.compiler.verify.differential import arena, search
     from optforge.compiler.verify.differential.corpus import corpus_of
     from optforge.compiler.verify.differential.script import script
 

@@ -1,4 +1,4 @@
-"""Random scenarios for a spec, as a Hypothesis strategy.
+"""Random scenarios for a spec.
 
 Hypers keep the spec's conditions and lie on their edges often. Runs nothing, and leaves it to `shrink.py` to make a
 scenario smaller.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from hypothesis import strategies as st
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.differential.plan import GRADIENTS, WEIGHTS, Gradient, Group, Hyper, Scenario, Shape, Step
 from optforge.compiler.verify.differential.values import HyperValues
+from optforge.compiler.verify.shared.dice import Dice
 
 # What an optimizer can be said not to do; "changes" are those of hypers other than lr.
 ABILITIES = (
@@ -43,8 +41,6 @@ DEVIATIONS = (0, 0, 0, 1, -1, 2, -2)
 MOST_STEPS = 8
 MOST_PARAMETERS = 3
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class Space:
@@ -65,61 +61,53 @@ class Space:
         return ability not in self.without
 
 
-@st.composite
-def scenarios(draw: st.DrawFn, space: Space) -> Scenario:
-    return Maker(draw, space).scenario()
+def draw_scenario(dice: Dice, space: Space) -> Scenario:
+    return Maker(dice, space).scenario()
 
 
 class Maker:
     """Draws one scenario, part by part; ``current`` are the hypers of each group after the steps drawn so far."""
 
-    def __init__(self, draw: st.DrawFn, space: Space) -> None:
-        self.draw, self.space = draw, space
+    def __init__(self, dice: Dice, space: Space) -> None:
+        self.dice, self.space = dice, space
         self.current: list[dict[str, Hyper]] = []
         self.exponents: tuple[int, ...] = (0,)
         self.base = self.count = 0
         self.stepped = False
 
-    def pick(self, items: Sequence[Item]) -> Item:
-        return self.draw(st.sampled_from(items))
-
-    def chance(self, tenths: int) -> bool:
-        """True in that many tenths of cases; false is simpler."""
-        return self.draw(st.integers(0, 9)) >= 10 - tenths
-
     def scenario(self) -> Scenario:
-        dtype = self.pick(self.space.dtypes)
+        dtype = self.dice.pick(self.space.dtypes)
         most = self.space.most_groups if self.space.has("groups") else 1
-        groups = [self.group() for _ in range(self.draw(st.integers(1, most)))]
-        seed = self.draw(st.integers(0, 2**16))
+        groups = [self.group() for _ in range(1 + self.dice.below(most))]
+        seed = self.dice.below(2**16)
         self.count = sum(len(group.shapes) for group in groups)
         self.exponents = EXPONENTS[dtype]
-        self.base = self.pick(self.exponents)
+        self.base = self.dice.pick(self.exponents)
         self.current = [dict(group.hypers) for group in groups]
-        steps = [self.step() for _ in range(self.draw(st.integers(1, MOST_STEPS)))]
+        steps = [self.step() for _ in range(1 + self.dice.below(MOST_STEPS))]
         return Scenario(tuple(groups), tuple(steps), dtype, seed, tuple(self.order(group) for group in groups))
 
     def group(self) -> Group:
-        role = self.pick(self.space.roles)
+        role = self.dice.pick(self.space.roles)
         hypers = self.hypers()
-        weights = self.pick(WEIGHTS) if self.chance(3) else "normal"
-        shapes = self.draw(st.lists(st.sampled_from(SHAPES[role]), min_size=1, max_size=MOST_PARAMETERS))
-        shapes = shapes[:1] * len(shapes) if self.chance(4) else shapes
+        weights = self.dice.pick(WEIGHTS) if self.dice.chance(30) else "normal"
+        shapes = [self.dice.pick(SHAPES[role]) for _ in range(1 + self.dice.below(MOST_PARAMETERS))]
+        shapes = shapes[:1] * len(shapes) if self.dice.chance(40) else shapes
         return Group(tuple(shapes), hypers, weights, role if self.space.told and role != "any" else None)
 
     def hypers(self) -> dict[str, Hyper]:
         wanted = {
-            name: self.pick(values)
+            name: self.dice.pick(values)
             for name, values in self.space.values.by_name.items()
-            if len(values) > 1 and self.chance(5)
+            if len(values) > 1 and self.dice.chance(50)
         }
         return self.space.values.allowed(wanted)
 
     def order(self, group: Group) -> tuple[int, ...]:
         simplest = tuple(range(len(group.shapes)))
-        if len(simplest) == 1 or not self.space.has("order") or not self.chance(5):
+        if len(simplest) == 1 or not self.space.has("order") or not self.dice.chance(50):
             return simplest
-        return tuple(self.draw(st.permutations(simplest)))
+        return tuple(self.dice.shuffled(simplest))
 
     def step(self) -> Step:
         is_later = self.stepped
@@ -127,31 +115,37 @@ class Maker:
         return Step(
             gradients=tuple(self.gradient() for _ in range(self.count)),
             changes=self.changes() if is_later else (),
-            saved=is_later and self.space.has("saved") and self.chance(1),
-            closure=self.space.has("closure") and self.chance(1),
-            events=tuple((name, self.arguments(given)) for name, given in self.space.events.items() if self.chance(4)),
+            saved=is_later and self.space.has("saved") and self.dice.chance(10),
+            closure=self.space.has("closure") and self.dice.chance(10),
+            events=tuple(
+                (name, self.arguments(given)) for name, given in self.space.events.items() if self.dice.chance(40)
+            ),
         )
 
+    def events(self) -> tuple[tuple[str, Mapping[str, Hyper]], ...]:
+        """Now and then each event, before the step."""
+        return tuple((name, self.arguments(given)) for name, given in self.space.events.items() if self.dice.chance(40))
+
     def gradient(self) -> Gradient:
-        exponent = self.pick(self.exponents) if self.chance(1) else self.base + self.pick(DEVIATIONS)
-        if not self.chance(4):
+        exponent = self.dice.pick(self.exponents) if self.dice.chance(10) else self.base + self.dice.pick(DEVIATIONS)
+        if not self.dice.chance(40):
             return Gradient("normal", exponent)
         kinds = [kind for kind in GRADIENTS[1:] if self.space.has(kind)]
         last = kinds.index("strided") + 1 if "strided" in kinds else len(kinds)
-        rare = self.chance(2)  # what is not finite ends the comparison of a parameter
-        return Gradient(self.pick(kinds if rare else kinds[:last]), exponent)
+        rare = self.dice.chance(20)  # what is not finite ends the comparison of a parameter
+        return Gradient(self.dice.pick(kinds if rare else kinds[:last]), exponent)
 
     def changes(self) -> tuple[Mapping[str, Hyper], ...]:
         """Now and then new hypers for some groups, mostly of the lr; the conditions hold before and after."""
         changeable = [name for name, values in self.space.values.by_name.items() if len(values) > 1]
         names = [name for name in changeable if self.space.has("lr_changes" if name == "lr" else "changes")]
-        if not names or not self.chance(3):
+        if not names or not self.dice.chance(30):
             return ()
-        return tuple(self.change(hypers, names) if self.chance(7) else {} for hypers in self.current)
+        return tuple(self.change(hypers, names) if self.dice.chance(70) else {} for hypers in self.current)
 
     def change(self, hypers: dict[str, Hyper], names: Sequence[str]) -> dict[str, Hyper]:
-        name = "lr" if "lr" in names and self.chance(6) else self.pick(names)
-        value = self.pick(self.space.values.by_name[name])
+        name = "lr" if "lr" in names and self.dice.chance(60) else self.dice.pick(names)
+        value = self.dice.pick(self.space.values.by_name[name])
         if not self.space.values.holds({**hypers, name: value}):
             return {}
         hypers[name] = value
@@ -159,6 +153,6 @@ class Maker:
 
     def arguments(self, wanted: Sequence[ir.Hyper]) -> dict[str, Hyper]:
         return {
-            each.name: each.default.value if each.default else self.pick((1.0, 2.0, 0.5))  # type: ignore[misc]
+            each.name: each.default.value if each.default else self.dice.pick((1.0, 2.0, 0.5))  # type: ignore[misc]
             for each in wanted
         }

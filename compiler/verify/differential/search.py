@@ -1,22 +1,20 @@
 """Scenario after scenario until one shows a difference, which is made as small as it gets.
 
-Takes a contest and the space of its scenarios; gives a :class:`Result`. Prints nothing but a progress bar.
+Takes a contest and the space of its scenarios; gives a :class:`Result`. Prints nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
-from hypothesis import Phase, given, seed, settings
-from tqdm import tqdm  # type: ignore[import-untyped]
-
-from optforge.compiler.fuzz.choices import independent
 from optforge.compiler.verify.differential.plan import Scenario
 from optforge.compiler.verify.differential.race import Contest, Difference, SpecRefuses, explain, race
-from optforge.compiler.verify.differential.scenarios import Space, scenarios
+from optforge.compiler.verify.differential.scenarios import Space, draw_scenario
 from optforge.compiler.verify.differential.shrink import shrink
+from optforge.compiler.verify.shared.dice import dice_of
 
 EXAMPLES = 200
 CHANGING = "the other optimizer does not do the same each time"
@@ -49,81 +47,51 @@ class Result:
     finding: Finding | None = None
 
 
-class Found(Exception):
-    """Ends Hypothesis at the first scenario that fails."""
+def search(
+    contest: Contest,
+    space: Space,
+    budget: Budget,
+    past: Iterable[Scenario] = (),
+    progress: Callable[[int], object] = lambda tried: None,
+) -> Result:
+    """Past failures first, as they were kept, then random scenarios; the first difference, shrunk.
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        super().__init__()
-
-
-class Examiner:
-    """Races one scenario after the other, for as long as the budget says, and counts them."""
-
-    def __init__(self, contest: Contest, budget: Budget, progress: Callable[[], object]) -> None:
-        self.contest, self.budget, self.progress = contest, budget, progress
-        self.end = time.monotonic() + budget.seconds
-        self.tried = self.refused = 0
-
-    def __call__(self, scenario: Scenario) -> None:
-        """Raises :class:`Found` if something differs."""
-        if time.monotonic() > self.end:
-            return
-        self.tried += 1
-        self.progress()
+    ``progress`` is told how many scenarios have been tried.
+    """
+    end = time.monotonic() + budget.seconds
+    tried = refused = 0
+    for scenario in chain(past, draw_scenarios(space, budget)):
+        if time.monotonic() > end:
+            break
+        tried += 1
+        progress(tried)
         try:
-            difference = race(self.contest, scenario)
+            difference = race(contest, scenario)
         except SpecRefuses:
-            self.refused += 1
-            return
+            refused += 1
+            continue
         if difference is not None:
-            raise Found(scenario)
-
-    def fails(self) -> Callable[[Scenario], bool]:
-        """Whether a scenario fails, until patience ends: from then on none does."""
-        end = time.process_time() + self.budget.patience
-
-        def fails(scenario: Scenario) -> bool:
-            if time.process_time() > end:
-                return False
-            try:
-                return race(self.contest, scenario) is not None
-            except SpecRefuses:
-                return False
-
-        return fails
-
-
-def search(contest: Contest, space: Space, budget: Budget, past: Iterable[Scenario] = ()) -> Result:
-    """Past failures first, as they were kept, then random scenarios; the first difference, shrunk."""
-    name = contest.declaration.name
-    with tqdm(total=budget.examples, unit=" scenarios", desc=name, disable=None, leave=False) as bar:
-        examine = Examiner(contest, budget, bar.update)
-        try:
-            for scenario in past:
-                examine(scenario)
-            for_each(space, budget, examine)
-        except Found as found:
-            smallest = shrink(found.scenario, space, examine.fails())
+            smallest = shrink(scenario, space, still_fails(contest, budget.patience))
             difference = explain(contest, smallest) or Difference("error", 0, CHANGING)
-            return Result(examine.tried, examine.refused, Finding(smallest, difference))
-    return Result(examine.tried, examine.refused)
+            return Result(tried, refused, Finding(smallest, difference))
+    return Result(tried, refused)
 
 
-def for_each(space: Space, budget: Budget, use: Callable[[Scenario], object]) -> None:
-    """Do something with every scenario of a budget."""
+def still_fails(contest: Contest, patience: float) -> Callable[[Scenario], bool]:
+    """Whether a scenario fails, until patience ends: from then on none does."""
+    end = time.process_time() + patience
 
-    @seed(budget.seed)
-    @settings(independent(budget.examples), phases=[Phase.generate])
-    @given(scenarios(space))
-    def each(scenario: Scenario) -> None:
-        use(scenario)
+    def fails(scenario: Scenario) -> bool:
+        if time.process_time() > end:
+            return False
+        try:
+            return race(contest, scenario) is not None
+        except SpecRefuses:
+            return False
 
-    each()
+    return fails
 
 
-def drawn(space: Space, budget: Budget) -> list[Scenario]:
-    """The scenarios that :func:`search` would try as long as nothing differs."""
-    found: list[Scenario] = []
-    for_each(space, budget, found.append)
-    return found
+def draw_scenarios(space: Space, budget: Budget) -> Iterator[Scenario]:
+    """The scenarios of a budget, each drawn independently of those before."""
+    return (draw_scenario(dice_of(budget.seed, number), space) for number in range(budget.examples))

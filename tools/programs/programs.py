@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from hypothesis import strategies as st
-
-from optforge.compiler.fuzz.blocks import (
+from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
+from optforge.compiler.verify.shared.dice import Dice, dice_of
+from optforge.dsl import ast
+from optforge.dsl.printer import print_file
+from tools.programs.blocks import (
     NAMES,
     exchange,
     foreign,
@@ -20,13 +21,10 @@ from optforge.compiler.fuzz.blocks import (
     may_exchange,
     plan_variables,
 )
-from optforge.compiler.fuzz.grower import Aside, FunctionPlan, Grower, Scope, data_variables
-from optforge.compiler.fuzz.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
-from optforge.compiler.fuzz.terms import Dice, Variable, call_node, name, squared_mean
-from optforge.compiler.fuzz.uses import Made, grow_delegate, names_inside
-from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
-from optforge.dsl import ast
-from optforge.dsl.printer import print_file
+from tools.programs.grower import Aside, FunctionPlan, Grower, Scope, data_variables
+from tools.programs.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
+from tools.programs.terms import Variable, call_node, name, squared_mean
+from tools.programs.uses import Made, grow_delegate, names_inside
 
 FORMS = ((9, "matrix"), (6, "tensor"), (6, "used"), (3, "two"), (1, "roles"), (2, "whole"))
 
@@ -53,10 +51,6 @@ class RandomProgram:
 
     def __repr__(self) -> str:
         return f"RandomProgram({self.trials}, seed={self.seed})\n{self.text}"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What Hypothesis shows: the spec, and no trees."""
-        printer.text(repr(self))
 
 
 @dataclass
@@ -237,7 +231,8 @@ class FileGrower:
             members.append(plan.node)
         scope = self.scope(base.universe, hypers, base.data)
         statements: list[ast.Statement] = []
-        numbers = [v for v in base.planned if not v.is_boolean and v.phase is Phase.STREAM]
+        # First values may read what is pure, and what replaces it may look back at these.
+        numbers = [v for v in base.planned if not v.is_boolean and v.phase is Phase.STREAM and not v.is_pure]
         grower = grower_of(self.dice, scope)
         if numbers and self.dice.chance(60):
             changed = self.dice.pick(numbers)
@@ -344,10 +339,9 @@ def grow_file(dice: Dice) -> RandomProgram:
     return RandomProgram(ast.File(grower.doc(), tuple(items)), tuple(trials), dice.below(1000))
 
 
-@st.composite
-def programs(draw: st.DrawFn) -> RandomProgram:
-    """Whole files, simplest first."""
-    return grow_file(Dice(draw))
+def random_programs(seed: int, count: int) -> Iterator[RandomProgram]:
+    """That many programs, each drawn independently of those before."""
+    return (grow_file(dice_of(seed, number)) for number in range(count))
 
 
-__all__ = ["Grower", "RandomProgram", "Trial", "grow_file", "programs"]
+__all__ = ["Grower", "RandomProgram", "Trial", "grow_file", "random_programs"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from optforge.compiler.fuzz.grower import Grower, Production, Scope
-from optforge.compiler.fuzz.terms import (
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
+from optforge.dsl import ast
+from tools.programs.grower import Grower, Production, Scope
+from tools.programs.terms import (
     DATA_BOUND,
     WEIGHT_BOUND,
     Term,
@@ -11,8 +13,6 @@ from optforge.compiler.fuzz.terms import (
     name,
     swapped,
 )
-from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
-from optforge.dsl import ast
 
 COEFFICIENTS = (
     ((2.0, -1.5, 0.5),),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from optforge.compiler.fuzz.hypers import HyperSet, Setting
-from optforge.compiler.fuzz.terms import Dice, Variable, call_node, name
 from optforge.compiler.ir.types import Universe
+from optforge.compiler.verify.shared.dice import Dice
 from optforge.dsl import ast
+from tools.programs.hypers import HyperSet, Setting
+from tools.programs.terms import Variable, call_node, name
 
 ADAMW = ("lr", "beta1", "beta2", "eps", "weight_decay")
 
@@ -50,8 +51,9 @@ def grow_delegate(dice: Dice, made: Sequence[Made], hypers: HyperSet, word: str 
     if used is None and dice.chance(50):
         values["weight_decay"] = ast.Number("0")
     numbers = ADAMW if used is None else [v.name for v in used.hypers.variables if not v.is_boolean]
+    # Left open, a hyper of an optimizer that is all use and one of what it uses would have one name.
     for text in (text for text in numbers if text not in ("mu1", "mu2")):  # of these one must stay below the other
-        if dice.chance(35 if used is None else 70):
+        if dice.chance(35) if used is None else used.is_whole or dice.chance(70):
             value = share_of(dice, names_inside(made), hypers)
             values[text] = ast.Binary("*", ast.Number("0.1"), value) if text == "lr" else value
     keywords = tuple((ast.Identifier(text), value) for text, value in values.items())

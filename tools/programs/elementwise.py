@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from optforge.compiler.fuzz.grower import Grower, Production, Scope
-from optforge.compiler.fuzz.terms import (
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
+from optforge.dsl import ast
+from tools.programs.grower import Grower, Production, Scope
+from tools.programs.terms import (
     LIMIT,
     Term,
     Variable,
@@ -13,14 +15,13 @@ from optforge.compiler.fuzz.terms import (
     constant,
     elementwise,
     fits_in,
+    joined,
     minus,
     name,
     plus,
     reduced_shape,
     times,
 )
-from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
-from optforge.dsl import ast
 
 OFFSET = constant("0.0371")  # keeps comparisons and rounding away from ties
 POWERS = ("2", "0.5", "3", "-1", "1.5", "-0.5", "1", "0")
@@ -177,7 +178,8 @@ def choice(grower: Grower, shape: Shape, depth: int) -> Term:
     node = ast.Select(condition.node, then.node, otherwise.node)
     parts = [then, otherwise] + ([condition] if condition.is_stream else [])
     whole = elementwise(node, max(then.bound, otherwise.bound), *parts)
-    return Term(node, whole.shape, whole.bound, max(condition.phase, whole.phase), whole.ground)
+    ground = joined([then.ground, otherwise.ground])  # a condition does not tell the shape of a memory
+    return Term(node, whole.shape, whole.bound, max(condition.phase, whole.phase), ground)
 
 
 def mask(grower: Grower, shape: Shape, depth: int) -> Term:

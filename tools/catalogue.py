@@ -17,12 +17,12 @@ from pathlib import Path
 
 from optforge.compiler.commands.generated_files import sync_files
 from optforge.compiler.driver import Snapshot, check_file
-from optforge.compiler.evidence import find_evidence
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Shape
 from optforge.dsl.diagnostics import SpecError, render_text
+from tools.evidence import find_evidence
 
-COMMAND = "python -m optforge.compiler.catalogue"
+COMMAND = "python -m tools.catalogue"
 
 UNKNOWN = "–"
 

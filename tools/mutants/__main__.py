@@ -24,21 +24,21 @@ from optforge.compiler.commands.output import write_whole
 from optforge.compiler.driver import run_passes
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
-from optforge.compiler.fuzz.differential import forget_modules, loaded
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.arena import Arena, chosen, open_arena, read_spec
 from optforge.compiler.verify.differential.corpus import digest
-from optforge.compiler.verify.differential.mutations import checked, program_mutants
 from optforge.compiler.verify.differential.plan import Scenario
 from optforge.compiler.verify.differential.race import Contest, SpecRefuses, race
-from optforge.compiler.verify.differential.rivals import Rival, find_rivals
-from optforge.compiler.verify.differential.search import Budget, drawn
-from optforge.compiler.verify.differential.source_mutations import loaded as loaded_source
-from optforge.compiler.verify.differential.source_mutations import source_mutants
-from optforge.compiler.verify.differential.table import table
+from optforge.compiler.verify.differential.search import Budget, draw_scenarios
 from optforge.dsl.parser import parse_source
+from tools.mutants.counterparts import Rival, find_rivals
+from tools.mutants.program_mutations import checked, program_mutants
+from tools.mutants.source_mutations import loaded as loaded_source
+from tools.mutants.source_mutations import source_mutants
+from tools.mutants.table import table
+from tools.programs.differential import forget_modules, loaded
 
 LISTED = Path("benchmarks") / "equivalent_mutants.json"
 RESULTS = Path(".optforge") / "mutants.jsonl"
@@ -72,7 +72,7 @@ def prepared(name: str, rival: Rival, budget: Budget) -> Bout:
     """The bout of an optimizer; RuntimeError if it and its rival differ as they are."""
     arena = open_arena(name, rival.factory, rival.options)
     agreeing = []
-    for scenario in drawn(arena.space, budget):
+    for scenario in draw_scenarios(arena.space, budget):
         try:
             difference = race(arena.contest, scenario)
         except SpecRefuses:
@@ -209,7 +209,7 @@ def campaign(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    program = "python -m optforge.compiler.verify.differential.mutants"
+    program = "python -m tools.mutants"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers (default: all that have a rival)")
     parser.add_argument("--references", type=Path, default=Path("tests") / "references", help="their folder")

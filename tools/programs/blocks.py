@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from optforge.compiler.fuzz.conditions import CONDITIONS
-from optforge.compiler.fuzz.edges import EDGE_CONDITIONS, EDGES
-from optforge.compiler.fuzz.elementwise import OFFSET, PRODUCTIONS, initial_of
-from optforge.compiler.fuzz.grower import FunctionPlan, Grower, Scope
-from optforge.compiler.fuzz.matrices import MATRIX_PRODUCTIONS
-from optforge.compiler.fuzz.terms import (
+from optforge.compiler.ir.operators import CALLABLE
+from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
+from optforge.compiler.verify.shared.dice import Dice
+from optforge.dsl import ast
+from tools.programs.conditions import CONDITIONS
+from tools.programs.edges import EDGE_CONDITIONS, EDGES
+from tools.programs.elementwise import OFFSET, PRODUCTIONS, initial_of
+from tools.programs.grower import FunctionPlan, Grower, Scope
+from tools.programs.matrices import MATRIX_PRODUCTIONS
+from tools.programs.terms import (
     LIMIT,
-    Dice,
     Term,
     Variable,
     binary,
@@ -23,9 +26,6 @@ from optforge.compiler.fuzz.terms import (
     plus,
     times,
 )
-from optforge.compiler.ir.operators import CALLABLE
-from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
-from optforge.dsl import ast
 
 TURNS = ("turn", "turn_2", "turn_3")
 NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace")

@@ -13,7 +13,9 @@ from typing import Any, assert_never
 import numpy as np
 import torch
 
-from optforge.compiler.fuzz.differential import (
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.oracle import interpreter as interpret
+from tools.programs.differential import (
     SMALLEST_STEP,
     Array,
     Compiled,
@@ -24,10 +26,8 @@ from optforge.compiler.fuzz.differential import (
     require_same_function,
     size,
 )
-from optforge.compiler.fuzz.programs import Trial
-from optforge.compiler.fuzz.rewriting import compiled_by_rewriting
-from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle import interpreter as interpret
+from tools.programs.programs import Trial
+from tools.programs.rewriting import compiled_by_rewriting
 
 FEWEST_STEPS = 2  # every second program takes one more
 RECORDED: dict[str, Any] = {"backend": "eager", "capturable": True}

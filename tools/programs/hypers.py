@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from optforge.compiler.frontend.reserved_names import reason_against
-from optforge.compiler.fuzz.terms import Dice, Variable, literal, name
 from optforge.compiler.ir.types import SCALAR, Phase
 from optforge.compiler.targets.torch.reserved import RESERVED
+from optforge.compiler.verify.shared.dice import Dice
 from optforge.dsl import ast
+from tools.programs.terms import Variable, literal, name
 
 Setting: TypeAlias = "float | int | bool | str"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from optforge.compiler.fuzz.elementwise import OFFSET
-from optforge.compiler.fuzz.grower import Grower, Production, Scope
-from optforge.compiler.fuzz.terms import Term, constant, elementwise, fits_in, name, plus, times
 from optforge.compiler.ir.types import SCALAR, Phase, Shape
 from optforge.dsl import ast
+from tools.programs.elementwise import OFFSET
+from tools.programs.grower import Grower, Production, Scope
+from tools.programs.terms import Term, constant, elementwise, fits_in, name, plus, times
 
 ORDERINGS = (">", "<", ">=", "<=")
 

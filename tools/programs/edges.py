@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optforge.compiler.fuzz.grower import Grower, Production, Scope
-from optforge.compiler.fuzz.terms import Term, call_node, literal, name
 from optforge.compiler.ir.types import SCALAR, Phase, Shape
 from optforge.dsl import ast
+from tools.programs.grower import Grower, Production, Scope
+from tools.programs.terms import Term, call_node, literal, name
 
 T, ONE, HALF = ast.Name("t"), ast.Number("1"), ast.Number("0.5")
 INFINITE = ast.Number("inf")

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.fuzz.terms import (
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape, Universe
+from optforge.compiler.verify.shared.dice import Dice
+from optforge.dsl import ast
+from tools.programs.terms import (
     DATA_BOUND,
     LIMIT,
     WEIGHT_BOUND,
-    Dice,
     Term,
     Variable,
     call_node,
@@ -27,8 +29,6 @@ from optforge.compiler.fuzz.terms import (
     swapped,
     times,
 )
-from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape, Universe
-from optforge.dsl import ast
 
 NUMBERS = ("0.5", "2", "1", "0", "0.1", "0.25", "3", "1e-1", "0.7", "1.5E0", "-0.3")
 MATRIX_SHAPES = tuple((rows, cols) for rows in Dim for cols in Dim)

@@ -6,58 +6,15 @@ ten digits is a fair demand, and its ground: the shape that can be told without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TypeVar
-
-from hypothesis import strategies as st
 
 from optforge.compiler.ir.types import SCALAR, Dim, Phase, Shape, broadcast
 from optforge.dsl import ast
 
-Choice = TypeVar("Choice")
-Draw = Callable[[st.SearchStrategy[int]], int]
-
 LIMIT = 20.0  # on the size of every named value
 DATA_BOUND = 3.0  # on gradients
 WEIGHT_BOUND = 8.0
-
-
-@lru_cache(maxsize=512)
-def integers_below(count: int) -> st.SearchStrategy[int]:
-    return st.integers(0, count - 1)
-
-
-class Dice:
-    """Choices, the simplest one first: that is where shrinking leads."""
-
-    def __init__(self, draw: Draw) -> None:
-        self._draw = draw
-
-    def below(self, count: int) -> int:
-        return 0 if count <= 1 else self._draw(integers_below(count))
-
-    def chance(self, percent: int) -> bool:
-        return self.below(100) >= 100 - percent
-
-    def pick(self, options: Sequence[Choice]) -> Choice:
-        return options[self.below(len(options))]
-
-    def weighted(self, options: Sequence[tuple[int, Choice]]) -> Choice:
-        at = self.below(sum(weight for weight, _ in options))
-        for weight, option in options:
-            if at < weight:
-                return option
-            at -= weight
-        raise AssertionError("weights add up")
-
-    def shuffled(self, items: Sequence[Choice]) -> list[Choice]:
-        """The items, in an order that shrinks to the given one."""
-        left, mixed = list(items), []
-        while left:
-            mixed.append(left.pop(self.below(len(left))))
-        return mixed
 
 
 @dataclass(frozen=True, slots=True)

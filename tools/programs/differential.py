@@ -7,7 +7,6 @@ over the largest element of the step (of the memory, for memories), which must n
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from optforge.compiler.driver import check_tree, fold_requirements, map_functions, passes_of
 from optforge.compiler.frontend.files import Files
 from optforge.compiler.frontend.reporting import Report
-from optforge.compiler.fuzz.programs import RandomProgram, Trial
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.verifier import require_valid
 from optforge.compiler.oracle.interpreter import Inputs, evaluate_function
@@ -34,6 +32,7 @@ from optforge.dsl.parser import parse_source
 from optforge.dsl.printer import print_file
 from optforge.dsl.source import Source
 from optforge.runtime.execution import graphs
+from tools.programs.programs import RandomProgram, Trial
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-10
@@ -88,34 +87,9 @@ class Shares:
     compiled: int = 0
 
 
-class Examiner:
-    """:func:`examine` for many programs; once one has failed it goes on for as long as shrinking may take.
-
-    After that everything passes that is not known to fail, so that shrinking ends with what it has.
-    """
-
-    def __init__(self, patience: float = 60, shares: Shares | None = None) -> None:
-        self.patience, self.shares = patience, shares or Shares()
-        self.end: float | None = None
-        self.failures: dict[str, Disagreement] = {}
-
-    def __call__(self, program: RandomProgram) -> None:
-        known = self.failures.get(repr(program))
-        if known is not None:
-            raise known
-        if self.end is not None and time.monotonic() > self.end:
-            return
-        try:
-            examine(program, self.shares)
-        except Disagreement as disagreement:
-            self.end = self.end or time.monotonic() + self.patience
-            self.failures[repr(program)] = disagreement
-            raise
-
-
 def examine(program: RandomProgram, shares: Shares = Shares()) -> Compiled:
     """Everything that must hold for the program; raises :class:`Disagreement`."""
-    from optforge.compiler.fuzz.trials import run_trial
+    from tools.programs.trials import run_trial
 
     text = program.text
     try:
