@@ -36,7 +36,10 @@ def lower_rule(
             function = lowered(stage.function, name, f"What each parameter adds to {listed(sums, 'and')}.")
             functions.append(replace(function, outputs=sums))
             found += kernel_lines("", stage.function, functions[-1], rule, indent + 4)
-        return [f"{' ' * indent}sums=(", *found, f"{' ' * indent}),"] if found else []
+        space = " " * indent
+        if len(found) == 1:  # a tuple of one thing that fits in a line is written in one, a few characters longer
+            return [f"{space}sums=({found[0].strip()}),"]
+        return [f"{space}sums=(", *found, f"{space}),"] if found else []
 
     shown = describe_tensors(rule)
     noun = "loss" if rule.update.outputs[0].name == "loss" else "rule"
