@@ -830,9 +830,9 @@ def test_what_has_no_checkpoint_has_no_past(text):
     assert [d.code for d in found] == ["E028"], render_text(found)
 
 
-def test_the_example_of_the_readme_converts_and_refuses_as_it_says():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Checkpoints of a changed spec\n")[2].partition("\n## ")[0]
+def test_the_example_of_the_page_converts_and_refuses_as_it_says():
+    page = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    section = page.partition("## Checkpoints of a changed spec\n")[2].partition("\n## ")[0]
     before, after, message = re.findall(r"```\n(.*?)```", section, re.DOTALL)
     optimizer = trained(before, params := tensors(torch.float64))
     saved = copy.deepcopy(optimizer.state_dict())

@@ -67,6 +67,8 @@ def test_the_wheel_holds_one_top_level_package(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"optforge"}
     assert set(NEEDED) <= set(names)
+    (license_text,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+    assert zipfile.ZipFile(wheel).read(license_text) == (ROOT / "LICENSE").read_bytes()
     assert len([name for name in names if name.startswith("optforge/specs/")]) == len(list(ROOT.glob("specs/*.opt")))
 
 
