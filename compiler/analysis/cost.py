@@ -71,7 +71,7 @@ def cost_of(functions: Iterable[ir.Function], declaration: ir.Declaration) -> Po
     """The operations of functions, each equation once."""
     total = Polynomial()
     for function in functions:
-        for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs)):
+        for value in ir.values(function):
             total += expression_cost(value, declaration)
     return total
 

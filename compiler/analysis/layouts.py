@@ -11,9 +11,7 @@ def layout_of(function: ir.Function) -> str:
     """How much of a parameter the function must see at once."""
     if function.universe is Universe.MATRIX:
         return "matrix"
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    nodes = [node for value in values for node in ir.walk(value)]
-    alone = all(is_elementwise(node) for node in nodes)
+    alone = all(map(is_elementwise, ir.nodes(function)))
     return "elementwise" if alone and all(o.value.type.shape == FULL for o in function.outputs) else "tensor"
 
 

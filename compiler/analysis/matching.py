@@ -106,27 +106,22 @@ def is_candidate(rule: ir.Rule) -> bool:
     outputs = {output.name for output in rule.update.outputs}
     return (
         outputs == {"weight", *(memory.name for memory in rule.memories)}
-        and sum(1 for _ in every_node(rule.update)) <= NODE_LIMIT
+        and sum(1 for _ in ir.nodes(rule.update)) <= NODE_LIMIT
         and all(memory.type.shape == FULL for memory in rule.memories)
     )
 
 
 def functions(function: ir.Function) -> set[str]:
     """The operators on tensors that normal forms keep as they are."""
-    nodes = [node for node in every_node(function) if not node.type.is_scalar_phase]
+    nodes = [node for node in ir.nodes(function) if not node.type.is_scalar_phase]
     found = {node.operator for node in nodes if isinstance(node, ir.Apply)} - ARITHMETIC
     lasting = [n for n in nodes if isinstance(n, ir.Select) and not n.condition.type.is_scalar_phase]
     return found | {"select" for _ in lasting}
 
 
-def every_node(function: ir.Function) -> Iterator[ir.Expr]:
-    for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs)):
-        yield from ir.walk(value)
-
-
 def scalar_conditions(function: ir.Function) -> list[ir.Expr]:
     """What the choices made in Python depend on, each once."""
-    found = [n.condition for n in every_node(function) if isinstance(n, ir.Select) and n.condition.type.is_scalar_phase]
+    found = [n.condition for n in ir.nodes(function) if isinstance(n, ir.Select) and n.condition.type.is_scalar_phase]
     return list(dict.fromkeys(found))
 
 
@@ -169,7 +164,7 @@ def output_forms(
 
 
 def numeric_hypers(function: ir.Function) -> list[str]:
-    nodes = [node for node in every_node(function) if isinstance(node, ir.Input)]
+    nodes = [node for node in ir.nodes(function) if isinstance(node, ir.Input)]
     return list(dict.fromkeys(n.name for n in nodes if n.source is ir.Source.HYPER and n.type.kind is Kind.NUMBER))
 
 

@@ -30,8 +30,7 @@ def lr_ratio(rule: ir.Rule) -> str | None:
 
 def _products(function: ir.Function) -> Iterator[Counter[str]]:
     """How often each hyper is a factor of each product; what is multiplied with nothing is a product of one."""
-    conditions = [equation.when for equation in function.equations if equation.when is not None]
-    stack = [*(e.value for e in function.equations), *conditions, *(output.value for output in function.outputs)]
+    stack = list(ir.values(function))
     while stack:
         factors, divisors = _split(stack.pop())
         hypers = [f.name for f in factors if isinstance(f, ir.Input) and f.source is ir.Source.HYPER]

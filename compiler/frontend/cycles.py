@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import ordered
+from optforge.compiler.ir.dependencies import ordered, references
 from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label
 
@@ -16,7 +16,7 @@ SHOWN = 8  # equations of a cycle; longer ones are shown in part
 def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
     """A diagnostic for each cycle of equations that need each other within one step."""
     spans = {equation.name: equation.span for equation in function.equations}
-    graph = {e.name: list(dict.fromkeys(ir.references(without_initials(e.value)))) for e in function.equations}
+    graph = {e.name: list(dict.fromkeys(references(without_initials(e.value)))) for e in function.equations}
     _, cycles = ordered(graph, spans)
     found: dict[frozenset[str], Diagnostic] = {}
     for cycle in cycles:

@@ -13,7 +13,7 @@ from optforge.compiler.frontend.cycles import instantaneous_cycles
 from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
-from optforge.compiler.ir.dependencies import dependencies, ordered
+from optforge.compiler.ir.dependencies import dependencies, ordered, references
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span
@@ -65,7 +65,7 @@ class Equations:
 
     def written_out(self, expr: ir.Expr, span: Span, report: Reporter) -> ir.Expr:
         """The expression, which stands at ``span``, with the equations that its calls left behind put back in."""
-        own = [name for name in ir.references(expr) if name in self.found]
+        own = [name for name in references(expr) if name in self.found]
         graph = dependencies(self.found.values())
         order, cycles = ordered(graph, own)
         if cycles:

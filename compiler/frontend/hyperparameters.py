@@ -195,8 +195,7 @@ def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers, node: ast.D
         node.name
         for rule in rules
         for function in (rule.step, *(event.function for event in rule.events))
-        for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs))
-        for node in ir.walk(value)
+        for node in ir.nodes(function)
         if isinstance(node, ir.Input) and node.source is ir.Source.HYPER
     }
     for condition, requirement in inner.requirements.items():

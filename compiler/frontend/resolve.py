@@ -378,7 +378,7 @@ def require_inputs(
 ) -> None:
     """Report streams and dimensions that do not exist in a schedule or penalty."""
     promises = (claim.promise for claim in claims if claim.form == "comparison")
-    for value in (*(e.value for e in function.equations), *(o.value for o in function.outputs), *promises):
+    for value in (*ir.values(function), *promises):
         for node in ir.walk(value):
             if isinstance(node, ir.Input) and node.source is not ir.Source.HYPER and node.name not in allowed:
                 report(errors.not_available(node.name, place, node.span))

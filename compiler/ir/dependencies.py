@@ -11,9 +11,14 @@ from optforge.compiler.ir import nodes as ir
 Name = TypeVar("Name", bound=Hashable)
 
 
+def references(expr: ir.Expr) -> list[str]:
+    """Names of the equations an expression reads, once per occurrence."""
+    return [node.name for node in ir.walk(expr) if isinstance(node, ir.Ref)]
+
+
 def dependencies(equations: Iterable[ir.Equation]) -> dict[str, list[str]]:
     """For each equation the equations it needs in the same step, in the order it reads them."""
-    return {equation.name: list(dict.fromkeys(ir.references(equation.value))) for equation in equations}
+    return {equation.name: list(dict.fromkeys(references(equation.value))) for equation in equations}
 
 
 def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +58,7 @@ def free_path(wanted: str, taken: set[str]) -> str:
 def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:
     """The function reduced to some outputs and the equations they need, in computing order."""
     graph = dependencies(function.equations)
-    roots = [name for output in outputs for name in ir.references(output.value)]
+    roots = [name for output in outputs for name in references(output.value)]
     order, _ = ordered(graph, roots)
     by_name = {equation.name: equation for equation in function.equations}
     return replace(function, equations=tuple(by_name[name] for name in order), outputs=outputs)
@@ -77,6 +82,4 @@ def reachable(graph: Mapping[Name, Iterable[Name]], roots: Iterable[Name]) -> se
 
 def inputs_of(function: ir.Function) -> list[ir.Input]:
     """The distinct inputs a function reads, in reading order."""
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    found = {(n.source, n.name): n for value in values for n in ir.walk(value) if isinstance(n, ir.Input)}
-    return list(found.values())
+    return list({node.key: node for node in ir.nodes(function) if isinstance(node, ir.Input)}.values())

@@ -376,11 +376,6 @@ def transform(change: Callable[[Expr], Expr], expr: Expr) -> Expr:
     return change(map_children(lambda child: transform(change, child), expr))
 
 
-def references(expr: Expr) -> list[str]:
-    """Names of the equations an expression reads, once per occurrence."""
-    return [node.name for node in walk(expr) if isinstance(node, Ref)]
-
-
 def map_expressions(change: Callable[[Expr], Expr], function: Function) -> Function:
     """The same function with every right-hand side and output replaced by ``change(it)``."""
     return replace(
@@ -390,10 +385,15 @@ def map_expressions(change: Callable[[Expr], Expr], function: Function) -> Funct
     )
 
 
-def nodes(function: Function) -> Iterator[Expr]:
-    """Every node of a function, in reading order: of its equations with their conditions, and of its outputs."""
+def values(function: Function) -> Iterator[Expr]:
+    """Every expression of a function, in reading order: of its equations with their conditions, and of its outputs."""
     for equation in function.equations:
-        yield from walk(equation.value)
-        yield from walk(equation.when) if equation.when is not None else ()
-    for output in function.outputs:
-        yield from walk(output.value)
+        yield equation.value
+        if equation.when is not None:
+            yield equation.when
+    yield from (output.value for output in function.outputs)
+
+
+def nodes(function: Function) -> Iterator[Expr]:
+    """Every node of a function, in reading order."""
+    return (node for value in values(function) for node in walk(value))

@@ -28,6 +28,7 @@ from typing import assert_never
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of
+from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.operators import BINARY, OPERATORS, UNARY, Want
 from optforge.compiler.ir.types import SCALAR, Dim, Kind, Phase, Shape, Type, Universe, broadcast
 from optforge.dsl import ast
@@ -189,15 +190,10 @@ def dump_function(function: ir.Function) -> str:
     return "\n".join(lines)
 
 
-def all_inputs(function: ir.Function) -> list[ir.Input]:
-    """Every input, in reading order, those of conditions among them."""
-    return [node for node in ir.nodes(function) if isinstance(node, ir.Input)]
-
-
 def declared_inputs(function: ir.Function) -> list[ir.Input]:
     """Every input that a dump declares: what the function reads, and what is known of it."""
     known = [node for condition in function.given for node in ir.walk(condition)]
-    return [*all_inputs(function), *(node for node in known if isinstance(node, ir.Input))]
+    return [*inputs_of(function), *(node for node in known if isinstance(node, ir.Input))]
 
 
 class Dump(Surface):

@@ -35,7 +35,7 @@ class Place:
 
 def with_care(function: ir.Function) -> ir.Function:
     """The function with every scalar operator written so that it has a value."""
-    if not any(is_delicate(node) for value in values_of(function) for node in ir.walk(value)):
+    if not any(map(is_delicate, ir.nodes(function))):
         return function
     everywhere = Place(facts_of(function))
     equations = []
@@ -45,12 +45,6 @@ def with_care(function: ir.Function) -> ir.Function:
         equations.append(replace(equation, value=careful(equation.value, place), when=when))
     outputs = tuple(replace(output, value=careful(output.value, everywhere)) for output in function.outputs)
     return replace(function, equations=tuple(equations), outputs=outputs)
-
-
-def values_of(function: ir.Function) -> list[ir.Expr]:
-    """Every expression that the function computes, guards among them."""
-    found = [each for e in function.equations for each in (e.value, *([] if e.when is None else [e.when]))]
-    return [*found, *(output.value for output in function.outputs)]
 
 
 def is_delicate(node: ir.Expr) -> bool:

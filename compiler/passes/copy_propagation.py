@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, ordered
+from optforge.compiler.ir.dependencies import dependencies, ordered, references
 
 # Expressions deeper than this stay apart, so that whatever walks them by recursion comes to an end.
 HEIGHT_LIMIT = 40
@@ -71,8 +71,8 @@ def inline_single_uses(function: ir.Function) -> ir.Function:
     """Equations with a made-up name (a path) and one use take the place of that use."""
     graph = dependencies(function.equations)
     values = {equation.name: equation.value for equation in function.equations}
-    uses = Counter(name for value in values.values() for name in ir.references(value))
-    uses.update(name for output in function.outputs for name in ir.references(output.value))
+    uses = Counter(name for value in values.values() for name in references(value))
+    uses.update(name for output in function.outputs for name in references(output.value))
     single: dict[str, ir.Expr] = {}
 
     def expand(expr: ir.Expr) -> ir.Expr:

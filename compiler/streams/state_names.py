@@ -57,8 +57,7 @@ def collect_slots(owner: str, function: ir.Function, report: Report) -> dict[str
     """The memories of a machine by the name of the stream they hold, in source order."""
     equations = {equation.name: equation for equation in function.equations}
     slots: dict[str, Slot] = {}
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    for node in (node for value in values for node in ir.walk(value)):
+    for node in ir.nodes(function):
         if not isinstance(node, ir.Prev):
             continue
         stream = root_of(node.stream, equations)

@@ -68,8 +68,7 @@ def memory_text(memory: ir.Memory) -> str:
 
 
 def operators(function: ir.Function) -> set[str]:
-    values = [*(e.value for e in function.equations), *(o.value for o in function.outputs)]
-    return {node.operator for value in values for node in ir.walk(value) if isinstance(node, ir.Apply)}
+    return {node.operator for node in ir.nodes(function) if isinstance(node, ir.Apply)}
 
 
 def strategy_text(rule: ir.Rule, optimizer: ir.Optimizer) -> str:

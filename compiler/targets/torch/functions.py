@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.printer import all_inputs
+from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.verifier import InternalError
 
 SCALAR_SOURCES = (ir.Source.STEP, ir.Source.HYPER, ir.Source.ARGUMENT, ir.Source.COMBINED)
@@ -39,7 +39,7 @@ def require_own_names(function: ir.Function, lowered: PyFunction) -> None:
     Hypers and the step count must keep their own, by which the runtime looks them up; and the parameters in the text
     are the names of what is read, each once.
     """
-    read = {node.key for node in all_inputs(function) if node.source is not ir.Source.DIMENSION}
+    read = {node.key for node in inputs_of(function) if node.source is not ir.Source.DIMENSION}
     names = {key: lowered.names[key] for key in read}
     for text in (text for text, count in Counter(names.values()).items() if count > 1):
         meant = [f"{source.value} `{name}`" for (source, name), other in names.items() if other == text]

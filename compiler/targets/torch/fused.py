@@ -16,7 +16,7 @@ from optforge.compiler.analysis.matching import Case, Instance, Pattern, instanc
 from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
 from optforge.compiler.driver import check_source, run_passes
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.dependencies import inputs_of, references
 from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import Universe
 from optforge.compiler.passes.fold import is_literal_truth, spelled
@@ -162,8 +162,7 @@ class Words:
     def __init__(self, step: ir.Function, case: Case) -> None:
         self.case = case
         former = Former(step, chosen=case.chosen)
-        values = [*(e.value for e in step.equations), *(o.value for o in step.outputs)]
-        nodes = [node for value in values for node in ir.walk(value)]
+        nodes = list(ir.nodes(step))
         scalars = [n for n in nodes if n.type.is_scalar_phase and not isinstance(n, ir.Literal | ir.Select)]
         spellings = [n for n in nodes if isinstance(n, ir.Literal) and isinstance(n.value, float)]
         self.numbers = {number: n for n in spellings if (number := former.form(n).number()) is not None}
@@ -209,7 +208,7 @@ class Words:
 def inlined(expr: ir.Expr, step: ir.Function) -> ir.Expr:
     """The expression without references to equations; raises :class:`TooLarge`."""
     values = {equation.name: equation.value for equation in step.equations}
-    while ir.references(expr):
+    while references(expr):
         if len(list(ir.walk(expr))) > SIZE_LIMIT:
             raise TooLarge
         expr = ir.transform(lambda node: values[node.name] if isinstance(node, ir.Ref) else node, expr)

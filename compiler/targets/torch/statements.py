@@ -61,8 +61,6 @@ class Lowering:
     def __post_init__(self) -> None:
         self.function = with_care(self.function)
         self.inputs = {node.key: node for node in inputs_of(self.function)}
-        whens = [e.when for e in self.function.equations if e.when]
-        self.inputs |= {n.key: n for w in whens for n in ir.walk(w) if isinstance(n, ir.Input)}
         self.writer = Writer(self.names, is_flat=layout_of(self.function) == "elementwise")
         self.last_read = self._last_reads()
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import references
 from optforge.compiler.oracle.interpreter import Parameter, apply_outputs, begin_step
 from optforge.compiler.verify.comparison.runs import Run
 from optforge.compiler.verify.comparison.trials import Array, Trial
@@ -66,7 +67,7 @@ def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], outputs: Mapping[st
     for output in rule.update.outputs:
         if output.name != "weight":
             stream = Stream("memory", output.name)
-            last = max((order[name] for name in ir.references(output.value) if name in order), default=-1)
+            last = max((order[name] for name in references(output.value) if name in order), default=-1)
             places[stream], values[stream] = (last, 1), as_float(outputs[output.name])
     return {stream: values[stream] for stream in sorted(places, key=places.__getitem__)}
 
