@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from optforge.dsl import ast
-from optforge.dsl.lexer import scan
+from optforge.dsl.grammar import scan, start_of
 from optforge.dsl.source import NOWHERE, Span
 
 # What takes a line of its own, or opens a block. A function's result stands for its `return` line.
@@ -95,7 +95,7 @@ class _Attacher:
         """Where the line of an element starts; the word ``return`` is the one thing no node knows."""
         if isinstance(owner, ast.Function) and part is owner.result:
             before = owner.body[-1].span.end if owner.body else owner.doc.span.end if owner.doc else header_end(owner)
-            return next(lexeme.start for lexeme in scan(self.source.text, before) if lexeme.kind == "RETURN")
+            return before + next(start_of(token) for token in scan(self.source.text[before:]) if token.type == "RETURN")
         return part.span.start
 
     def attach(self, element: Element, start: int, end: int, bound: int) -> None:

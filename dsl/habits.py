@@ -8,8 +8,8 @@ from __future__ import annotations
 from unicodedata import name as character_name
 
 from optforge.dsl.errors import nearest
+from optforge.dsl.grammar import load_keywords
 from optforge.dsl.mistakes import LINE_WORDS, Refusal
-from optforge.dsl.tables import load_tables
 
 LOOKALIKES = {
     **dict.fromkeys("−–—‐‑", "type an ASCII minus sign: `-`"),
@@ -65,12 +65,12 @@ WORDS = {
 
 
 def suggest(refusal: Refusal) -> str | None:
-    """One line of help for a refused lexeme, if a habit explains it."""
-    kind = refusal.lexeme.kind
+    """One line of help for a refused token, if a habit explains it."""
+    kind = refusal.token.type
     if kind in ("_FOREIGN", "_FOREIGN_WORD"):
         return _suggest_character(refusal)
     if kind == "_UNCLOSED":
-        quote = '"""' if refusal.lexeme.text.startswith('"""') else '"'
+        quote = '"""' if refusal.token.startswith('"""') else '"'
         return f"add `{quote}` where it should end"
     if kind == "_INDENT":
         return "a long expression continues on the next line only inside parentheses"
@@ -84,12 +84,12 @@ def suggest(refusal: Refusal) -> str | None:
 
 
 def _suggest_character(refusal: Refusal) -> str | None:
-    text = refusal.lexeme.text
+    text = refusal.token
     char = next((char for char in text if not char.isascii()), text[0])
     if char in LOOKALIKES or char in SYMBOLS:
         return LOOKALIKES.get(char) or SYMBOLS[char]
     if char == ".":
-        after_digit = refusal.adjacent and refusal.previous is not None and refusal.previous.kind == "NUMBER"
+        after_digit = refusal.adjacent and refusal.previous is not None and refusal.previous.type == "NUMBER"
         digits = after_digit or refusal.following[:1].isdigit()
         return "a number has digits on both sides of its point: `0.5`, `1.0`" if digits else "names have no parts"
     words = character_name(char, "").split()
@@ -102,44 +102,42 @@ def _suggest_character(refusal: Refusal) -> str | None:
 
 def _suggest_word(refusal: Refusal) -> str | None:
     """Words that are keywords elsewhere: the refused one, or a name that nothing can follow."""
-    lexeme, previous = refusal.lexeme, refusal.previous
-    if lexeme.kind == "NAME" and lexeme.text in WORDS:
-        return WORDS[lexeme.text]
-    follows_name = previous is not None and previous.kind == "NAME" and not refusal.first_in_line
-    if previous is not None and follows_name and (refusal.is_keyword or lexeme.kind in ("NAME", "COLON", "NUMBER")):
-        return WORDS.get(previous.text)
-    if lexeme.kind == "IF" and previous is not None and previous.kind == "ELSE":
+    token, previous = refusal.token, refusal.previous
+    if token.type == "NAME" and token in WORDS:
+        return WORDS[token]
+    follows_name = previous is not None and previous.type == "NAME" and not refusal.first_in_line
+    if previous is not None and follows_name and (refusal.is_keyword or token.type in ("NAME", "COLON", "NUMBER")):
+        return WORDS.get(previous)
+    if token.type == "IF" and previous is not None and previous.type == "ELSE":
         return CHAINED
     return None
 
 
 def _suggest_at_line_start(refusal: Refusal) -> str | None:
-    lexeme = refusal.lexeme
+    token = refusal.token
     if "_INDENT" in refusal.expected:
         return "indent the lines that belong to the block"
-    if lexeme.kind == "FOR" and "NAME" in refusal.expected:
+    if token.type == "FOR" and "NAME" in refusal.expected:
         return "a rule does not stand inside another, and there are no loops"
-    if lexeme.kind == "AT":
+    if token.type == "AT":
         return "there are no decorators"
-    if lexeme.kind in ("IF", "ELSE"):
+    if token.type in ("IF", "ELSE"):
         return NO_CHOICE
-    if lexeme.kind == "STRING":
+    if token.type == "STRING":
         return "a docstring stands first, right below the line that opens its block"
-    if lexeme.kind == "RETURN":
+    if token.type == "RETURN":
         return "only functions return; the result of a rule is `weight <- ...`"
-    if lexeme.kind == "NAME" and "FOR" in refusal.expected and refusal.following.startswith(("=", "<-")):
+    if token.type == "NAME" and "FOR" in refusal.expected and refusal.following.startswith(("=", "<-")):
         return "equations stand in a rule, below a line such as `for matrix:`"
-    if lexeme.kind == "NAME":
-        keywords = load_tables().keywords
-        return nearest(
-            lexeme.text, [word for word, kind in keywords.items() if kind in refusal.expected & set(LINE_WORDS)]
-        )
+    if token.type == "NAME":
+        keywords = load_keywords()
+        return nearest(token, [word for word, kind in keywords.items() if kind in refusal.expected & set(LINE_WORDS)])
     return None
 
 
 def _suggest_definition(refusal: Refusal) -> str | None:
     """After the name at the start of an equation."""
-    text, following = refusal.lexeme.text, refusal.following
+    text, following = refusal.token, refusal.following
     if text in ("+", "-", "*", "/", "@", "^") and following.startswith("="):
         return "nothing is assigned twice: give the new value a name of its own"
     if text == ":" and following.startswith("="):
@@ -154,30 +152,30 @@ def _suggest_definition(refusal: Refusal) -> str | None:
 
 
 def _suggest_in_expression(refusal: Refusal) -> str | None:
-    lexeme, previous, expected = refusal.lexeme, refusal.previous, refusal.expected
-    before = previous.text if previous else ""
+    token, previous, expected = refusal.token, refusal.previous, refusal.expected
+    before = previous if previous else ""
     wants_value, wants_operator = "NUMBER" in expected, "PLUS" in expected
-    if wants_value and lexeme.text == "*" and before == "*" and refusal.adjacent:
+    if wants_value and token == "*" and before == "*" and refusal.adjacent:
         return "powers are written `x^2`"
-    if wants_value and lexeme.kind == "QUOTE":
+    if wants_value and token.type == "QUOTE":
         return 'strings stand between double quotes: `"..."`'
-    if wants_value and lexeme.kind == "RPAR" and before == ",":
+    if wants_value and token.type == "RPAR" and before == ",":
         return "no comma after the last one"
-    if wants_value and lexeme.text == "=" and before in ("+", "-", "*", "/", "@", "^", "<", ">", "=", "=="):
+    if wants_value and token == "=" and before in ("+", "-", "*", "/", "@", "^", "<", ">", "=", "=="):
         return "an operator and `=` cannot be combined"
-    if wants_operator and lexeme.kind == "EQUAL":
+    if wants_operator and token.type == "EQUAL":
         return "equality is written `==`"
-    if wants_operator and lexeme.kind == "_ARROW":
+    if wants_operator and token.type == "_ARROW":
         return "`<-` is one sign; put a space between `<` and `-` to compare with a negative value"
-    if wants_operator and lexeme.kind in ("NAME", "LPAR", "NUMBER") and refusal.adjacent:
+    if wants_operator and token.type in ("NAME", "LPAR", "NUMBER") and refusal.adjacent:
         return "multiplication is always written: `2 * x`"
-    if lexeme.kind == "COMMA" and refusal.adjacent and before.isdigit() and refusal.following[:1].isdigit():
+    if token.type == "COMMA" and refusal.adjacent and before.isdigit() and refusal.following[:1].isdigit():
         return "the decimal sign is a point: `0.01`"
-    if lexeme.kind == "RPAR" and "COMMA" in expected and "RPAR" not in expected:
+    if token.type == "RPAR" and "COMMA" in expected and "RPAR" not in expected:
         return "a set has two members or more; one value is compared with `==`"
-    if lexeme.kind == "IN" and "COLON" in expected:
+    if token.type == "IN" and "COLON" in expected:
         return "there are no loops; `for matrix:` says which parameters a rule is for"
-    if lexeme.kind == "COLON" and "EQUAL" in expected:
+    if token.type == "COLON" and "EQUAL" in expected:
         return "types are found by the compiler and never written"
     return None
 
@@ -188,4 +186,4 @@ def _suggest_keyword(refusal: Refusal) -> str | None:
         return None
     if refusal.starts_statement and not refusal.following.startswith(("=", "<-")):
         return None
-    return f"`{refusal.lexeme.text}` is a keyword and cannot be a name"
+    return f"`{refusal.token}` is a keyword and cannot be a name"

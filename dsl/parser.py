@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lark import Token, Tree, UnexpectedToken
+
 from optforge.dsl import ast, errors
-from optforge.dsl.automaton import Automaton
 from optforge.dsl.diagnostics import Diagnostic, by_position
+from optforge.dsl.grammar import end_of, load_grammar, load_keywords, make_token, scan, start_of
 from optforge.dsl.layout import Layout
-from optforge.dsl.lexer import Lexeme, scan
 from optforge.dsl.source import Source, Span
-from optforge.dsl.tables import load_tables
 from optforge.dsl.tree import TreeBuilder
 
 if TYPE_CHECKING:
+    from lark.parsers.lalr_interactive_parser import InteractiveParser
+
     from optforge.dsl.mistakes import Refusal
 
 MAX_SIZE = 128 * 1024
@@ -69,12 +71,12 @@ def parse_expression(source: Source) -> tuple[ast.Expression | None, tuple[Diagn
 class _Block:
     """An open block.
 
-    ``before`` is the automaton before its first line, None if its indentation is reported and ignored;
+    ``before`` is the parser before its first line, None if its indentation is reported and ignored;
     ``troubled`` whether any line in it was refused; ``continues`` whether its first line, not read yet,
     may have been meant to continue the line before it.
     """
 
-    before: Automaton | None
+    before: InteractiveParser | None
     troubled: bool = False
     continues: bool = False
 
@@ -93,11 +95,15 @@ _HEADERS = {
     "DEF": "DEF NAME LPAR RPAR COLON _NL",
 }
 
+# What stands between the lines of a block.
+_LINE_MARKS = frozenset({"_NL", "_INDENT", "_DEDENT"})
+
 
 class _Parse:
     """One parse with recovery.
 
-    ``line`` is the automaton as it was before the current line, ``first`` the line's first lexeme.
+    ``line`` is the parser as it was before the current line, ``taken`` what it has taken since, and ``first`` the
+    line's first token.
     """
 
     def __init__(self, source: Source, start: str) -> None:
@@ -105,84 +111,112 @@ class _Parse:
         self.start = start
         self.diagnostics: list[Diagnostic] = []
         self.layout = Layout(source, self.report)
-        self.lexemes = self.layout.arrange(scan(source.text))
-        self.automaton = Automaton.begin(load_tables(), TreeBuilder(source, self.report), start)
-        self.line = self.automaton.copy()
-        self.first = Lexeme("_NL", "", 0, 0)
+        self.tokens = self.layout.arrange(scan(source.text))
+        self.line = load_grammar().parse_interactive(start=start)
+        self.parser = _copy(self.line)
+        self.taken: list[Token] = []
+        self.first = make_token("_NL", 0, 0)
         self.between_lines = True
         self.refused_header: str | None = None
         self.reported_at = -1
         self.blocks: list[_Block] = []
-        self.previous: Lexeme | None = None
+        self.previous: Token | None = None
         self.previous_first = False
+        self.tree: Tree[Token] | None = None
 
     def run(self) -> tuple[Any, tuple[ast.Comment, ...], tuple[Diagnostic, ...]]:
         if len(self.source.text) > MAX_SIZE:
             whole = Span(self.source, 0, 0)
             return None, (), (errors.too_large(TOO_LONG, MAX_SIZE, whole),)
+        value = None
         with suppress(_TooManyErrors):
             self.read_all()
-        tree = None if self.diagnostics else self.automaton.values[-1].content
-        return tree, tuple(self.layout.comments), tuple(by_position(self.diagnostics))
+            value = self.build()
+        return None if self.diagnostics else value, tuple(self.layout.comments), tuple(by_position(self.diagnostics))
 
     def read_all(self) -> None:
-        for lexeme in self.lexemes:
-            if lexeme.kind == "_DEDENT" and self.blocks[-1].before is None:
+        for token in self.tokens:
+            if token.type == "_DEDENT" and self.blocks[-1].before is None:
                 self.blocks.pop()
                 continue
-            while not self.automaton.accepts(lexeme.kind):
-                if not self.recover(lexeme):
+            while not self.take(token):
+                if not self.recover(token):
                     break
-            else:
-                self.take(lexeme)
+
+    def build(self) -> Any:
+        """What the tree stands for; after a refusal, just to report what else is wrong with it."""
+        if self.tree is None:
+            return None
+        builder = TreeBuilder(self.source)
+        value = builder.build(self.tree)
+        for problem in by_position(builder.problems):
+            self.report(problem)
+        return value
 
     def report(self, diagnostic: Diagnostic) -> None:
+        if diagnostic in self.diagnostics:
+            return  # What stands before a refused token was read twice.
         self.diagnostics.append(diagnostic)
         if len(self.diagnostics) >= MAX_ERRORS:
             raise _TooManyErrors
 
-    def take(self, lexeme: Lexeme) -> None:
-        """Feed a lexeme that fits, and note where lines and blocks begin."""
-        if lexeme.kind == "_INDENT":
+    def take(self, token: Token) -> bool:
+        """Feed a token and note where lines and blocks begin; False if the parser refuses it and stands as before."""
+        begins_line = self.between_lines and token.type not in _LINE_MARKS
+        before = _copy(self.parser) if begins_line else None
+        if not self.feed(token):
+            return False
+        if before is not None:
+            self.line, self.first, self.taken = before, token, [token]
+        if token.type == "_INDENT":
             self.blocks.append(_Block(self.line))
-        elif lexeme.kind == "_DEDENT":
+        elif token.type == "_DEDENT":
             self.blocks.pop()
-        elif self.between_lines:
-            self.line, self.first = self.automaton.copy(), lexeme
-        self.between_lines = lexeme.kind in ("_NL", "_INDENT", "_DEDENT")
+        self.between_lines = token.type in _LINE_MARKS
         if self.between_lines and self.blocks:
             self.blocks[-1].continues = False
         self.refused_header = None
-        self.automaton.feed(lexeme)
-        if lexeme.text:
-            self.previous, self.previous_first = lexeme, self.layout.line_start
+        if token:
+            self.previous, self.previous_first = token, self.layout.line_start
+        return True
 
-    def recover(self, lexeme: Lexeme) -> bool:
-        """Report a refused lexeme and get the automaton to where parsing can go on.
-
-        True if the lexeme itself is still to be taken.
-        """
-        expected = self.automaton.expected()
-        if lexeme.kind == "$END":
-            self.finish(lexeme, expected)
+    def feed(self, token: Token) -> bool:
+        """Whether the parser takes a token. What Lark reduces before it notices that it does not is undone."""
+        try:
+            self.tree = self.parser.feed_token(token)
+        except UnexpectedToken:
+            self.parser = _copy(self.line)
+            for each in self.taken:
+                self.parser.feed_token(each)
             return False
-        if lexeme.kind == "_INDENT":
-            return self.enter_unexpected_block(lexeme, expected)
+        self.taken.append(token)
+        return True
+
+    def recover(self, token: Token) -> bool:
+        """Report a refused token and get the parser to where it can go on.
+
+        True if the token itself is still to be taken.
+        """
+        expected = frozenset(self.parser.accepts())
+        if token.type == "$END":
+            self.finish(token, expected)
+            return False
+        if token.type == "_INDENT":
+            return self.enter_unexpected_block(token, expected)
         if expected == {"_INDENT"}:
-            self.report_refusal(lexeme, expected)
+            self.report_refusal(token, expected)
             self.return_to(self.line)
             return True
-        if lexeme.kind == "_DEDENT":
-            self.leave_block(lexeme, expected)
+        if token.type == "_DEDENT":
+            self.leave_block(token, expected)
             return False
-        if lexeme.kind == "_NL" and "COLON" in expected:
-            self.report_refusal(lexeme, expected)
-            self.automaton.feed(Lexeme("COLON", "", lexeme.start, lexeme.end))
-            return True
-        self.refuse_line(lexeme, expected)
+        if token.type == "_NL" and "COLON" in expected:
+            self.report_refusal(token, expected)
+            return self.feed(make_token("COLON", start_of(token), end_of(token)))
+        self.refuse_line(token, expected)
         return False
 
-    def report_refusal(self, lexeme: Lexeme, expected: frozenset[str]) -> Refusal:
+    def report_refusal(self, token: Token, expected: frozenset[str]) -> Refusal:
         # A spec without mistakes never pays for importing what explains them.
         from optforge.dsl.habits import suggest
         from optforge.dsl.mistakes import Refusal, explain_refusal
@@ -191,105 +225,109 @@ class _Parse:
             self.blocks[-1].troubled = True
         refusal = Refusal(
             self.source,
-            lexeme,
+            token,
             self.previous,
             expected,
-            tuple(bracket for bracket in self.layout.brackets if bracket is not lexeme),
-            self.layout.line_start and bool(lexeme.text),
+            tuple(bracket for bracket in self.layout.brackets if bracket is not token),
+            self.layout.line_start and bool(token),
             self.previous_first,
         )
-        if not self.is_known(lexeme):
+        if not self.is_known(token):
             self.report(explain_refusal(refusal, suggest(refusal)))
-        self.reported_at = lexeme.start
+        self.reported_at = start_of(token)
         return refusal
 
-    def is_known(self, lexeme: Lexeme) -> bool:
+    def is_known(self, token: Token) -> bool:
         """Whether a refusal only follows from something reported before: one thing is enough to say of a line."""
-        if lexeme.start == self.reported_at or (self.blocks and self.blocks[-1].continues):
+        if start_of(token) == self.reported_at or (self.blocks and self.blocks[-1].continues):
             return True
-        first = lexeme if self.between_lines else self.first
-        return first.start in self.layout.misplaced
+        first = token if self.between_lines else self.first
+        return start_of(first) in self.layout.misplaced
 
-    def finish(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
+    def finish(self, token: Token, expected: frozenset[str]) -> None:
         if self.diagnostics:
             return
         if self.start == "start" and expected != {"_INDENT"}:
-            self.report(errors.empty_file(Span(self.source, lexeme.start, lexeme.end)))
+            self.report(errors.empty_file(Span(self.source, start_of(token), end_of(token))))
         else:
-            self.report_refusal(lexeme, expected)
+            self.report_refusal(token, expected)
 
-    def enter_unexpected_block(self, lexeme: Lexeme, expected: frozenset[str]) -> bool:
+    def enter_unexpected_block(self, token: Token, expected: frozenset[str]) -> bool:
         """Read a block under the header it should have had, or leave out its indentation."""
         header = _HEADERS.get(self.refused_header or "")
-        if header is not None and self.put_header(header.split(), lexeme.start):
+        if header is not None and self.put_header(header.split(), start_of(token)):
             return True
         if self.refused_header is not None:
             self.skip_block()
             return False
-        self.report_refusal(lexeme, expected)
+        self.report_refusal(token, expected)
         self.blocks.append(_Block(None, continues=True))
         return False
 
     def put_header(self, kinds: list[str], position: int) -> bool:
-        automaton = self.line.copy()
         for kind in kinds:
-            if not automaton.accepts(kind):
+            if not self.feed(make_token(kind, position, position)):
+                self.return_to(self.line)
                 return False
-            automaton.feed(Lexeme(kind, "", position, position))
-        self.automaton = automaton
         return True
 
     def skip_block(self) -> None:
         depth = 1
         while depth:
-            kind = next(self.lexemes).kind
+            kind = next(self.tokens).type
             depth += (kind == "_INDENT") - (kind == "_DEDENT")
 
-    def leave_block(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
+    def leave_block(self, token: Token, expected: frozenset[str]) -> None:
         """A block that ends too early; no message if that is because a line of it was refused."""
         block = self.blocks[-1]
         if not block.troubled:
-            self.report_refusal(lexeme, expected)
+            self.report_refusal(token, expected)
         self.blocks.pop()
         if self.blocks:
             self.blocks[-1].troubled = True
         assert block.before is not None
         self.return_to(block.before)
 
-    def refuse_line(self, lexeme: Lexeme, expected: frozenset[str]) -> None:
+    def refuse_line(self, token: Token, expected: frozenset[str]) -> None:
         """Report a line, drop the rest of it and go on behind it."""
-        refusal = self.report_refusal(lexeme, expected)
+        refusal = self.report_refusal(token, expected)
         if self.between_lines:
-            self.line, self.first = self.automaton, lexeme
-        self.skip_line(lexeme, refusal)
+            self.line, self.first = self.parser, token
+        self.skip_line(token, refusal)
         if self.blocks:
             self.blocks[-1].continues = False
         self.return_to(self.line)
-        self.refused_header = self.first.kind if self.first.kind in _HEADERS else _guess_header(self.first.text)
+        self.refused_header = self.first.type if self.first.type in _HEADERS else _guess_header(self.first)
 
-    def skip_line(self, lexeme: Lexeme, refusal: Refusal) -> None:
-        end = self.previous.end if self.previous else 0
+    def skip_line(self, token: Token, refusal: Refusal) -> None:
+        end = end_of(self.previous) if self.previous else 0
         if refusal.starts_update and self.previous is not None:
-            self.layout.reopen(self.previous.start, self.previous, lexeme)
-        elif refusal.leaves_bracket and lexeme.kind != "_NL":
-            self.layout.reopen(end, lexeme)
-        elif lexeme.kind == "_UNCLOSED":
+            self.layout.reopen(start_of(self.previous), self.previous, token)
+        elif refusal.leaves_bracket and token.type != "_NL":
+            self.layout.reopen(end, token)
+        elif token.type == "_UNCLOSED":
             self.layout.brackets.clear()
-        while lexeme.kind != "_NL":
-            lexeme = next(self.lexemes)
-            if self.layout.begins_line(lexeme):
-                self.layout.reopen(end, lexeme)
+        while token.type != "_NL":
+            token = next(self.tokens)
+            if self.layout.begins_line(token):
+                self.layout.reopen(end, token)
 
-    def return_to(self, before: Automaton) -> None:
+    def return_to(self, before: InteractiveParser) -> None:
         """Forget what was taken since then."""
-        self.automaton = before.copy()
+        self.line, self.parser, self.taken = before, _copy(before), []
         self.between_lines = True
+
+
+def _copy(parser: InteractiveParser) -> InteractiveParser:
+    """An independent parser that stands where this one does; what it has read is shared."""
+    twin: InteractiveParser = parser.copy(deepcopy_values=False)
+    return twin
 
 
 def _guess_header(word: str) -> str:
     """The kind of block a misspelt first word was probably meant to open; the word itself if none."""
     from difflib import get_close_matches
 
-    keywords = {word: kind for word, kind in load_tables().keywords.items() if kind in _HEADERS}
+    keywords = {word: kind for word, kind in load_keywords().items() if kind in _HEADERS}
     found = get_close_matches(word, keywords, n=1, cutoff=0.6)
     return keywords[found[0]] if found else word

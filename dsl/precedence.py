@@ -12,7 +12,7 @@ from optforge.dsl import ast
 
 
 class Level(IntEnum):
-    """The rungs of the grammar, from ``ternary`` to ``atom``."""
+    """The rungs of the grammar, from ``expr`` to ``atom``."""
 
     SELECT = 1
     PIPE = 2

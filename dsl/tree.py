@@ -1,4 +1,4 @@
-"""The builder: reductions of the grammar in, nodes of the surface tree out.
+"""The builder: Lark's tree of a text in, nodes of the surface tree out.
 
 One method for each rule (or alias) of ``grammar.lark``. Spans cover the whole construct, brackets that
 belong to it included. Nothing is checked here but what the grammar cannot say: that keyword arguments come
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from lark import Token, Tree
+
 from optforge.dsl import ast, errors
-from optforge.dsl.layout import Report
-from optforge.dsl.lexer import Lexeme
-from optforge.dsl.source import Source, Span
+from optforge.dsl.diagnostics import Diagnostic
+from optforge.dsl.grammar import end_of, start_of
+from optforge.dsl.source import NOWHERE, Source, Span
 
 MAX_DEPTH = 100
 
@@ -39,30 +41,43 @@ EXPRESSIONS = frozenset(
 
 
 class TreeBuilder:
-    """Builds the tree of one source; what is wrong goes to ``report``."""
+    """Builds the tree of one source; what is wrong is collected in ``problems``."""
 
-    def __init__(self, source: Source, report: Report) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self.report = report
+        self.problems: list[Diagnostic] = []
 
-    levels = EXPRESSIONS
+    def build(self, root: Tree[Token]) -> Any:
+        """What a tree of Lark's stands for, found without recursion, however deep it is."""
+        values: dict[int, Any] = {}
+        heights: dict[int, int] = {}
+        for tree in reversed(list(root.iter_subtrees_topdown())):
+            below = max([heights[id(part)] for part in tree.children if isinstance(part, Tree)], default=0)
+            heights[id(tree)] = height = below + (tree.data in EXPRESSIONS)
+            span = NOWHERE if tree.meta.empty else Span(self.source, tree.meta.start_pos, tree.meta.end_pos)
+            if height > MAX_DEPTH and tree.data in EXPRESSIONS:
+                values[id(tree)] = self._cut_off(height, span)
+            else:
+                children = [values[id(part)] if isinstance(part, Tree) else part for part in tree.children]
+                values[id(tree)] = getattr(self, tree.data)(span, *children)
+        return values[id(root)]
 
-    def build(self, make: str, start: int, end: int, height: int, children: list[Any]) -> Any:
-        span = Span(self.source, start, end)
-        if height > MAX_DEPTH and make in EXPRESSIONS:
-            if height == MAX_DEPTH + 1:
-                # Its parents are deeper still; one message is enough, and a leaf stands in for all of it.
-                self.report(errors.too_large("this expression is nested too deeply", MAX_DEPTH, span))
-            return ast.Number("0", span=span)
-        return getattr(self, make)(span, *children)
+    def _cut_off(self, height: int, span: Span) -> ast.Number:
+        """A leaf in place of an expression that is too deep; so are all around it, and one message is enough."""
+        if height == MAX_DEPTH + 1:
+            self.problems.append(errors.too_large("this expression is nested too deeply", MAX_DEPTH, span))
+        return ast.Number("0", span=span)
 
-    def _identifier(self, lexeme: Lexeme) -> ast.Identifier:
-        return ast.Identifier(lexeme.text, span=Span(self.source, lexeme.start, lexeme.end))
+    def _span(self, token: Token) -> Span:
+        return Span(self.source, start_of(token), end_of(token))
 
-    def _text(self, lexeme: Lexeme) -> ast.Text:
-        quotes = 3 if lexeme.text.startswith('"""') else 1
-        value = lexeme.text[quotes:-quotes].replace("\r\n", "\n")
-        return ast.Text(value, span=Span(self.source, lexeme.start, lexeme.end))
+    def _identifier(self, token: Token) -> ast.Identifier:
+        return ast.Identifier(token.value, span=self._span(token))
+
+    def _text(self, token: Token) -> ast.Text:
+        quotes = 3 if token.value.startswith('"""') else 1
+        value = token.value[quotes:-quotes].replace("\r\n", "\n")
+        return ast.Text(value, span=self._span(token))
 
     # The file and what it defines
 
@@ -73,69 +88,68 @@ class TreeBuilder:
     def expression(self, span: Span, value: ast.Expression) -> ast.Expression:
         return value
 
-    def docstring(self, span: Span, text: Lexeme) -> ast.Text:
-        return self._text(text)
+    def doc(self, span: Span, text: Token | None) -> ast.Text | None:
+        return None if text is None else self._text(text)
 
     def short_function(
-        self, span: Span, name: Lexeme, parameters: tuple[ast.Parameter, ...] | None, result: ast.Expression
+        self, span: Span, name: Token, parameters: tuple[ast.Parameter, ...], result: ast.Expression
     ) -> ast.Function:
-        return ast.Function(self._identifier(name), parameters or (), (), result, span=span)
+        return ast.Function(self._identifier(name), parameters, (), result, span=span)
 
     def block_function(
         self,
         span: Span,
-        name: Lexeme,
-        parameters: tuple[ast.Parameter, ...] | None,
+        name: Token,
+        parameters: tuple[ast.Parameter, ...],
         doc: ast.Text | None,
-        body: tuple[ast.Binding | ast.Update, ...],
-        result: ast.Expression,
+        *lines: Any,
     ) -> ast.Function:
-        return ast.Function(self._identifier(name), parameters or (), body, result, doc, True, span=span)
-
-    def body(self, span: Span, *statements: ast.Binding | ast.Update) -> tuple[ast.Binding | ast.Update, ...]:
-        return statements
+        *body, result = lines
+        return ast.Function(self._identifier(name), parameters, tuple(body), result, doc, True, span=span)
 
     def params(self, span: Span, *parameters: ast.Parameter) -> tuple[ast.Parameter, ...]:
         optional = False
         for parameter in parameters:
             if optional and parameter.default is None:
-                self.report(errors.misplaced_argument("a parameter without a default", parameter.span))
+                self.problems.append(errors.misplaced_argument("a parameter without a default", parameter.span))
             optional = optional or parameter.default is not None
         return parameters
 
-    def param(self, span: Span, name: Lexeme, default: ast.Expression | None) -> ast.Parameter:
+    def param(self, span: Span, name: Token, default: ast.Expression | None) -> ast.Parameter:
         return ast.Parameter(self._identifier(name), default, span=span)
 
     def optimizer(
-        self, span: Span, name: Lexeme, base: Lexeme | None, doc: ast.Text | None, *members: ast.OptimizerMember
+        self, span: Span, name: Token, base: Token | None, doc: ast.Text | None, *members: ast.OptimizerMember
     ) -> ast.Optimizer:
-        return ast.Optimizer(self._identifier(name), base and self._identifier(base), members, doc, span=span)
+        return ast.Optimizer(
+            self._identifier(name), None if base is None else self._identifier(base), members, doc, span=span
+        )
 
     def schedule(
-        self, span: Span, name: Lexeme, doc: ast.Text | None, *members: ast.Hyper | ast.Statement
+        self, span: Span, name: Token, doc: ast.Text | None, *members: ast.Hyper | ast.Statement
     ) -> ast.Schedule:
         return ast.Schedule(self._identifier(name), members, doc, span=span)
 
     def penalty(
-        self, span: Span, name: Lexeme, doc: ast.Text | None, *members: ast.Hyper | ast.Rule | ast.Delegate
+        self, span: Span, name: Token, doc: ast.Text | None, *members: ast.Hyper | ast.Rule | ast.Delegate
     ) -> ast.Penalty:
         return ast.Penalty(self._identifier(name), members, doc, span=span)
 
     def hyper(
         self,
         span: Span,
-        name: Lexeme,
+        name: Token,
         default: ast.Expression | None,
         before: ast.Expression | None,
         condition: ast.Expression | None,
-        doc: Lexeme | None,
+        doc: Token | None,
     ) -> ast.Hyper:
-        return ast.Hyper(self._identifier(name), default, condition, doc and self._text(doc), before, span=span)
+        return ast.Hyper(self._identifier(name), default, condition, self.doc(span, doc), before, span=span)
 
     def delegate(
-        self, span: Span, roles: tuple[ast.Identifier, ...], optimizer: Lexeme, arguments: Arguments | None
+        self, span: Span, roles: tuple[ast.Identifier, ...], optimizer: Token, arguments: Arguments
     ) -> ast.Delegate:
-        positional, keywords = arguments or ((), ())
+        positional, keywords = arguments
         return ast.Delegate(roles, self._identifier(optimizer), positional, keywords, span=span)
 
     def block_rule(
@@ -143,29 +157,29 @@ class TreeBuilder:
     ) -> ast.Rule:
         return ast.Rule(roles, statements, doc, span=span)
 
-    def roles(self, span: Span, *names: Lexeme) -> tuple[ast.Identifier, ...]:
+    def roles(self, span: Span, *names: Token) -> tuple[ast.Identifier, ...]:
         return tuple(self._identifier(name) for name in names)
 
     def event(
         self,
         span: Span,
-        name: Lexeme,
-        parameters: tuple[ast.Parameter, ...] | None,
+        name: Token,
+        parameters: tuple[ast.Parameter, ...],
         doc: ast.Text | None,
         *statements: ast.Statement,
     ) -> ast.Event:
-        return ast.Event(self._identifier(name), parameters or (), statements, doc, span=span)
+        return ast.Event(self._identifier(name), parameters, statements, doc, span=span)
 
     def claim(self, span: Span, promise: ast.Expression) -> ast.Claim:
         return ast.Claim(promise, span=span)
 
-    def was(self, span: Span, target: Lexeme, value: ast.Expression) -> ast.Was:
+    def was(self, span: Span, target: Token, value: ast.Expression) -> ast.Was:
         return ast.Was(self._identifier(target), value, span=span)
 
-    def binding(self, span: Span, target: Lexeme, value: ast.Expression) -> ast.Binding:
+    def binding(self, span: Span, target: Token, value: ast.Expression) -> ast.Binding:
         return ast.Binding(self._identifier(target), value, span=span)
 
-    def update(self, span: Span, target: Lexeme, value: ast.Expression) -> ast.Update:
+    def update(self, span: Span, target: Token, value: ast.Expression) -> ast.Update:
         return ast.Update(self._identifier(target), value, span=span)
 
     # Expressions
@@ -178,43 +192,43 @@ class TreeBuilder:
     def pipe_call(self, span: Span, value: ast.Expression, call: ast.Call) -> ast.Pipe:
         return ast.Pipe(value, call, span=span)
 
-    def pipe_name(self, span: Span, value: ast.Expression, name: Lexeme) -> ast.Pipe:
+    def pipe_name(self, span: Span, value: ast.Expression, name: Token) -> ast.Pipe:
         function = self._identifier(name)
         return ast.Pipe(value, ast.Call(function, (), span=function.span), bare=True, span=span)
 
-    def binary(self, span: Span, left: ast.Expression, operator: Lexeme, right: ast.Expression) -> ast.Binary:
-        return ast.Binary(operator.text, left, right, span=span)
+    def binary(self, span: Span, left: ast.Expression, operator: Token, right: ast.Expression) -> ast.Binary:
+        return ast.Binary(operator.value, left, right, span=span)
 
-    def unary(self, span: Span, operator: Lexeme, operand: ast.Expression) -> ast.Unary:
-        return ast.Unary(operator.text, operand, span=span)
+    def unary(self, span: Span, operator: Token, operand: ast.Expression) -> ast.Unary:
+        return ast.Unary(operator.value, operand, span=span)
 
-    def transpose(self, span: Span, operand: ast.Expression, quote: Lexeme) -> ast.Unary:
-        return ast.Unary(quote.text, operand, span=span)
+    def transpose(self, span: Span, operand: ast.Expression, quote: Token) -> ast.Unary:
+        return ast.Unary(quote.value, operand, span=span)
 
     def compare(self, span: Span, first: ast.Expression, *rest: Any) -> ast.Comparison:
         pairs = zip(rest[::2], rest[1::2], strict=True)
-        return ast.Comparison(first, tuple((operator.text, operand) for operator, operand in pairs), span=span)
+        return ast.Comparison(first, tuple((operator.value, operand) for operator, operand in pairs), span=span)
 
     def member(self, span: Span, item: ast.Expression, choices: ast.Tuple) -> ast.Member:
         return ast.Member(item, choices, span=span)
 
-    def number(self, span: Span, lexeme: Lexeme) -> ast.Number:
-        return ast.Number(lexeme.text, span=span)
+    def number(self, span: Span, token: Token) -> ast.Number:
+        return ast.Number(token.value, span=span)
 
-    def boolean(self, span: Span, lexeme: Lexeme) -> ast.Boolean:
-        return ast.Boolean(lexeme.kind == "TRUE", span=span)
+    def boolean(self, span: Span, token: Token) -> ast.Boolean:
+        return ast.Boolean(token.type == "TRUE", span=span)
 
-    def string(self, span: Span, lexeme: Lexeme) -> ast.Text:
-        return self._text(lexeme)
+    def string(self, span: Span, token: Token) -> ast.Text:
+        return self._text(token)
 
-    def name(self, span: Span, lexeme: Lexeme) -> ast.Name:
-        return ast.Name(lexeme.text, span=span)
+    def name(self, span: Span, token: Token) -> ast.Name:
+        return ast.Name(token.value, span=span)
 
     def sequence(self, span: Span, *items: ast.Expression) -> ast.Tuple:
         return ast.Tuple(items, span=span)
 
-    def call(self, span: Span, function: Lexeme, arguments: Arguments | None) -> ast.Call:
-        positional, keywords = arguments or ((), ())
+    def call(self, span: Span, function: Token, arguments: Arguments) -> ast.Call:
+        positional, keywords = arguments
         return ast.Call(self._identifier(function), positional, keywords, span=span)
 
     def args(self, span: Span, *arguments: Any) -> Arguments:
@@ -225,11 +239,11 @@ class TreeBuilder:
                 keywords.append(argument)
                 continue
             if keywords:
-                self.report(errors.misplaced_argument("a positional argument", argument.span))
+                self.problems.append(errors.misplaced_argument("a positional argument", argument.span))
             positional.append(argument)
         return tuple(positional), tuple(keywords)
 
-    def keyword(self, span: Span, name: Lexeme, value: ast.Expression) -> _Keyword:
+    def keyword(self, span: Span, name: Token, value: ast.Expression) -> _Keyword:
         return _Keyword((self._identifier(name), value))
 
 

@@ -153,7 +153,6 @@ def test_modules_say_what_they_are_and_stay_small() -> None:
 WRITERS = {
     "compiler/commands/output.py": "the compiler's files appear whole",
     "examples/files.py": "and so do those of the examples",
-    "dsl/tables.py": "run by who changes the grammar",
     "examples/gpt2/checkpoints.py": "into a draft that is renamed",
     "examples/gpt2/compare.py": "what a process prints, as it prints it",
     "examples/gpt2/data/encoded.py": "into a draft that is renamed",

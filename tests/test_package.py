@@ -15,7 +15,6 @@ NEEDED = (
     "optforge/__init__.py",
     "optforge/py.typed",
     "optforge/dsl/grammar.lark",
-    "optforge/dsl/grammar.json",
     "optforge/dsl/prelude.opt",
     "optforge/runtime/__init__.py",
     "optforge/runtime/contract/interface.py",

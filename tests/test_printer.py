@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optforge.dsl import ast
-from optforge.dsl.lexer import scan
+from optforge.dsl.grammar import end_of, load_keywords, scan, start_of
 from optforge.dsl.parser import parse_expression, parse_source
 from optforge.dsl.precedence import INFIX
 from optforge.dsl.printer import print_expression, print_file
 from optforge.dsl.source import Source
-from optforge.dsl.tables import load_tables
 
-KEYWORDS = frozenset(load_tables().keywords)
+KEYWORDS = frozenset(load_keywords())
 
 # Trees of every kind of node, written by chance.
 
@@ -162,17 +161,17 @@ def sprinkle(text: str, seed: int) -> tuple[str, list[str]]:
         comments.append(f"# note {len(comments)}")
         return comments[-1]
 
-    for lexeme in scan(text):
-        pieces.append(text[end : lexeme.start])
-        if lexeme.kind == "_NL" and rng.random() < 0.2:
+    for token in scan(text):
+        pieces.append(text[end : start_of(token)])
+        if token.type == "_NL" and rng.random() < 0.2:
             pieces.append("  " + comment())
-        pieces.append(lexeme.text)
-        depth += (lexeme.kind == "LPAR") - (lexeme.kind == "RPAR")
-        if lexeme.kind == "_NL" and rng.random() < 0.3:
+        pieces.append(token.value)
+        depth += (token.type == "LPAR") - (token.type == "RPAR")
+        if token.type == "_NL" and rng.random() < 0.3:
             pieces.append("\n" * rng.randrange(3) + " " * rng.randrange(12) + comment() + "\n" * rng.randrange(1, 4))
         elif depth and rng.random() < 0.1:
             pieces.append(f" {comment()}\n" if rng.random() < 0.5 else f"\n{comment()}\n")
-        end = lexeme.end
+        end = end_of(token)
     return "".join([*pieces, text[end:]]), comments
 
 
