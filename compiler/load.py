@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from optforge.compiler.driver import FUNCTIONS_ONLY, Snapshot, Workspace, run_passes
 from optforge.compiler.frontend.files import SPECS, Files, shown_path
+from optforge.compiler.ir import nodes as ir
 from optforge.compiler.modules import module_of
 from optforge.compiler.targets.base import Origin
 from optforge.compiler.targets.torch.target import TORCH
@@ -45,8 +46,19 @@ def module_for(snapshot: Snapshot) -> ModuleType:
     return _modules[snapshot]
 
 
+def check_spec(path: Path) -> Snapshot:
+    """A file as it is now; what is wrong with it, or with reading it, is in the diagnostics."""
+    WORKSPACE.refresh()
+    return WORKSPACE.snapshot(path)
+
+
+def program_for(snapshot: Snapshot) -> ir.Program:
+    """The program that the module is made of; raises :class:`SpecError` with everything that is wrong."""
+    return run_passes(snapshot.require(), TORCH.rewrites)
+
+
 def compile_module(snapshot: Snapshot) -> ModuleType:
-    program = run_passes(snapshot.require(), TORCH.rewrites)
+    program = program_for(snapshot)
     name = snapshot.source.path
     if not program.declarations:
         raise LookupError(f"{name} {FUNCTIONS_ONLY}")

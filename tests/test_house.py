@@ -151,7 +151,7 @@ def test_modules_say_what_they_are_and_stay_small() -> None:
 
 
 WRITERS = {
-    "compiler/commands/output.py": "the compiler's files appear whole",
+    "compiler/output.py": "the compiler's files appear whole",
     "examples/files.py": "and so do those of the examples",
     "examples/gpt2/checkpoints.py": "into a draft that is renamed",
     "examples/gpt2/compare.py": "what a process prints, as it prints it",

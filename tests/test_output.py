@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from optforge.compiler.commands.cli import main
-from optforge.compiler.commands.output import write_whole
+from optforge.compiler.output import write_whole
 
 ROOT = Path(__file__).parent.parent
 UNTIDY = (ROOT / "specs" / "muon.opt").read_text(encoding="utf-8").replace(" = ", "  =  ")

@@ -25,7 +25,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_fmt(options: argparse.Namespace) -> int:
-    from optforge.compiler.commands.output import write_whole
+    from optforge.compiler.output import write_whole
     from optforge.dsl.parser import parse_source, read_source
     from optforge.dsl.printer import print_file
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 
-from optforge.compiler.commands.output import write_whole
 from optforge.compiler.driver import Snapshot, run_passes
 from optforge.compiler.frontend.files import shown_path
+from optforge.compiler.output import write_whole
 from optforge.compiler.targets.base import Origin
 from optforge.compiler.targets.torch.render import (
     render_package,

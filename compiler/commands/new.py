@@ -38,8 +38,8 @@ optimizer {name}:
 
 
 def run_new(options: argparse.Namespace) -> int:
-    from optforge.compiler.commands.output import write_whole
     from optforge.compiler.driver import check_source
+    from optforge.compiler.output import write_whole
     from optforge.dsl.source import Source
 
     if not options.name.isidentifier() or not options.name.isascii():

@@ -20,11 +20,11 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from optforge.compiler.commands.output import write_whole
 from optforge.compiler.driver import run_passes
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.output import write_whole
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.arena import Arena, chosen, open_arena, read_spec

@@ -15,11 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optforge.compiler.driver import check_file
 from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.load import class_in, find_spec, module_for
-from optforge.compiler.targets.torch.target import TORCH
+from optforge.compiler.load import check_spec, class_in, find_spec, module_for
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -94,7 +92,7 @@ def spec_target(label: str, place: str, name: str | None, options: Mapping[str, 
     shipped = SPECS / f"{place}.opt"
     try:
         path = shipped if place.isidentifier() and shipped.is_file() else find_spec(place)
-        snapshot = check_file(path, TORCH.reserved)
+        snapshot = check_spec(path)
         program = snapshot.require()
         module = module_for(snapshot)
         cls = class_in(module, path, name, place)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optforge.compiler.driver import FUNCTIONS_ONLY, Workspace, run_passes
+from optforge.compiler.driver import FUNCTIONS_ONLY
 from optforge.compiler.frontend.files import shown_path
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.load import find_spec, module_for
-from optforge.compiler.targets.torch.target import TORCH
+from optforge.compiler.load import WORKSPACE, find_spec, module_for, program_for
 from optforge.compiler.verify.differential.names import NameProblem, match_names
 from optforge.compiler.verify.differential.plan import Hyper
 from optforge.compiler.verify.differential.race import Contest
@@ -56,8 +55,9 @@ class Arena:
 def open_arena(spec: str | Path, factory: Callable[..., Any], options: Options, target: str = "") -> Arena:
     """Everything about a contest between a spec (a path, or a shipped optimizer's name) and a factory."""
     source, folder = read_spec(spec)
-    snapshot = Workspace(TORCH.reserved).snapshot_of(source, folder)
-    program = run_passes(snapshot.require(), TORCH.rewrites)
+    WORKSPACE.refresh()
+    snapshot = WORKSPACE.snapshot_of(source, folder)
+    program = program_for(snapshot)
     declaration = chosen(program, source.path, options.optimizer, str(spec))
     ours = getattr(module_for(snapshot), declaration.name)
     return arena_of(source, declaration, ours, factory, options, target)

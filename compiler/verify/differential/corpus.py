@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optforge.compiler.commands.output import write_whole
+from optforge.compiler.output import write_whole
 from optforge.compiler.verify.differential.plan import Scenario, read_scenario, scenario_text
 
 FOLDER = Path(".optforge") / "corpus"
