@@ -106,7 +106,7 @@ def _explains_arguments(construct: Callable[..., None], options: Sequence[inspec
     `options` stand in its signature for `**options: Unpack[Options]`.
     """
     signature = inspect.signature(construct)
-    given = [each for each in signature.parameters.values() if each.annotation != "Unpack[Options]"]
+    given = [each for each in signature.parameters.values() if not str(each.annotation).endswith("Options]")]
     if any(each.kind is each.VAR_KEYWORD for each in given):
         return construct
     if len(given) < len(signature.parameters):
