@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optforge.compiler.analysis.facts import with_facts
-from optforge.compiler.frontend.files import Answer, Files, Question
+from optforge.compiler.frontend.files import Answer, Files, Lookup
 from optforge.compiler.frontend.reporting import Report, ReservedNames
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
@@ -61,7 +61,7 @@ class Snapshot:
     typed: RawProgram | None = None
     program: ir.Program | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
-    asked: Mapping[Question, Answer] = field(default_factory=dict)
+    asked: Mapping[Lookup, Answer] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import Parameter, fire_event, step_parameters
+from optforge.compiler.oracle.interpreter import OracleParameter, fire_event, step_parameters
 
 STEPS = 50
 EPS64 = 2.0**-52
@@ -160,10 +160,10 @@ class Interpreted:
         (self.declaration,) = (d for d in program.declarations if isinstance(d, ir.Optimizer))
         defaults = {h.name: h.default.value for h in self.declaration.hypers if h.default is not None}
         self.param_groups = [{"params": params, **defaults, **hypers} for _, params in groups]
-        self.inner: dict[nn.Parameter, Parameter] = {}
+        self.inner: dict[nn.Parameter, OracleParameter] = {}
         for role, params in groups:
             (rule,) = (rule for rule in self.declaration.rules if role in rule.roles)
-            self.inner |= {p: Parameter(p.detach().numpy(), rule) for p in params}
+            self.inner |= {p: OracleParameter(p.detach().numpy(), rule) for p in params}
             for event in rule.events:
                 setattr(self, event.name, partial(self.fire, event.name))
         self.state = {p: inner.memories for p, inner in self.inner.items()}
@@ -177,7 +177,7 @@ class Interpreted:
         fire_event(parameters, event, grads, hypers, arguments)
         self._write()
 
-    def _columns(self) -> tuple[list[Parameter], list[Any], list[Mapping[str, Any]]]:
+    def _columns(self) -> tuple[list[OracleParameter], list[Any], list[Mapping[str, Any]]]:
         pairs = [(p, group) for group in self.param_groups for p in group["params"]]
         hypers = [{name: float_of(value) for name, value in g.items() if name != "params"} for _, g in pairs]
         grads = [None if p.grad is None else p.grad.double().numpy() for p, _ in pairs]

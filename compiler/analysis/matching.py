@@ -35,7 +35,7 @@ Equation = tuple[Sum, Sum]
 
 
 @dataclass(frozen=True)
-class Case:
+class Specialization:
     """Values of the pattern's hypers, numbers and flags, where the scalar conditions are as ``chosen`` says."""
 
     chosen: Mapping[ir.Expr, bool]
@@ -48,10 +48,10 @@ class Instance:
     """How the function is the pattern: its memory for each of the pattern's, and the values case by case."""
 
     memories: Mapping[str, str]
-    cases: tuple[Case, ...]
+    cases: tuple[Specialization, ...]
 
 
-class Pattern:
+class KernelRule:
     """A rule that others may be instances of, with what every comparison needs of it."""
 
     def __init__(self, rule: ir.Rule) -> None:
@@ -81,7 +81,7 @@ class Pattern:
         return {f"unknown {name}": name for name in self.hypers if name not in known}
 
 
-def instance_of(pattern: Pattern, rule: ir.Rule) -> Instance | None:
+def instance_of(pattern: KernelRule, rule: ir.Rule) -> Instance | None:
     """How the rule's step is the pattern's for some values of the pattern's hypers; None where no way was found."""
     own, theirs = pattern.memories, [memory.name for memory in rule.memories]
     if len(own) != len(theirs) or not is_candidate(rule) or not functions(rule.update) <= pattern.functions:
@@ -133,7 +133,9 @@ def choices(conditions: list[ir.Expr]) -> Iterator[dict[ir.Expr, bool]]:
 # One case
 
 
-def solved(pattern: Pattern, rule: ir.Rule, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool]) -> Case | None:
+def solved(
+    pattern: KernelRule, rule: ir.Rule, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool]
+) -> Specialization | None:
     """Values of the pattern's hypers with which it is the rule in this case."""
     standing = {name: own for own, name in memories.items()}
     target = output_forms(rule.update, standing, chosen, {})
@@ -142,7 +144,7 @@ def solved(pattern: Pattern, rule: ir.Rule, memories: Mapping[str, str], chosen:
             numbers = fitted(pattern, target, truths, start)
             if numbers is not None:
                 named = {node.name: truth for node, truth in truths.items() if isinstance(node, ir.Input)}
-                return Case(chosen, numbers, named)
+                return Specialization(chosen, numbers, named)
     return None
 
 
@@ -169,7 +171,7 @@ def numeric_hypers(function: ir.Function) -> list[str]:
 
 
 def fitted(
-    pattern: Pattern, target: Forms, truths: Mapping[ir.Expr, bool], start: Mapping[str, Sum]
+    pattern: KernelRule, target: Forms, truths: Mapping[ir.Expr, bool], start: Mapping[str, Sum]
 ) -> dict[str, Sum] | None:
     """Values of the hypers that make the pattern's outputs equal to the target's: solved one by one, then checked."""
     known = dict(start)

@@ -25,8 +25,8 @@ HEAD = re.compile(r"^(def|optimizer|schedule|penalty)[ \t]+(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Which files of a folder define a name: ``Question(folder, "def", "ema")``."""
+class Lookup:
+    """Which files of a folder define a name: ``Lookup(folder, "def", "ema")``."""
 
     folder: Path
     keyword: str
@@ -45,7 +45,7 @@ class Files:
     ``overlays`` are texts that count in place of what the disk says, by absolute path.
     """
 
-    asked: dict[Question, Answer] = field(default_factory=dict)
+    asked: dict[Lookup, Answer] = field(default_factory=dict)
     overlays: Mapping[Path, str] = field(default_factory=dict)
     _sources: dict[Path, tuple[Source | None, tuple[Diagnostic, ...]]] = field(default_factory=dict)
     _indexes: dict[Path, Index] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Files:
 
     def homes(self, folder: Path, keyword: str, name: str) -> list[Path]:
         """The files of a folder in which a line begins as a definition of that name does."""
-        return [path for path, _ in self.answer(Question(folder, keyword, name))]
+        return [path for path, _ in self.answer(Lookup(folder, keyword, name))]
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: Lookup) -> Answer:
         """What the files say, and said before."""
         if question not in self.asked:
             paths = self.index(question.folder).get((question.keyword, question.name), ())
@@ -80,7 +80,7 @@ class Files:
         """The same files as they were seen here, of which nothing has been asked."""
         return Files({}, self.overlays, self._sources, self._indexes)
 
-    def confirms(self, asked: Mapping[Question, Answer]) -> bool:
+    def confirms(self, asked: Mapping[Lookup, Answer]) -> bool:
         """Whether every answer that was given to somebody else would be given here."""
         return all(self.answer(question) == answer for question, answer in asked.items())
 

@@ -124,7 +124,7 @@ def evaluate_function(function: ir.Function, inputs: Inputs) -> dict[str, Any]:
         return {output.name: evaluation.value(output.value) for output in function.outputs}
 
 
-class Parameter:
+class OracleParameter:
     """A weight with its state, as the interpreter keeps it: ``weight`` (rows, cols), memories by name."""
 
     def __init__(self, weight: Array, rule: ir.Rule) -> None:
@@ -163,7 +163,9 @@ def as_matrix(array: Array, universe: Universe) -> Array:
     return array.reshape(-1, 1) if universe is Universe.TENSOR else array.reshape(array.shape[0], -1)
 
 
-def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | None], hypers: Sequence[Values]) -> None:
+def step_parameters(
+    parameters: Sequence[OracleParameter], grads: Sequence[Array | None], hypers: Sequence[Values]
+) -> None:
     """One step of all parameters that have a gradient; collectives range over all of these."""
     active = [
         (parameter, as_matrix(grad, parameter.rule.universe), values)
@@ -181,7 +183,7 @@ def step_parameters(parameters: Sequence[Parameter], grads: Sequence[Array | Non
         apply_outputs(parameter, evaluate_function(parameter.rule.update, given))
 
 
-def begin_step(parameter: Parameter, grad: Array, hypers: Values) -> Evaluation:
+def begin_step(parameter: OracleParameter, grad: Array, hypers: Values) -> Evaluation:
     """The values of a step of a parameter on its own; the step is counted, its outputs are still to be applied."""
     matrix = as_matrix(grad, parameter.rule.universe)
     parameter.start(matrix, hypers)
@@ -190,7 +192,7 @@ def begin_step(parameter: Parameter, grad: Array, hypers: Values) -> Evaluation:
     return Evaluation(parameter.rule.update, replace(inputs, combined=combine(parameter.rule.step, [inputs])))
 
 
-def step_inputs(parameter: Parameter, grad: Array, hypers: Values) -> Inputs:
+def step_inputs(parameter: OracleParameter, grad: Array, hypers: Values) -> Inputs:
     """What a parameter's step is evaluated on, but for what is combined; the step has been counted."""
     return replace(parameter.inputs(grad, hypers), t=float(parameter.steps))
 
@@ -217,7 +219,7 @@ def seen_in(universe: Universe, inputs: Inputs) -> Inputs:
 
 
 def fire_event(
-    parameters: Sequence[Parameter],
+    parameters: Sequence[OracleParameter],
     name: str,
     grads: Sequence[Array | None],
     hypers: Sequence[Values],
@@ -240,14 +242,16 @@ def fire_event(
                 apply_outputs(parameter, evaluate_function(event.update, given))
 
 
-def event_inputs(parameter: Parameter, grad: Array | None, hypers: Values, arguments: Values, count: int) -> Inputs:
+def event_inputs(
+    parameter: OracleParameter, grad: Array | None, hypers: Values, arguments: Values, count: int
+) -> Inputs:
     """What an event is evaluated on that fires for the ``count``-th time, but for what is combined."""
     return replace(parameter.inputs(grad, hypers), arguments=arguments, t=float(count))
 
 
 def combined_before(
     stages: Sequence[ir.Stage],
-    parameters: Sequence[Parameter],
+    parameters: Sequence[OracleParameter],
     name: str,
     grads: Sequence[Array | None],
     hypers: Sequence[Values],
@@ -265,7 +269,7 @@ def combined_before(
     return combine(stages, [event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1) for each in active])
 
 
-def needs_grad(parameter: Parameter, event: ir.Event) -> bool:
+def needs_grad(parameter: OracleParameter, event: ir.Event) -> bool:
     """Whether the event, or a first value that is still to be computed, reads the gradient."""
     initial = None if parameter.has_started else parameter.rule.initial
     return reads_grad(event.update) or (initial is not None and reads_grad(initial))
@@ -275,7 +279,7 @@ def reads_grad(function: ir.Function) -> bool:
     return any(node.key == ir.GRAD for node in inputs_of(function))
 
 
-def apply_outputs(parameter: Parameter, outputs: Mapping[str, Any]) -> None:
+def apply_outputs(parameter: OracleParameter, outputs: Mapping[str, Any]) -> None:
     for name, value in outputs.items():
         array = np.array(value, dtype=np.float64)
         if name == "weight":

@@ -16,28 +16,28 @@ from optforge.compiler.ir.operators import CAREFUL, OPERATORS
 
 
 @dataclass(frozen=True)
-class Place:
+class PathCondition:
     """Where an expression stands: the conditions under which it is computed, the latest one last."""
 
-    outer: Place | Facts
+    outer: PathCondition | Facts
     condition: ir.Expr | None = None
     truth: bool = True
 
     @cached_property
     def facts(self) -> Facts:
         """Made where an operator asks for it: most places have none that does."""
-        outer = self.outer.facts if isinstance(self.outer, Place) else self.outer
+        outer = self.outer.facts if isinstance(self.outer, PathCondition) else self.outer
         return outer if self.condition is None else outer.assuming(self.condition, self.truth)
 
-    def within(self, condition: ir.Expr, truth: bool = True) -> Place:
-        return Place(self, condition, truth)
+    def within(self, condition: ir.Expr, truth: bool = True) -> PathCondition:
+        return PathCondition(self, condition, truth)
 
 
 def with_care(function: ir.Function) -> ir.Function:
     """The function with every scalar operator written so that it has a value."""
     if not any(map(is_delicate, ir.nodes(function))):
         return function
-    everywhere = Place(facts_of(function))
+    everywhere = PathCondition(facts_of(function))
     equations = []
     for equation in function.equations:
         when = None if equation.when is None else careful(equation.when, everywhere)
@@ -52,7 +52,7 @@ def is_delicate(node: ir.Expr) -> bool:
     return isinstance(node, ir.Apply) and node.type.is_scalar_phase and node.operator in CAREFUL
 
 
-def careful(expr: ir.Expr, place: Place) -> ir.Expr:
+def careful(expr: ir.Expr, place: PathCondition) -> ir.Expr:
     match expr:
         case ir.Select(condition=condition) if condition.type.is_scalar_phase:
             return replace(
@@ -73,7 +73,7 @@ def careful(expr: ir.Expr, place: Place) -> ir.Expr:
             return ir.map_children(lambda child: careful(child, place), expr)
 
 
-def is_ordering(node: ir.Apply, place: Place) -> bool:
+def is_ordering(node: ir.Apply, place: PathCondition) -> bool:
     """Whether a scalar comparison comes out as the opposite of its opposite: none of its numbers is NaN."""
     is_ordered = node.type.is_scalar_phase and node.operator in ("lt", "le", "gt", "ge")
     return is_ordered and not any(place.facts.interval(side).has_nan for side in node.arguments)
@@ -84,7 +84,7 @@ def is_plain(node: ir.Apply, facts: Facts) -> bool:
     return OPERATORS[node.operator].is_plain(*map(facts.interval, node.arguments))
 
 
-def care_needed(expr: ir.Expr, place: Place) -> int:
+def care_needed(expr: ir.Expr, place: PathCondition) -> int:
     """How many operators of an expression need care."""
     written = {row.name for row in CAREFUL.values()}
     return sum(isinstance(node, ir.Apply) and node.operator in written for node in ir.walk(careful(expr, place)))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from optforge.compiler.analysis.scalar_facts import facts_of
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
-from optforge.compiler.passes.careful import Place, care_needed, is_delicate
+from optforge.compiler.passes.careful import PathCondition, care_needed, is_delicate
 
 Context = tuple[ir.Expr, ...]
 GUARD_LIMIT = 4
@@ -22,7 +22,7 @@ BOOLEAN = Type(Kind.BOOLEAN, SCALAR, Phase.STEP)
 def guard_branches(function: ir.Function) -> ir.Function:
     """The scheduled function with ``when`` set on equations whose every use stands under common conditions."""
     contexts: dict[str, list[Context]] = {}
-    everywhere = Place(facts_of(function))
+    everywhere = PathCondition(facts_of(function))
     for output in function.outputs:
         note_uses(output.value, (), contexts)
     guarded: list[ir.Equation] = []
@@ -35,7 +35,7 @@ def guard_branches(function: ir.Function) -> ir.Function:
     return replace(function, equations=tuple(reversed(guarded)))
 
 
-def is_eased(scalar: ir.Expr, context: Context, everywhere: Place) -> bool:
+def is_eased(scalar: ir.Expr, context: Context, everywhere: PathCondition) -> bool:
     """Whether Python's own operators may compute more of a scalar where the conditions hold."""
     if not context or not any(map(is_delicate, ir.walk(scalar))):
         return False

@@ -80,7 +80,7 @@ def even_branches(node: ir.Expr) -> ir.Expr:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class PlannedSum:
     """What every parameter adds to a sum over all of them, and after how many rounds of sums it can be computed."""
 
     output: ir.Output
@@ -95,7 +95,7 @@ class SummedMachine(NamedTuple):
     """A machine whose ``total``s are inputs of ``update``; equations of this are what the summands are made of."""
 
     update: ir.Function
-    sums: tuple[Sum, ...]
+    sums: tuple[PlannedSum, ...]
 
 
 @dataclass
@@ -236,7 +236,7 @@ class RuleStreams:
         order, _ = ordered(dependencies(step.equations), [equation.name for equation in step.equations])
         by_name = {equation.name: equation for equation in step.equations}
         done: list[ir.Equation] = []
-        sums: dict[ir.Expr, Sum] = {}
+        sums: dict[ir.Expr, PlannedSum] = {}
 
         def name_sum(node: ir.Expr) -> ir.Expr:
             if not (isinstance(node, ir.Apply) and node.operator == "total"):
@@ -247,7 +247,7 @@ class RuleStreams:
                 output = ir.Output(name, fitted(summand, NUMBER_STREAM))
                 reads = inputs_of(self._require_common(sliced(replace(step, equations=tuple(done)), (output,)), node))
                 earlier = [each.round for each in sums.values() if each.key in {read.key for read in reads}]
-                sums[summand] = Sum(output, max(earlier, default=-1) + 1)
+                sums[summand] = PlannedSum(output, max(earlier, default=-1) + 1)
             return ir.Input(sums[summand].output.name, ir.Source.COMBINED, type=NUMBER_STREAM, span=node.span)
 
         for name in order:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-from optforge.compiler.analysis.matching import Case, Instance, Pattern, instance_of
+from optforge.compiler.analysis.matching import Instance, KernelRule, Specialization, instance_of
 from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
 from optforge.compiler.driver import check_source, run_passes
 from optforge.compiler.ir import nodes as ir
@@ -46,12 +46,12 @@ SMALLER = {"lt": "lt", "le": "le", "gt": "lt", "ge": "le"}
 
 
 @lru_cache(maxsize=1)
-def kernels() -> tuple[tuple[ir.Optimizer, Pattern], ...]:
+def kernels() -> tuple[tuple[ir.Optimizer, KernelRule], ...]:
     """The optimizers of `kernels.opt` after all passes, and their one rule."""
     checked = check_source(Source(SPECS.name, SPECS.read_text(encoding="utf-8")))
     program = run_passes(checked.require(), TORCH_REWRITES)
     found = [each for each in program.declarations if isinstance(each, ir.Optimizer)]
-    return tuple((each, Pattern(each.rules[0])) for each in found)
+    return tuple((each, KernelRule(each.rules[0])) for each in found)
 
 
 def lower_fused(
@@ -91,7 +91,7 @@ def passed_on(values: Mapping[str, ir.Expr], step: ir.Function) -> ir.Function:
 # What a kernel demands of its arguments
 
 
-def is_allowed(kernel: ir.Optimizer, case: Case, requirements: tuple[ir.Requirement, ...]) -> bool:
+def is_allowed(kernel: ir.Optimizer, case: Specialization, requirements: tuple[ir.Requirement, ...]) -> bool:
     """Whether the kernel's conditions hold in this case: for its numbers, or because the optimizer requires them."""
     promised = {each for requirement in requirements for each in comparisons(requirement.condition, {})}
     wanted = [each for requirement in kernel.requirements for each in comparisons(requirement.condition, case.numbers)]
@@ -159,7 +159,7 @@ def by_cases(cases: list[tuple[dict[ir.Expr, bool], ir.Expr]]) -> ir.Expr:
 class Words:
     """How the scalars of a step are written in the spec, in one case."""
 
-    def __init__(self, step: ir.Function, case: Case) -> None:
+    def __init__(self, step: ir.Function, case: Specialization) -> None:
         self.case = case
         former = Former(step, chosen=case.chosen)
         nodes = list(ir.nodes(step))

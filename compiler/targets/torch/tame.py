@@ -15,7 +15,7 @@ from optforge.compiler.analysis.scalar_facts import INPUTS, Facts
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.intervals import Interval
 from optforge.compiler.ir.types import Kind
-from optforge.compiler.passes.careful import Place
+from optforge.compiler.passes.careful import PathCondition
 from optforge.compiler.passes.fold import is_literal
 
 LARGEST = 2.0**100
@@ -40,12 +40,12 @@ class TameFacts(Facts):
 def is_tame(function: ir.Function) -> bool:
     """Whether all scalars of the function are finite for tame hypers, and no tensor is multiplied by a literal 0."""
     equations = {equation.name: equation.value for equation in function.equations}
-    everywhere = Place(TameFacts(equations, function.given))
+    everywhere = PathCondition(TameFacts(equations, function.given))
     places = [(e.value, everywhere if e.when is None else everywhere.within(e.when)) for e in function.equations]
     return all(is_tame_at(*each) for each in (*places, *((output.value, everywhere) for output in function.outputs)))
 
 
-def is_tame_at(expr: ir.Expr, place: Place) -> bool:
+def is_tame_at(expr: ir.Expr, place: PathCondition) -> bool:
     match expr:
         case ir.Select(condition=condition) if condition.type.is_scalar_phase:
             branches = ((expr.then, place.within(condition)), (expr.otherwise, place.within(condition, False)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from optforge.compiler.analysis.claims import Subject
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import Evaluation, Parameter, apply_outputs, begin_step, fire_event
+from optforge.compiler.oracle.interpreter import Evaluation, OracleParameter, apply_outputs, begin_step, fire_event
 from optforge.compiler.verify.claims.gradients import Array, Random, Stream
 from optforge.compiler.verify.claims.settings import Values, draw_hypers
 
@@ -99,7 +99,7 @@ def draw_firings(rule: ir.Rule, random: Random, stream: Stream, shape: Any, step
 
 def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:
     """The moments of a run; it ends early where a factorization has no value."""
-    parameter = Parameter(case.weight, rule)
+    parameter = OracleParameter(case.weight, rule)
     with np.errstate(all="ignore"):
         for step, grad in enumerate(case.grads, start=1):
             try:
@@ -111,7 +111,7 @@ def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:
             yield moment
 
 
-def one_step(parameter: Parameter, grad: Array, case: Case) -> Moment:
+def one_step(parameter: OracleParameter, grad: Array, case: Case) -> Moment:
     """Like the interpreter's step of a single parameter, with its values kept."""
     evaluation = begin_step(parameter, grad, case.hypers)
     names = {memory.name for memory in parameter.rule.memories} | {"weight"}

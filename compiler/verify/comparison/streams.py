@@ -13,7 +13,7 @@ import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import references
-from optforge.compiler.oracle.interpreter import Parameter, apply_outputs, begin_step
+from optforge.compiler.oracle.interpreter import OracleParameter, apply_outputs, begin_step
 from optforge.compiler.verify.comparison.runs import Run
 from optforge.compiler.verify.comparison.trials import Array, Trial
 
@@ -42,12 +42,12 @@ def streams_of_run(run: Run, names: Mapping[str, str]) -> Iterator[Values]:
 def streams_of_spec(spec: ir.Optimizer, trial: Trial, hypers: Mapping[str, Any]) -> Iterator[Values]:
     """What the interpreter computes in each step of the rule for matrices."""
     rule = next(rule for rule in spec.rules if "matrix" in rule.roles)
-    parameter = Parameter(trial.weight, rule)
+    parameter = OracleParameter(trial.weight, rule)
     for grad in trial.grads:
         yield interpreted_step(parameter, grad.reshape(parameter.weight.shape), hypers)
 
 
-def interpreted_step(parameter: Parameter, grad: Array, hypers: Mapping[str, Any]) -> Values:
+def interpreted_step(parameter: OracleParameter, grad: Array, hypers: Mapping[str, Any]) -> Values:
     """One step of one parameter that tells what it has computed on the way."""
     rule = parameter.rule
     evaluation = begin_step(parameter, grad, hypers)
