@@ -16,7 +16,7 @@ from optforge.compiler.modules import module_of
 from optforge.compiler.targets.base import Origin
 from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.diagnostics import SpecError
-from optforge.dsl.errors import nearest
+from optforge.dsl.errors import suggest_nearest
 from optforge.dsl.source import Source
 
 WORKSPACE = Workspace(TORCH.reserved)
@@ -107,5 +107,5 @@ def find_spec(path_or_name: str | Path, files: Files | None = None) -> Path:
             return paths[0]
     if path.is_dir():
         raise LookupError(f"{path} is a folder, not a spec")
-    hint = nearest(name, [known for keyword, known in shipped if keyword != "def"])
+    hint = suggest_nearest(name, [known for keyword, known in shipped if keyword != "def"])
     raise LookupError(f"there is no shipped spec of `{name}`" + (f"; {hint}" if hint else ""))

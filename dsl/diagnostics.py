@@ -49,14 +49,14 @@ class SpecError(Exception):
         super().__init__(render_text(diagnostics))
 
 
-def by_position(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+def sort_by_position(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     """In the order of files and of places in them."""
     return sorted(diagnostics, key=lambda d: (d.span.source.path, d.span.start, d.span.end, d.code))
 
 
 def render_json(diagnostics: Iterable[Diagnostic]) -> str:
     """One JSON array; lines and columns count from 1, offsets from 0, and an end is where the span no longer is."""
-    return json.dumps([_describe(diagnostic) for diagnostic in by_position(diagnostics)], indent=2)
+    return json.dumps([_describe(diagnostic) for diagnostic in sort_by_position(diagnostics)], indent=2)
 
 
 def _describe(diagnostic: Diagnostic) -> dict[str, Any]:
@@ -97,12 +97,12 @@ class _Mark:
 def render_text(diagnostics: Iterable[Diagnostic], *, colour: bool = False) -> str:
     """The diagnostics as a person reads them, in source order, without a line break at the end."""
     paint = _paint if colour else _leave_plain
-    return "\n\n".join("\n".join(_render_one(diagnostic, paint)) for diagnostic in by_position(diagnostics))
+    return "\n\n".join("\n".join(_render_one(diagnostic, paint)) for diagnostic in sort_by_position(diagnostics))
 
 
 def _render_one(diagnostic: Diagnostic, paint: _Painter) -> Iterator[str]:
     severity = diagnostic.severity
-    yield paint(severity, f"{severity}[{diagnostic.code}]") + paint("title", f": {_shortened(diagnostic.message)}")
+    yield paint(severity, f"{severity}[{diagnostic.code}]") + paint("title", f": {_shorten(diagnostic.message)}")
     marks = [_mark(diagnostic.span, "^", diagnostic.note)]
     marks += [_mark(label.span, "-", label.text) for label in diagnostic.labels]
     digits = max(4, *(len(str(mark.line)) for mark in marks))
@@ -110,11 +110,11 @@ def _render_one(diagnostic: Diagnostic, paint: _Painter) -> Iterator[str]:
     groups = [[mark for mark in marks if mark.source is own]]
     groups += [list(group) for _, group in groupby(sorted(others, key=_mark_order), key=lambda mark: mark.source.path)]
     for arrow, group in zip(["-->"] + [":::"] * len(groups), groups, strict=False):
-        yield paint("frame", f"{arrow:>{digits + 1}} ") + _visible(_place(group[0]))
+        yield paint("frame", f"{arrow:>{digits + 1}} ") + _escape_unprintable(_place(group[0]))
         if group[0].source.text:
             yield from _render_lines(group, severity, digits, paint)
     if diagnostic.help is not None:
-        yield paint("frame", f"{'=':>{digits}} ") + paint("title", "help: ") + _shortened(diagnostic.help)
+        yield paint("frame", f"{'=':>{digits}} ") + paint("title", "help: ") + _shorten(diagnostic.help)
 
 
 def _mark(span: Span, sign: Literal["^", "-"], text: str) -> _Mark:
@@ -143,7 +143,7 @@ def _render_lines(marks: list[_Mark], severity: str, digits: int, paint: _Painte
         if shown is not None and number > shown + 1:
             yield paint("frame", f"{'...':>{digits + 2}}")
         shown = number
-        cells = [_visible(char) for char in on_line[0].source.line(number)]
+        cells = [_escape_unprintable(char) for char in on_line[0].source.line(number)]
         fits = sum(map(_columns, cells)) <= WIDTH
         for part in [on_line] if fits else [[mark] for mark in on_line]:
             first, last = (0, len(cells)) if fits else _window(cells, part[0])
@@ -153,7 +153,7 @@ def _render_lines(marks: list[_Mark], severity: str, digits: int, paint: _Painte
             for mark in part:
                 indent = _columns(before + "".join(cells[first : mark.start]))
                 length = _columns("".join(cells[mark.start : min(mark.end, last)]))
-                underline = mark.sign * max(length, 1) + (f" {_visible(mark.text)}" if mark.text else "")
+                underline = mark.sign * max(length, 1) + (f" {_escape_unprintable(mark.text)}" if mark.text else "")
                 style = severity if mark.sign == "^" else "label"
                 yield paint("frame", f"{'|':>{digits + 2}}") + " " * (indent + 1) + paint(style, underline)
 
@@ -168,12 +168,12 @@ def _window(cells: list[str], mark: _Mark) -> tuple[int, int]:
     return first, last
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     """A message as it is shown: what quotes a name of a thousand letters breaks off."""
-    return _visible(text if len(text) <= MESSAGE else f"{text[:MESSAGE]}...")
+    return _escape_unprintable(text if len(text) <= MESSAGE else f"{text[:MESSAGE]}...")
 
 
-def _visible(text: str) -> str:
+def _escape_unprintable(text: str) -> str:
     """The text with tabs as four spaces and everything that does not print as an escape like ``\\x1b``."""
     if text.isprintable():
         return text

@@ -68,20 +68,20 @@ def examples(code: str) -> tuple[str, str]:
     return dedent(before).strip() + "\n", dedent(after).strip() + "\n"
 
 
-def wrong(
+def diagnose(
     message: str, span: Span, note: str = "", labels: Sequence[Label] = (), help: str | None = None
 ) -> Diagnostic:
     return Diagnostic("", "error", message, span, note, tuple(labels), help)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def suggest_nearest(name: str, known: Iterable[str]) -> str | None:
     """``did you mean `x`?`` where one known name is close enough to be likely."""
     names = sorted(set(known))
     found = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{found[0]}`?" if found else None
 
 
-def listed(names: Iterable[str], last: str = "or") -> str:
+def join_quoted(names: Iterable[str], last: str = "or") -> str:
     """``a, b or c``, each in backticks."""
     quoted = [f"`{name}`" for name in names]
     if len(quoted) < 2:
@@ -109,7 +109,7 @@ def unreadable(path: str, reason: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * grad
     """
-    return wrong(f"cannot read `{path}`: {reason}", span)
+    return diagnose(f"cannot read `{path}`: {reason}", span)
 
 
 @entry("E002", "a character the language does not have")
@@ -134,7 +134,7 @@ def unexpected_character(char: str, span: Span, help: str | None = None) -> Diag
                 weight <- weight - lr * grad
     """
     shown = "".join(each if each.isprintable() else f"U+{ord(each):04X}" for each in char)
-    return wrong(f"unexpected character `{shown}`", span, help=help)
+    return diagnose(f"unexpected character `{shown}`", span, help=help)
 
 
 @entry("E003", "a string that does not end")
@@ -157,7 +157,7 @@ def unclosed_string(span: Span, help: str | None = None) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * grad
     """
-    return wrong("this string is never closed", span, help=help)
+    return diagnose("this string is never closed", span, help=help)
 
 
 @entry("E004", "the grammar expects something else")
@@ -181,7 +181,7 @@ def unexpected_token(found: str, expected: str, span: Span, help: str | None = N
             for tensor:
                 weight <- weight - lr * grad^2
     """
-    return wrong(f"expected {expected}, found {found}", span, help=help)
+    return diagnose(f"expected {expected}, found {found}", span, help=help)
 
 
 @entry("E005", "indentation that fits no block")
@@ -211,7 +211,7 @@ def bad_indentation(
                     - lr * grad
                 )
     """
-    return wrong(problem, span, help=help)
+    return diagnose(problem, span, help=help)
 
 
 @entry("E006", "a bracket without its partner")
@@ -237,7 +237,7 @@ def unbalanced_bracket(bracket: str, span: Span) -> Diagnostic:
                 weight <- weight - step
     """
     what = "is never closed" if bracket == "(" else "closes nothing"
-    return wrong(f"`{bracket}` {what}", span)
+    return diagnose(f"`{bracket}` {what}", span)
 
 
 @entry("E007", "nested too deeply or too large")
@@ -259,7 +259,7 @@ def too_large(what: str, limit: int, span: Span) -> Diagnostic:
 
         def f(x) = -x
     """
-    return wrong(f"{what} (the limit is {limit})", span)
+    return diagnose(f"{what} (the limit is {limit})", span)
 
 
 @entry("E008", "a file without a spec")
@@ -278,7 +278,7 @@ def empty_file(span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * grad
     """
-    return wrong("nothing is defined here", span, help="start with `optforge new NAME`")
+    return diagnose("nothing is defined here", span, help="start with `optforge new NAME`")
 
 
 @entry("E009", "arguments in the wrong order")
@@ -301,7 +301,9 @@ def misplaced_argument(what: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * ema(grad, decay=0.9)
     """
-    return wrong(f"{what} stands behind one with a name and a value", span, help="put it before the first `name=value`")
+    return diagnose(
+        f"{what} stands behind one with a name and a value", span, help="put it before the first `name=value`"
+    )
 
 
 # Names
@@ -330,7 +332,7 @@ def reserved_name(name: str, span: Span, help: str | None = None) -> Diagnostic:
                 half = 0.5 * grad
                 weight <- weight - lr * half
     """
-    return wrong(f"`{name}` has a meaning of its own and cannot be redefined", span, help=help)
+    return diagnose(f"`{name}` has a meaning of its own and cannot be redefined", span, help=help)
 
 
 @entry("E011", "a name that Python or the generated class needs")
@@ -356,7 +358,7 @@ def python_name(name: str, reason: str, span: Span) -> Diagnostic:
                 weight <- weight - lr * (grad + weight_decay * weight)
     """
     other = f"{name.strip('_')}_"
-    return wrong(f"`{name}` cannot be used as a name: {reason}", span, help=f"rename it, for example to `{other}`")
+    return diagnose(f"`{name}` cannot be used as a name: {reason}", span, help=f"rename it, for example to `{other}`")
 
 
 @entry("E012", "unknown name")
@@ -380,7 +382,7 @@ def unknown_name(name: str, span: Span, known: Iterable[str], help: str | None =
             for tensor:
                 weight <- weight - lr * grad
     """
-    return wrong(f"unknown name `{name}`", span, help=help or nearest(name, known))
+    return diagnose(f"unknown name `{name}`", span, help=help or suggest_nearest(name, known))
 
 
 @entry("E013", "defined twice")
@@ -407,7 +409,9 @@ def duplicate(kind: str, name: str, span: Span, first: Span, help: str | None = 
                 u = m / norm(m)
                 weight <- weight - lr * u
     """
-    return wrong(f"{kind} `{name}` is defined twice", span, "defined again", [Label(first, "first defined here")], help)
+    return diagnose(
+        f"{kind} `{name}` is defined twice", span, "defined again", [Label(first, "first defined here")], help
+    )
 
 
 @entry("E014", "unknown function")
@@ -430,7 +434,7 @@ def unknown_function(name: str, span: Span, known: Iterable[str], help: str | No
             for tensor:
                 weight <- weight - lr * momentum(grad, 0.9)
     """
-    return wrong(f"unknown function `{name}`", span, help=help or nearest(name, known))
+    return diagnose(f"unknown function `{name}`", span, help=help or suggest_nearest(name, known))
 
 
 @entry("E015", "wrong number of arguments")
@@ -453,7 +457,7 @@ def wrong_arity(name: str, signature: str, problem: str, span: Span) -> Diagnost
             for tensor:
                 weight <- weight - lr * ema(grad, 0.9)
     """
-    return wrong(f"`{name}` {problem}", span, help=f"it is called as `{signature}`")
+    return diagnose(f"`{name}` {problem}", span, help=f"it is called as `{signature}`")
 
 
 @entry("E016", "unknown or repeated keyword argument")
@@ -476,8 +480,8 @@ def bad_keyword(name: str, keyword: str, problem: str, span: Span, known: Iterab
                 weight <- weight - lr * momentum(grad, beta=0.9, nesterov=true)
     """
     known = list(known)
-    hint = nearest(keyword, known) or (f"it takes {listed(known, 'and')}" if known else None)
-    return wrong(f"`{name}` {problem} `{keyword}`", span, help=hint)
+    hint = suggest_nearest(keyword, known) or (f"it takes {join_quoted(known, 'and')}" if known else None)
+    return diagnose(f"`{name}` {problem} `{keyword}`", span, help=hint)
 
 
 @entry("E017", "recursion")
@@ -504,7 +508,7 @@ def recursion(cycle: Sequence[str], span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * shorten(grad)
     """
-    return wrong("definitions may not refer to themselves: " + " -> ".join(cycle), span)
+    return diagnose("definitions may not refer to themselves: " + " -> ".join(cycle), span)
 
 
 @entry("E018", "unknown optimizer")
@@ -533,7 +537,7 @@ def unknown_optimizer(name: str, span: Span, known: Iterable[str], help: str | N
                 weight <- weight - lr * orthogonalize(grad)
             for rest: use Plain(lr=lr)
     """
-    return wrong(f"unknown optimizer `{name}`", span, help=help or nearest(name, known))
+    return diagnose(f"unknown optimizer `{name}`", span, help=help or suggest_nearest(name, known))
 
 
 @entry("E019", "unknown role")
@@ -558,7 +562,11 @@ def unknown_role(name: str, span: Span, known: Iterable[str]) -> Diagnostic:
                 weight <- weight - lr * sign(grad)
     """
     known = list(known)
-    return wrong(f"`for {name}` is not a role", span, help=nearest(name, known) or f"roles are {listed(known, 'and')}")
+    return diagnose(
+        f"`for {name}` is not a role",
+        span,
+        help=suggest_nearest(name, known) or f"roles are {join_quoted(known, 'and')}",
+    )
 
 
 @entry("E020", "two rules for one role")
@@ -585,7 +593,7 @@ def duplicate_role(name: str, span: Span, first: Span, note: str = "first rule")
             for embedding, head:
                 weight <- weight - lr * sign(grad)
     """
-    return wrong(f"`{name}` already has a rule", span, "second rule", [Label(first, note)])
+    return diagnose(f"`{name}` already has a rule", span, "second rule", [Label(first, note)])
 
 
 @entry("E021", "a rule without its result")
@@ -608,7 +616,7 @@ def missing_update(target: str, span: Span, help: str | None = None) -> Diagnost
                 step = lr * grad
                 weight <- weight - step
     """
-    return wrong(f"this never says what becomes of `{target}`", span, help=help or f"add `{target} <- ...`")
+    return diagnose(f"this never says what becomes of `{target}`", span, help=help or f"add `{target} <- ...`")
 
 
 @entry("E022", "two results")
@@ -634,7 +642,7 @@ def duplicate_update(target: str, span: Span, first: Span) -> Diagnostic:
                 decayed = (1 - lr * weight_decay) * weight
                 weight <- decayed - lr * grad
     """
-    return wrong(f"`{target} <-` stands twice", span, "second result", [Label(first, "first result")])
+    return diagnose(f"`{target} <-` stands twice", span, "second result", [Label(first, "first result")])
 
 
 @entry("E023", "`<-` on something that is not the result")
@@ -660,11 +668,13 @@ def wrong_update(name: str, target: str, span: Span, help: str | None = None) ->
                 weight <- weight - lr * m
     """
     if not target:
-        return wrong("a function has no `<-`", span, help="a function ends in `return ...`; its caller uses the value")
-    return wrong(
+        return diagnose(
+            "a function has no `<-`", span, help="a function ends in `return ...`; its caller uses the value"
+        )
+    return diagnose(
         f"only `{target}` can stand left of `<-` here, not `{name}`",
         span,
-        help=help or nearest(name, [target]) or f"write `{name} = ...` to define a value",
+        help=help or suggest_nearest(name, [target]) or f"write `{name} = ...` to define a value",
     )
 
 
@@ -693,7 +703,7 @@ def no_super(reason: str, span: Span, help: str | None = None) -> Diagnostic:
             for tensor:
                 step = super / 2
     """
-    return wrong(f"`super` has no meaning here: {reason}", span, help=help)
+    return diagnose(f"`super` has no meaning here: {reason}", span, help=help)
 
 
 @entry("E025", "`prev` of something without a name")
@@ -718,8 +728,8 @@ def prev_needs_name(span: Span, fixed: str | None = None) -> Diagnostic:
     """
     if fixed is not None:
         hint = "one step ago it was `t - 1`" if fixed == "t" else f"use `{fixed}` itself"
-        return wrong(f"`prev` remembers streams, and `{fixed}` is none", span, help=hint)
-    return wrong(
+        return diagnose(f"`prev` remembers streams, and `{fixed}` is none", span, help=hint)
+    return diagnose(
         "`prev` remembers a name, not an expression",
         span,
         help="give the expression a name first: `x = ...`, then `prev(x)`",
@@ -748,7 +758,7 @@ def conflicting_initial(name: str, span: Span, first: Span) -> Diagnostic:
                 m = 0.9 * prev(m, grad) + 0.1 * grad
                 weight <- weight - lr * (m - prev(m, grad))
     """
-    return wrong(
+    return diagnose(
         f"`prev({name}, ...)` has two different initial values",
         span,
         "one initial value",
@@ -787,7 +797,7 @@ def delegate_without_rule(optimizer: str, roles: Sequence[str], span: Span) -> D
                 weight <- weight - lr * grad
             for vector: use Sign(lr=lr)
     """
-    return wrong(f"`{optimizer}` has no rule for {listed(roles)} parameters", span)
+    return diagnose(f"`{optimizer}` has no rule for {join_quoted(roles)} parameters", span)
 
 
 @entry("E028", "a value that does not exist in this place")
@@ -808,7 +818,7 @@ def not_available(name: str | None, place: str, span: Span, help: str | None = N
             hyper total = 1000 where total > 0
             factor <- max(1 - t / total, 0)
     """
-    return wrong(f"{f'`{name}`' if name else 'this'} does not exist in {place}", span, help=help)
+    return diagnose(f"{f'`{name}`' if name else 'this'} does not exist in {place}", span, help=help)
 
 
 @entry("E029", "unsuitable memory name")
@@ -832,7 +842,7 @@ def bad_memory_name(name: str, reason: str, span: Span) -> Diagnostic:
                 m = 0.9 * prev(m) + grad
                 weight <- weight - lr * m
     """
-    return wrong(f"a memory cannot be stored as `{name}`: {reason}", span)
+    return diagnose(f"a memory cannot be stored as `{name}`: {reason}", span)
 
 
 # Types
@@ -860,7 +870,7 @@ def shape_mismatch(
             for matrix:
                 weight <- weight - lr * (grad + grad @ grad' @ grad)
     """
-    return wrong(
+    return diagnose(
         f"`{operator}` cannot combine {left} with {right}",
         span,
         labels=[Label(left_span, f"this is {left}"), Label(right_span, f"this is {right}")],
@@ -890,7 +900,7 @@ def not_elementwise(name: str, roles: str, span: Span) -> Diagnostic:
             for rest:
                 weight <- weight - lr * sign(grad)
     """
-    return wrong(f"`{name}` needs matrices, and `for {roles}` takes parameters of any shape", span)
+    return diagnose(f"`{name}` needs matrices, and `for {roles}` takes parameters of any shape", span)
 
 
 @entry("E032", "the wrong kind of value")
@@ -915,7 +925,7 @@ def wrong_kind(where: str, wanted: str, found: str, span: Span, help: str | None
                 m = ema(grad, 0.9)
                 weight <- weight - lr * (m if m * grad > 0 else 0)
     """
-    return wrong(f"{where} wants {wanted}, not {found}", span, help=help)
+    return diagnose(f"{where} wants {wanted}, not {found}", span, help=help)
 
 
 @entry("E033", "the wrong shape")
@@ -938,7 +948,7 @@ def wrong_shape(where: str, wanted: str, found: str, span: Span) -> Diagnostic:
             for matrix:
                 weight <- weight @ weight' @ weight - lr * grad
     """
-    return wrong(f"{where} wants {wanted}, not {found}", span, f"this is {found}")
+    return diagnose(f"{where} wants {wanted}, not {found}", span, f"this is {found}")
 
 
 @entry("E034", "a value that must be known before training")
@@ -961,7 +971,7 @@ def not_constant(where: str, span: Span) -> Diagnostic:
             for matrix:
                 weight <- weight - lr * orthogonalize(grad, steps=5)
     """
-    return wrong(f"{where} must be a constant or a hyperparameter", span, "this changes from step to step")
+    return diagnose(f"{where} must be a constant or a hyperparameter", span, "this changes from step to step")
 
 
 @entry("E035", "a string outside its closed set")
@@ -983,9 +993,9 @@ def unknown_choice(where: str, value: str, choices: Sequence[str], span: Span) -
             for matrix:
                 weight <- weight - lr * orthogonalize(grad, method="newton_schulz")
     """
-    close = nearest(value, choices)
-    hint = close.replace("`", '"') if close else "choose " + listed(choices).replace("`", '"')
-    return wrong(f'{where} cannot be "{value}"', span, help=hint)
+    close = suggest_nearest(value, choices)
+    hint = close.replace("`", '"') if close else "choose " + join_quoted(choices).replace("`", '"')
+    return diagnose(f'{where} cannot be "{value}"', span, help=hint)
 
 
 @entry("E036", "a hyperparameter default of no usable kind")
@@ -1009,7 +1019,7 @@ def bad_default(name: str, problem: str, span: Span, help: str | None = None) ->
             for tensor:
                 weight <- weight - lr * (grad + weight_decay * weight)
     """
-    return wrong(f"the default of `{name}` {problem}", span, help=help)
+    return diagnose(f"the default of `{name}` {problem}", span, help=help)
 
 
 @entry("E037", "a default that breaks its own condition")
@@ -1035,7 +1045,7 @@ def default_breaks_condition(
             for tensor:
                 weight <- weight - lr * ema(grad, beta)
     """
-    return wrong(
+    return diagnose(
         f"the {source} {value} of `{name}` breaks the condition `{condition.text}`",
         span,
         labels=[Label(condition, "the condition"), *others],
@@ -1061,7 +1071,7 @@ def bad_arithmetic(text: str, problem: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * grad * (1 / 2)
     """
-    return wrong(f"`{text}` {problem}", span)
+    return diagnose(f"`{text}` {problem}", span)
 
 
 @entry("E039", "a malformed claim")
@@ -1088,7 +1098,7 @@ def bad_claim(problem: str, span: Span, help: str | None = None) -> Diagnostic:
                 weight <- weight - lr * u
                 claim scale_free(grad)
     """
-    return wrong(f"this claims nothing that can be checked: {problem}", span, help=help)
+    return diagnose(f"this claims nothing that can be checked: {problem}", span, help=help)
 
 
 @entry("E040", "a past that nothing has")
@@ -1116,7 +1126,7 @@ def bad_past(problem: str, span: Span, help: str | None = None) -> Diagnostic:
                 m was exp_avg
                 weight <- weight - lr * m
     """
-    return wrong(f"no checkpoint can be read this way: {problem}", span, help=help)
+    return diagnose(f"no checkpoint can be read this way: {problem}", span, help=help)
 
 
 @entry("E041", "a shape that nothing tells")
@@ -1143,7 +1153,7 @@ def undetermined_shape(name: str, sides: Sequence[str], span: Span) -> Diagnosti
     """
     note = f"as many as `prev({name})`, which has as many as this"
     hint = f"say what it starts from: `prev({name}, ...)` with a value of its shape"
-    return wrong(f"nothing tells how many {' and '.join(sides)} `{name}` has", span, note, help=hint)
+    return diagnose(f"nothing tells how many {' and '.join(sides)} `{name}` has", span, note, help=hint)
 
 
 @entry("E042", "events of one name that do not agree")
@@ -1185,7 +1195,7 @@ def two_signatures(event: str, argument: str, span: Span, first: Span) -> Diagno
     labels = [Label(first, "with these arguments")]
     message = f"one call fires both events `{event}`, which do not agree on the default of `{argument}`"
     help_text = f"give `{argument}` one default, or give the argument or the event another name"
-    return wrong(message, span, "and with these", labels, help_text)
+    return diagnose(message, span, "and with these", labels, help_text)
 
 
 # Streams
@@ -1213,7 +1223,7 @@ def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label
                 m = 0.9 * prev(m) + grad
                 weight <- weight - lr * m
     """
-    return wrong(
+    return diagnose(
         "these equations need each other within one step: " + " -> ".join(cycle),
         span,
         labels=labels,
@@ -1246,7 +1256,7 @@ def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
                 weight <- weight - lr * r * grad
     """
     hint = "begin with what is known at the first step: numbers, hyperparameters, `weight`, `grad`"
-    return wrong("this initial value needs itself: " + " -> ".join(cycle), span, help=hint)
+    return diagnose("this initial value needs itself: " + " -> ".join(cycle), span, help=hint)
 
 
 # Other files
@@ -1287,9 +1297,9 @@ def ambiguous(kind: str, name: str, span: Span, places: Sequence[Span]) -> Diagn
                 weight <- weight - lr * halved(grad)
     """
     files = list(dict.fromkeys(place.source.path for place in places))
-    where = f"by {listed(files, 'and')}" if len(files) > 1 else f"twice in `{files[0]}`"
+    where = f"by {join_quoted(files, 'and')}" if len(files) > 1 else f"twice in `{files[0]}`"
     labels = [Label(place, "one definition" if place is places[0] else "another one") for place in places]
-    return wrong(
+    return diagnose(
         f"{kind} `{name}` is defined {where}", span, labels=labels, help="rename all but one, or define it here"
     )
 
@@ -1324,7 +1334,7 @@ def broken_neighbour(name: str, span: Span, first: Diagnostic) -> Diagnostic:
     """
     path = first.span.source.path
     labels = [Label(first.span, first.message)]
-    return wrong(
+    return diagnose(
         f"`{name}` is in `{path}`, which has mistakes", span, labels=labels, help=f"see `optforge check {path}`"
     )
 
@@ -1356,8 +1366,8 @@ def replaces_prelude(name: str, span: Span, path: str | None = None) -> Diagnost
                 weight <- weight - lr * scaled(grad, 0.9)
     """
     if path is not None:
-        return wrong(f"this is the `{name}` of `{path}`, not the prelude's", span)
-    return wrong(f"this replaces the prelude's `{name}` in this file", span)
+        return diagnose(f"this is the `{name}` of `{path}`, not the prelude's", span)
+    return diagnose(f"this replaces the prelude's `{name}` in this file", span)
 
 
 @entry("W002", "a value nobody uses")
@@ -1381,7 +1391,7 @@ def unused_binding(name: str, span: Span) -> Diagnostic:
                 m = ema(grad, 0.9)
                 weight <- weight - lr * m
     """
-    return wrong(f"`{name}` is never used", span)
+    return diagnose(f"`{name}` is never used", span)
 
 
 @entry("W003", "a hyperparameter nobody uses")
@@ -1405,7 +1415,7 @@ def unused_hyper(name: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * (grad + weight_decay * weight)
     """
-    return wrong(f"hyperparameter `{name}` is never used", span)
+    return diagnose(f"hyperparameter `{name}` is never used", span)
 
 
 @entry("W004", "an event that changes nothing")
@@ -1432,4 +1442,4 @@ def idle_event(name: str, span: Span) -> Diagnostic:
             for tensor:
                 weight <- weight - lr * grad / (1 + h)
     """
-    return wrong(f"the event `{name}` changes nothing", span)
+    return diagnose(f"the event `{name}` changes nothing", span)

@@ -9,26 +9,26 @@ from __future__ import annotations
 from typing import assert_never
 
 from optforge.dsl import ast
-from optforge.dsl.precedence import COMPARED, INFIX, PREFIX, Level, level_of
+from optforge.dsl.precedence import COMPARED, INFIX, PREFIX, Precedence, precedence_of
 
 WIDTH = 100
 INDENT = "    "
 
-Piece = tuple[str, ast.Expression, Level]
+Piece = tuple[str, ast.Expression, Precedence]
 
 
 def print_expression(expression: ast.Expression) -> str:
     """The expression on one line."""
-    return _flat(expression, Level.SELECT)
+    return _print_flat(expression, Precedence.SELECT)
 
 
-def _flat(expression: ast.Expression, least: Level) -> str:
+def _print_flat(expression: ast.Expression, least: Precedence) -> str:
     """The expression where the grammar wants at least this level."""
-    text = _bare(expression)
-    return text if level_of(expression) >= least else f"({text})"
+    text = _print_bare(expression)
+    return text if precedence_of(expression) >= least else f"({text})"
 
 
-def _bare(expression: ast.Expression) -> str:
+def _print_bare(expression: ast.Expression) -> str:
     match expression:
         case ast.Number(spelling=spelling):
             return spelling
@@ -39,19 +39,19 @@ def _bare(expression: ast.Expression) -> str:
         case ast.Name(name=name):
             return name
         case ast.Unary(operator="'", operand=operand):
-            return _flat(operand, Level.POSTFIX) + "'"
+            return _print_flat(operand, Precedence.POSTFIX) + "'"
         case ast.Unary(operator=operator, operand=operand):
             level, sign = PREFIX[operator]
-            return sign + _flat(operand, level)
+            return sign + _print_flat(operand, level)
         case ast.Binary(operator=operator, left=left, right=right):
             infix = INFIX[operator]
-            return _flat(left, infix.left) + infix.text + _flat(right, infix.right)
+            return _print_flat(left, infix.left) + infix.text + _print_flat(right, infix.right)
         case ast.Tuple(items=items):
             return "(" + ", ".join(map(print_expression, items)) + ")"
         case ast.Call(function=function):
             return f"{function.name}({print_arguments(expression.arguments, expression.keywords)})"
         case ast.Comparison() | ast.Member() | ast.Select() | ast.Pipe():
-            return " ".join(lead + _flat(part, least) for lead, part, least in _pieces(expression))
+            return " ".join(lead + _print_flat(part, least) for lead, part, least in _split_chain(expression))
         case _:
             assert_never(expression)
 
@@ -75,35 +75,39 @@ def list_arguments(
     return [("", value) for value in positional] + [(f"{name.name}=", value) for name, value in keywords]
 
 
-def _pieces(expression: ast.Expression) -> list[Piece]:
+def _split_chain(expression: ast.Expression) -> list[Piece]:
     """The parts of a chain of operators of one level, each with the operator (or word) before it."""
     match expression:
         case ast.Select(condition=condition, then=then, otherwise=otherwise):
-            rest = _pieces(otherwise) if isinstance(otherwise, ast.Select) else [("", otherwise, Level.SELECT)]
+            rest = (
+                _split_chain(otherwise) if isinstance(otherwise, ast.Select) else [("", otherwise, Precedence.SELECT)]
+            )
             lead, first, least = rest[0]
             chain = [("else " + lead, first, least), *rest[1:]]
-            return [("", then, Level.PIPE), ("if ", condition, Level.OR), *chain]
+            return [("", then, Precedence.PIPE), ("if ", condition, Precedence.OR), *chain]
         case ast.Pipe(value=value, call=call, bare=bare):
-            before = _pieces(value) if isinstance(value, ast.Pipe) else [("", value, Level.PIPE)]
+            before = _split_chain(value) if isinstance(value, ast.Pipe) else [("", value, Precedence.PIPE)]
             target: ast.Expression = ast.Name(call.function.name) if bare else call
-            return [*before, ("|> ", target, Level.ATOM)]
+            return [*before, ("|> ", target, Precedence.ATOM)]
         case ast.Comparison(first=first, rest=pairs):
             return [("", first, COMPARED), *((f"{operator} ", operand, COMPARED) for operator, operand in pairs)]
         case ast.Member(item=item, choices=choices):
-            return [("", item, COMPARED), ("in ", choices, Level.ATOM)]
+            return [("", item, COMPARED), ("in ", choices, Precedence.ATOM)]
         case ast.Binary(operator=operator, left=left, right=right) if operator != "^":
             infix = INFIX[operator]
-            chained = isinstance(left, ast.Binary) and level_of(left) == infix.level
-            before = _pieces(left) if chained else [("", left, infix.left)]
+            chained = isinstance(left, ast.Binary) and precedence_of(left) == infix.level
+            before = _split_chain(left) if chained else [("", left, infix.left)]
             return [*before, (infix.text.lstrip(), right, infix.right)]
         case _:
             return []
 
 
-def lay_out(lead: str, expression: ast.Expression, tail: str, depth: int, least: Level = Level.SELECT) -> list[str]:
+def lay_out(
+    lead: str, expression: ast.Expression, tail: str, depth: int, least: Precedence = Precedence.SELECT
+) -> list[str]:
     """The lines of ``lead expression tail`` at an indentation; broken inside parentheses if one line is too long."""
     pad = INDENT * depth
-    flat = pad + lead + _flat(expression, least) + tail
+    flat = pad + lead + _print_flat(expression, least) + tail
     if len(flat) <= WIDTH:
         return [flat]
     match expression:
@@ -113,15 +117,15 @@ def lay_out(lead: str, expression: ast.Expression, tail: str, depth: int, least:
         case ast.Tuple(items=items):
             return [f"{pad}{lead}(", *_lay_out_items([("", item) for item in items], depth), f"{pad}){tail}"]
         case ast.Unary(operator="'", operand=operand):
-            return lay_out(lead, operand, f"'{tail}", depth, Level.POSTFIX)
-        case ast.Unary(operator=operator, operand=operand) if level_of(expression) >= least:
+            return lay_out(lead, operand, f"'{tail}", depth, Precedence.POSTFIX)
+        case ast.Unary(operator=operator, operand=operand) if precedence_of(expression) >= least:
             level, sign = PREFIX[operator]
             return lay_out(lead + sign, operand, tail, depth, level)
-        case ast.Binary(operator="^", left=left, right=right) if level_of(expression) >= least:
-            return lay_out(lead, left, f"^{_flat(right, Level.NEGATION)}{tail}", depth, Level.POSTFIX)
-    if level_of(expression) == Level.ATOM:
+        case ast.Binary(operator="^", left=left, right=right) if precedence_of(expression) >= least:
+            return lay_out(lead, left, f"^{_print_flat(right, Precedence.NEGATION)}{tail}", depth, Precedence.POSTFIX)
+    if precedence_of(expression) == Precedence.ATOM:
         return [flat]
-    pieces = _pieces(expression) or [("", expression, Level.SELECT)]
+    pieces = _split_chain(expression) or [("", expression, Precedence.SELECT)]
     lines = [line for start, part, level in pieces for line in lay_out(start, part, "", depth + 1, level)]
     return [f"{pad}{lead}(", *lines, f"{pad}){tail}"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from unicodedata import name as character_name
 
-from optforge.dsl.errors import nearest
+from optforge.dsl.errors import suggest_nearest
 from optforge.dsl.grammar import load_keywords
 from optforge.dsl.mistakes import LINE_WORDS, Refusal
 
@@ -131,7 +131,9 @@ def _suggest_at_line_start(refusal: Refusal) -> str | None:
         return "equations stand in a rule, below a line such as `for matrix:`"
     if token.type == "NAME":
         keywords = load_keywords()
-        return nearest(token, [word for word, kind in keywords.items() if kind in refusal.expected & set(LINE_WORDS)])
+        return suggest_nearest(
+            token, [word for word, kind in keywords.items() if kind in refusal.expected & set(LINE_WORDS)]
+        )
     return None
 
 

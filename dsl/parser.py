@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lark import Token, Tree, UnexpectedToken
 
 from optforge.dsl import ast, errors
-from optforge.dsl.diagnostics import Diagnostic, by_position
+from optforge.dsl.diagnostics import Diagnostic, sort_by_position
 from optforge.dsl.grammar import end_of, load_grammar, load_keywords, make_token, scan, start_of
 from optforge.dsl.layout import Layout
 from optforge.dsl.source import Source, Span
@@ -132,7 +132,11 @@ class _Parse:
         with suppress(_TooManyErrors):
             self.read_all()
             value = self.build()
-        return None if self.diagnostics else value, tuple(self.layout.comments), tuple(by_position(self.diagnostics))
+        return (
+            None if self.diagnostics else value,
+            tuple(self.layout.comments),
+            tuple(sort_by_position(self.diagnostics)),
+        )
 
     def read_all(self) -> None:
         for token in self.tokens:
@@ -149,7 +153,7 @@ class _Parse:
             return None
         builder = TreeBuilder(self.source)
         value = builder.build(self.tree)
-        for problem in by_position(builder.problems):
+        for problem in sort_by_position(builder.problems):
             self.report(problem)
         return value
 

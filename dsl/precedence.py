@@ -11,7 +11,7 @@ from enum import IntEnum
 from optforge.dsl import ast
 
 
-class Level(IntEnum):
+class Precedence(IntEnum):
     """The rungs of the grammar, from ``expr`` to ``atom``."""
 
     SELECT = 1
@@ -32,44 +32,44 @@ class Level(IntEnum):
 class Infix:
     """A binary operator: its own level, the least its operands must have to stand bare, and how it is spaced."""
 
-    level: Level
-    left: Level
-    right: Level
+    level: Precedence
+    left: Precedence
+    right: Precedence
     text: str
 
 
 INFIX = {
-    "or": Infix(Level.OR, Level.OR, Level.AND, " or "),
-    "and": Infix(Level.AND, Level.AND, Level.NOT, " and "),
-    "+": Infix(Level.SUM, Level.SUM, Level.PRODUCT, " + "),
-    "-": Infix(Level.SUM, Level.SUM, Level.PRODUCT, " - "),
-    "*": Infix(Level.PRODUCT, Level.PRODUCT, Level.NEGATION, " * "),
-    "/": Infix(Level.PRODUCT, Level.PRODUCT, Level.NEGATION, " / "),
-    "@": Infix(Level.PRODUCT, Level.PRODUCT, Level.NEGATION, " @ "),
-    "^": Infix(Level.POWER, Level.POSTFIX, Level.NEGATION, "^"),
+    "or": Infix(Precedence.OR, Precedence.OR, Precedence.AND, " or "),
+    "and": Infix(Precedence.AND, Precedence.AND, Precedence.NOT, " and "),
+    "+": Infix(Precedence.SUM, Precedence.SUM, Precedence.PRODUCT, " + "),
+    "-": Infix(Precedence.SUM, Precedence.SUM, Precedence.PRODUCT, " - "),
+    "*": Infix(Precedence.PRODUCT, Precedence.PRODUCT, Precedence.NEGATION, " * "),
+    "/": Infix(Precedence.PRODUCT, Precedence.PRODUCT, Precedence.NEGATION, " / "),
+    "@": Infix(Precedence.PRODUCT, Precedence.PRODUCT, Precedence.NEGATION, " @ "),
+    "^": Infix(Precedence.POWER, Precedence.POSTFIX, Precedence.NEGATION, "^"),
 }
 
 # Unary operators: the level they make, which is also the least their operand must have.
-PREFIX = {"-": (Level.NEGATION, "-"), "not": (Level.NOT, "not ")}
+PREFIX = {"-": (Precedence.NEGATION, "-"), "not": (Precedence.NOT, "not ")}
 
 # What stands on either side of a comparison or of `in`.
-COMPARED = Level.SUM
+COMPARED = Precedence.SUM
 
 
-def level_of(expression: ast.Expression) -> Level:
+def precedence_of(expression: ast.Expression) -> Precedence:
     """The rung at which the grammar makes this node."""
     match expression:
         case ast.Select():
-            return Level.SELECT
+            return Precedence.SELECT
         case ast.Pipe():
-            return Level.PIPE
+            return Precedence.PIPE
         case ast.Binary(operator=operator):
             return INFIX[operator].level
         case ast.Comparison() | ast.Member():
-            return Level.COMPARISON
+            return Precedence.COMPARISON
         case ast.Unary(operator="'"):
-            return Level.POSTFIX
+            return Precedence.POSTFIX
         case ast.Unary(operator=operator):
             return PREFIX[operator][0]
         case _:
-            return Level.ATOM
+            return Precedence.ATOM

@@ -122,7 +122,7 @@ class Machine:
             ]
             known = [*inherited, *(other for other in others if self.block.bindings[other].below is not None)]
             hint = (
-                f"give this the name of the equation that it changes, such as {errors.listed(known[:3])}"
+                f"give this the name of the equation that it changes, such as {errors.join_quoted(known[:3])}"
                 if known
                 else None
             )
@@ -155,9 +155,9 @@ class Machine:
     def report_formless(self, node: ast.Claim) -> None:
         """A claim that is no comparison: suggest the form that was probably meant."""
         forms = [f"{form}({argument})" for form, argument in CLAIM_FORMS.items()]
-        hint = f"compare two values, or claim {errors.listed(forms)}"
+        hint = f"compare two values, or claim {errors.join_quoted(forms)}"
         if isinstance(node.promise, ast.Call):
-            hint = errors.nearest(node.promise.function.name, CLAIM_FORMS) or hint
+            hint = errors.suggest_nearest(node.promise.function.name, CLAIM_FORMS) or hint
         elif is_conjunction(node.promise):
             hint = "make two claims of it"
         self.report(errors.bad_claim("it is neither a comparison nor of a known form", node.promise.span, hint))

@@ -155,7 +155,7 @@ class Place:
         else:
             hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else self.hint
             usual = f"here it is called `{VALUES[name]}`" if name in VALUES else ABSENT.get(name)
-            usual = usual or errors.nearest(name, visible)
+            usual = usual or errors.suggest_nearest(name, visible)
             self.report(errors.unknown_name(name, node.span, visible, usual or hint))
         return number("0", node.span)
 
@@ -224,7 +224,7 @@ class Place:
             given[keyword.name] = value
         missing = [p.name for p in parameters if p.default is None and p.name not in given]
         if missing:
-            problem = f"lacks its argument{'s' if len(missing) > 1 else ''} " + errors.listed(missing, "and")
+            problem = f"lacks its argument{'s' if len(missing) > 1 else ''} " + errors.join_quoted(missing, "and")
             self.report(errors.wrong_arity(name, signature, problem, node.span))
             return None
         return given

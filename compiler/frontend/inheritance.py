@@ -229,7 +229,7 @@ def take_mistaken(update: ast.Update, block: Block, target: str, scope: Scope, r
         block.updates.setdefault(target, definition)
         return
     report(errors.wrong_update(name.name, target, name.span))
-    if errors.nearest(name.name, [target]):
+    if errors.suggest_nearest(name.name, [target]):
         block.updates.setdefault(target, definition)
     else:
         block.bindings.setdefault(name.name, definition)

@@ -24,7 +24,9 @@ def check_past(
         if each.target in types:
             found.append(past_function(each, types[each.target], kinds, report))
         elif not each.is_inherited:
-            hint = errors.nearest(each.target, types) or (f"it has {errors.listed(types, 'and')}" if types else None)
+            hint = errors.suggest_nearest(each.target, types) or (
+                f"it has {errors.join_quoted(types, 'and')}" if types else None
+            )
             report(errors.bad_past(f"`{each.target}` is no memory of this rule", each.span, hint))
     return tuple(found)
 

@@ -14,7 +14,7 @@ from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
-from optforge.dsl.errors import listed
+from optforge.dsl.errors import join_quoted
 
 
 def lower_rule(
@@ -33,7 +33,7 @@ def lower_rule(
         found: list[str] = []
         for stage in stages[:-1]:
             sums = tuple(scalars[ir.Source.COMBINED, each.name] for each in stage.collectives)
-            function = lowered(stage.function, name, f"What each parameter adds to {listed(sums, 'and')}.")
+            function = lowered(stage.function, name, f"What each parameter adds to {join_quoted(sums, 'and')}.")
             functions.append(replace(function, outputs=sums))
             found += kernel_lines("", stage.function, functions[-1], rule, indent + 4)
         space = " " * indent
