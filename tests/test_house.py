@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tools.rooms import BEGIN, END, arrows_up, survey, table
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("dsl", "compiler", "runtime", "generated", "examples", "benchmarks", "tests", "tools", "src")
@@ -123,6 +127,83 @@ def test_imports_in_the_runtime_go_down_its_rooms() -> None:
     assert {Path(name).parts[1] for name in FILES if name.count("/") == 2 and name.startswith("runtime/")} | {""} == {
         *ROOMS
     }
+
+
+def test_imports_in_the_compiler_go_down_its_rooms() -> None:
+    """Rooms and what each imports are as in ARCHITECTURE.md; `python -m tools.rooms --write` brings that up to date."""
+    found = survey()
+    assert not arrows_up(found)
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    written, computed = (
+        [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
+        for text in (page.partition(BEGIN)[2].partition(END)[0], table(found))
+    )
+    without_lines = [[(room, purpose, imports) for room, purpose, _, imports in rows] for rows in (written, computed)]
+    assert without_lines[0] == without_lines[1]
+    for row, room in zip(written[2:], found.values(), strict=True):
+        assert abs(int(row[2]) - room.lines) <= max(room.lines / 10, 100), row[0]
+
+
+def test_an_import_that_goes_up_is_found(tmp_path: Path) -> None:
+    for name in ("dsl/text.py", "compiler/ir/nodes.py", "compiler/driver.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("def f():\n    from optforge.compiler import driver\n", encoding="utf-8")
+    expected = ["dsl/text imports compiler/driver", "compiler/ir/nodes imports compiler/driver"]
+    assert arrows_up(survey(tmp_path)) == expected
+    (tmp_path / "compiler" / "attic.py").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="compiler/attic lies in no room"):
+        survey(tmp_path)
+
+
+STAGES = re.compile(r"optforge\.compiler\.(frontend\.resolve|frontend\.types\.\w+|streams\.lower_streams|passes\.\w+)")
+
+
+def test_only_the_driver_imports_stages() -> None:
+    """The functions that it names; what else their modules define serves others as well."""
+
+    def taken(name: str) -> set[tuple[str, str]]:
+        return {
+            (node.module or "", each.name)
+            for node in ast.walk(parsed(name))
+            if isinstance(node, ast.ImportFrom)
+            for each in node.names
+        }
+
+    stages = {(module, name) for module, name in taken("compiler/driver.py") if STAGES.fullmatch(module)}
+    assert len(stages) >= 9
+    others = [name for name in FILES if name.startswith("compiler/") and name != "compiler/driver.py"]
+    assert not {name: found for name in others if (found := taken(name) & stages)}
+
+
+def test_only_what_writes_or_loads_modules_knows_the_torch_target() -> None:
+    places = ("compiler/targets/torch/", "compiler/load.py", "compiler/commands/", "tools/", "tests/", "benchmarks/")
+    knowing = {name for name in FILES for module in imported(name) if ".targets.torch" in module}
+    assert not [name for name in knowing if not name.startswith(places)]
+
+
+MODULES_LIMIT = 14
+LARGE_FOLDERS = {"compiler/frontend": 18}  # names, scopes, blocks and their hints belong together
+
+
+def test_folders_stay_small() -> None:
+    counts = Counter(name.rpartition("/")[0] for name in FILES if not name.endswith("/__init__.py"))
+    folders = {folder: n for folder, n in counts.items() if folder.partition("/")[0] in ("dsl", "compiler", "runtime")}
+    assert not {folder: n for folder, n in folders.items() if n > LARGE_FOLDERS.get(folder, MODULES_LIMIT)}
+
+
+# Besides surface forms and what `ir` makes of them, which are said as `ast.X` and `ir.X`: names that have yet to part.
+SAME_NAMES = {"Budget", "Finding", "Level", "Parameter", "Source", "Target", "Trial"}
+
+
+def test_class_names_are_unique() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for name in (name for name in FILES if name.startswith(("dsl/", "compiler/"))):
+        for node in ast.walk(parsed(name)):
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(name)
+    several = {each: names for each, names in homes.items() if len(names) > 1}
+    pairs = {each for each, names in several.items() if names == ["compiler/ir/nodes.py", "dsl/ast.py"]}
+    assert not {each: names for each, names in several.items() if each not in pairs | SAME_NAMES}
 
 
 def test_heavy_libraries_stay_where_they_belong() -> None:
