@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .batching.buckets import _arranged
 from .batching.roster import _slot_of
 from .contract.generated import Generated
-from .contract.hypers import _checked_hypers, _nearest
+from .contract.hypers import _checked_hypers, _computed, _nearest
 from .contract.interface import Rule
 from .contract.precision import _compute_dtype
 from .routing.groups import DEFAULTS
@@ -55,7 +55,8 @@ class SpecPenalty(Generated, nn.Module):
             kernel = slots[0][1].rule.step
             for bucket in _arranged(slots, kernel.layout):
                 weight = bucket.gather(bucket.params).to(_compute_dtype(slots[0][1].dtype))
-                losses.append(kernel.function(weight, **{name: self.hypers[name] for name in kernel.scalars})[0].sum())
+                given = {name: _computed(self.hypers[name]) for name in kernel.scalars}
+                losses.append(kernel.function(weight, **given)[0].sum())
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from .contract.generated import Generated
-from .contract.hypers import _checked_hypers
+from .contract.hypers import _checked_hypers, _computed
 
 
 class SpecSchedule(Generated, LRScheduler):
@@ -25,5 +25,5 @@ class SpecSchedule(Generated, LRScheduler):
         raise NotImplementedError
 
     def get_lr(self) -> list[Any]:
-        factor = self.factor(self.last_epoch + 1, **self.hypers)
+        factor = self.factor(_computed(self.last_epoch + 1), **{n: _computed(x) for n, x in self.hypers.items()})
         return [base * factor for base in self.base_lrs]

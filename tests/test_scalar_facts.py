@@ -57,7 +57,6 @@ PLAIN = [
     ("mod(t, 1 + warmup)", (WARMUP,), "t % (1 + warmup)"),
     ("exp(-abs(k))", (FREE,), "math.exp(-abs(k))"),
     ("cos(min(max(k, -4), 4))", (FREE,), "math.cos(min(max(k, -4), 4))"),
-    ("floor(log(t) / 2)", (), "math.floor(math.log(t) / 2)"),
     ("beta^k if k >= 0 else 1", (BETA, FREE), "beta**k if k >= 0 else 1"),
 ]
 
@@ -76,6 +75,7 @@ CAREFUL = [
     ("log(t - 1)", (), "ieee.log(t - 1)"),
     ("cos(k)", (FREE,), "ieee.cos(k)"),
     ("floor(k)", (FREE,), "ieee.floor(k)"),
+    ("floor(log(t) / 2)", (), "ieee.floor(math.log(t) / 2)"),  # Python's own makes an int
     ("mod(t, k)", (FREE,), "ieee.remainder(t, k)"),
     ("max(0, k - k)", (FREE,), "ieee.maximum(0, k - k)"),
     ("clamp(k / k, 0, 1)", (FREE,), "ieee.clamp(ieee.divide(k, k), 0, 1)"),

@@ -25,6 +25,7 @@ from optforge.compiler.ir.intervals import Interval
 from optforge.compiler.ir.operators import CAREFUL, OPERATORS, ROWS, Operator, Want
 from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
+from optforge.compiler.load import compile_source
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.passes.fold import simplified
 from optforge.compiler.targets.torch.expressions import Writer
@@ -286,11 +287,67 @@ def literal_axis() -> ir.Literal:
     return ir.Literal("all", "all", type=Type(Kind.AXIS, SCALAR, Phase.CONSTANT))
 
 
+# Python's whole numbers
+
+
+WHOLE = """\
+schedule Steep:
+    hyper k = 3
+    factor <- t * t * t * t * k * k * k * k
+
+optimizer Whole:
+    hyper k = 3
+    for tensor:
+        weight <- weight - grad * (%s)
+
+penalty Heavy:
+    hyper k = 3
+    for tensor:
+        loss <- k * k * k * k * sum(weight)
+"""
+TERMS = (
+    "k * k * k * k * 1e-40",
+    "1 / (k * k * k * k)",
+    "floor(k^4)",
+    "t * t * t * t",
+    "1 / -z",
+    "floor(2^t)",
+    "mod(k, 7)",
+)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("term", TERMS)
+def test_whole_numbers_are_floats(term: str, capturable: bool) -> None:
+    """A step is the same for 10**10 as for 1e10, and after so many steps that the power of their number is large."""
+    cls = compile_source(WHOLE.replace("for tensor", "hyper z = 0\n    for tensor", 1) % term).Whole
+    steps = []
+    for k, z in ((10**30, 0), (1e30, 0.0)):
+        p = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        optimizer = cls([p], k=k, z=z, backend="eager", capturable=capturable)
+        optimizer.state[p]["step"] = torch.tensor(99_999.0 if "2^t" not in term else 99.0)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        steps.append(p.detach().abs())
+    assert torch.equal(*steps)
+
+
+def test_whole_numbers_of_schedules_and_penalties_are_floats() -> None:
+    module = compile_source(WHOLE % "k")
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    schedule = module.Steep(optimizer, k=10**30)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e120) and type(schedule.get_last_lr()[0]) is float
+    assert module.Heavy([p.double()], k=10**30)().item() == pytest.approx(2e120)
+    with pytest.raises(ValueError, match="invalid k: a float is expected, and none is as large"):
+        module.Whole([p], k=10**400)
+
+
 # Where Python's own operators are enough
 
 
 def test_careful_operators_have_a_function() -> None:
-    assert {row.careful for row in ROWS if row.careful} | {"sign"} == set(vars(runtime.ieee))
+    assert {row.careful for row in ROWS if row.careful} | {"sign", "floor"} == set(vars(runtime.ieee))
     assert all(CAREFUL[row.name].scalar is row.scalar for row in ROWS if row.careful)
 
 

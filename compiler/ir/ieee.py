@@ -80,7 +80,7 @@ def sin(x: float) -> float:
 
 def floor(x: float) -> float:
     """The largest whole number not above x; x itself where it is not finite."""
-    return float(math.floor(x)) if math.isfinite(x) else x
+    return math.copysign(math.floor(x), x) if math.isfinite(x) else x
 
 
 def sign(x: float) -> float:

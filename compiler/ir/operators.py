@@ -471,8 +471,10 @@ ROWS = (
     unary("tanh", "hyperbolic tangent", math.tanh, intervals.tanh),
     unary("cos", "cosine", ieee.cos, intervals.wave, careful="cos", is_plain=lambda x: not x.may_be_infinite),
     unary("sin", "sine", ieee.sin, intervals.wave, careful="sin", is_plain=lambda x: not x.may_be_infinite),
-    unary("floor", "largest integer not above", ieee.floor, intervals.floor, domain="rounding",
-          careful="floor", is_plain=lambda x: x.is_finite),
+    Operator("floor", "elementwise", "largest integer not above", VALUE, elementwise_shape,  # math.floor makes an int
+             {"S": Pattern("ieee.floor({0})"), "T": Pattern("{0:postfix}.floor()")},
+             numpy_function("floor"), ieee.floor, Pattern("{0:postfix}.floor_()"), elementwise=True,
+             domain="rounding", interval=intervals.floor),
     Operator("mod", "elementwise", "remainder with the sign of the divisor", TWO, elementwise_shape,
              one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), ieee.remainder,
              elementwise=True, domain="rounding", interval=intervals.remainder,

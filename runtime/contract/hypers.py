@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from numbers import Real
 from typing import Any
 
 from torch import Tensor
+
+LARGEST = sys.float_info.max
 
 
 def require(name: str, value: object, condition: str, holds: bool) -> None:
@@ -36,7 +39,17 @@ def _plain_hyper(name: str, value: object, kind: str) -> Any:
             raise ValueError(f"invalid {name}={value!r}: a {kind} is expected")
     elif isinstance(plain, bool) or not isinstance(plain, Real) or plain != plain:
         raise ValueError(f"invalid {name}={value!r}: a real number is expected")
+    elif isinstance(plain, int) and abs(plain) > LARGEST:
+        raise ValueError(f"invalid {name}: a float is expected, and none is as large")
     return plain
+
+
+def _computed(value: Any) -> Any:
+    """A scalar as specs compute with it: a number as the float that it means; flags, strings and tensors as they are.
+
+    Python's whole numbers have no -0, no largest number, and more digits than the tensors that they meet.
+    """
+    return value if isinstance(value, (float, bool, str, Tensor)) else float(value)
 
 
 def _checked_hypers(owner: Any, hypers: Mapping[str, object]) -> dict[str, Any]:
