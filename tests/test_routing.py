@@ -369,6 +369,8 @@ def unknown(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
     [
         [(500, 16), (16, 16), (64, 16), (16, 64)],  # a table in front
         [(16, 16), (64, 16), (16, 64), (500, 16)],  # an output layer behind
+        [(250, 32), (32, 32), (2, 32), (86, 32), (32, 86), (250, 32)],  # Llama's: 32000 x 4096 beside 11008 x 4096
+        [(64, 64), (16, 64), (224, 64), (64, 224), (250, 64)],  # its largest, without the table
         [(16, 16), (8, 64, 32), (8, 32, 64)],  # experts
     ],
 )
@@ -384,6 +386,7 @@ def test_lists_of_tensors_that_may_be_tables_warn_once(shapes):
     "shapes",
     [
         [(16, 16), (64, 16), (16, 64), (48, 16)],
+        [(256, 32), (128, 256), (64, 128), (10, 64)],  # rows of a layer that are columns of the next
         [(500, 16)],  # a list of one is no model
         [(2, 500), (500, 2), (2, 500), (500, 2)],  # adapters are all alike
         [(16, 3, 7), (32, 16, 3), (5,), (32,)],  # one-dimensional convolutions

@@ -22,6 +22,8 @@ from .routes import _rule_named, route
 
 # From this ratio of its sides on, a tensor beside less uneven ones may be a table or an output layer.
 UNEVEN = 16
+# From this ratio of rows to columns on it may be one whose rows no other tensor has; 32000 x 8192 is such a table.
+TALL = 3
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,21 @@ def _warn_of_guesses(owner: type[Any], groups: Iterable[Mapping[str, Any]]) -> N
 
 
 def _like_tables(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The first and last matrix, where they are far more uneven than those between."""
+    """The first and last matrix, where they are far more uneven than those between, or have rows of another kind.
+
+    The rows of a layer are the columns of the next one; those of a table and of an output layer are nothing else.
+    """
     matrices = [p for p in tensors if p.ndim == 2 and min(p.shape) > 1]
     if len(matrices) < 3:
         return []
     usual = max(max(p.shape) / min(p.shape) for p in matrices[1:-1])
-    return [p for p in (matrices[0], matrices[-1]) if max(p.shape) / min(p.shape) >= max(UNEVEN, 2 * usual)]
+    widest = max(max(p.shape) for p in matrices[1:-1])
+
+    def is_like_one(p: Tensor) -> bool:
+        rows, cols = p.shape
+        return max(p.shape) / min(p.shape) >= max(UNEVEN, 2 * usual) or (rows > widest and rows >= TALL * cols)
+
+    return [p for p in (matrices[0], matrices[-1]) if is_like_one(p)]
 
 
 def _like_batches(tensors: Iterable[Tensor]) -> list[Tensor]:
