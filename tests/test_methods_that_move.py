@@ -108,6 +108,25 @@ def test_steps_without_a_climb_are_those_of_sgd():
     require_same(found, expected)
 
 
+@pytest.mark.parametrize("missed", ["none", "all", "nonfinite"])
+def test_climbs_without_a_step_are_taken_back_with_the_next_one(missed):
+    """What a step leaves as it is, for want of a gradient or of a finite one, stays where it has climbed to."""
+    bowl = Bowl()
+    start, optimizer = bowl.weights(), SAM(bowl.params, lr=0.1, skip_nonfinite=True)
+    for _ in range(2):
+        bowl.differentiate()
+        optimizer.ascend()
+        bowl.differentiate()
+        if missed != "none":
+            bowl.params[0].grad = None if missed == "all" else torch.full_like(bowl.params[0], torch.nan)
+            bowl.params[1].grad = bowl.params[2].grad = None
+            optimizer.step()
+    bowl.differentiate()
+    optimizer.step()
+    for p, weight in zip(bowl.params, start, strict=True):
+        torch.testing.assert_close(p.detach(), weight - 0.1 * p.grad, rtol=1e-13, atol=1e-13)
+
+
 # -- schedule-free -----------------------------------------------------------------------------------------------------
 
 
