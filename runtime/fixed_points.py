@@ -6,24 +6,36 @@ import warnings
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from .batching.counters import _is_capturing
 from .batching.roster import Roster
 from .batching.work import Work
+from .routing.places import Slot
 
 
 def _warn_of_fixed_points(works: Iterable[Work], roster: Roster, optimizer: str) -> None:
-    """Warns of parameters at their first step that are all zeros, and of a rule under which they stay so.
+    """Warns of parameters at their first step that are all zeros, or one of whose matrices is, where they stay so.
 
     Waits for the device once for the new parameters of such a rule, and never otherwise.
     """
     for work in works:
         if work.count > 1 or not work.rule.keeps_zero or work.device.type == "meta" or _is_capturing():
             continue
-        moves = torch.stack([p.any() for p in work.params]).tolist()
-        for p in [p for p, does_move in zip(work.params, moves, strict=True) if not does_move]:
+        moving = torch.stack([_moving(p, roster.slots[p]) for p in work.params]).tolist()
+        for p, (some, every) in zip(work.params, moving, strict=True):
+            if every:
+                continue
+            what = roster.name(p) if not some else f"one of the matrices in {roster.name(p)}"
             warnings.warn(
-                f"{optimizer}: {roster.name(p)} is all zeros, and under the rule {work.rule.name!r} it stays so "
+                f"{optimizer}: {what} is all zeros, and under the rule {work.rule.name!r} it stays so "
                 "whatever its gradients are; begin with other weights, or put it into a group of another rule",
                 stacklevel=3,
             )
+
+
+def _moving(p: Tensor, slot: Slot) -> Tensor:
+    """Whether some of the units of the parameter is more than zeros, and whether every one is."""
+    places = slot.places(slot.rule.step.layout)
+    units = torch.cat([place.window(p.detach()).reshape(place.count, -1).any(1) for place in places])
+    return torch.stack([units.any(), units.all()])

@@ -172,6 +172,20 @@ def test_a_weight_of_zeros_that_stays_so_is_named_at_its_first_step(cls):
     assert bool(stuck) == (ALL_ZEROS in " ".join((cls.__doc__ or "").split()))
 
 
+@pytest.mark.parametrize("options", [{"batch": 1}, {"split": (4, 2)}, {"split": 2, "transposed": True}], ids=str)
+def test_a_matrix_of_zeros_within_a_parameter_is_named(options):
+    p = torch.nn.Parameter(torch.ones(3, 6, 4) if "batch" in options else torch.ones(6, 6))
+    p.data[1 if "batch" in options else slice(4, None)] = 0
+    if "transposed" in options:
+        p.data = torch.cat([torch.ones(6, 3), torch.zeros(6, 3)], dim=1)
+    before = p.detach().clone()
+    optimizer = MuonH([{"params": [p], "rule": "matrix", **options}])
+    set_gradients([p], 0)
+    with pytest.warns(UserWarning, match="one of the matrices in parameter 0 .* is all zeros, and under the rule"):
+        optimizer.step()
+    assert not p[before == 0].any() and not torch.equal(p, before)
+
+
 def test_nothing_is_said_of_weights_that_can_move():
     """Of others of the same rule, of one zero row, or of a weight that became zero later."""
     p, q = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
