@@ -77,7 +77,7 @@ class _Origin:
 
 
 def _description(owner: Any, hypers: tuple[str, ...]) -> str:
-    """What groups of a generated class have under `SPEC_KEY`; read by `_origin_of`."""
+    """What groups of a generated class have under `SPEC_KEY`; read by `_origin_told_by`."""
     spec: Spec = owner.SPEC
     rules: tuple[Rule, ...] = owner.RULES
     described = {
@@ -90,9 +90,15 @@ def _description(owner: Any, hypers: tuple[str, ...]) -> str:
     return json.dumps({"version": SCHEMA_VERSION, "hash": spec.hash, "hypers": list(hypers), "rules": described})
 
 
+def _origin_told_by(description: object) -> _Origin:
+    """The spec that a group describes; ValueError for a description that is damaged or of a newer version."""
+    if not isinstance(description, str):
+        raise ValueError(f"the description of the spec in the loaded state dict is damaged: it is {description!r}")
+    return _origin_of(description)
+
+
 @lru_cache(maxsize=64)
 def _origin_of(text: str) -> _Origin:
-    """The spec that a group describes; ValueError for a description that is damaged or of a newer version."""
     try:
         told = json.loads(text)
         version = told["version"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .batching.counters import Counters, _whole
 from .batching.states import _counters_of, _require_memory
-from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_of
+from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
 from .contract.precision import _compute_dtype, _memories_of
 from .matching import _matched
 from .routing.places import VIEW_KEYS, Slot
@@ -60,7 +60,7 @@ class _Reader:
         found = []
         for mine, (other, keys) in zip(own, _matched(own, saved), strict=True):
             group = {k: v for k, v in other.items() if k not in ("params", SPEC_KEY)}
-            origin = _origin_of(other[SPEC_KEY]) if SPEC_KEY in other else None
+            origin = _origin_told_by(other[SPEC_KEY]) if SPEC_KEY in other else None
             if origin is not None and self.spec is not None and origin.hash != self.spec.hash:
                 self._convert_hypers(group, mine, origin)
             for name in (*self.defaults, "rule", *VIEW_KEYS, "precision"):

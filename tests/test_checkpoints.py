@@ -385,7 +385,8 @@ def test_an_empty_checkpoint_is_one_of_every_spec():
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", "[]", '{"version": 1}', '{"version": 1, "hash": "", "hypers": [], "rules": 3}']
+    "damage",
+    ["{", "[]", '{"version": 1}', '{"version": 1, "hash": "", "hypers": [], "rules": 3}', None, {"version": 1}],
 )
 def test_damaged_descriptions_are_refused(damage):
     saved = trained(OLD, tensors()).state_dict()

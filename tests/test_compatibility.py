@@ -650,6 +650,8 @@ def test_lazy_modules_are_errors_until_they_have_run():
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(2))
     with pytest.raises(ValueError, match=r"0\.weight has no shape yet: run the model once"):
         Muon(model)
+    with pytest.raises(ValueError, match=r"^weight has no shape yet: run the model once"):
+        Muon(model[0])
     with pytest.raises((ValueError, RuntimeError), match="shape"):
         Muon(model.parameters())
     model(torch.ones(1, 3))

@@ -73,9 +73,8 @@ class Occurrence:
 def _role(use: Occurrence) -> Ruling:
     """What the parameter is, by the first of RULINGS that knows."""
     if nn.parameter.is_lazy(use.parameter):
-        raise ValueError(
-            f"{use.node.path}.{use.name} has no shape yet: run the model once before its optimizer is made"
-        )
+        name = f"{use.node.path}.{use.name}".removeprefix(".")
+        raise ValueError(f"{name} has no shape yet: run the model once before its optimizer is made")
     return next(found for ruling in RULINGS if (found := ruling(use)) is not None)
 
 
