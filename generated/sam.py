@@ -123,11 +123,6 @@ class SAM(SpecOptimizer, runtime=1):
                     kernel=Kernel(
                         tensor_ascend,
                         layout="tensor",
-<<<<<<< HEAD
-=======
-                        inputs=("weight", "grad", "seen", "climb", "climbs"),
-                        scalars=("t", "rho", "ascend_total_1"),
->>>>>>> c3359fd (SAM's way uphill is taken back even if the step after it left a weight as it is, and if ascend is called twice: climbs add up until a step has seen them)
                         outputs=("weight", "climb", "climbs"),
                         sums=(
                             Kernel(
@@ -144,31 +139,6 @@ class SAM(SpecOptimizer, runtime=1):
 
     MOMENTUM = ("momentum",)
 
-<<<<<<< HEAD
-=======
-    SPEC = Spec(
-        hash="a752a31e7807",
-        memories={
-            "tensor": {
-                "m": (
-                    "18e192de8e07",
-                    "m = momentum * prev(m) + (grad + weight_decay * (weight -",
-                    "(prev(climb) if prev(climbs) > prev(seen) else 0)) if t == 1 or",
-                    "momentum == 0 else (1 - dampening) * (grad + weight_decay *",
-                    "(weight - (prev(climb) if prev(climbs) > prev(seen) else 0))))",
-                ),
-                "seen": ("ffd56be234cb", "seen = prev(climbs)"),
-                "climb": (
-                    "f36615d27676",
-                    "climb = (prev(climb) if prev(climbs) > prev(seen) else 0) + rho",
-                    "* grad / max(sqrt(ascend_total_1), 1e-12)",
-                ),
-                "climbs": ("4d44fda8ae11", "climbs = t"),
-            },
-        },
-    )
-
->>>>>>> c3359fd (SAM's way uphill is taken back even if the step after it left a weight as it is, and if ascend is called twice: climbs add up until a step has seen them)
     def __init__(
         self,
         params,
@@ -219,11 +189,11 @@ class SAM(SpecOptimizer, runtime=1):
 
 
 SAM.SPEC = Spec(
-    hash="eb857f4114d3",
+    hash="a752a31e7807",
     memories={
         "tensor": {
             "m": (
-                "c20698ca1531",
+                "18e192de8e07",
                 "m = momentum * prev(m) + (grad + weight_decay * (weight -",
                 "(prev(climb) if prev(climbs) > prev(seen) else 0)) if t == 1 or",
                 "momentum == 0 else (1 - dampening) * (grad + weight_decay * (weight",
@@ -231,8 +201,9 @@ SAM.SPEC = Spec(
             ),
             "seen": ("ffd56be234cb", "seen = prev(climbs)"),
             "climb": (
-                "f2e41009e2bf",
-                "climb = rho * grad / max(sqrt(ascend_total_1), 1e-12)",
+                "f36615d27676",
+                "climb = (prev(climb) if prev(climbs) > prev(seen) else 0) + rho *",
+                "grad / max(sqrt(ascend_total_1), 1e-12)",
             ),
             "climbs": ("4d44fda8ae11", "climbs = t"),
         },
