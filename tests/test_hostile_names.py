@@ -208,7 +208,7 @@ def same_steps(made: type, declaration: ir.Optimizer, hypers: dict[str, object])
     rng = np.random.default_rng(0)
     (rule,) = (rule for rule in declaration.rules if "matrix" in rule.roles)
     p = torch.nn.Parameter(torch.from_numpy(rng.normal(size=(4, 3))))
-    optimizer, oracle = made([p]), interpret.Parameter(p.detach().numpy().copy(), rule)
+    optimizer, oracle = made([p]), interpret.OracleParameter(p.detach().numpy().copy(), rule)
     for _ in range(2):
         grad = rng.normal(size=(4, 3))
         p.grad = torch.from_numpy(grad)

@@ -249,7 +249,7 @@ def test_the_interpreter_takes_the_steps_written_by_hand(case):
     (declaration,) = (each for each in program.declarations if each.name == "Plain")
     hypers = {hyper.name: hyper.default.value for hyper in declaration.hypers}
     weight, grads = stream()
-    parameter = interpret.Parameter(weight, declaration.rules[0])
+    parameter = interpret.OracleParameter(weight, declaration.rules[0])
     found = []
     for grad in grads:
         for event, arguments in case.events.items():

@@ -95,7 +95,7 @@ class Placed:
     label: str
     rule: ir.Rule
     hypers: Mapping[str, Any]
-    oracle: interpret.Parameter
+    oracle: interpret.OracleParameter
     tensors: tuple[torch.nn.Parameter, ...]
     grad: Array | None = None
     before: Array = field(default_factory=lambda: np.zeros(0))
@@ -148,7 +148,7 @@ class OptimizerTrial:
         tensors = tuple(torch.nn.Parameter(torch.tensor(weight)) for _ in self.ways)
         values = hyper_values(self.declaration, given)
         label = f"{role} parameter {shape}"
-        return Placed(label, rule, values, interpret.Parameter(weight, rule), tensors, before=weight)
+        return Placed(label, rule, values, interpret.OracleParameter(weight, rule), tensors, before=weight)
 
     def data(self, shape: tuple[int, ...]) -> Array:
         return np.clip(self.random.standard_normal(shape), -3, 3)
@@ -213,7 +213,7 @@ class OptimizerTrial:
                 return True
         return False
 
-    def for_oracle(self) -> tuple[list[interpret.Parameter], list[Array | None], list[Mapping[str, Any]]]:
+    def for_oracle(self) -> tuple[list[interpret.OracleParameter], list[Array | None], list[Mapping[str, Any]]]:
         placed = self.placed
         return [each.oracle for each in placed], [each.grad for each in placed], [each.hypers for each in placed]
 

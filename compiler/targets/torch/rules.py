@@ -93,28 +93,24 @@ def kernel_lines(
     sums: Sequence[str] = (),
 ) -> list[str]:
     """The lines of ``Kernel(...)`` with what the signature of its function does not say."""
-    head = f"{argument}=Kernel(" if argument else "Kernel("
+    space, head = " " * indent, f"{argument}=Kernel(" if argument else "Kernel("
     layout = step_layout(rule) if function is rule.update else layout_of(function)
-    parts = [lowered.name, f'layout="{layout}"']
-    parts += [] if is_named_alike(lowered) else [f"inputs={tuple_text(lowered.inputs)}"]
     is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name != "grad")
-    parts += [] if is_step_like else [f"outputs={tuple_text(lowered.outputs)}"]
-    parts += [f"fused={fused}"] if fused else []
-    return called(head, parts, indent, sums)
+    names = {} if is_named_alike(lowered) else {"inputs": lowered.inputs}
+    names |= {} if is_step_like else {"outputs": lowered.outputs}
+    last = [f"fused={fused}"] if fused else []
+    parts = [lowered.name, f'layout="{layout}"', *(f"{key}={tuple_text(of)}" for key, of in names.items()), *last]
+    flat = f"{space}{head}{', '.join(parts)}),"
+    if not sums and len(flat) + 8 <= WIDTH:
+        return [flat]
+    first = [f"{space}    {part}," for part in parts[:2]]
+    tuples = [line for key, of in names.items() for line in assigned_tuple(key, quote_all(of), indent + 4)]
+    return [f"{space}{head}", *first, *tuples, *(f"{space}    {part}," for part in last), *sums, f"{space}),"]
 
 
 def is_named_alike(lowered: PyFunction) -> bool:
     """Whether the function calls its inputs what the state calls them, which may be no name in Python (`m.s`)."""
     return all(lowered.names.get(ir.stored(name), name) == name for name in lowered.inputs)
-
-
-def called(head: str, parts: list[str], indent: int, last: Sequence[str]) -> list[str]:
-    """The call that ``head`` opens with these parts and last lines, on one line if only parts are there and fit."""
-    space = " " * indent
-    flat = f"{space}{head}{', '.join(parts)}),"
-    if not last and len(flat) + 8 <= WIDTH:
-        return [flat]
-    return [f"{space}{head}", *(f"{space}    {part}," for part in parts), *last, f"{space}),"]
 
 
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
