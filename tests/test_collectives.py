@@ -14,7 +14,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.types import FULL, Kind, Phase, Type
 from optforge.compiler.ir.verifier import InternalError, require_valid
-from optforge.compiler.oracle.interpreter import OracleParameter, fire_event, step_parameters
+from optforge.compiler.oracle.interpreter import OracleParameter, fire_event, run_step
 from optforge.compiler.targets.torch.target import TORCH
 from optforge.dsl.source import Source
 
@@ -62,7 +62,7 @@ def test_stages_run_one_after_the_other():
     random = np.random.default_rng(0)
     starts, grads = ([random.standard_normal(shape) for shape in ((3, 2), (4,))] for _ in range(2))
     parameters = [OracleParameter(start, rule) for start in starts]
-    step_parameters(parameters, grads, [{"lr": 0.1}] * 2)
+    run_step(parameters, grads, [{"lr": 0.1}] * 2)
     size, count = sum((g**2).sum() for g in grads), sum(abs(g).sum() for g in grads)
     share = sum(np.linalg.norm(g.ravel()) for g in grads) / np.sqrt(size)
     for parameter, start, grad in zip(parameters, starts, grads, strict=True):

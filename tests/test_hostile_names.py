@@ -217,7 +217,7 @@ def same_steps(made: type, declaration: ir.Optimizer, hypers: dict[str, object])
             getattr(optimizer, event.name)(**arguments)
             interpret.fire_event([oracle], event.name, [grad], [hypers], arguments)
         optimizer.step()
-        interpret.step_parameters([oracle], [grad], [hypers])
+        interpret.run_step([oracle], [grad], [hypers])
     return np.allclose(p.detach().numpy(), oracle.value, rtol=1e-9, atol=1e-12)
 
 

@@ -254,7 +254,7 @@ def test_the_interpreter_takes_the_steps_written_by_hand(case):
     for grad in grads:
         for event, arguments in case.events.items():
             interpret.fire_event([parameter], event, [grad], [hypers], arguments)
-        interpret.step_parameters([parameter], [grad], [hypers])
+        interpret.run_step([parameter], [grad], [hypers])
         found.append(parameter.value)
     assert_same_steps(found, list(case.steps(weight, grads)), weight)
 

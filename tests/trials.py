@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import OracleParameter, fire_event, step_parameters
+from optforge.compiler.oracle.interpreter import OracleParameter, fire_event, run_step
 
 STEPS = 50
 EPS64 = 2.0**-52
@@ -169,7 +169,7 @@ class Interpreted:
         self.state = {p: inner.memories for p, inner in self.inner.items()}
 
     def step(self) -> None:
-        step_parameters(*self._columns())
+        run_step(*self._columns())
         self._write()
 
     def fire(self, event: str, **arguments: Any) -> None:

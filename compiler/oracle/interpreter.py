@@ -69,6 +69,7 @@ class Evaluation:
 
     def __init__(self, function: ir.Function, inputs: Inputs) -> None:
         self.equations = {equation.name: equation.value for equation in function.equations}
+        self.outputs = function.outputs
         self.inputs = inputs
         self.known: dict[str, Any] = {}
 
@@ -163,10 +164,10 @@ def as_matrix(array: Array, universe: Universe) -> Array:
     return array.reshape(-1, 1) if universe is Universe.TENSOR else array.reshape(array.shape[0], -1)
 
 
-def step_parameters(
+def run_step(
     parameters: Sequence[OracleParameter], grads: Sequence[Array | None], hypers: Sequence[Values]
-) -> None:
-    """One step of all parameters that have a gradient; collectives range over all of these."""
+) -> list[Evaluation]:
+    """One step of all parameters that have a gradient, and the values of each; collectives range over all of these."""
     active = [
         (parameter, as_matrix(grad, parameter.rule.universe), values)
         for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
@@ -178,18 +179,13 @@ def step_parameters(
     rules = {parameter.rule.name: parameter.rule for parameter, _, _ in active}
     inputs = [step_inputs(*each) for each in active]
     combined = {name: combine(rule.step, inputs) for name, rule in rules.items()}
-    for (parameter, _, _), given in zip(active, inputs, strict=True):
-        given = replace(given, combined=combined[parameter.rule.name])
-        apply_outputs(parameter, evaluate_function(parameter.rule.update, given))
-
-
-def begin_step(parameter: OracleParameter, grad: Array, hypers: Values) -> Evaluation:
-    """The values of a step of a parameter on its own; the step is counted, its outputs are still to be applied."""
-    matrix = as_matrix(grad, parameter.rule.universe)
-    parameter.start(matrix, hypers)
-    parameter.steps += 1
-    inputs = step_inputs(parameter, matrix, hypers)
-    return Evaluation(parameter.rule.update, replace(inputs, combined=combine(parameter.rule.step, [inputs])))
+    evaluations = [
+        Evaluation(parameter.rule.update, replace(given, combined=combined[parameter.rule.name]))
+        for (parameter, _, _), given in zip(active, inputs, strict=True)
+    ]
+    for (parameter, _, _), evaluation in zip(active, evaluations, strict=True):
+        apply_outputs(parameter, evaluation)
+    return evaluations
 
 
 def step_inputs(parameter: OracleParameter, grad: Array, hypers: Values) -> Inputs:
@@ -239,7 +235,7 @@ def fire_event(
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
                 inputs = event_inputs(parameter, matrix, values, arguments, parameter.fired[name])
                 given = replace(inputs, combined=combined[parameter.rule.name])
-                apply_outputs(parameter, evaluate_function(event.update, given))
+                apply_outputs(parameter, Evaluation(event.update, given))
 
 
 def event_inputs(
@@ -279,8 +275,12 @@ def reads_grad(function: ir.Function) -> bool:
     return any(node.key == ir.GRAD for node in inputs_of(function))
 
 
-def apply_outputs(parameter: OracleParameter, outputs: Mapping[str, Any]) -> None:
-    for name, value in outputs.items():
+def apply_outputs(parameter: OracleParameter, evaluation: Evaluation) -> None:
+    """Give the weight and the memories their new values; a function may have other outputs, which change nothing."""
+    states = {"weight", *parameter.memories}
+    with np.errstate(all="ignore"):
+        values = {each.name: evaluation.value(each.value) for each in evaluation.outputs if each.name in states}
+    for name, value in values.items():
         array = np.array(value, dtype=np.float64)
         if name == "weight":
             parameter.weight = array

@@ -181,7 +181,7 @@ class OptimizerTrial:
         self.note_weights()
         for optimizer in self.optimizers:
             optimizer.step()
-        interpret.step_parameters(*self.for_oracle())
+        interpret.run_step(*self.for_oracle())
         self.compare(f"step {step}")
 
     def is_due(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.claims.examine import Counterexample, Examiner, examiner_for
 from optforge.compiler.verify.claims.gradients import PLAIN, STREAMS, Array
 from optforge.compiler.verify.claims.settings import NoValues, defaults_of
-from optforge.compiler.verify.claims.shrink import shrunk
+from optforge.compiler.verify.claims.shrink import shrink_counterexample
 from optforge.compiler.verify.claims.trial import Case, draw_case
 
 
@@ -35,7 +35,7 @@ def decide_by_cases(question: Question) -> Verdict:
 
 def refutation(question: Question, counterexample: Counterexample, examine: Examiner) -> Refuted:
     declaration = question.subject.declaration
-    small = shrunk(counterexample, examine, declaration, defaults_of(declaration))
+    small = shrink_counterexample(counterexample, examine, declaration, defaults_of(declaration))
     return Refuted((*case_values(question.subject, small.case, small.step), *small.values))
 
 

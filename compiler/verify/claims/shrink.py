@@ -1,7 +1,7 @@
 """Counterexamples made small: a case that refutes a claim in, a simpler one that still does out.
 
 Greedy and deterministic: fewer steps, default hypers, fewer rows and columns, rounder numbers, as long as one of these
-still refutes the claim. Needs no library for it, so that the command works wherever optforge does.
+still refutes the claim.
 """
 
 from __future__ import annotations
@@ -16,29 +16,24 @@ from optforge.compiler.verify.claims.examine import Counterexample, Examiner
 from optforge.compiler.verify.claims.gradients import Array
 from optforge.compiler.verify.claims.settings import Values, keeps_conditions
 from optforge.compiler.verify.claims.trial import Case
+from optforge.compiler.verify.shared.shrink import shrink
 
 ATTEMPTS = 400
 
 
-def shrunk(
+def shrink_counterexample(
     counterexample: Counterexample, examine: Examiner, declaration: ir.Declaration, defaults: Values
 ) -> Counterexample:
     """The simplest counterexample that a limited number of attempts comes to."""
-    attempts = 0
-    progress = True
-    while progress:
-        progress = False
-        for simpler in simpler_cases(counterexample, defaults):
-            attempts += 1
-            if attempts > ATTEMPTS:
-                return counterexample
-            if not keeps_conditions(declaration, simpler.hypers):
-                continue
-            found = examine(simpler).counterexample
-            if found is not None:
-                counterexample, progress = Counterexample(simpler, found.step, found.values), True
-                break
-    return counterexample
+    attempts = iter(range(ATTEMPTS))
+
+    def retry(simpler: Case) -> Counterexample | None:
+        if next(attempts, None) is None or not keeps_conditions(declaration, simpler.hypers):
+            return None
+        found = examine(simpler).counterexample
+        return None if found is None else Counterexample(simpler, found.step, found.values)
+
+    return shrink(counterexample, lambda found: simpler_cases(found, defaults), retry)
 
 
 def simpler_cases(counterexample: Counterexample, defaults: Values) -> Iterator[Case]:

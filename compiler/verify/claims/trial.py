@@ -14,7 +14,7 @@ import numpy as np
 
 from optforge.compiler.analysis.claims import Subject
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import Evaluation, OracleParameter, apply_outputs, begin_step, fire_event
+from optforge.compiler.oracle.interpreter import Evaluation, OracleParameter, fire_event, run_step
 from optforge.compiler.verify.claims.gradients import Array, Random, Stream
 from optforge.compiler.verify.claims.settings import Values, draw_hypers
 
@@ -105,17 +105,8 @@ def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:
             try:
                 for firing in (firing for firing in case.firings if firing.step == step):
                     fire_event([parameter], firing.name, [firing.grad], [case.hypers], firing.arguments)
-                moment = one_step(parameter, grad, case)
+                before = parameter.value
+                (evaluation,) = run_step([parameter], [grad], [case.hypers])
             except np.linalg.LinAlgError:
                 return
-            yield moment
-
-
-def one_step(parameter: OracleParameter, grad: Array, case: Case) -> Moment:
-    """Like the interpreter's step of a single parameter, with its values kept."""
-    evaluation = begin_step(parameter, grad, case.hypers)
-    names = {memory.name for memory in parameter.rule.memories} | {"weight"}
-    outputs = [output for output in parameter.rule.update.outputs if output.name in names]
-    before = parameter.weight
-    apply_outputs(parameter, {output.name: evaluation.value(output.value) for output in outputs})
-    return Moment(parameter.steps, evaluation, before.reshape(parameter.shape), parameter.value)
+            yield Moment(parameter.steps, evaluation, before, parameter.value)

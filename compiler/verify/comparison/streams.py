@@ -13,7 +13,7 @@ import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import references
-from optforge.compiler.oracle.interpreter import OracleParameter, apply_outputs, begin_step
+from optforge.compiler.oracle.interpreter import OracleParameter, run_step
 from optforge.compiler.verify.comparison.runs import Run
 from optforge.compiler.verify.comparison.trials import Array, Trial
 
@@ -50,14 +50,11 @@ def streams_of_spec(spec: ir.Optimizer, trial: Trial, hypers: Mapping[str, Any])
 def interpreted_step(parameter: OracleParameter, grad: Array, hypers: Mapping[str, Any]) -> Values:
     """One step of one parameter that tells what it has computed on the way."""
     rule = parameter.rule
-    evaluation = begin_step(parameter, grad, hypers)
-    with np.errstate(all="ignore"):
-        outputs = {output.name: evaluation.value(output.value) for output in rule.update.outputs}
-    apply_outputs(parameter, outputs)
-    return {**ordered_streams(rule, evaluation.known, outputs), WEIGHT: parameter.value}
+    (evaluation,) = run_step([parameter], [grad], [hypers])
+    return {**ordered_streams(rule, evaluation.known, parameter.memories), WEIGHT: parameter.value}
 
 
-def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], outputs: Mapping[str, Any]) -> Values:
+def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], memories: Mapping[str, Array]) -> Values:
     """Equations as they were computed, each memory right after the last equation that it reads."""
     order = {name: place for place, name in enumerate(known)}
     places: dict[Stream, tuple[int, int]] = {
@@ -68,7 +65,7 @@ def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], outputs: Mapping[st
         if output.name != "weight":
             stream = Stream("memory", output.name)
             last = max((order[name] for name in references(output.value) if name in order), default=-1)
-            places[stream], values[stream] = (last, 1), as_float(outputs[output.name])
+            places[stream], values[stream] = (last, 1), memories[output.name]
     return {stream: values[stream] for stream in sorted(places, key=places.__getitem__)}
 
 

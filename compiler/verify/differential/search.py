@@ -13,7 +13,7 @@ from itertools import chain
 from optforge.compiler.verify.differential.plan import Scenario
 from optforge.compiler.verify.differential.race import Contest, Difference, SpecRefuses, explain, race
 from optforge.compiler.verify.differential.scenarios import Space, draw_scenario
-from optforge.compiler.verify.differential.shrink import shrink
+from optforge.compiler.verify.differential.shrink import shrink_scenario
 from optforge.compiler.verify.shared.dice import dice_of
 
 EXAMPLES = 200
@@ -71,7 +71,7 @@ def search(
             refused += 1
             continue
         if difference is not None:
-            smallest = shrink(scenario, space, still_fails(contest, budget.patience))
+            smallest = shrink_scenario(scenario, space, still_fails(contest, budget.patience))
             difference = explain(contest, smallest) or Difference("error", 0, CHANGING)
             return Result(tried, refused, Finding(smallest, difference))
     return Result(tried, refused)

@@ -12,19 +12,18 @@ from typing import Any
 
 from optforge.compiler.verify.differential.plan import Gradient, Group, Hyper, Scenario, Step
 from optforge.compiler.verify.differential.scenarios import SHAPES, Space
+from optforge.compiler.verify.shared.shrink import shrink
 
 PLAIN = Gradient()
 
 
-def shrink(scenario: Scenario, space: Space, fails: Callable[[Scenario], bool]) -> Scenario:
+def shrink_scenario(scenario: Scenario, space: Space, fails: Callable[[Scenario], bool]) -> Scenario:
     """A failing scenario of which no simpler neighbour fails; ``fails`` may end it by saying no to everything."""
-    while True:
-        for simpler in neighbours(scenario, space):
-            if simpler != scenario and is_valid(simpler, space) and fails(simpler):
-                scenario = simpler
-                break
-        else:
-            return scenario
+
+    def retry(simpler: Scenario) -> Scenario | None:
+        return simpler if is_valid(simpler, space) and fails(simpler) else None
+
+    return shrink(scenario, lambda found: (each for each in neighbours(found, space) if each != found), retry)
 
 
 def is_valid(scenario: Scenario, space: Space) -> bool:
