@@ -17,12 +17,12 @@ import wrong_adamw
 from wrong_adamw import MyAdamW
 
 from optforge.compiler.commands.cli import main
-from optforge.compiler.verify.differential.arena import Arena, NameProblem, Options, open_arena
 from optforge.compiler.verify.differential.corpus import corpus_of
 from optforge.compiler.verify.differential.plan import Gradient, Group, Scenario, Step, read_scenario, scenario_text
-from optforge.compiler.verify.differential.race import race
 from optforge.compiler.verify.differential.script import script
 from optforge.compiler.verify.differential.search import Budget, Finding, draw_scenarios, search
+from optforge.compiler.verify.differential.setup import NameProblem, Options, Setup, set_up
+from optforge.compiler.verify.differential.side_by_side import run_both
 from optforge.testing import assert_matches
 
 pytest_plugins = ("pytester",)
@@ -41,15 +41,15 @@ WRONG = {
 }
 
 
-def arena(name: str, **options: object) -> Arena:
-    return open_arena("AdamW", getattr(wrong_adamw, name), Options(**options), f"wrong_adamw:{name}")
+def set_up_against(name: str, **options: object) -> Setup:
+    return set_up("AdamW", getattr(wrong_adamw, name), Options(**options), f"wrong_adamw:{name}")
 
 
 @cache
-def found(name: str) -> tuple[Arena, Finding]:
+def found(name: str) -> tuple[Setup, Finding]:
     """What is wrong with an optimizer, shrunk."""
-    opened = arena(name)
-    finding = search(opened.contest, opened.space, Budget(patience=PATIENCE)).finding
+    opened = set_up_against(name)
+    finding = search(opened.pair, opened.space, Budget(patience=PATIENCE)).finding
     assert finding is not None, f"{name} was not found"
     return opened, finding
 
@@ -117,7 +117,7 @@ def test_scripts_reproduce_what_was_found(tmp_path):
 
 @pytest.mark.wide  # starts Python anew
 def test_the_script_does_all_that_a_scenario_can_ask(tmp_path):
-    """Each right step of each kind, in one script: it must run, and agree with the race."""
+    """Each right step of each kind, in one script: it must run, and agree with what is found side by side."""
     kinds = ("normal", "zero", "missing", "repeated", "opposite", "one_row", "rank_one", "strided")
     hypers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
     groups = (Group(((2, 3), (2, 3)), hypers), Group(((4,),), {**hypers, "lr": 0.5}, "tiny"))
@@ -131,9 +131,9 @@ def test_the_script_does_all_that_a_scenario_can_ask(tmp_path):
         for number, kind in enumerate(kinds)
     ]
     scenario = Scenario(groups, tuple(steps), order=((1, 0), (0,)))
-    right, wrong = arena("MyAdamW"), arena("DecaysAfter")
-    assert race(right.contest, scenario) is None
-    difference = race(wrong.contest, scenario)
+    right, wrong = set_up_against("MyAdamW"), set_up_against("DecaysAfter")
+    assert run_both(right.pair, scenario) is None
+    difference = run_both(wrong.pair, scenario)
     assert difference is not None
     finding = Finding(scenario, replace(difference, step=len(steps)))
     ends = run_scripts({"right": script(right, finding), "wrong": script(wrong, finding)}, tmp_path)
@@ -147,8 +147,8 @@ def test_the_first_stream_that_differs_is_named():
             super().advance(p, g, state, group, index)
             state["v"].mul_(1.01)
 
-    opened = open_arena("AdamW", SlowAverage, Options())
-    finding = search(opened.contest, opened.space, Budget(patience=PATIENCE)).finding
+    opened = set_up("AdamW", SlowAverage, Options())
+    finding = search(opened.pair, opened.space, Budget(patience=PATIENCE)).finding
     assert finding is not None and finding.difference.memory is not None
     assert finding.difference.memory.name == "v"
     assert "`v`" in str(finding.difference)
@@ -164,10 +164,10 @@ def test_past_failures_are_tried_first(tmp_path):
     assert list(corpus.scenarios()) == []
     corpus.keep(finding.scenario)
     (corpus.folder / "broken.json").write_text("{}", encoding="utf-8")
-    again = search(opened.contest, opened.space, Budget(examples=1, seed=99), corpus.scenarios())
+    again = search(opened.pair, opened.space, Budget(examples=1, seed=99), corpus.scenarios())
     assert (again.tried, again.finding) == (1, finding)
-    right = arena("MyAdamW")
-    assert search(right.contest, right.space, Budget(examples=1), corpus.scenarios()).finding is None
+    right = set_up_against("MyAdamW")
+    assert search(right.pair, right.space, Budget(examples=1), corpus.scenarios()).finding is None
 
 
 def test_the_command_prints_a_script(tmp_path, monkeypatch, capsys):
@@ -222,7 +222,7 @@ def test_the_fixture_keeps_failures_in_the_cache(pytester, monkeypatch):
 
 
 def test_scenarios_keep_the_conditions_and_survive_json():
-    space = open_arena("NAMO", lambda params, lr, mu1, mu2, eps, weight_decay: None, Options()).space
+    space = set_up("NAMO", lambda params, lr, mu1, mu2, eps, weight_decay: None, Options()).space
 
     for scenario in draw_scenarios(space, Budget(examples=100)):
         for group in scenario.groups:
@@ -234,7 +234,7 @@ def test_scenarios_keep_the_conditions_and_survive_json():
 
 
 def test_equal_seeds_draw_equal_scenarios_of_every_kind():
-    space = arena("MyAdamW").space
+    space = set_up_against("MyAdamW").space
     found = list(draw_scenarios(space, Budget(examples=100)))
     assert found == list(draw_scenarios(space, Budget(examples=100)))
     assert found != list(draw_scenarios(space, Budget(examples=100, seed=1)))
@@ -260,15 +260,15 @@ def test_equal_seeds_draw_equal_scenarios_of_every_kind():
 
 def test_what_the_other_does_not_claim_is_not_asked_of_it():
     left_out = ("missing", "strided", "inf", "nan", "closure", "saved", "order", "groups", "lr_changes", "changes")
-    for each in draw_scenarios(arena("MyAdamW", without=left_out).space, Budget(examples=50)):
+    for each in draw_scenarios(set_up_against("MyAdamW", without=left_out).space, Budget(examples=50)):
         assert len(each.groups) == 1
         for step in each.steps:
             assert not (step.saved or step.closure or any(step.changes))
             assert not {gradient.kind for gradient in step.gradients} & set(left_out)
-    opened = arena("ChangesGradient", without=("kept_gradients",))
-    assert search(opened.contest, opened.space, Budget(examples=20)).finding is None
+    opened = set_up_against("ChangesGradient", without=("kept_gradients",))
+    assert search(opened.pair, opened.space, Budget(examples=20)).finding is None
 
 
 def test_a_hyper_that_stands_nowhere_is_an_error():
     with pytest.raises(NameProblem, match="has no item 2"):
-        open_arena("AdamW", MyAdamW, Options(names={"beta1": "betas[2]"}))
+        set_up("AdamW", MyAdamW, Options(names={"beta1": "betas[2]"}))

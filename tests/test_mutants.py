@@ -104,32 +104,32 @@ def test_sources_are_changed_where_steps_are_computed():
 
 
 @pytest.fixture(scope="module")
-def bout():
-    return mutants.prepared("Adagrad", TORCH["Adagrad"], Budget(examples=20))
+def baseline():
+    return mutants.find_baseline("Adagrad", TORCH["Adagrad"], Budget(examples=20))
 
 
-def test_mutants_get_the_fate_they_deserve(bout):
+def test_mutants_get_the_fate_they_deserve(baseline):
     source, folder = mutants.read_spec("Adagrad")
     file, _ = parse_source(source)
     original = resolve_file(file, folder, Report())
-    normal = mutants.normal_form(bout.arena.contest.declaration)
-    assert mutants.spec_fate(bout, original, {normal}) == ("equivalent", 0)
-    assert mutants.spec_fate(bout, original, set()) == ("survived", len(bout.scenarios))
-    fates = {v.label: v.fate for v in mutants.spec_verdicts(bout, {}, most=12)}
+    normal = mutants.normal_form(baseline.setup.pair.declaration)
+    assert mutants.spec_fate(baseline, original, {normal}) == ("equivalent", 0)
+    assert mutants.spec_fate(baseline, original, set()) == ("survived", len(baseline.scenarios))
+    fates = {v.label: v.fate for v in mutants.spec_verdicts(baseline, {}, most=12)}
     assert len(fates) == 12
     assert "killed" in fates.values() and "survived" not in fates.values()
-    no_scenarios = replace(bout, scenarios=())
+    no_scenarios = replace(baseline, scenarios=())
     assert "killed" not in {v.fate for v in mutants.spec_verdicts(no_scenarios, {}, most=12)}
 
 
-def test_results_are_kept_and_go_on(bout, tmp_path):
+def test_results_are_kept_and_go_on(baseline, tmp_path):
     ledger = mutants.Ledger(tmp_path / "mutants.jsonl")
-    first = list(mutants.spec_verdicts(bout, {}, most=3))
+    first = list(mutants.spec_verdicts(baseline, {}, most=3))
     for verdict in first:
         ledger.add("key", verdict)
     again = mutants.Ledger(tmp_path / "mutants.jsonl")
     assert list(again.known["key"].values()) == first
-    idle = replace(bout, scenarios=())
+    idle = replace(baseline, scenarios=())
     assert list(mutants.spec_verdicts(idle, again.known["key"], most=3)) == first
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optforge.compiler.commands.console import FINE, SPEC_IS_WRONG, CommandProblem, Commands, add_command, say
 
 if TYPE_CHECKING:
-    from optforge.compiler.verify.differential.arena import Arena, Options
+    from optforge.compiler.verify.differential.setup import Options, Setup
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -57,26 +57,26 @@ def add_space(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fuzz(options: argparse.Namespace) -> int:
-    from optforge.compiler.verify.differential.arena import open_arena
     from optforge.compiler.verify.differential.corpus import corpus_of
     from optforge.compiler.verify.differential.names import NameProblem
     from optforge.compiler.verify.differential.script import script
     from optforge.compiler.verify.differential.search import Budget, search
+    from optforge.compiler.verify.differential.setup import set_up
 
     factory = loaded(options.against)
     try:
-        arena = open_arena(options.spec, factory, contest_options(options), options.against)
+        setup = set_up(options.spec, factory, pair_options(options), options.against)
     except (NameProblem, LookupError) as problem:
         raise CommandProblem(str(problem)) from None
-    show_names(arena)
-    corpus = corpus_of(arena.source.text, options.against)
+    show_names(setup)
+    corpus = corpus_of(setup.source.text, options.against)
     budget = Budget(options.examples, options.seconds, options.seed)
-    result = search(arena.contest, arena.space, budget, corpus.scenarios(), show_progress)
+    result = search(setup.pair, setup.space, budget, corpus.scenarios(), show_progress)
     if result.finding is None:
         say(f"{result.tried} scenarios, no step differs" + refused_text(result.refused))
         return FINE
     path = corpus.keep(result.finding.scenario)
-    print(script(arena, result.finding))
+    print(script(setup, result.finding))
     say(f"differs after {result.tried} scenarios: {result.finding.difference}")
     say(f"kept as {path}, tried first the next time; the script above reproduces it")
     return SPEC_IS_WRONG
@@ -92,8 +92,8 @@ def refused_text(refused: int) -> str:
     return f" ({refused} more have hypers for which the spec divides by zero)" if refused else ""
 
 
-def contest_options(options: argparse.Namespace) -> Options:
-    from optforge.compiler.verify.differential.arena import Options
+def pair_options(options: argparse.Namespace) -> Options:
+    from optforge.compiler.verify.differential.setup import Options
 
     return Options(
         names=pairs(options.map),
@@ -143,9 +143,9 @@ def loaded(target: str) -> Callable[..., Any]:
     return found  # type: ignore[return-value]
 
 
-def show_names(arena: Arena) -> None:
-    targets = arena.contest.names.targets
+def show_names(setup: Setup) -> None:
+    targets = setup.pair.names.targets
     renamed = [f"{ours} is {theirs}" for ours, theirs in targets.items() if ours != str(theirs)]
-    kept = [name for name in arena.space.values.by_name if name not in targets]
+    kept = [name for name in setup.space.values.by_name if name not in targets]
     for text in (*renamed, *([f"the spec's default: {', '.join(kept)}"] if kept else [])):
         say(f"  {text}")

@@ -1,7 +1,7 @@
 """How many small mistakes the fuzzer's default budget finds; run as a program.
 
-Mutants of the programs of the shipped specs race against their rivals (references, or torch's own), and mutants of the
-references against the generated classes, over the scenarios that `optforge fuzz` tries by default. A mutant whose
+Mutants of the programs of the shipped specs run beside their counterparts (references, or torch's own), and mutants of
+the references beside the generated classes, over the scenarios that `optforge fuzz` tries by default. A mutant whose
 program is the original's after the compiler's passes is equivalent, and so proved; others that are equivalent are
 listed with the reason in a file. Results are kept, so that a campaign can be stopped and goes on.
 """
@@ -27,13 +27,13 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.output import write_whole
 from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.target import TORCH
-from optforge.compiler.verify.differential.arena import Arena, chosen, open_arena, read_spec
 from optforge.compiler.verify.differential.corpus import digest
 from optforge.compiler.verify.differential.plan import Scenario
-from optforge.compiler.verify.differential.race import Contest, SpecRefuses, race
 from optforge.compiler.verify.differential.search import Budget, draw_scenarios
+from optforge.compiler.verify.differential.setup import Setup, chosen, read_spec, set_up
+from optforge.compiler.verify.differential.side_by_side import Pair, SpecRefuses, run_both
 from optforge.dsl.parser import parse_source
-from tools.mutants.counterparts import Rival, find_rivals
+from tools.mutants.counterparts import Counterpart, find_counterparts
 from tools.mutants.program_mutations import checked, program_mutants
 from tools.mutants.source_mutations import loaded as loaded_source
 from tools.mutants.source_mutations import source_mutants
@@ -59,28 +59,28 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Bout:
-    """An optimizer, its rival, and the scenarios in which the two agree."""
+class Baseline:
+    """An optimizer, its counterpart, and the scenarios in which the two agree."""
 
     name: str
-    arena: Arena
-    rival: Rival
+    setup: Setup
+    counterpart: Counterpart
     scenarios: Sequence[Scenario]
 
 
-def prepared(name: str, rival: Rival, budget: Budget) -> Bout:
-    """The bout of an optimizer; RuntimeError if it and its rival differ as they are."""
-    arena = open_arena(name, rival.factory, rival.options)
+def find_baseline(name: str, counterpart: Counterpart, budget: Budget) -> Baseline:
+    """The baseline of an optimizer; RuntimeError if it and its counterpart differ as they are."""
+    setup = set_up(name, counterpart.factory, counterpart.options)
     agreeing = []
-    for scenario in draw_scenarios(arena.space, budget):
+    for scenario in draw_scenarios(setup.space, budget):
         try:
-            difference = race(arena.contest, scenario)
+            difference = run_both(setup.pair, scenario)
         except SpecRefuses:
             continue
         if difference is not None:
-            raise RuntimeError(f"{name} differs from its rival without any mistake: {difference}\n{scenario}")
+            raise RuntimeError(f"{name} differs from its counterpart without any mistake: {difference}\n{scenario}")
         agreeing.append(scenario)
-    return Bout(name, arena, rival, agreeing)
+    return Baseline(name, setup, counterpart, agreeing)
 
 
 def numbered(mutants: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -96,20 +96,20 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     return [items[index * len(items) // most] for index in range(most)] if len(items) > most else list(items)
 
 
-def spec_verdicts(bout: Bout, known: Mapping[str, Verdict], most: int) -> Iterator[Verdict]:
+def spec_verdicts(baseline: Baseline, known: Mapping[str, Verdict], most: int) -> Iterator[Verdict]:
     """The fate of every mutant of the spec's program."""
-    source, folder = read_spec(bout.name)
+    source, folder = read_spec(baseline.name)
     file, _ = parse_source(source)
     assert file is not None
     raw = resolve_file(file, folder, Report())
-    found = [(f"{m.place}: {m.change}", m) for m in program_mutants(raw, bout.name)]
-    seen = {normal_form(bout.arena.contest.declaration)}
+    found = [(f"{m.place}: {m.change}", m) for m in program_mutants(raw, baseline.name)]
+    seen = {normal_form(baseline.setup.pair.declaration)}
     for label, mutant in spread(list(numbered(iter(found))), most):
         if label in known:
             yield known[label]
             continue
-        fate, count = spec_fate(bout, mutant.program, seen)
-        yield Verdict(bout.name, "spec", label, fate, count)
+        fate, count = spec_fate(baseline, mutant.program, seen)
+        yield Verdict(baseline.name, "spec", label, fate, count)
 
 
 def normal_form(declaration: ir.Optimizer) -> str:
@@ -117,21 +117,21 @@ def normal_form(declaration: ir.Optimizer) -> str:
     return digest(repr([(rule.step, rule.initial, rule.events) for rule in declaration.rules]))
 
 
-def spec_fate(bout: Bout, program: Any, seen: set[str]) -> tuple[str, int]:
+def spec_fate(baseline: Baseline, program: Any, seen: set[str]) -> tuple[str, int]:
     typed = checked(program)
     if typed is None:
         return "ill-typed", 0
     passed = run_passes(typed, TORCH.rewrites)
-    declaration = chosen(passed, bout.arena.source.path, bout.name, "")
+    declaration = chosen(passed, baseline.setup.source.path, baseline.name, "")
     form = normal_form(declaration)
     if form in seen:
-        return ("equivalent" if form == normal_form(bout.arena.contest.declaration) else "repeated"), 0
+        return ("equivalent" if form == normal_form(baseline.setup.pair.declaration) else "repeated"), 0
     seen.add(form)
-    ours = getattr(loaded(render_program(passed, "a mutant")), bout.name)
-    return raced(replace(bout.arena.contest, ours=ours, declaration=declaration), bout.scenarios)
+    ours = getattr(loaded(render_program(passed, "a mutant")), baseline.name)
+    return judge(replace(baseline.setup.pair, ours=ours, declaration=declaration), baseline.scenarios)
 
 
-def raced(contest: Contest, scenarios: Sequence[Scenario]) -> tuple[str, int]:
+def judge(pair: Pair, scenarios: Sequence[Scenario]) -> tuple[str, int]:
     """Killed by the first scenario in which something differs, or in which the spec has no value any more.
 
     A program that does not run at all, for whatever reason, shows in the first scenario too: that is no merit of the
@@ -139,7 +139,7 @@ def raced(contest: Contest, scenarios: Sequence[Scenario]) -> tuple[str, int]:
     """
     for number, scenario in enumerate(scenarios, start=1):
         try:
-            difference = race(contest, scenario)
+            difference = run_both(pair, scenario)
         except SpecRefuses:
             return "killed", number
         except Exception:
@@ -149,20 +149,20 @@ def raced(contest: Contest, scenarios: Sequence[Scenario]) -> tuple[str, int]:
     return "survived", len(scenarios)
 
 
-def reference_verdicts(bout: Bout, known: Mapping[str, Verdict], most: int) -> Iterator[Verdict]:
+def reference_verdicts(baseline: Baseline, known: Mapping[str, Verdict], most: int) -> Iterator[Verdict]:
     """The fate of every mutant of the reference's module."""
-    if bout.rival.module is None:
+    if baseline.counterpart.module is None:
         return
-    path = import_module(bout.rival.module).__file__
+    path = import_module(baseline.counterpart.module).__file__
     assert path is not None
     text = Path(path).read_text(encoding="utf-8")
     for label, changed in spread(list(numbered(source_mutants(text))), most):
         if label in known:
             yield known[label]
             continue
-        factory = getattr(loaded_source(changed, bout.rival.module), bout.name)
-        fate, count = raced(replace(bout.arena.contest, factory=factory), bout.scenarios)
-        yield Verdict(bout.name, "reference", label, fate, count)
+        factory = getattr(loaded_source(changed, baseline.counterpart.module), baseline.name)
+        fate, count = judge(replace(baseline.setup.pair, factory=factory), baseline.scenarios)
+        yield Verdict(baseline.name, "reference", label, fate, count)
 
 
 class Ledger:
@@ -186,7 +186,7 @@ class Ledger:
 
 
 def campaign(
-    names: Sequence[str], rivals: Mapping[str, Rival], budget: Budget, ledger: Ledger, most: int
+    names: Sequence[str], counterparts: Mapping[str, Counterpart], budget: Budget, ledger: Ledger, most: int
 ) -> list[Verdict]:
     """The verdicts on all mutants of these optimizers and of their references."""
     verdicts: list[Verdict] = []
@@ -194,13 +194,15 @@ def campaign(
     for name in names:
         bar.set_description(name)
         try:
-            bout = prepared(name, rivals[name], budget)
+            baseline = find_baseline(name, counterparts[name], budget)
         except Exception as problem:
             print(f"{name} is left out: {str(problem)[:500]}", file=sys.stderr)
             continue
         for side, fates in (("spec", spec_verdicts), ("reference", reference_verdicts)):
-            key = digest(f"{side} {most} {bout.arena.source.text} {bout.rival.module} {bout.scenarios}")
-            for verdict in fates(bout, ledger.known.get(key, {}), most):
+            key = digest(
+                f"{side} {most} {baseline.setup.source.text} {baseline.counterpart.module} {baseline.scenarios}"
+            )
+            for verdict in fates(baseline, ledger.known.get(key, {}), most):
                 ledger.add(key, verdict)
                 verdicts.append(verdict)
                 bar.update()
@@ -211,16 +213,16 @@ def campaign(
 def main(arguments: Sequence[str] | None = None) -> int:
     program = "python -m tools.mutants"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers (default: all that have a rival)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers (default: all that have a counterpart)")
     parser.add_argument("--references", type=Path, default=Path("tests") / "references", help="their folder")
     parser.add_argument("--examples", type=int, default=Budget().examples, help="scenarios for each mutant")
     parser.add_argument("--most", type=int, default=sys.maxsize, help="most mutants of one spec or reference")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args(arguments)
-    rivals = find_rivals(options.references)
-    names = options.names or sorted(rivals)
+    counterparts = find_counterparts(options.references)
+    names = options.names or sorted(counterparts)
     start = time.monotonic()
-    verdicts = campaign(names, rivals, Budget(options.examples), Ledger(RESULTS), options.most)
+    verdicts = campaign(names, counterparts, Budget(options.examples), Ledger(RESULTS), options.most)
     listed = json.loads(LISTED.read_text(encoding="utf-8")) if LISTED.exists() else {}
     text = table(verdicts, listed)
     print(text)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from optforge.compiler.verify.differential.arena import Options
+from optforge.compiler.verify.differential.setup import Options
 
 # torch keeps a product of momenta (NAdam) and a step size (ASGD) as float32, whatever the parameter is.
 FLOAT32 = 1e-5
@@ -27,7 +27,7 @@ SPELLED_OUT = ("RMNP", "SophiaG", "SophiaH")
 
 
 @dataclass(frozen=True)
-class Rival:
+class Counterpart:
     """``module`` is where the source of a reference stands; None for torch's, which is not mutated."""
 
     factory: Callable[..., Any]
@@ -56,29 +56,29 @@ def adafactor(
 # optimizer is made, lets a change of lr act one step late in ASGD, and does not propagate infinities in Adafactor. With
 # alpha = 0 the centered RMSprop divides by the root of v - mean^2 = 0, which a fused multiplication makes negative. The
 # smallest variance of Adafactor is no float32 number: a row of zeros becomes NaN there.
-TORCH: Mapping[str, Rival] = {
-    "Adam": Rival(torch.optim.Adam, Options()),
-    "AMSGrad": Rival(amsgrad, Options()),
-    "Adamax": Rival(torch.optim.Adamax, Options()),
-    "NAdam": Rival(torch.optim.NAdam, Options(tolerance=FLOAT32)),
-    "RAdam": Rival(torch.optim.RAdam, Options()),
-    "RMSprop": Rival(torch.optim.RMSprop, Options(fixed={"alpha": 0.9}, without=("changes",))),
-    "Rprop": Rival(torch.optim.Rprop, Options()),
-    "Adagrad": Rival(torch.optim.Adagrad, Options(groups=1, without=("changes",))),
-    "Adadelta": Rival(torch.optim.Adadelta, Options()),
-    "ASGD": Rival(torch.optim.ASGD, Options(tolerance=FLOAT32, without=("changes", "lr_changes"))),
-    "Adafactor": Rival(
+TORCH: Mapping[str, Counterpart] = {
+    "Adam": Counterpart(torch.optim.Adam, Options()),
+    "AMSGrad": Counterpart(amsgrad, Options()),
+    "Adamax": Counterpart(torch.optim.Adamax, Options()),
+    "NAdam": Counterpart(torch.optim.NAdam, Options(tolerance=FLOAT32)),
+    "RAdam": Counterpart(torch.optim.RAdam, Options()),
+    "RMSprop": Counterpart(torch.optim.RMSprop, Options(fixed={"alpha": 0.9}, without=("changes",))),
+    "Rprop": Counterpart(torch.optim.Rprop, Options()),
+    "Adagrad": Counterpart(torch.optim.Adagrad, Options(groups=1, without=("changes",))),
+    "Adadelta": Counterpart(torch.optim.Adadelta, Options()),
+    "ASGD": Counterpart(torch.optim.ASGD, Options(tolerance=FLOAT32, without=("changes", "lr_changes"))),
+    "Adafactor": Counterpart(
         adafactor,
         Options(names={"least": "eps[0]", "eps": "eps[1]"}, rest=True, dtypes=("float64",), without=("inf", "nan")),
     ),
 }
 
 
-def find_rivals(folder: Path) -> dict[str, Rival]:
-    """A rival for each name, references before torch's."""
+def find_counterparts(folder: Path) -> dict[str, Counterpart]:
+    """A counterpart for each name, references before torch's."""
     sys.path.insert(0, str(folder.resolve().parent))
     package = import_module(folder.name)
     found = dict(TORCH)
     for name, cls in package.REFERENCES.items():
-        found[name] = Rival(cls, FINITE if name in SPELLED_OUT else REFERENCE, cls.__module__)
+        found[name] = Counterpart(cls, FINITE if name in SPELLED_OUT else REFERENCE, cls.__module__)
     return found

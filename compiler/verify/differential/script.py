@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from optforge.compiler.verify.differential import data
-from optforge.compiler.verify.differential.arena import Arena
 from optforge.compiler.verify.differential.plan import Scenario, Step
 from optforge.compiler.verify.differential.search import Finding
+from optforge.compiler.verify.differential.setup import Setup
 from optforge.dsl.source import Source
 
 HEAD = '''\
@@ -81,18 +81,18 @@ def closure():
 """
 
 
-def script(arena: Arena, finding: Finding) -> str:
+def script(setup: Setup, finding: Finding) -> str:
     """The text of the script."""
     scenario, difference = finding.scenario, finding.difference
-    name = arena.contest.declaration.name
+    name = setup.pair.declaration.name
     head = HEAD.format(
-        title=f"{name} and {arena.target or 'another optimizer'} differ at step {difference.step}.",
-        import_other=imported(arena.contest.factory),
-        spec=quoted_spec(arena.source, name),
+        title=f"{name} and {setup.target or 'another optimizer'} differ at step {difference.step}.",
+        import_other=imported(setup.pair.factory),
+        spec=quoted_spec(setup.source, name),
         dtype=scenario.dtype,
     )
     last = max(difference.step, 1)
-    lines = [head, *setup(arena, scenario), *steps(arena, scenario, last)]
+    lines = [head, *setup_lines(setup, scenario), *steps(setup, scenario, last)]
     scale = 0.0 if difference.relative == 0 else abs(difference.values[1] - difference.values[0]) / difference.relative
     allowed = difference.bound * scale if np.isfinite(difference.bound * scale) else 0.0
     end = ENDS[difference.what].format(
@@ -126,14 +126,14 @@ def quoted_spec(source: Source, name: str) -> str:
     return f"SPEC = {quotes}\\\n{text}{quotes}\nOurs = optforge.compile_source(SPEC).{name}\n"
 
 
-def setup(arena: Arena, scenario: Scenario) -> Iterator[str]:
+def setup_lines(setup: Setup, scenario: Scenario) -> Iterator[str]:
     """The parameters of both sides and the two optimizers."""
     yield "WEIGHTS = ["
     yield from (f"    {each.tolist()!r}," for each in data.weights(scenario))
     yield "]"
     yield "ours, theirs = parameters(WEIGHTS), parameters(WEIGHTS)"
     yield f"one = Ours({our_groups(scenario)}, {keywords(scenario.groups[0].hypers)})"
-    yield other_line(arena, scenario)
+    yield other_line(setup, scenario)
 
 
 def our_groups(scenario: Scenario) -> str:
@@ -145,15 +145,15 @@ def our_groups(scenario: Scenario) -> str:
     return f"[{', '.join(groups)}]"
 
 
-def other_line(arena: Arena, scenario: Scenario) -> str:
-    contest = arena.contest
+def other_line(setup: Setup, scenario: Scenario) -> str:
+    pair = setup.pair
     groups = []
     for number, group in enumerate(scenario.groups):
-        role = {contest.role_key: group.role} if contest.role_key and group.role else {}
-        hypers = {**contest.names.translated(group.hypers), **role}
+        role = {pair.role_key: group.role} if pair.role_key and group.role else {}
+        hypers = {**pair.names.translated(group.hypers), **role}
         groups.append(group_text("theirs", scenario.places(number), hypers))
-    first = keywords(contest.names.translated(scenario.groups[0].hypers))
-    if len(groups) == 1 and not contest.role_key:
+    first = keywords(pair.names.translated(scenario.groups[0].hypers))
+    if len(groups) == 1 and not pair.role_key:
         return f"other = Other({chosen('theirs', scenario.places(0))}, {first})"
     return f"other = Other([{', '.join(groups)}], {first})"
 
@@ -171,35 +171,35 @@ def keywords(hypers: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in hypers.items())
 
 
-def steps(arena: Arena, scenario: Scenario, last: int) -> Iterator[str]:
+def steps(setup: Setup, scenario: Scenario, last: int) -> Iterator[str]:
     rows = data.gradients(scenario)
     for number, (step, row) in enumerate(zip(scenario.steps[:last], rows, strict=False), start=1):
         yield f"\n# Step {number}"
-        yield from changed_hypers(arena, scenario, step)
+        yield from changed_hypers(setup, scenario, step)
         if step.saved:
             yield "checkpoint = other.state_dict()"
             yield "theirs = [nn.Parameter(p.detach().clone()) for p in theirs]"
-            yield other_line(arena, scenario)
+            yield other_line(setup, scenario)
             yield "other.load_state_dict(checkpoint)"
-            yield from their_changes(arena, step)
+            yield from their_changes(setup, step)
         yield "gradients = ["
         yield from (f"    {None if grad is None else grad.tolist()!r}," for grad in row)
         yield "]"
         yield from one_step(step, row)
 
 
-def changed_hypers(arena: Arena, scenario: Scenario, step: Step) -> Iterator[str]:
+def changed_hypers(setup: Setup, scenario: Scenario, step: Step) -> Iterator[str]:
     for group, changes in enumerate(step.changes):
         for name, value in changes.items():
             yield f'one.param_groups[{group}]["{name}"] = {value!r}'
     if not step.saved:
-        yield from their_changes(arena, step)
+        yield from their_changes(setup, step)
 
 
-def their_changes(arena: Arena, step: Step) -> Iterator[str]:
+def their_changes(setup: Setup, step: Step) -> Iterator[str]:
     for group, changes in enumerate(step.changes):
         for name, value in changes.items():
-            target = arena.contest.names.targets.get(name)
+            target = setup.pair.names.targets.get(name)
             place = f'other.param_groups[{group}]["{target.key}"]' if target else ""
             if target and target.index is None:
                 yield f"{place} = {value!r}"

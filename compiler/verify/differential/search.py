@@ -1,6 +1,6 @@
 """Scenario after scenario until one shows a difference, which is made as small as it gets.
 
-Takes a contest and the space of its scenarios; gives a :class:`Result`. Prints nothing.
+Takes a pair and the space of its scenarios; gives a :class:`Result`. Prints nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from optforge.compiler.verify.differential.plan import Scenario
-from optforge.compiler.verify.differential.race import Contest, Difference, SpecRefuses, explain, race
 from optforge.compiler.verify.differential.scenarios import Space, draw_scenario
 from optforge.compiler.verify.differential.shrink import shrink_scenario
+from optforge.compiler.verify.differential.side_by_side import Difference, Pair, SpecRefuses, explain, run_both
 from optforge.compiler.verify.shared.dice import dice_of
 
 EXAMPLES = 200
@@ -48,7 +48,7 @@ class Result:
 
 
 def search(
-    contest: Contest,
+    pair: Pair,
     space: Space,
     budget: Budget,
     past: Iterable[Scenario] = (),
@@ -66,18 +66,18 @@ def search(
         tried += 1
         progress(tried)
         try:
-            difference = race(contest, scenario)
+            difference = run_both(pair, scenario)
         except SpecRefuses:
             refused += 1
             continue
         if difference is not None:
-            smallest = shrink_scenario(scenario, space, still_fails(contest, budget.patience))
-            difference = explain(contest, smallest) or Difference("error", 0, CHANGING)
+            smallest = shrink_scenario(scenario, space, still_fails(pair, budget.patience))
+            difference = explain(pair, smallest) or Difference("error", 0, CHANGING)
             return Result(tried, refused, Finding(smallest, difference))
     return Result(tried, refused)
 
 
-def still_fails(contest: Contest, patience: float) -> Callable[[Scenario], bool]:
+def still_fails(pair: Pair, patience: float) -> Callable[[Scenario], bool]:
     """Whether a scenario fails, until patience ends: from then on none does."""
     end = time.process_time() + patience
 
@@ -85,7 +85,7 @@ def still_fails(contest: Contest, patience: float) -> Callable[[Scenario], bool]
         if time.process_time() > end:
             return False
         try:
-            return race(contest, scenario) is not None
+            return run_both(pair, scenario) is not None
         except SpecRefuses:
             return False
 

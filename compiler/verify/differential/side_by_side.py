@@ -30,7 +30,7 @@ KEEPS_GRADIENTS = "kept_gradients"
 
 
 @dataclass(frozen=True)
-class Contest:
+class Pair:
     """Who runs: a generated class with its program, and a factory called as ``factory(params, **hypers)``.
 
     ``role_key`` is the key of a parameter group under which the other is told a role; ``tolerance``, relative to the
@@ -151,8 +151,8 @@ class Runner:
 class OurRunner(Runner):
     """The generated class; a twin has hypers that are one rounding away as well."""
 
-    def __init__(self, contest: Contest, scenario: Scenario, weights: Sequence[data.Array], away: float = 0.0) -> None:
-        self.contest, self.away = contest, away
+    def __init__(self, pair: Pair, scenario: Scenario, weights: Sequence[data.Array], away: float = 0.0) -> None:
+        self.pair, self.away = pair, away
         super().__init__(scenario, weights)
 
     def made(self) -> Any:
@@ -161,7 +161,7 @@ class OurRunner(Runner):
             | ({} if group.role is None else {"rule": group.role})
             for number, group in enumerate(self.scenario.groups)
         ]
-        return self.contest.ours(groups, **self.moved(self.scenario.groups[0].hypers))
+        return self.pair.ours(groups, **self.moved(self.scenario.groups[0].hypers))
 
     def change(self, group: int, name: str, value: Hyper) -> None:
         self.optimizer.param_groups[group] |= self.moved({name: value})
@@ -177,26 +177,26 @@ class OurRunner(Runner):
 class OtherRunner(Runner):
     """The other class, with names of its own and its parameters in the scenario's order."""
 
-    def __init__(self, contest: Contest, scenario: Scenario, weights: Sequence[data.Array]) -> None:
-        self.contest = contest
+    def __init__(self, pair: Pair, scenario: Scenario, weights: Sequence[data.Array]) -> None:
+        self.pair = pair
         super().__init__(scenario, weights)
 
     def made(self) -> Any:
-        translated = self.contest.names.translated
+        translated = self.pair.names.translated
         groups: list[dict[str, Any]] = []
         for number, group in enumerate(self.scenario.groups):
             params = data.ordered(self.params, self.places(number))
-            role = {self.contest.role_key: group.role} if self.contest.role_key and group.role else {}
+            role = {self.pair.role_key: group.role} if self.pair.role_key and group.role else {}
             groups.append({"params": params, **translated(group.hypers), **role})
-        alone = len(groups) == 1 and not self.contest.role_key
+        alone = len(groups) == 1 and not self.pair.role_key
         first = translated(self.scenario.groups[0].hypers)
-        return self.contest.factory(groups[0]["params"] if alone else groups, **first)
+        return self.pair.factory(groups[0]["params"] if alone else groups, **first)
 
     def places(self, group: int) -> Sequence[int]:
         return self.scenario.places(group)
 
     def change(self, group: int, name: str, value: Hyper) -> None:
-        self.contest.names.change(self.optimizer.param_groups[group], name, value)
+        self.pair.names.change(self.optimizer.param_groups[group], name, value)
 
     def reload(self) -> None:
         """A new optimizer on new tensors, with the weights and the checkpoint of the old one."""
@@ -215,20 +215,20 @@ class OtherRunner(Runner):
         return ""
 
 
-class Race:
+class SideBySide:
     """Both sides and the twin, in step."""
 
-    def __init__(self, contest: Contest, scenario: Scenario) -> None:
-        self.contest, self.scenario = contest, scenario
+    def __init__(self, pair: Pair, scenario: Scenario) -> None:
+        self.pair, self.scenario = pair, scenario
         dtype = getattr(torch, scenario.dtype)
         self.eps = torch.finfo(dtype).eps
         self.random = np.random.default_rng(scenario.seed)
         weights = data.weights(scenario)
         with spec_may_refuse():
-            self.ours = OurRunner(contest, scenario, weights)
-            self.twin = OurRunner(contest, scenario, self.near(weights), self.eps)
+            self.ours = OurRunner(pair, scenario, weights)
+            self.twin = OurRunner(pair, scenario, self.near(weights), self.eps)
         length = max(int(np.prod(shape)) for shape in scenario.shapes)
-        rounding = rounding_of(contest.declaration, scenario.groups[0].hypers, length)
+        rounding = rounding_of(pair.declaration, scenario.groups[0].hypers, length)
         self.bounds = [Bound(rounding, dtype) for _ in weights]
         self.watched = set(range(len(weights)))
         kinds = {wanted.kind for step in scenario.steps for wanted in step.gradients}
@@ -241,7 +241,7 @@ class Race:
         number = 0
         try:
             with other_may_raise():
-                theirs = OtherRunner(self.contest, self.scenario, data.weights(self.scenario))
+                theirs = OtherRunner(self.pair, self.scenario, data.weights(self.scenario))
             grads = data.gradients(self.scenario)
             for number, (step, row) in enumerate(zip(self.scenario.steps, grads, strict=True), start=1):
                 difference = self.advance(theirs, number, step, row)
@@ -262,7 +262,7 @@ class Race:
             complaint = theirs.run(step, grads)
         if complaint:
             return Difference("loss", number, complaint)
-        if KEEPS_GRADIENTS not in self.contest.without:
+        if KEEPS_GRADIENTS not in self.pair.without:
             complaint = theirs.changed_gradient(step, grads)
             if complaint:
                 return Difference("gradient", number, complaint)
@@ -274,8 +274,8 @@ class Race:
             taken = ours - before[index]
             self.bounds[index].grow(ours, taken)
             allowed = self.bounds[index].value(ours, twin)
-            if self.contest.tolerance is not None:
-                allowed = max(allowed, self.contest.tolerance * self.bounds[index].path)
+            if self.pair.tolerance is not None:
+                allowed = max(allowed, self.pair.tolerance * self.bounds[index].path)
             found = first_difference(ours, other, allowed)
             if found is not None:
                 return self.described(number, index, found, ours, other, taken, allowed)
@@ -297,8 +297,8 @@ class Race:
         return all(bool(each.isfinite().all()) for each in tensors)
 
 
-class Trace(Race):
-    """A race whose memories are compared as well, which takes as long as all the rest."""
+class Trace(SideBySide):
+    """Both sides with their memories compared as well, which takes as long as all the rest."""
 
     memory: MemoryDifference | None = None
 
@@ -359,11 +359,11 @@ def other_may_raise() -> Iterator[None]:
         raise OtherRaises(f"{type(problem).__name__}: {problem}") from problem
 
 
-def race(contest: Contest, scenario: Scenario) -> Difference | None:
+def run_both(pair: Pair, scenario: Scenario) -> Difference | None:
     """The first difference, or None; raises :class:`SpecRefuses` where the spec has no value."""
-    return Race(contest, scenario).run()
+    return SideBySide(pair, scenario).run()
 
 
-def explain(contest: Contest, scenario: Scenario) -> Difference | None:
-    """As :func:`race`, with the first memory that differs."""
-    return Trace(contest, scenario).run()
+def explain(pair: Pair, scenario: Scenario) -> Difference | None:
+    """As :func:`run_both`, with the first memory that differs."""
+    return Trace(pair, scenario).run()

@@ -17,8 +17,8 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import WORKSPACE, find_spec, module_for, program_for
 from optforge.compiler.verify.differential.names import NameProblem, match_names
 from optforge.compiler.verify.differential.plan import Hyper
-from optforge.compiler.verify.differential.race import Contest
 from optforge.compiler.verify.differential.scenarios import ABILITIES, Space
+from optforge.compiler.verify.differential.side_by_side import Pair
 from optforge.compiler.verify.differential.values import HyperValues
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import read_source
@@ -29,7 +29,7 @@ ROLES = ("matrix", "conv", "embedding", "head", "vector")
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says about a contest; see `optforge fuzz --help`."""
+    """What the user says about a pair; see `optforge fuzz --help`."""
 
     names: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Hyper] = field(default_factory=dict)
@@ -43,29 +43,29 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Arena:
-    """A contest, the space of its scenarios, and the spec that its script quotes."""
+class Setup:
+    """A pair, the space of its scenarios, and the spec that its script quotes."""
 
-    contest: Contest
+    pair: Pair
     space: Space
     source: Source
     target: str
 
 
-def open_arena(spec: str | Path, factory: Callable[..., Any], options: Options, target: str = "") -> Arena:
-    """Everything about a contest between a spec (a path, or a shipped optimizer's name) and a factory."""
+def set_up(spec: str | Path, factory: Callable[..., Any], options: Options, target: str = "") -> Setup:
+    """Everything about a pair between a spec (a path, or a shipped optimizer's name) and a factory."""
     source, folder = read_spec(spec)
     WORKSPACE.refresh()
     snapshot = WORKSPACE.snapshot_of(source, folder)
     program = program_for(snapshot)
     declaration = chosen(program, source.path, options.optimizer, str(spec))
     ours = getattr(module_for(snapshot), declaration.name)
-    return arena_of(source, declaration, ours, factory, options, target)
+    return setup_of(source, declaration, ours, factory, options, target)
 
 
-def arena_of(
+def setup_of(
     source: Source, declaration: ir.Optimizer, ours: type, factory: Callable[..., Any], options: Options, target: str
-) -> Arena:
+) -> Setup:
     unknown = [each for each in options.without if each not in ABILITIES]
     if unknown:
         raise NameProblem(f"there is no ability `{unknown[0]}`; there are {', '.join(ABILITIES)}")
@@ -79,8 +79,8 @@ def arena_of(
         values, roles_of(declaration, options.rest or told, told), told, options.dtypes, options.groups, without,
         events_of(declaration, factory),
     )  # fmt: skip
-    contest = Contest(ours, declaration, factory, names, options.role_key, options.tolerance, without)
-    return Arena(contest, space, source, target)
+    pair = Pair(ours, declaration, factory, names, options.role_key, options.tolerance, without)
+    return Setup(pair, space, source, target)
 
 
 def read_spec(spec: str | Path) -> tuple[Source, Path]:
