@@ -18,7 +18,13 @@ import torch
 
 from optforge.compiler.load import compile_source
 from optforge.compiler.verify.comparison.compare import Row, compare
-from optforge.compiler.verify.comparison.targets import Target, make_generated, make_other, parse_options, parse_target
+from optforge.compiler.verify.comparison.targets import (
+    ComparedTarget,
+    make_generated,
+    make_other,
+    parse_options,
+    parse_target,
+)
 from optforge.compiler.verify.comparison.trials import make_trials
 
 PACKAGES = ("pytorch_optimizer", "heavyball", "schedulefree")
@@ -40,7 +46,7 @@ class Peer:
         return f"{self.name}?{self.options}" if self.options else self.name
 
 
-def their_target(text: str) -> Target:
+def their_target(text: str) -> ComparedTarget:
     """A class of a package, made as its documentation asks."""
     target = parse_target(text)
     place, _, options = text.partition("?")
@@ -60,11 +66,11 @@ def made_with_roles(cls: Callable[..., Any], options: dict[str, Any], parameter:
     return cls([{"params": [parameter], "use_muon": True}], **options)
 
 
-def variant(ours: str, body: str) -> Target:
+def variant(ours: str, body: str) -> ComparedTarget:
     """What a spec becomes with other equations in its rule, with the options of ``ours``."""
     name, _, options = ours.partition("?")
     module = compile_source(f"optimizer Theirs extends {name}:\n{body}")
-    return Target("Theirs", "Theirs", partial(make_generated, module.Theirs, parse_options(options, ours)))
+    return ComparedTarget("Theirs", "Theirs", partial(make_generated, module.Theirs, parse_options(options, ours)))
 
 
 @contextmanager
@@ -82,7 +88,7 @@ def all_in_float64() -> Iterator[None]:
         yield
 
 
-def rows_between(first: Target, other: Target) -> list[Row]:
+def rows_between(first: ComparedTarget, other: ComparedTarget) -> list[Row]:
     """The other's rows, in float64: one for each shape."""
     rows = compare([first, other], make_trials(dtypes=("float64",)))
     return [row for row in rows if row.target is other]

@@ -20,7 +20,7 @@ from optforge.compiler.commands.cli import main
 from optforge.compiler.verify.differential.corpus import corpus_of
 from optforge.compiler.verify.differential.plan import Gradient, Group, Scenario, Step, read_scenario, scenario_text
 from optforge.compiler.verify.differential.script import script
-from optforge.compiler.verify.differential.search import Budget, Finding, draw_scenarios, search
+from optforge.compiler.verify.differential.search import Mismatch, SearchBudget, draw_scenarios, search
 from optforge.compiler.verify.differential.setup import NameProblem, Options, Setup, set_up
 from optforge.compiler.verify.differential.side_by_side import run_both
 from optforge.testing import assert_matches
@@ -46,10 +46,10 @@ def set_up_against(name: str, **options: object) -> Setup:
 
 
 @cache
-def found(name: str) -> tuple[Setup, Finding]:
+def found(name: str) -> tuple[Setup, Mismatch]:
     """What is wrong with an optimizer, shrunk."""
     opened = set_up_against(name)
-    finding = search(opened.pair, opened.space, Budget(patience=PATIENCE)).finding
+    finding = search(opened.pair, opened.space, SearchBudget(patience=PATIENCE)).finding
     assert finding is not None, f"{name} was not found"
     return opened, finding
 
@@ -135,7 +135,7 @@ def test_the_script_does_all_that_a_scenario_can_ask(tmp_path):
     assert run_both(right.pair, scenario) is None
     difference = run_both(wrong.pair, scenario)
     assert difference is not None
-    finding = Finding(scenario, replace(difference, step=len(steps)))
+    finding = Mismatch(scenario, replace(difference, step=len(steps)))
     ends = run_scripts({"right": script(right, finding), "wrong": script(wrong, finding)}, tmp_path)
     assert ends["right"] == ""
     assert ends["wrong"].startswith(f"step {len(steps)}")
@@ -148,7 +148,7 @@ def test_the_first_stream_that_differs_is_named():
             state["v"].mul_(1.01)
 
     opened = set_up("AdamW", SlowAverage, Options())
-    finding = search(opened.pair, opened.space, Budget(patience=PATIENCE)).finding
+    finding = search(opened.pair, opened.space, SearchBudget(patience=PATIENCE)).finding
     assert finding is not None and finding.difference.memory is not None
     assert finding.difference.memory.name == "v"
     assert "`v`" in str(finding.difference)
@@ -164,10 +164,10 @@ def test_past_failures_are_tried_first(tmp_path):
     assert list(corpus.scenarios()) == []
     corpus.keep(finding.scenario)
     (corpus.folder / "broken.json").write_text("{}", encoding="utf-8")
-    again = search(opened.pair, opened.space, Budget(examples=1, seed=99), corpus.scenarios())
+    again = search(opened.pair, opened.space, SearchBudget(examples=1, seed=99), corpus.scenarios())
     assert (again.tried, again.finding) == (1, finding)
     right = set_up_against("MyAdamW")
-    assert search(right.pair, right.space, Budget(examples=1), corpus.scenarios()).finding is None
+    assert search(right.pair, right.space, SearchBudget(examples=1), corpus.scenarios()).finding is None
 
 
 def test_the_command_prints_a_script(tmp_path, monkeypatch, capsys):
@@ -224,7 +224,7 @@ def test_the_fixture_keeps_failures_in_the_cache(pytester, monkeypatch):
 def test_scenarios_keep_the_conditions_and_survive_json():
     space = set_up("NAMO", lambda params, lr, mu1, mu2, eps, weight_decay: None, Options()).space
 
-    for scenario in draw_scenarios(space, Budget(examples=100)):
+    for scenario in draw_scenarios(space, SearchBudget(examples=100)):
         for group in scenario.groups:
             assert space.values.holds(group.hypers)
         assert read_scenario(scenario_text(scenario)) == scenario
@@ -235,9 +235,9 @@ def test_scenarios_keep_the_conditions_and_survive_json():
 
 def test_equal_seeds_draw_equal_scenarios_of_every_kind():
     space = set_up_against("MyAdamW").space
-    found = list(draw_scenarios(space, Budget(examples=100)))
-    assert found == list(draw_scenarios(space, Budget(examples=100)))
-    assert found != list(draw_scenarios(space, Budget(examples=100, seed=1)))
+    found = list(draw_scenarios(space, SearchBudget(examples=100)))
+    assert found == list(draw_scenarios(space, SearchBudget(examples=100)))
+    assert found != list(draw_scenarios(space, SearchBudget(examples=100, seed=1)))
     kinds = {gradient.kind for each in found for step in each.steps for gradient in step.gradients}
     assert kinds == {
         "normal",
@@ -260,13 +260,13 @@ def test_equal_seeds_draw_equal_scenarios_of_every_kind():
 
 def test_what_the_other_does_not_claim_is_not_asked_of_it():
     left_out = ("missing", "strided", "inf", "nan", "closure", "saved", "order", "groups", "lr_changes", "changes")
-    for each in draw_scenarios(set_up_against("MyAdamW", without=left_out).space, Budget(examples=50)):
+    for each in draw_scenarios(set_up_against("MyAdamW", without=left_out).space, SearchBudget(examples=50)):
         assert len(each.groups) == 1
         for step in each.steps:
             assert not (step.saved or step.closure or any(step.changes))
             assert not {gradient.kind for gradient in step.gradients} & set(left_out)
     opened = set_up_against("ChangesGradient", without=("kept_gradients",))
-    assert search(opened.pair, opened.space, Budget(examples=20)).finding is None
+    assert search(opened.pair, opened.space, SearchBudget(examples=20)).finding is None
 
 
 def test_a_hyper_that_stands_nowhere_is_an_error():

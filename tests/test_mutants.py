@@ -12,7 +12,7 @@ from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
-from optforge.compiler.verify.differential.search import Budget
+from optforge.compiler.verify.differential.search import SearchBudget
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 from tools.mutants import __main__ as mutants
@@ -105,7 +105,7 @@ def test_sources_are_changed_where_steps_are_computed():
 
 @pytest.fixture(scope="module")
 def baseline():
-    return mutants.find_baseline("Adagrad", TORCH["Adagrad"], Budget(examples=20))
+    return mutants.find_baseline("Adagrad", TORCH["Adagrad"], SearchBudget(examples=20))
 
 
 def test_mutants_get_the_fate_they_deserve(baseline):

@@ -60,7 +60,7 @@ def run_fuzz(options: argparse.Namespace) -> int:
     from optforge.compiler.verify.differential.corpus import corpus_of
     from optforge.compiler.verify.differential.names import NameProblem
     from optforge.compiler.verify.differential.script import script
-    from optforge.compiler.verify.differential.search import Budget, search
+    from optforge.compiler.verify.differential.search import SearchBudget, search
     from optforge.compiler.verify.differential.setup import set_up
 
     factory = loaded(options.against)
@@ -70,7 +70,7 @@ def run_fuzz(options: argparse.Namespace) -> int:
         raise CommandProblem(str(problem)) from None
     show_names(setup)
     corpus = corpus_of(setup.source.text, options.against)
-    budget = Budget(options.examples, options.seconds, options.seed)
+    budget = SearchBudget(options.examples, options.seconds, options.seed)
     result = search(setup.pair, setup.space, budget, corpus.scenarios(), show_progress)
     if result.finding is None:
         say(f"{result.tried} scenarios, no step differs" + refused_text(result.refused))

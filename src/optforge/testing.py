@@ -66,7 +66,7 @@ def assert_matches(
     target = getattr(factory, "__qualname__", type(factory).__name__)
     opened = setup.set_up(spec, factory, options, target)
     kept = corpus_of(opened.source.text, target, Path(corpus))
-    budget = search.Budget(examples, seconds, seed, patience)
+    budget = search.SearchBudget(examples, seconds, seed, patience)
     result = search.search(opened.pair, opened.space, budget, kept.scenarios())
     if result.finding is not None:
         kept.keep(result.finding.scenario)

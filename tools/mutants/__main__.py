@@ -29,7 +29,7 @@ from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.corpus import digest
 from optforge.compiler.verify.differential.plan import Scenario
-from optforge.compiler.verify.differential.search import Budget, draw_scenarios
+from optforge.compiler.verify.differential.search import SearchBudget, draw_scenarios
 from optforge.compiler.verify.differential.setup import Setup, chosen, read_spec, set_up
 from optforge.compiler.verify.differential.side_by_side import Pair, SpecRefuses, run_both
 from optforge.dsl.parser import parse_source
@@ -68,7 +68,7 @@ class Baseline:
     scenarios: Sequence[Scenario]
 
 
-def find_baseline(name: str, counterpart: Counterpart, budget: Budget) -> Baseline:
+def find_baseline(name: str, counterpart: Counterpart, budget: SearchBudget) -> Baseline:
     """The baseline of an optimizer; RuntimeError if it and its counterpart differ as they are."""
     setup = set_up(name, counterpart.factory, counterpart.options)
     agreeing = []
@@ -186,7 +186,7 @@ class Ledger:
 
 
 def campaign(
-    names: Sequence[str], counterparts: Mapping[str, Counterpart], budget: Budget, ledger: Ledger, most: int
+    names: Sequence[str], counterparts: Mapping[str, Counterpart], budget: SearchBudget, ledger: Ledger, most: int
 ) -> list[Verdict]:
     """The verdicts on all mutants of these optimizers and of their references."""
     verdicts: list[Verdict] = []
@@ -215,14 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers (default: all that have a counterpart)")
     parser.add_argument("--references", type=Path, default=Path("tests") / "references", help="their folder")
-    parser.add_argument("--examples", type=int, default=Budget().examples, help="scenarios for each mutant")
+    parser.add_argument("--examples", type=int, default=SearchBudget().examples, help="scenarios for each mutant")
     parser.add_argument("--most", type=int, default=sys.maxsize, help="most mutants of one spec or reference")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args(arguments)
     counterparts = find_counterparts(options.references)
     names = options.names or sorted(counterparts)
     start = time.monotonic()
-    verdicts = campaign(names, counterparts, Budget(options.examples), Ledger(RESULTS), options.most)
+    verdicts = campaign(names, counterparts, SearchBudget(options.examples), Ledger(RESULTS), options.most)
     listed = json.loads(LISTED.read_text(encoding="utf-8")) if LISTED.exists() else {}
     text = table(verdicts, listed)
     print(text)

@@ -9,7 +9,7 @@ from optforge.compiler.verify.comparison.divergence import Divergence, first_div
 from optforge.compiler.verify.comparison.measures import Measures, measured
 from optforge.compiler.verify.comparison.runs import Run, run_target
 from optforge.compiler.verify.comparison.streams import Values, streams_of_run, streams_of_spec
-from optforge.compiler.verify.comparison.targets import Target
+from optforge.compiler.verify.comparison.targets import ComparedTarget
 from optforge.compiler.verify.comparison.trials import Trial
 
 
@@ -18,14 +18,14 @@ class Row:
     """One target on one trial: measures by step, first and last; the divergence is sought in float64 only."""
 
     trial: Trial
-    target: Target
+    target: ComparedTarget
     lr: float | None
     measures: Mapping[int, Measures]
     divergence: Divergence | None
     worst: float  # the largest of the relative differences of all steps
 
 
-def compare(targets: Sequence[Target], trials: Iterable[Trial]) -> Iterator[Row]:
+def compare(targets: Sequence[ComparedTarget], trials: Iterable[Trial]) -> Iterator[Row]:
     """The rows of all trials, in each the targets as given; the first target is what all are compared with."""
     for trial in trials:
         runs = [run_target(target, trial) for target in targets]
@@ -33,7 +33,7 @@ def compare(targets: Sequence[Target], trials: Iterable[Trial]) -> Iterator[Row]
             yield compared(trial, targets[0], runs[0], target, run)
 
 
-def compared(trial: Trial, first: Target, first_run: Run, target: Target, run: Run) -> Row:
+def compared(trial: Trial, first: ComparedTarget, first_run: Run, target: ComparedTarget, run: Run) -> Row:
     pairs = list(zip(run.steps, first_run.steps, strict=True))
     measures = [measured(step, other, run.lr) for step, other in pairs]
     chosen = {step: measures[step - 1] for step in (1, len(measures))}
@@ -44,7 +44,7 @@ def compared(trial: Trial, first: Target, first_run: Run, target: Target, run: R
     return Row(trial, target, run.lr, chosen, divergence, max(each.difference for each in measures))
 
 
-def streams_of(target: Target, run: Run, trial: Trial) -> Iterator[Values]:
+def streams_of(target: ComparedTarget, run: Run, trial: Trial) -> Iterator[Values]:
     """What can be seen of a target: all equations of a spec, the memories of anything else."""
     if target.spec is None:
         return streams_of_run(run, target.memories)

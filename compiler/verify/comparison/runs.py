@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from optforge.compiler.verify.comparison.targets import Target, TargetProblem
+from optforge.compiler.verify.comparison.targets import ComparedTarget, TargetProblem
 from optforge.compiler.verify.comparison.trials import Array, Trial
 
 
@@ -32,7 +32,7 @@ class Run:
         return [after - before for before, after in zip(self.weights, self.weights[1:], strict=False)]
 
 
-def run_target(target: Target, trial: Trial) -> Run:
+def run_target(target: ComparedTarget, trial: Trial) -> Run:
     """One optimizer with one parameter, from its first step on."""
     dtype = getattr(torch, trial.dtype)
     parameter = Parameter(torch.tensor(trial.weight, dtype=dtype))

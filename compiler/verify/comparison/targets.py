@@ -31,7 +31,7 @@ class TargetProblem(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
+class ComparedTarget:
     """``make`` gives an optimizer of one parameter; ``spec`` is the checked optimizer, where there is one.
 
     ``memories`` are the names that specs have for what a class keeps under names of its own.
@@ -51,7 +51,7 @@ class Target:
             raise TargetProblem(f"{self.label}: {error}") from error
 
 
-def parse_target(text: str, memories: Mapping[str, str] = NO_NAMES) -> Target:
+def parse_target(text: str, memories: Mapping[str, str] = NO_NAMES) -> ComparedTarget:
     """The target that a text names, with its options; ``memories`` are of a class."""
     place, _, options = text.partition("?")
     given = parse_options(options, text)
@@ -87,7 +87,7 @@ def parse_value(text: str) -> Any:
 # Specs
 
 
-def spec_target(label: str, place: str, name: str | None, options: Mapping[str, Any]) -> Target:
+def spec_target(label: str, place: str, name: str | None, options: Mapping[str, Any]) -> ComparedTarget:
     """The optimizer of a spec file, or of a shipped spec by the name of the class or of the file."""
     shipped = SPECS / f"{place}.opt"
     try:
@@ -101,7 +101,7 @@ def spec_target(label: str, place: str, name: str | None, options: Mapping[str, 
     (declared,) = (each for each in program.declarations if each.name == cls.__name__)
     if not isinstance(declared, ir.Optimizer):
         raise TargetProblem(f"{label}: {declared.name} is a {type(declared).__name__.lower()}, not an optimizer")
-    return Target(label, declared.name, partial(make_generated, cls, dict(options)), declared)
+    return ComparedTarget(label, declared.name, partial(make_generated, cls, dict(options)), declared)
 
 
 def make_generated(cls: Callable[..., Optimizer], options: Mapping[str, Any], parameter: Parameter) -> Optimizer:
@@ -112,12 +112,14 @@ def make_generated(cls: Callable[..., Optimizer], options: Mapping[str, Any], pa
 # Classes
 
 
-def class_target(label: str, module: str, name: str, options: Mapping[str, Any], memories: Mapping[str, str]) -> Target:
+def class_target(
+    label: str, module: str, name: str, options: Mapping[str, Any], memories: Mapping[str, str]
+) -> ComparedTarget:
     """A class or function of a module, called as torch's optimizers are: ``Class([parameter], **options)``."""
     found = getattr(imported(module, label), name, None)
     if not callable(found):
         raise TargetProblem(f"{label}: {module} has no class `{name}`")
-    return Target(label, name, partial(make_other, found, dict(options)), memories=memories)
+    return ComparedTarget(label, name, partial(make_other, found, dict(options)), memories=memories)
 
 
 def make_other(factory: Callable[..., Optimizer], options: Mapping[str, Any], parameter: Parameter) -> Optimizer:

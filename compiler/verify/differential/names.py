@@ -47,7 +47,7 @@ class NameProblem(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
+class Argument:
     """An argument of the other constructor, or one item of it."""
 
     key: str
@@ -57,18 +57,18 @@ class Target:
         return self.key if self.index is None else f"{self.key}[{self.index}]"
 
 
-def read_target(text: str) -> Target:
+def read_target(text: str) -> Argument:
     match = TARGET.match(text)
     if match is None:
         raise NameProblem(f"`{text}` is no name of a hyper: write `name` or `name[0]`")
-    return Target(match["key"], None if match["index"] is None else int(match["index"]))
+    return Argument(match["key"], None if match["index"] is None else int(match["index"]))
 
 
 @dataclass(frozen=True)
 class Names:
     """``targets`` for each hyper that the other knows; ``tuples`` are the defaults of arguments taken apart."""
 
-    targets: Mapping[str, Target]
+    targets: Mapping[str, Argument]
     tuples: Mapping[str, tuple[Any, ...]]
 
     def translated(self, hypers: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def match_names(hypers: Iterable[str], factory: Callable[..., Any], given: Mappi
         if name not in hypers:
             raise NameProblem(f"the spec has no hyper `{name}`; it has {', '.join(hypers)}")
     known, takes_all = arguments_of(factory)
-    targets: dict[str, Target] = {}
+    targets: dict[str, Argument] = {}
     for name in hypers:
         wanted = [given[name]] if name in given else [name, *SYNONYMS.get(name, ())]
         found = next((t for t in map(read_target, wanted) if t.key in known or takes_all), None)
@@ -125,7 +125,7 @@ def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     return {each.name: each.default for each in parameters[1:] if each.kind in named}, takes_all
 
 
-def whole_default(target: Target, known: Mapping[str, Any]) -> tuple[Any, ...]:
+def whole_default(target: Argument, known: Mapping[str, Any]) -> tuple[Any, ...]:
     default = known.get(target.key)
     if not isinstance(default, tuple | list) or target.index is None or target.index >= len(default):
         raise NameProblem(f"the default of `{target.key}` has no item {target.index}")

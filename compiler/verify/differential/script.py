@@ -15,7 +15,7 @@ import numpy as np
 
 from optforge.compiler.verify.differential import data
 from optforge.compiler.verify.differential.plan import Scenario, Step
-from optforge.compiler.verify.differential.search import Finding
+from optforge.compiler.verify.differential.search import Mismatch
 from optforge.compiler.verify.differential.setup import Setup
 from optforge.dsl.source import Source
 
@@ -81,7 +81,7 @@ def closure():
 """
 
 
-def script(setup: Setup, finding: Finding) -> str:
+def script(setup: Setup, finding: Mismatch) -> str:
     """The text of the script."""
     scenario, difference = finding.scenario, finding.difference
     name = setup.pair.declaration.name

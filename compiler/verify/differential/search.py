@@ -21,7 +21,7 @@ CHANGING = "the other optimizer does not do the same each time"
 
 
 @dataclass(frozen=True)
-class Budget:
+class SearchBudget:
     """How much to try; ``patience`` is how many seconds of computing shrinking may take, on however busy a machine."""
 
     examples: int = EXAMPLES
@@ -31,7 +31,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Mismatch:
     """A scenario, as small as possible, and what is different in it."""
 
     scenario: Scenario
@@ -44,13 +44,13 @@ class Result:
 
     tried: int
     refused: int
-    finding: Finding | None = None
+    finding: Mismatch | None = None
 
 
 def search(
     pair: Pair,
     space: Space,
-    budget: Budget,
+    budget: SearchBudget,
     past: Iterable[Scenario] = (),
     progress: Callable[[int], object] = lambda tried: None,
 ) -> Result:
@@ -73,7 +73,7 @@ def search(
         if difference is not None:
             smallest = shrink_scenario(scenario, space, still_fails(pair, budget.patience))
             difference = explain(pair, smallest) or Difference("error", 0, CHANGING)
-            return Result(tried, refused, Finding(smallest, difference))
+            return Result(tried, refused, Mismatch(smallest, difference))
     return Result(tried, refused)
 
 
@@ -92,6 +92,6 @@ def still_fails(pair: Pair, patience: float) -> Callable[[Scenario], bool]:
     return fails
 
 
-def draw_scenarios(space: Space, budget: Budget) -> Iterator[Scenario]:
+def draw_scenarios(space: Space, budget: SearchBudget) -> Iterator[Scenario]:
     """The scenarios of a budget, each drawn independently of those before."""
     return (draw_scenario(dice_of(budget.seed, number), space) for number in range(budget.examples))

@@ -35,7 +35,7 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class ClassTrial:
     """A class with hypers, and for each parameter its role, its weight and its gradient at each step."""
 
     make: Callable[..., Any]
@@ -84,7 +84,7 @@ def set_in_halves(p: Any, grad: Any) -> None:
 # Properties: each says what differs in a trial, None where nothing does
 
 
-def gradients_untouched(trial: Trial) -> str | None:
+def gradients_untouched(trial: ClassTrial) -> str | None:
     kept: list[tuple[Any, Any]] = []
 
     def set_and_keep(p: Any, grad: Any) -> None:
@@ -96,24 +96,24 @@ def gradients_untouched(trial: Trial) -> str | None:
     return f"{changed} of {len(kept)} gradients were written to" if changed else None
 
 
-def same_in_any_order(trial: Trial) -> str | None:
+def same_in_any_order(trial: ClassTrial) -> str | None:
     one, two = (trial.run(order, set_whole) for order in (trial.everyone, trial.everyone[::-1]))
     return first_difference(trial, one, two, 0.0)
 
 
-def same_when_accumulated(trial: Trial) -> str | None:
+def same_when_accumulated(trial: ClassTrial) -> str | None:
     one, two = (trial.run(trial.everyone, gradient) for gradient in (set_whole, set_in_halves))
     return first_difference(trial, one, two, 0.0)
 
 
-def same_alone(trial: Trial) -> str | None:
+def same_alone(trial: ClassTrial) -> str | None:
     together = trial.run(trial.everyone, set_whole)
     alone = [trial.run((index,), set_whole) for index in trial.everyone]
     separate = [[run[step][0] for run in alone] for step in range(STEPS + 1)]
     return first_difference(trial, together, separate, ALONE_TOLERANCE)
 
 
-def first_difference(trial: Trial, one: list[list[Any]], two: list[list[Any]], tolerance: float) -> str | None:
+def first_difference(trial: ClassTrial, one: list[list[Any]], two: list[list[Any]], tolerance: float) -> str | None:
     """The first parameter whose steps differ by more than a tolerance, relative to the step, and rounding."""
     for step in range(1, STEPS + 1):
         for index, (x, y) in enumerate(zip(one[step], two[step], strict=True)):
@@ -126,7 +126,7 @@ def first_difference(trial: Trial, one: list[list[Any]], two: list[list[Any]], t
     return None
 
 
-PROPERTIES: Mapping[str, Callable[[Trial], str | None]] = {
+PROPERTIES: Mapping[str, Callable[[ClassTrial], str | None]] = {
     "gradients are not written to": gradients_untouched,
     "steps do not depend on the order of parameters": same_in_any_order,
     "two half gradients are one gradient": same_when_accumulated,
@@ -149,7 +149,7 @@ def class_findings(snapshot: Snapshot, budget: Budget) -> Iterator[Finding]:
 
 
 def decide_property(
-    differs: Callable[[Trial], str | None], make: Callable[..., Any], declaration: ir.Optimizer, budget: Budget
+    differs: Callable[[ClassTrial], str | None], make: Callable[..., Any], declaration: ir.Optimizer, budget: Budget
 ) -> Verdict:
     if differs is same_alone and has_totals(declaration):
         return Unknown("sums over all parameters are part of the method")
@@ -170,11 +170,11 @@ def has_totals(declaration: ir.Optimizer) -> bool:
     return any(stage.collectives for rule in declaration.rules for stage in rule.stages)
 
 
-def draw_trial(make: Callable[..., Any], declaration: ir.Optimizer, random: np.random.Generator) -> Trial:
+def draw_trial(make: Callable[..., Any], declaration: ir.Optimizer, random: np.random.Generator) -> ClassTrial:
     taken = {role for rule in declaration.rules for role in rule.roles}
     placed = [(role, shape) for role, shapes in SHAPES.items() if role in taken for shape in shapes]
     grads = tuple(tuple(random.standard_normal(shape) for _, shape in placed) for _ in range(STEPS))
-    return Trial(
+    return ClassTrial(
         make,
         declaration,
         draw_hypers(declaration, declaration.hypers, random),
