@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def test_a_folder_with_anything_else_is_refused(
 def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "events.out.tfevents.1").write_bytes(b"kept")
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)  # where it is installed, the run has written there
     (run / "tensorboard").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FolderError, match="holds tensorboard"):
         clear(run)
