@@ -68,7 +68,7 @@ mutants: $(READY)
 
 # What all generated classes share, broken on purpose: about ten minutes.
 template-mutants: $(READY)
-	$(BIN)/python -m tests.template_mutants --write
+	$(BIN)/python -m tests.runtime.template_mutants --write
 
 # About half an hour on two cores; nothing else should run meanwhile.
 bench: $(PEERS)

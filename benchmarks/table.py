@@ -128,10 +128,10 @@ one; gradients are written anew before each step. Those whose weights and memori
 turns in groups, each with the one that all are divided by. Times are medians. A ratio is the median over the rounds of
 the ratio within a round, with its quartiles. Everyone's Newton-Schulz runs in {dtype}: the published code where it
 says bfloat16 runs with that one word changed on processors that multiply bfloat16 slowly. Contestants of a method have
-the same hypers, and `tests/test_bench.py` holds them to the same steps. GB/s counts what a step must at least move (28
-bytes of float32 per parameter for AdamW, 24 for Sophia, 20 for one momentum), TFLOP/s the operations of the standard
-form of the iteration, also for who gets by with fewer. Extra memory is the most that torch's allocator holds during a
-step beyond what it held before.
+the same hypers, and `tests/examples/test_bench.py` holds them to the same steps. GB/s counts what a step must at least
+move (28 bytes of float32 per parameter for AdamW, 24 for Sophia, 20 for one momentum), TFLOP/s the operations of the
+standard form of the iteration, also for who gets by with fewer. Extra memory is the most that torch's allocator holds
+during a step beyond what it held before.
 """
 
 

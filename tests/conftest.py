@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import roundings
 
 from optforge.runtime.linalg import orthogonal
-from tests.torchvision_operators import declare_operators
+from tests.support import roundings
+from tests.support.torchvision_operators import declare_operators
 
 declare_operators()
 

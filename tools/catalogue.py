@@ -52,10 +52,11 @@ Written by `{COMMAND}`; do not edit.
   for other parameters follows with its name where it keeps a different number. Counters of steps are left out.
 - **Paper** is what the spec's docstring names: an arXiv number, or else authors and a year.
 - **Verified against** says which comparisons stand in the tests of this checkout, read off their source; a dash: none
-  but with the spec itself. *Reference*: a hand-written optimizer in `tests/references`, which `tests/test_agreement.py`
-  holds the generated module and the interpreter of the spec's equations to, step by step. *torch.optim*: a row of
-  `tests/test_torch_family.py`, or `tests/test_torch_agreement.py`. Any other name is a published package with the same
-  steps, a row of `tests/test_peers.py`; packages whose steps differ are in `tests/references/DIFFERENCES.md`."""
+  but with the spec itself. *Reference*: a hand-written optimizer in `tests/references`, which
+  `tests/specs/test_agreement.py` holds the generated module and the interpreter of the spec's equations to, step by
+  step. *torch.optim*: a row of `tests/specs/test_torch_family.py`, or `tests/specs/test_torch_agreement.py`. Any other
+  name is a published package with the same steps, a row of `tests/specs/test_peers.py`; packages whose steps differ are
+  in `tests/references/DIFFERENCES.md`."""
 
 
 @dataclass(frozen=True, slots=True)

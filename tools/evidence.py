@@ -32,19 +32,19 @@ def references(tests: Path) -> Iterator[str]:
     for node in _nodes((tests / "references").glob("*.py")):
         if isinstance(node, ast.ClassDef) and any(_assigns(statement, "SECOND") for statement in node.body):
             yield node.name
-    for node in _nodes(tests.glob("test_*.py")):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("references."):
+    for node in _nodes(tests.rglob("test_*.py")):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests.references."):
             names = (alias.name for alias in node.names if alias.name.islower())
             yield from (name.removesuffix("_factor").replace("_", "") for name in names)
 
 
 def torch_twins(tests: Path) -> Iterator[str]:
     """First arguments of each ``Pair(name, torch.optim.Class)``, and names that ours and torch's share in a test."""
-    for node in _nodes([tests / "test_torch_family.py"]):
+    for node in _nodes(tests.rglob("test_torch_family.py")):
         yield from (name for name, *_ in _strings(node, "Pair"))
     imported: set[str] = set()
     named: set[str] = set()
-    for node in _nodes([tests / "test_torch_agreement.py"]):
+    for node in _nodes(tests.rglob("test_torch_agreement.py")):
         if isinstance(node, ast.ImportFrom) and node.module == "optforge.generated":
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch.optim":
@@ -54,7 +54,7 @@ def torch_twins(tests: Path) -> Iterator[str]:
 
 def peers(tests: Path) -> Iterator[tuple[str, str]]:
     """Name and package of each ``Peer(name, "package:Class")``: a published class that takes the same steps."""
-    for node in _nodes([tests / "test_peers.py"]):
+    for node in _nodes(tests.rglob("test_peers.py")):
         yield from ((name, target.partition(":")[0]) for name, target, *_ in _strings(node, "Peer"))
 
 

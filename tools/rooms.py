@@ -1,7 +1,7 @@
 """The rooms of the compiler, from the ground up: what lies in each, how large it is, and which rooms it imports.
 
 `python -m tools.rooms` prints them, and every import that goes up; `--write` brings the table of ARCHITECTURE.md up to
-date. `tests/test_house.py` holds the code and the table to the same list.
+date. `tests/house/test_house.py` holds the code and the table to the same list.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ and memories have the names of the spec. Nothing of optforge is imported here.
 import pkgutil
 from importlib import import_module
 
-from references.loop import PerParameter
+from tests.references.loop import PerParameter
 
-_MODULES = [import_module(f"references.{module.name}") for module in pkgutil.iter_modules(__path__)]
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 
 # Every class with values to be tried, by the name that the generated class has too.
 REFERENCES: dict[str, type[PerParameter]] = {

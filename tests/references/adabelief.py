@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw import AdamW
-from references.loop import State, memory
+from tests.references.adamw import AdamW
+from tests.references.loop import State, memory
 
 
 class AdaBelief(AdamW):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.hyperball import step_on_sphere
-from references.loop import PerParameter, State, memory
+from tests.references.adamw import step_adamw
+from tests.references.hyperball import step_on_sphere
+from tests.references.loop import PerParameter, State, memory
 
 
 class AdamH(PerParameter):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, State, memory
-from references.newton_schulz import newton_schulz
-from references.rests import RestByAdamW
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, State, memory
+from tests.references.newton_schulz import newton_schulz
+from tests.references.rests import RestByAdamW
 
 
 class AdaMuon(RestByAdamW):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, memory
 
 
 def beta3_at(t: int, beta1: float, beta3: float, warmup: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, memory
 
 
 class ADOPT(PerParameter):

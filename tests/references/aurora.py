@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon import Muon
-from references.muon_variant import MuonVariant
-from references.polar import EXACT, orthogonalize_by
+from tests.references.muon import Muon
+from tests.references.muon_variant import MuonVariant
+from tests.references.polar import EXACT, orthogonalize_by
 
 ROUNDS, DAMPING = 2, 0.5
 

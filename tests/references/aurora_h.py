@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.aurora import Aurora
-from references.hyperball import step_on_sphere
-from references.loop import State
-from references.muon_variant import nesterov_average
+from tests.references.aurora import Aurora
+from tests.references.hyperball import step_on_sphere
+from tests.references.loop import State
+from tests.references.muon_variant import nesterov_average
 
 
 class AuroraH(Aurora):

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from references.cautious_adamw import cautious
-from references.lion import Lion, step_direction
-from references.loop import State
+from tests.references.cautious_adamw import cautious
+from tests.references.lion import Lion, step_direction
+from tests.references.loop import State
 
 
 class CautiousLion(Lion):

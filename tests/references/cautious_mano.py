@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.mano import Mano
-from references.masked import masked
+from tests.references.mano import Mano
+from tests.references.masked import masked
 
 
 class CautiousMano(Mano):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import State, memory
-from references.masked import masked
-from references.namo import NAMO, step_size_of_paper
-from references.newton_schulz import newton_schulz
+from tests.references.loop import State, memory
+from tests.references.masked import masked
+from tests.references.namo import NAMO, step_size_of_paper
+from tests.references.newton_schulz import newton_schulz
 
 
 class CautiousNAMO(NAMO):

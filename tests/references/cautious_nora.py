@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from references.loop import State, memory
-from references.masked import masked
-from references.nora import Nora
+from tests.references.loop import State, memory
+from tests.references.masked import masked
+from tests.references.nora import Nora
 
 
 class CautiousNora(Nora):

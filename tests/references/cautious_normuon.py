@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import State, memory
-from references.masked import masked
-from references.newton_schulz import newton_schulz
-from references.normuon import NorMuon
+from tests.references.loop import State, memory
+from tests.references.masked import masked
+from tests.references.newton_schulz import newton_schulz
+from tests.references.normuon import NorMuon
 
 
 class CautiousNorMuon(NorMuon):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.adamw import AdamW, step_adamw
-from references.loop import State, memory
+from tests.references.adamw import AdamW, step_adamw
+from tests.references.loop import State, memory
 
 
 class Conda(AdamW):

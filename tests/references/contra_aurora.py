@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.aurora import Aurora
-from references.polar import spectral_norm
+from tests.references.aurora import Aurora
+from tests.references.polar import spectral_norm
 
 
 class ContraAurora(Aurora):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon_exact import MuonExact
-from references.polar import EXACT, orthogonalize_by, spectral_norm
+from tests.references.muon_exact import MuonExact
+from tests.references.polar import EXACT, orthogonalize_by, spectral_norm
 
 
 class ContraMuon(MuonExact):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.contra_muon import ContraMuon
-from references.polar import EXACT, orthogonalize_by
+from tests.references.contra_muon import ContraMuon
+from tests.references.polar import EXACT, orthogonalize_by
 
 
 class ContraMuonRestored(ContraMuon):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import NEWTON_SCHULZ_SLOPE, State, memory
-from references.muon import Muon
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, State, memory
+from tests.references.muon import Muon
 
 
 class HTMuon(Muon):

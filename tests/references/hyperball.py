@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from references.loop import State
+from tests.references.loop import State
 
 
 def step_on_sphere(W: Tensor, U: Tensor, state: State, lr: float | Tensor) -> None:

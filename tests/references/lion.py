@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, memory
 
 
 def step_direction(g: Tensor, state: State, beta1: float, beta2: float) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.loop import REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.adamw import step_adamw
+from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, memory
 
 
 class Mano(PerParameter):

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.loop import REST_EPS, State, memory
-from references.muon import Muon
-from references.newton_schulz import newton_schulz
+from tests.references.adamw import step_adamw
+from tests.references.loop import REST_EPS, State, memory
+from tests.references.muon import Muon
+from tests.references.newton_schulz import newton_schulz
 
 
 class Moonlight(Muon):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, PerParameter, State, memory
-from references.newton_schulz import newton_schulz
+from tests.references.adamw import step_adamw
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, PerParameter, State, memory
+from tests.references.newton_schulz import newton_schulz
 
 
 class Muon(PerParameter):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
-from references.polar import orthogonalize_by
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
+from tests.references.polar import orthogonalize_by
 
 COEFFICIENTS = (
     (3.3656576, -3.3420992, 0.0),

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
-from references.polar import orthogonalize_by
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
+from tests.references.polar import orthogonalize_by
 
 COEFFICIENTS = (
     *[(3.4445, -4.7750, 2.0315)] * 8,

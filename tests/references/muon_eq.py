@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from references.loop import State, memory
-from references.moonlight import Moonlight
-from references.muon import Muon
-from references.newton_schulz import newton_schulz
+from tests.references.loop import State, memory
+from tests.references.moonlight import Moonlight
+from tests.references.muon import Muon
+from tests.references.newton_schulz import newton_schulz
 
 # The dimension that each step of a mode sums over.
 DIMENSIONS = {"row": (1,), "col": (0,), "both": (1, 0)}

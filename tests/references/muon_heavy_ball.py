@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import State, memory
-from references.muon import Muon
-from references.muon_variant import shape_scale
-from references.newton_schulz import newton_schulz
+from tests.references.loop import State, memory
+from tests.references.muon import Muon
+from tests.references.muon_variant import shape_scale
+from tests.references.newton_schulz import newton_schulz
 
 
 class MuonHeavyBall(Muon):

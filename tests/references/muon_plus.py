@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from references.loop import State, memory
-from references.muon import Muon
-from references.newton_schulz import newton_schulz
+from tests.references.loop import State, memory
+from tests.references.muon import Muon
+from tests.references.newton_schulz import newton_schulz
 
 # The dimension that each step of a mode sums over.
 DIMENSIONS = {"col": (0,), "row": (1,), "col_row": (0, 1), "row_col": (1, 0)}

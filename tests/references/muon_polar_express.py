@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon import Muon
-from references.muon_variant import MuonVariant
-from references.polar import iterate
+from tests.references.muon import Muon
+from tests.references.muon_variant import MuonVariant
+from tests.references.polar import iterate
 
 # Seven steps; the last goes on for ever.
 POLYNOMIALS = (

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import State
-from references.muon import Muon
-from references.muon_variant import nesterov_average
-from references.newton_schulz import newton_schulz
-from references.polar import spectral_norm
+from tests.references.loop import State
+from tests.references.muon import Muon
+from tests.references.muon_variant import nesterov_average
+from tests.references.newton_schulz import newton_schulz
+from tests.references.polar import spectral_norm
 
 
 class MuonSphere(Muon):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
-from references.polar import polar_factor
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
+from tests.references.polar import polar_factor
 
 
 class MuonSVD(MuonVariant):

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from references.loop import PerParameter, State, memory
-from references.muon import Muon
+from tests.references.loop import PerParameter, State, memory
+from tests.references.muon import Muon
 
 # Where the number of iterations is part of the method.
 SECOND_WITHOUT_STEPS = {hyper: changed for hyper, changed in Muon.SECOND.items() if hyper != "steps"}

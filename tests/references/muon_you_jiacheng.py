@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
-from references.polar import orthogonalize_by
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
+from tests.references.polar import orthogonalize_by
 
 COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import State, memory
-from references.namo import NAMO
-from references.newton_schulz import newton_schulz
+from tests.references.loop import State, memory
+from tests.references.namo import NAMO
+from tests.references.newton_schulz import newton_schulz
 
 
 class NAMOD(NAMO):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import State, memory
-from references.namo import NAMO
-from references.namo_official import NAMOOfficial
-from references.orthogonal import orthogonalized
+from tests.references.loop import State, memory
+from tests.references.namo import NAMO
+from tests.references.namo_official import NAMOOfficial
+from tests.references.orthogonal import orthogonalized
 
 
 class NAMODOfficial(NAMOOfficial):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.hyperball import step_on_sphere
-from references.loop import State, memory
-from references.namo import NAMO, step_size_of_paper
-from references.newton_schulz import newton_schulz
+from tests.references.hyperball import step_on_sphere
+from tests.references.loop import State, memory
+from tests.references.namo import NAMO, step_size_of_paper
+from tests.references.newton_schulz import newton_schulz
 
 
 class NAMOH(NAMO):

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw_raw_eps import step_adamw_raw_eps
-from references.loop import State, memory
-from references.namo import NAMO
-from references.orthogonal import orthogonalized
+from tests.references.adamw_raw_eps import step_adamw_raw_eps
+from tests.references.loop import State, memory
+from tests.references.namo import NAMO
+from tests.references.orthogonal import orthogonalized
 
 
 class NAMOOfficial(NAMO):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from references.adamw import step_adamw
-from references.loop import REST_BETA1, PerParameter, State, memory
+from tests.references.adamw import step_adamw
+from tests.references.loop import REST_BETA1, PerParameter, State, memory
 
 
 class Nora(PerParameter):

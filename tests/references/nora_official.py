@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from references.adamw_raw_eps import step_adamw_raw_eps
-from references.loop import PerParameter, State, memory
+from tests.references.adamw_raw_eps import step_adamw_raw_eps
+from tests.references.loop import PerParameter, State, memory
 
 
 class NoraOfficial(PerParameter):

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
-from references.muon_variant import nesterov_average
-from references.newton_schulz import newton_schulz
+from tests.references.adamw import step_adamw
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.muon_variant import nesterov_average
+from tests.references.newton_schulz import newton_schulz
 
 
 class NorMuonFromMuon(PerParameter):

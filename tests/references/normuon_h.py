@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.hyperball import step_on_sphere
-from references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
-from references.newton_schulz import newton_schulz
+from tests.references.adamw import step_adamw
+from tests.references.hyperball import step_on_sphere
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.newton_schulz import newton_schulz
 
 
 class NorMuonH(PerParameter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from references.newton_schulz import newton_schulz
+from tests.references.newton_schulz import newton_schulz
 
 # Polar Express (arXiv 2505.16932) for singular values from 1e-3 on.
 TABLE = (

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import State, memory
-from references.muon import Muon
-from references.orthogonal import orthogonalized
+from tests.references.loop import State, memory
+from tests.references.muon import Muon
+from tests.references.orthogonal import orthogonalized
 
 
 class PolarGrad(Muon):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import State
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant, nesterov_average, shape_scale
-from references.polar import orthogonalize_by
+from tests.references.loop import State
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant, nesterov_average, shape_scale
+from tests.references.polar import orthogonalize_by
 
 
 class PRISM(MuonVariant):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from references.loop import PerParameter, memory
+from tests.references.loop import PerParameter, memory
 
 
 class Prodigy(PerParameter):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon import Muon
-from references.muon_variant import MuonVariant
-from references.newton_schulz import newton_schulz
+from tests.references.muon import Muon
+from tests.references.muon_variant import MuonVariant
+from tests.references.newton_schulz import newton_schulz
 
 
 class RadialBrakeMuon(MuonVariant):

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.loop import PerParameter, State
+from tests.references.adamw import step_adamw
+from tests.references.loop import PerParameter, State
 
 
 class RestByAdamW(PerParameter):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import REST_BETA1, State, memory
-from references.rests import RestByScaledAdamW
+from tests.references.loop import REST_BETA1, State, memory
+from tests.references.rests import RestByScaledAdamW
 
 
 class RMNP(RestByScaledAdamW):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from references.sgd import SGD
+from tests.references.sgd import SGD
 
 
 class SAM(SGD):

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import State, memory
-from references.schedule_free_sgd import ScheduleFreeSGD
+from tests.references.loop import State, memory
+from tests.references.schedule_free_sgd import ScheduleFreeSGD
 
 
 class ScheduleFreeAdamW(ScheduleFreeSGD):

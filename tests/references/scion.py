@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import NEWTON_SCHULZ_SLOPE, PerParameter, State, memory
-from references.newton_schulz import newton_schulz
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, PerParameter, State, memory
+from tests.references.newton_schulz import newton_schulz
 
 
 class Scion(PerParameter):

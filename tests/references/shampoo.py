@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import REST_EPS, PerParameter, State, memory
+from tests.references.loop import REST_EPS, PerParameter, State, memory
 
 
 def inverse_fourth_root(S: Tensor, eps: float) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from references.loop import REST_BETA1, REST_EPS, State
-from references.rests import RestByScaledAdamW
+from tests.references.loop import REST_BETA1, REST_EPS, State
+from tests.references.rests import RestByScaledAdamW
 
 ROUNDS = 5
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.adamw import step_adamw
-from references.loop import REST_EPS, PerParameter, State, memory
+from tests.references.adamw import step_adamw
+from tests.references.loop import REST_EPS, PerParameter, State, memory
 
 
 def first_basis(S: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
 
 
 class SoftMuon(MuonVariant):

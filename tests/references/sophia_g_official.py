@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import State, memory
-from references.sophia_g import SophiaG
+from tests.references.loop import State, memory
+from tests.references.sophia_g import SophiaG
 
 
 class SophiaGOfficial(SophiaG):

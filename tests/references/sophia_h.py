@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from references.loop import memory
-from references.sophia_g import SophiaG
+from tests.references.loop import memory
+from tests.references.sophia_g import SophiaG
 
 
 class SophiaH(SophiaG):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import REST_BETA1, REST_EPS, State, memory
-from references.orthogonal import POLAR_EXPRESS_SLOPE, orthogonalized
-from references.rests import RestByScaledAdamW
+from tests.references.loop import REST_BETA1, REST_EPS, State, memory
+from tests.references.orthogonal import POLAR_EXPRESS_SLOPE, orthogonalized
+from tests.references.rests import RestByScaledAdamW
 
 
 class SPEL(RestByScaledAdamW):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.adamw import AdamW
-from references.loop import State
+from tests.references.adamw import AdamW
+from tests.references.loop import State
 
 
 class StableAdamW(AdamW):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import REST_BETA1, REST_EPS, State
-from references.orthogonal import exact_iteration
-from references.rests import RestByScaledAdamW
+from tests.references.loop import REST_BETA1, REST_EPS, State
+from tests.references.orthogonal import exact_iteration
+from tests.references.rests import RestByScaledAdamW
 
 
 class SWAN(RestByScaledAdamW):

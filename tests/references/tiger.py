@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from references.signum import Signum
+from tests.references.signum import Signum
 
 
 class Tiger(Signum):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
+from tests.references.muon_variant import SECOND_WITHOUT_STEPS, MuonVariant
 
 COEFFICIENTS = (
     (4.6051, -9.6552, 5.6769),

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from references.scion import Scion
+from tests.references.scion import Scion
 
 
 class UnconstrainedScion(Scion):

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from references.loop import State
-from references.muon import Muon
-from references.muon_variant import MuonVariant, nesterov_average, shape_scale
-from references.newton_schulz import newton_schulz
+from tests.references.loop import State
+from tests.references.muon import Muon
+from tests.references.muon_variant import MuonVariant, nesterov_average, shape_scale
+from tests.references.newton_schulz import newton_schulz
 
 
 class UWFloorMuon(MuonVariant):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, memory
 
 
 class Yogi(PerParameter):

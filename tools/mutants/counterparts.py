@@ -76,8 +76,9 @@ TORCH: Mapping[str, Counterpart] = {
 
 def find_counterparts(folder: Path) -> dict[str, Counterpart]:
     """A counterpart for each name, references before torch's."""
-    sys.path.insert(0, str(folder.resolve().parent))
-    package = import_module(folder.name)
+    folder = folder.resolve()
+    sys.path.insert(0, str(folder.parents[1]))
+    package = import_module(f"{folder.parent.name}.{folder.name}")
     found = dict(TORCH)
     for name, cls in package.REFERENCES.items():
         found[name] = Counterpart(cls, FINITE if name in SPELLED_OUT else REFERENCE, cls.__module__)

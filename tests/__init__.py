@@ -1,0 +1,1 @@
+"""The tests, in folders like the rooms that they test; `cases` holds texts, `support` what several need."""

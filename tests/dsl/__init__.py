@@ -1,0 +1,1 @@
+"""The language's text: trees, places, diagnostics, formatting."""

@@ -1,0 +1,1 @@
+"""From trees to typed programs: names, meanings, and what is said of mistakes."""

@@ -1,0 +1,1 @@
+"""The rules of the house, its pages, recipes and packages."""

@@ -1,0 +1,1 @@
+"""Operators, and steps as stages with collectives between them."""

@@ -1,0 +1,1 @@
+"""Classes in memory, and what pickle makes of them."""

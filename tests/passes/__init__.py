@@ -1,0 +1,1 @@
+"""Each rewrite, before and after."""

@@ -1,0 +1,1 @@
+"""What generated classes share: the contract of each, states, checkpoints, frameworks."""

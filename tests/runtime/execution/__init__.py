@@ -1,0 +1,1 @@
+"""How a call is run: precisions, graphs, and what happens where it fails."""

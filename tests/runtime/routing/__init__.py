@@ -1,0 +1,1 @@
+"""Which parameter follows which rule, read as which matrices."""

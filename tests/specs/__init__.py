@@ -1,0 +1,1 @@
+"""The shipped specs: what each computes, beside references, torch and published packages."""

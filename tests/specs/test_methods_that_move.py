@@ -1,0 +1,187 @@
+"""Methods that only show on gradients which depend on the weights: SAM's climb, views of a mean, Prodigy's distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optforge.generated import SAM, SGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
+from tests.references import REFERENCES
+from tests.references.prodigy import Prodigy as ReferenceProdigy
+
+TOLERANCE = 1e-9
+SHAPES = ((4, 3), (5,), (2, 3, 2))
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Bowl:
+    """A quartic bowl around a point, with its own weights: every gradient depends on where it is taken."""
+
+    def __init__(self) -> None:
+        self.params = [nn.Parameter(randn(*shape, seed=i)) for i, shape in enumerate(SHAPES)]
+        self.centres = [randn(*shape, seed=10 + i) for i, shape in enumerate(SHAPES)]
+
+    def loss(self) -> Tensor:
+        distances = [p - centre for p, centre in zip(self.params, self.centres, strict=True)]
+        return torch.stack([(0.5 * d**2 + 0.1 * d**4).sum() for d in distances]).sum()
+
+    def differentiate(self) -> None:
+        for p, grad in zip(self.params, torch.autograd.grad(self.loss(), self.params), strict=True):
+            p.grad = grad
+
+    def weights(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.params]
+
+
+def trained(
+    make: Callable[[Any], Any], steps: int, step: Callable[[Bowl, Any], None]
+) -> tuple[Any, list[list[Tensor]]]:
+    """The optimizer, and the weights before and after each step."""
+    bowl = Bowl()
+    optimizer = make(bowl.params)
+    history = [bowl.weights()]
+    for _ in range(steps):
+        step(bowl, optimizer)
+        history.append(bowl.weights())
+    return optimizer, history
+
+
+def plain_step(bowl: Bowl, optimizer: Any) -> None:
+    bowl.differentiate()
+    optimizer.step()
+
+
+def climbing_step(bowl: Bowl, optimizer: Any) -> None:
+    bowl.differentiate()
+    optimizer.ascend()
+    bowl.differentiate()
+    optimizer.step()
+
+
+def require_same(found: list[list[Tensor]], expected: list[list[Tensor]]) -> None:
+    for before, ours, theirs in zip(expected, found[1:], expected[1:], strict=False):
+        for start, our, their in zip(before, ours, theirs, strict=True):
+            assert float((our - their).norm()) <= TOLERANCE * float((their - start).norm())
+
+
+# -- SAM ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hypers", [{}, {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "rho": 0.3}], ids=str)
+def test_sam_climbs_and_returns_as_the_reference(hypers):
+    _, found = trained(lambda params: SAM(params, lr=0.05, **hypers), 20, climbing_step)
+    _, expected = trained(lambda params: REFERENCES["SAM"](params, lr=0.05, **hypers), 20, climbing_step)
+    require_same(found, expected)
+
+
+def test_sam_steps_by_the_gradient_found_uphill():
+    bowl, moved = Bowl(), Bowl()
+    start = bowl.weights()
+    bowl.differentiate()
+    norm = torch.stack([p.grad.square().sum() for p in bowl.params]).sum().sqrt()
+    with torch.no_grad():
+        for p, q in zip(moved.params, bowl.params, strict=True):
+            p.add_(0.5 * q.grad / norm)
+    moved.differentiate()
+    climbing_step(bowl, SAM(bowl.params, lr=0.1, rho=0.5))
+    for p, q, weight in zip(bowl.params, moved.params, start, strict=True):
+        torch.testing.assert_close(p.detach(), weight - 0.1 * q.grad, rtol=1e-13, atol=1e-13)
+
+
+def test_steps_without_a_climb_are_those_of_sgd():
+    def now_and_then(bowl: Bowl, optimizer: Any) -> None:
+        climbing_step(bowl, optimizer)
+        plain_step(bowl, optimizer)
+
+    _, found = trained(lambda params: SAM(params, lr=0.1, momentum=0.9), 5, plain_step)
+    _, expected = trained(lambda params: SGD(params, lr=0.1, momentum=0.9), 5, plain_step)
+    require_same(found, expected)
+    _, found = trained(lambda params: SAM(params, lr=0.1), 5, now_and_then)
+    _, expected = trained(lambda params: REFERENCES["SAM"](params, lr=0.1), 5, now_and_then)
+    require_same(found, expected)
+
+
+@pytest.mark.parametrize("missed", ["none", "all", "nonfinite"])
+def test_climbs_without_a_step_are_taken_back_with_the_next_one(missed):
+    """What a step leaves as it is, for want of a gradient or of a finite one, stays where it has climbed to."""
+    bowl = Bowl()
+    start, optimizer = bowl.weights(), SAM(bowl.params, lr=0.1, skip_nonfinite=True)
+    for _ in range(2):
+        bowl.differentiate()
+        optimizer.ascend()
+        bowl.differentiate()
+        if missed != "none":
+            bowl.params[0].grad = None if missed == "all" else torch.full_like(bowl.params[0], torch.nan)
+            bowl.params[1].grad = bowl.params[2].grad = None
+            optimizer.step()
+    bowl.differentiate()
+    optimizer.step()
+    for p, weight in zip(bowl.params, start, strict=True):
+        torch.testing.assert_close(p.detach(), weight - 0.1 * p.grad, rtol=1e-13, atol=1e-13)
+
+
+# -- schedule-free -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [ScheduleFreeSGD, ScheduleFreeAdamW], ids=lambda cls: cls.__name__)
+def test_the_mean_of_a_schedule_free_method_can_be_shown_and_put_away(cls):
+    hypers = {"lr": 0.1, "warmup": 5, "weight_decay": 0.1}
+    ours, found = trained(lambda params: cls(params, **hypers), 40, plain_step)
+    theirs, expected = trained(lambda params: REFERENCES[cls.__name__](params, **hypers), 40, plain_step)
+    require_same(found, expected)
+    params = ours.param_groups[0]["params"]
+    means = [theirs.mean[p] for p in theirs.param_groups[0]["params"]]
+    ours.show_mean()
+    for p, mean, training in zip(params, means, found[-1], strict=True):
+        torch.testing.assert_close(p.detach(), mean, rtol=1e-13, atol=1e-13)
+        assert not torch.allclose(p, training, rtol=1e-3)
+    ours.show_training()
+    for p, training in zip(params, found[-1], strict=True):
+        torch.testing.assert_close(p.detach(), training, rtol=1e-13, atol=1e-13)
+
+
+def test_the_mean_before_the_first_step_is_the_weight():
+    bowl = Bowl()
+    optimizer = ScheduleFreeSGD(bowl.params)
+    start = bowl.weights()
+    optimizer.show_mean()
+    for p, weight in zip(bowl.params, start, strict=True):
+        torch.testing.assert_close(p.detach(), weight, rtol=1e-14, atol=1e-14)
+
+
+def test_the_mean_is_that_of_all_fast_weights():
+    """With a constant step size every z counts the same."""
+    bowl = Bowl()
+    optimizer = ScheduleFreeSGD(bowl.params, lr=0.05, beta1=0.7)
+    fast = []
+    for _ in range(9):
+        plain_step(bowl, optimizer)
+        fast.append(optimizer.state[bowl.params[0]]["z"].clone())
+    optimizer.show_mean()
+    torch.testing.assert_close(bowl.params[0].detach(), torch.stack(fast).mean(0), rtol=1e-13, atol=1e-13)
+
+
+# -- Prodigy -----------------------------------------------------------------------------------------------------------
+
+
+def test_prodigy_finds_the_distance_as_the_reference():
+    """d grows from a millionth to about the distance to the minimum, the same for all parameters."""
+    ours, found = trained(lambda params: Prodigy(params, weight_decay=1e-3), 120, plain_step)
+    _, expected = trained(lambda params: ReferenceProdigy(params, weight_decay=1e-3), 120, plain_step)
+    require_same(found, expected)
+    centres = Bowl().centres
+    distance = max(float((w - c).abs().max()) for w, c in zip(found[0], centres, strict=True))
+    estimates = {float(ours.state[p]["d"]) for p in ours.param_groups[0]["params"]}
+    assert len(estimates) == 1 and 0.01 * distance < estimates.pop() <= distance
+    assert spread(found[-1], centres) < 0.1 * spread(found[0], centres)
+
+
+def spread(weights: list[Tensor], centres: list[Tensor]) -> float:
+    return sum(float((w - c).square().sum()) for w, c in zip(weights, centres, strict=True))

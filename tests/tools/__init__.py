@@ -1,0 +1,1 @@
+"""Random programs, mutants, and the table of specs."""

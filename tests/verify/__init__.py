@@ -1,0 +1,1 @@
+"""Claims, comparisons, and the search for differences."""
