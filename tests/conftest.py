@@ -21,6 +21,7 @@ import pytest
 
 from optforge.runtime.linalg import orthogonal
 from tests.support import roundings
+from tests.support.ranks import Pool
 from tests.support.torchvision_operators import declare_operators
 
 declare_operators()
@@ -45,3 +46,11 @@ def machine(pytestconfig: pytest.Config) -> Iterator[None]:
                 yield
         else:
             yield
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Pool]:
+    """Processes that talk to each other, see `tests/support/ranks.py`."""
+    pool = Pool()
+    yield pool
+    pool.close()

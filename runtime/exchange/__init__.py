@@ -1,0 +1,1 @@
+"""What ranks send each other when the matrices that they step are sharded."""

@@ -1,0 +1,1 @@
+"""Products and orthogonal factors of matrices."""
