@@ -79,6 +79,24 @@ class Parameter:
     keyword_only: bool = False
 
 
+class Across(Enum):
+    """What an operator needs along a dimension of which no rank has all."""
+
+    ELEMENTWISE = "elementwise"  # an element of the result needs those at its own place
+    SUM = "sum"  # what each rank has of it is added
+    MEAN = "mean"  # added, and divided by the size of the whole
+    NORM = "norm"  # the squares are added
+    MAX = "max"  # the largest of all ranks is the largest
+    TRANSPOSE = "transpose"  # the result is cut along the same dimension
+    PRODUCT = "product"  # a sum over the inner dimension
+    WHOLE = "whole"  # any element may need every other
+    TOTAL = "total"  # a sum over all parameters as well
+
+
+REDUCTIONS = (Across.SUM, Across.MEAN, Across.NORM, Across.MAX)
+OF_MATRICES = (Across.TRANSPOSE, Across.PRODUCT, Across.WHOLE)
+
+
 class ShapeProblem(Exception):
     """The arguments' shapes do not fit: ``left`` and ``right`` are argument positions.
 
@@ -162,7 +180,7 @@ class Operator:
     """
 
     name: str
-    group: str
+    across: Across
     doc: str
     parameters: tuple[Parameter, ...]
     shape: ShapeRule
@@ -173,8 +191,6 @@ class Operator:
     symbol: str = ""
     commutative: bool = False
     boolean: bool = False
-    elementwise: bool = False
-    needs_matrix: bool = False
     internal: bool = False
     domain: str = "any"
     imports: tuple[str, ...] = field(default=())
@@ -182,6 +198,27 @@ class Operator:
     interval: Callable[..., Interval] = lambda *arguments: ANYTHING
     careful: str = ""
     is_plain: Callable[..., bool] = lambda *arguments: True
+
+    @property
+    def elementwise(self) -> bool:
+        return self.across is Across.ELEMENTWISE
+
+    @property
+    def reduces(self) -> bool:
+        """Whether an axis is an argument, along which it leaves one number."""
+        return self.across in REDUCTIONS
+
+    @property
+    def needs_matrix(self) -> bool:
+        """Whether it has no meaning for tensors of any shape."""
+        return self.across in OF_MATRICES
+
+    @property
+    def group(self) -> str:
+        """Below which heading the operator is listed."""
+        if self.across is Across.TOTAL:
+            return "across parameters"
+        return "reduction" if self.reduces else "matrix" if self.needs_matrix else "elementwise"
 
     @property
     def values(self) -> int:
@@ -371,32 +408,32 @@ METHODS = ("newton_schulz", "polar_express", "exact", "svd")
 
 def arithmetic(name: str, symbol: str, text: str, level: Level, doc: str, scalar: Any, **more: Any) -> Operator:
     return Operator(
-        name, "elementwise", doc, TWO, elementwise_shape, one(text, level), scalar, scalar,
-        symbol=symbol, elementwise=True, **more,
+        name, Across.ELEMENTWISE, doc, TWO, elementwise_shape, one(text, level), scalar, scalar,
+        symbol=symbol, **more,
     )  # fmt: skip
 
 
 def unary(name: str, doc: str, scalar: Any, interval: Any, **more: Any) -> Operator:
     return Operator(
-        name, "elementwise", doc, VALUE, elementwise_shape,
+        name, Across.ELEMENTWISE, doc, VALUE, elementwise_shape,
         {"S": Pattern(f"math.{name}({{0}})"), "T": Pattern(f"{{0:postfix}}.{name}()")},
-        numpy_function(name), scalar, Pattern(f"{{0:postfix}}.{name}_()"), elementwise=True, interval=interval, **more,
+        numpy_function(name), scalar, Pattern(f"{{0:postfix}}.{name}_()"), interval=interval, **more,
     )  # fmt: skip
 
 
 def comparison(name: str, symbol: str, numpy_name: str, scalar: Any) -> Operator:
     want = Want.ANY if symbol in ("==", "!=") else Want.VALUE
     return Operator(
-        name, "elementwise", f"{symbol} as true or false", (Parameter("x", want), Parameter("y", want)),
+        name, Across.ELEMENTWISE, f"{symbol} as true or false", (Parameter("x", want), Parameter("y", want)),
         elementwise_shape, one(f"{{0:bit_or}} {symbol} {{1:bit_or}}", Level.COMPARE),
-        numpy_function(numpy_name), scalar, symbol=symbol, boolean=True, elementwise=True,
+        numpy_function(numpy_name), scalar, symbol=symbol, boolean=True,
     )  # fmt: skip
 
 
-def reduction(name: str, doc: str, numpy_reduce: Callable[..., Any]) -> Operator:
+def reduction(name: str, across: Across, doc: str, numpy_reduce: Callable[..., Any]) -> Operator:
     """A reduction, which leaves a scalar as it is."""
     return Operator(
-        name, "reduction", doc, (*VALUE, PER), reduced_shape,
+        name, across, doc, (*VALUE, PER), reduced_shape,
         {"S": Pattern("{0}"), "T": Pattern(f"{{0:postfix}}.{name}(dim={{1}}, keepdim=True)")},
         reduced(numpy_reduce), lambda x, axis: x, cost=once_per_argument, interval=lambda x, axis: x,
     )  # fmt: skip
@@ -408,8 +445,7 @@ def matrix(
     """A whole-matrix operator, written as a call of the runtime's function of the same name."""
     holes = ", ".join(f"{{{index}}}" for index in range(len(parameters)))
     return Operator(
-        name, "matrix", doc, parameters, shape, one(f"{name}({holes})"), reference,
-        needs_matrix=True, imports=(name,), cost=cost,
+        name, Across.WHOLE, doc, parameters, shape, one(f"{name}({holes})"), reference, imports=(name,), cost=cost,
     )  # fmt: skip
 
 
@@ -449,12 +485,12 @@ ROWS = (
     arithmetic("div", "/", "{0:product} / {1:unary}", Level.PRODUCT, "quotient", ieee.divide,
                in_place=Pattern("{0:postfix}.div_({1})"), domain="nonzero", interval=intervals.divide,
                careful="divide", is_plain=lambda x, y: not y.has_zero),
-    Operator("pow", "elementwise", "power", TWO, elementwise_shape,
+    Operator("pow", Across.ELEMENTWISE, "power", TWO, elementwise_shape,
              {"SS": Pattern("{0:postfix} ** {1:unary}", Level.POWER), "*": Pattern("power({0}, {1})")},
-             reference_power, ieee.power, symbol="^", elementwise=True, domain="positive",
+             reference_power, ieee.power, symbol="^", domain="positive",
              imports=("power",), interval=intervals.power, careful="power", is_plain=is_plain_power),
-    Operator("neg", "elementwise", "negation", VALUE, elementwise_shape, one("-{0:unary}", Level.UNARY),
-             lambda x: -x, lambda x: -x, Pattern("{0:postfix}.neg_()"), symbol="-", elementwise=True,
+    Operator("neg", Across.ELEMENTWISE, "negation", VALUE, elementwise_shape, one("-{0:unary}", Level.UNARY),
+             lambda x: -x, lambda x: -x, Pattern("{0:postfix}.neg_()"), symbol="-",
              interval=intervals.negate),
     unary("sqrt", "square root", ieee.sqrt, intervals.sqrt, domain="positive",
           careful="sqrt", is_plain=lambda x: x.low >= 0),
@@ -462,34 +498,35 @@ ROWS = (
           careful="exp", is_plain=lambda x: intervals.exp(x).high < math.inf),
     unary("log", "natural logarithm", ieee.log, intervals.log, domain="positive",
           careful="log", is_plain=lambda x: x.low > 0),
-    Operator("abs", "elementwise", "absolute value", VALUE, elementwise_shape,
+    Operator("abs", Across.ELEMENTWISE, "absolute value", VALUE, elementwise_shape,
              {"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.abs()")}, numpy_function("abs"), abs,
-             Pattern("{0:postfix}.abs_()"), elementwise=True, interval=intervals.absolute),
-    Operator("sign", "elementwise", "-1, 0 or 1, and 0 for NaN", VALUE, elementwise_shape,
+             Pattern("{0:postfix}.abs_()"), interval=intervals.absolute),
+    Operator("sign", Across.ELEMENTWISE, "-1, 0 or 1, and 0 for NaN", VALUE, elementwise_shape,
              {"S": Pattern("ieee.sign({0})"), "T": Pattern("{0:postfix}.sign()")},
-             reference_sign, ieee.sign, Pattern("{0:postfix}.sign_()"), elementwise=True, interval=intervals.sign),
+             reference_sign, ieee.sign, Pattern("{0:postfix}.sign_()"), interval=intervals.sign),
     unary("tanh", "hyperbolic tangent", math.tanh, intervals.tanh),
     unary("cos", "cosine", ieee.cos, intervals.wave, careful="cos", is_plain=lambda x: not x.may_be_infinite),
     unary("sin", "sine", ieee.sin, intervals.wave, careful="sin", is_plain=lambda x: not x.may_be_infinite),
-    Operator("floor", "elementwise", "largest integer not above", VALUE, elementwise_shape,  # math.floor makes an int
-             {"S": Pattern("ieee.floor({0})"), "T": Pattern("{0:postfix}.floor()")},
-             numpy_function("floor"), ieee.floor, Pattern("{0:postfix}.floor_()"), elementwise=True,
+    Operator("floor", Across.ELEMENTWISE, "largest integer not above", VALUE, elementwise_shape,
+             {"S": Pattern("ieee.floor({0})"),  # math.floor makes an int
+              "T": Pattern("{0:postfix}.floor()")},
+             numpy_function("floor"), ieee.floor, Pattern("{0:postfix}.floor_()"),
              domain="rounding", interval=intervals.floor),
-    Operator("mod", "elementwise", "remainder with the sign of the divisor", TWO, elementwise_shape,
+    Operator("mod", Across.ELEMENTWISE, "remainder with the sign of the divisor", TWO, elementwise_shape,
              one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), ieee.remainder,
-             elementwise=True, domain="rounding", interval=intervals.remainder,
+             domain="rounding", interval=intervals.remainder,
              careful="remainder", is_plain=lambda x, y: not y.has_zero),
-    Operator("min", "elementwise", "the smaller of two", TWO, elementwise_shape,
+    Operator("min", Across.ELEMENTWISE, "the smaller of two", TWO, elementwise_shape,
              {"SS": Pattern("min({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(max={1})"),
               "ST": Pattern("{1:postfix}.clamp(max={0})"), "TT": Pattern("torch.minimum({0}, {1})")},
-             numpy_function("minimum"), ieee.minimum, Pattern("{0:postfix}.clamp_(max={1})"), elementwise=True,
+             numpy_function("minimum"), ieee.minimum, Pattern("{0:postfix}.clamp_(max={1})"),
              interval=intervals.minimum, careful="minimum", is_plain=has_no_nan),
-    Operator("max", "elementwise", "the larger of two", TWO, elementwise_shape,
+    Operator("max", Across.ELEMENTWISE, "the larger of two", TWO, elementwise_shape,
              {"SS": Pattern("max({0}, {1})"), "TS": Pattern("{0:postfix}.clamp(min={1})"),
               "ST": Pattern("{1:postfix}.clamp(min={0})"), "TT": Pattern("torch.maximum({0}, {1})")},
-             numpy_function("maximum"), ieee.maximum, Pattern("{0:postfix}.clamp_(min={1})"), elementwise=True,
+             numpy_function("maximum"), ieee.maximum, Pattern("{0:postfix}.clamp_(min={1})"),
              interval=intervals.maximum, careful="maximum", is_plain=has_no_nan),
-    Operator("clamp", "elementwise", "x limited to lo .. hi (hi wins where lo > hi)",
+    Operator("clamp", Across.ELEMENTWISE, "x limited to lo .. hi (hi wins where lo > hi)",
              (*VALUE, Parameter("lo", Want.VALUE), Parameter("hi", Want.VALUE)), elementwise_shape,
              {"SSS": Pattern("min(max({0}, {1}), {2})"), "TSS": Pattern("{0:postfix}.clamp({1}, {2})"),
               "TTT": Pattern("{0:postfix}.clamp({1}, {2})"),
@@ -498,7 +535,7 @@ ROWS = (
               "SST": Pattern("{2:postfix}.clamp(max=ieee.maximum({0}, {1}))"),
               "STS": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})"),
               "STT": Pattern("{1:postfix}.clamp(min={0}).clamp(max={2})")},
-             lambda x, lo, hi: lazy_numpy().minimum(lazy_numpy().maximum(x, lo), hi), ieee.clamp, elementwise=True,
+             lambda x, lo, hi: lazy_numpy().minimum(lazy_numpy().maximum(x, lo), hi), ieee.clamp,
              interval=intervals.clamp, careful="clamp", is_plain=has_no_nan),
     comparison("lt", "<", "less", lambda x, y: x < y),
     comparison("le", "<=", "less_equal", lambda x, y: x <= y),
@@ -506,34 +543,36 @@ ROWS = (
     comparison("ge", ">=", "greater_equal", lambda x, y: x >= y),
     comparison("eq", "==", "equal", lambda x, y: x == y),
     comparison("ne", "!=", "not_equal", lambda x, y: x != y),
-    Operator("and", "elementwise", "both", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+    Operator("and", Across.ELEMENTWISE, "both", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
              elementwise_shape, {"SS": Pattern("{0:and} and {1:not}", Level.AND),
                                  "*": Pattern("{0:bit_and} & {1:sum}", Level.BIT_AND)},
-             numpy_function("logical_and"), lambda x, y: x and y, symbol="and", boolean=True, elementwise=True),
-    Operator("or", "elementwise", "either", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+             numpy_function("logical_and"), lambda x, y: x and y, symbol="and", boolean=True),
+    Operator("or", Across.ELEMENTWISE, "either", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
              elementwise_shape, {"SS": Pattern("{0:or} or {1:and}", Level.OR),
                                  "*": Pattern("{0:bit_or} | {1:bit_and}", Level.BIT_OR)},
-             numpy_function("logical_or"), lambda x, y: x or y, symbol="or", boolean=True, elementwise=True),
-    Operator("not", "elementwise", "the opposite", (Parameter("x", Want.BOOLEAN),), elementwise_shape,
+             numpy_function("logical_or"), lambda x, y: x or y, symbol="or", boolean=True),
+    Operator("not", Across.ELEMENTWISE, "the opposite", (Parameter("x", Want.BOOLEAN),), elementwise_shape,
              {"S": Pattern("not {0:not}", Level.NOT), "T": Pattern("~{0:unary}", Level.UNARY)},
-             numpy_function("logical_not"), lambda x: not x, symbol="not", boolean=True, elementwise=True),
-    reduction("sum", "sum over the whole parameter, or per row or col", lambda np, x, axis: x.sum(axis, keepdims=True)),
-    reduction("mean", "mean", lambda np, x, axis: x.mean(axis, keepdims=True)),
+             numpy_function("logical_not"), lambda x: not x, symbol="not", boolean=True),
+    reduction("sum", Across.SUM, "sum over the whole parameter, or per row or col",
+              lambda np, x, axis: x.sum(axis, keepdims=True)),
+    reduction("mean", Across.MEAN, "mean", lambda np, x, axis: x.mean(axis, keepdims=True)),
     replace(
-        reduction("norm", "Euclidean (Frobenius) norm", lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True))),
+        reduction("norm", Across.NORM, "Euclidean (Frobenius) norm",
+                  lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True))),
         torch={"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.norm(dim={1}, keepdim=True)")},
         scalar=lambda x, axis: abs(x), interval=lambda x, axis: intervals.absolute(x)),
-    Operator("dot", "reduction", "inner product", (*TWO, PER), reduced_shape,
+    Operator("dot", Across.SUM, "inner product", (*TWO, PER), reduced_shape,
              {"SS": Pattern("{0:product} * {1:unary}", Level.PRODUCT),
               "*": Pattern("({0:product} * {1:unary}).sum(dim={2}, keepdim=True)")},
              reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
              commutative=True, cost=once_per_argument, interval=lambda x, y, axis: intervals.multiply(x, y)),
-    reduction("amax", "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
-    Operator("matmul", "matrix", "matrix product", (Parameter("x", Want.MATRIX), Parameter("y", Want.MATRIX)),
+    reduction("amax", Across.MAX, "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
+    Operator("matmul", Across.PRODUCT, "matrix product", (Parameter("x", Want.MATRIX), Parameter("y", Want.MATRIX)),
              product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
-             symbol="@", needs_matrix=True, cost=product_cost),
-    Operator("transpose", "matrix", "transpose", (Parameter("x", Want.MATRIX),), swapped_shape,
-             one("{0:postfix}.mT"), lambda x: x.T, symbol="'", needs_matrix=True, cost=no_cost),
+             symbol="@", cost=product_cost),
+    Operator("transpose", Across.TRANSPOSE, "transpose", (Parameter("x", Want.MATRIX),), swapped_shape,
+             one("{0:postfix}.mT"), lambda x: x.T, symbol="'", cost=no_cost),
     matrix("trace", "sum of the diagonal", (GRAM,), scalar_shape, lambda s: s.trace().reshape(1, 1), diagonal_cost),
     matrix("det", "determinant", (GRAM,), scalar_shape, lambda s: lazy_numpy().linalg.det(s).reshape(1, 1),
            cubic_cost(2 / 3)),
@@ -550,18 +589,18 @@ ROWS = (
            reference_eigenbasis, cubic_cost(9)),
     matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), square_shape,
            reference_qr, cubic_cost(8 / 3)),
-    Operator("total", "across parameters", "sum of a scalar over every parameter that has a gradient",
+    Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient",
              (Parameter("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
     # Written by passes only
-    Operator("square", "elementwise", "x^2", VALUE, elementwise_shape,
+    Operator("square", Across.ELEMENTWISE, "x^2", VALUE, elementwise_shape,
              {"S": Pattern("{0:product} * {0:unary}", Level.PRODUCT), "T": Pattern("{0:postfix}.square()")},
-             ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), elementwise=True, internal=True,
+             ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), internal=True,
              interval=intervals.square),
-    Operator("lerp", "elementwise", "x + w * (y - x)", (*TWO, Parameter("w", Want.VALUE)), elementwise_shape,
+    Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Parameter("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
-             Pattern("{0:postfix}.lerp_({1}, {2})"), elementwise=True, internal=True),
-    Operator("fill", "elementwise", "x as a tensor of the shape that is asked for", VALUE, elementwise_shape,
-             {}, lambda x: x, elementwise=True, internal=True),
+             Pattern("{0:postfix}.lerp_({1}, {2})"), internal=True),
+    Operator("fill", Across.ELEMENTWISE, "x as a tensor of the shape that is asked for", VALUE, elementwise_shape,
+             {}, lambda x: x, internal=True),
 )  # fmt: skip
 
 

@@ -1,0 +1,92 @@
+"""The tensors of a function and what each is made of: names resolved, equal ones found once.
+
+Numbers of Python are known wherever they are needed and take no part. So do tensors that are made of them alone: each
+place that reads one has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import Phase, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """The expression that makes it, the values which that reads, and its name if it has one."""
+
+    expr: ir.Expr
+    reads: tuple[int, ...]
+    name: str
+
+    @property
+    def shape(self) -> Shape:
+        assert self.expr.type.shape is not None
+        return self.expr.type.shape
+
+    @property
+    def is_constant(self) -> bool:
+        """Made of numbers alone."""
+        return not self.reads and not isinstance(self.expr, ir.Input)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataflow:
+    """The values of a function, each after all that it reads, and which of them is each output."""
+
+    values: tuple[Tensor, ...]
+    outputs: Mapping[str, int]
+
+
+def dataflow_of(function: ir.Function) -> Dataflow:
+    """The values that the outputs of a function need."""
+    walk = Walk(function)
+    outputs = {output.name: walk.number(output.value) for output in function.outputs}
+    return Dataflow(tuple(walk.values), outputs)
+
+
+class Walk:
+    """A walk over a function, from its outputs to its inputs."""
+
+    def __init__(self, function: ir.Function) -> None:
+        self.equations = {equation.name: equation.value for equation in function.equations}
+        self.values: list[Tensor] = []
+        self.named: dict[str, int] = {}
+        self.known: dict[object, int] = {}
+
+    def number(self, expr: ir.Expr, name: str = "") -> int:
+        """The number of the expression's value, which is a new one unless an equal one has been seen."""
+        if isinstance(expr, ir.Ref):
+            return self._named(expr.name)
+        reads = tuple([self.number(each) for each in operands(expr) if each.type.phase is Phase.STREAM])
+        is_constant = not reads and not isinstance(expr, ir.Input)
+        key = len(self.values) if is_constant else self._key(expr, reads)
+        if key not in self.known:
+            self.known[key] = len(self.values)
+            self.values.append(Tensor(expr, reads, expr.name if isinstance(expr, ir.Input) else name))
+        return self.known[key]
+
+    def _named(self, name: str) -> int:
+        if name in self.named:
+            return self.named[name]
+        number = self.number(self.equations[name], name)
+        if not self.values[number].is_constant:
+            self.named[name] = number
+        return number
+
+    def _key(self, expr: ir.Expr, reads: tuple[int, ...]) -> object:
+        """What an equal expression of equal values has as well; what stands in the place of a value does not count."""
+        if isinstance(expr, ir.Input):
+            return expr.key
+        head = expr.operator if isinstance(expr, ir.Apply) else type(expr)
+        numbers = tuple([each if each.type.is_scalar_phase else None for each in ir.children(expr)])
+        return head, numbers, reads, expr.type
+
+
+def operands(expr: ir.Expr) -> tuple[ir.Expr, ...]:
+    """What a tensor is made of; the condition of a choice that Python makes is none of it."""
+    if isinstance(expr, ir.Select) and expr.condition.type.is_scalar_phase:
+        return expr.then, expr.otherwise
+    return ir.children(expr)
