@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lark import Token
 
-from optforge.dsl import errors
-from optforge.dsl.ast import Comment
+from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.grammar import end_of, make_token, start_of
 from optforge.dsl.source import Source, Span
@@ -33,7 +32,7 @@ class Layout:
     def __init__(self, source: Source, report: Report) -> None:
         self.source = source
         self.report = report
-        self.comments: list[Comment] = []
+        self.comments: list[ast.Comment] = []
         self.brackets: list[Token] = []
         self.line_start = True
         self.misplaced: set[int] = set()
@@ -94,7 +93,7 @@ class Layout:
 
     def _collect_comment(self, token: Token) -> None:
         span = Span(self.source, start_of(token), end_of(token))
-        self.comments.append(Comment(token.rstrip(), self.line_start, span=span))
+        self.comments.append(ast.Comment(token.rstrip(), self.line_start, span=span))
 
     def _track_bracket(self, token: Token) -> Token:
         if token.type == "LPAR":

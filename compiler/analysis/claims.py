@@ -79,7 +79,7 @@ class Subject:
     def hypers(self) -> tuple[ir.Hyper, ...]:
         """The hypers that the rule reads; those without a default, which a run needs in any case, are among them."""
         inputs = (node for function in self.watched.functions for node in inputs_of(function))
-        read = {node.name for node in inputs if node.source is ir.Source.HYPER}
+        read = {node.name for node in inputs if node.source is ir.InputSource.HYPER}
         return tuple(each for each in self.declaration.hypers if each.name in read or each.default is None)
 
 

@@ -62,7 +62,9 @@ def decide_cost(question: Question) -> Verdict:
 def constants_as_one(expr: ir.Expr) -> ir.Expr:
     """Hyperparameters do not grow with the shape."""
     return ir.transform(
-        lambda node: ir.Literal(1.0, "1") if isinstance(node, ir.Input) and node.source is ir.Source.HYPER else node,
+        lambda node: (
+            ir.Literal(1.0, "1") if isinstance(node, ir.Input) and node.source is ir.InputSource.HYPER else node
+        ),
         expr,
     )
 
@@ -95,7 +97,7 @@ def setting_value(expr: ir.Expr, declaration: ir.Declaration) -> ir.Value | None
     """The value of a setting such as a number of iterations: a literal, or a hyper's default."""
     if isinstance(expr, ir.Literal):
         return expr.value
-    if not isinstance(expr, ir.Input) or expr.source is not ir.Source.HYPER:
+    if not isinstance(expr, ir.Input) or expr.source is not ir.InputSource.HYPER:
         return None
     return next(
         (hyper.default.value for hyper in declaration.hypers if hyper.name == expr.name and hyper.default), None

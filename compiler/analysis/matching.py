@@ -167,7 +167,7 @@ def output_forms(
 
 def numeric_hypers(function: ir.Function) -> list[str]:
     nodes = [node for node in ir.nodes(function) if isinstance(node, ir.Input)]
-    return list(dict.fromkeys(n.name for n in nodes if n.source is ir.Source.HYPER and n.type.kind is Kind.NUMBER))
+    return list(dict.fromkeys(n.name for n in nodes if n.source is ir.InputSource.HYPER and n.type.kind is Kind.NUMBER))
 
 
 def fitted(

@@ -13,7 +13,7 @@ from optforge.compiler.analysis.normal_form import Atom, Former, Sum, TooLarge, 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 
-OPEN = (ir.Source.STEP, ir.Source.ARGUMENT, ir.Source.COMBINED)  # what may differ between two calls
+OPEN = (ir.InputSource.STEP, ir.InputSource.ARGUMENT, ir.InputSource.COMBINED)  # what may differ between two calls
 WEIGHT = single(named_atom("stream weight", False))
 
 
@@ -51,7 +51,7 @@ def after(first: ir.Function, second: ir.Function) -> ir.Function:
 
     def fed(node: ir.Expr) -> ir.Expr:
         is_left = isinstance(node, ir.Input) and node.name in left
-        return left[node.name] if is_left and node.source in (ir.Source.STREAM, ir.Source.MEMORY) else node  # type: ignore[union-attr]
+        return left[node.name] if is_left and node.source in (ir.InputSource.STREAM, ir.InputSource.MEMORY) else node  # type: ignore[union-attr]
 
     before = [replace(each, name=f"first {each.name}", value=renamed(each.value)) for each in first.equations]
     whole = ir.map_expressions(lambda expr: ir.transform(fed, expr), second)

@@ -58,14 +58,14 @@ def decay_of(term: ir.Expr) -> str | None:
     if not isinstance(term, ir.Apply) or term.operator != "mul":
         return None
     sources = {each.source: each.name for each in term.arguments if isinstance(each, ir.Input)}
-    return sources.get(ir.Source.HYPER) if ir.Source.MEMORY in sources else None
+    return sources.get(ir.InputSource.HYPER) if ir.InputSource.MEMORY in sources else None
 
 
 def is_direction(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> bool:
     """Whether the gradient is a factor of the value, or of a term of it, and once only."""
     match expr:
         case ir.Input():
-            return expr.name == "grad" and expr.source is ir.Source.STREAM
+            return expr.name == "grad" and expr.source is ir.InputSource.STREAM
         case ir.Ref():
             return is_direction(values[expr.name], values)
         case ir.Select():

@@ -197,9 +197,9 @@ class Former:
             case ir.Literal():
                 return literal_form(expr)
             case ir.Input(name=name, source=source):
-                if source is ir.Source.HYPER and name in self.known:
+                if source is ir.InputSource.HYPER and name in self.known:
                     return self.known[name]
-                shown = self.memories.get(name, name) if source is ir.Source.MEMORY else name
+                shown = self.memories.get(name, name) if source is ir.InputSource.MEMORY else name
                 return single(named_atom(f"{source.value} {shown}", expr.type.is_scalar_phase))
             case ir.Ref(name=name):
                 if name in self.kept:

@@ -33,7 +33,7 @@ def _products(function: ir.Function) -> Iterator[Counter[str]]:
     stack = list(ir.values(function))
     while stack:
         factors, divisors = _split(stack.pop())
-        hypers = [f.name for f in factors if isinstance(f, ir.Input) and f.source is ir.Source.HYPER]
+        hypers = [f.name for f in factors if isinstance(f, ir.Input) and f.source is ir.InputSource.HYPER]
         yield Counter(hypers)
         stack.extend(divisors)
         stack.extend(child for factor in factors for child in ir.children(factor))

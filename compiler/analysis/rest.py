@@ -19,7 +19,7 @@ OF_FIRST = {
 OF_ANY = {"mul", "matmul", "dot"}
 OF_ALL = {"add", "sub", "min", "max"}
 OF_POSITIVE = {"add", "mul", "div", "sqrt", "pow", "min"}  # positive where all arguments are
-POSITIVE = (ir.Source.STEP, ir.Source.DIMENSION)
+POSITIVE = (ir.InputSource.STEP, ir.InputSource.DIMENSION)
 
 
 def keeps_zero(rule: ir.Rule) -> bool:
@@ -30,7 +30,7 @@ def keeps_zero(rule: ir.Rule) -> bool:
     first = Values(rule.initial, {ir.WEIGHT}) if rule.initial else None
     zeros = {m.name for m in rule.memories if first is None or first.starts_at_zero(m.name)}
     while True:
-        step = Values(rule.update, {ir.WEIGHT, *((ir.Source.MEMORY, name) for name in zeros)})
+        step = Values(rule.update, {ir.WEIGHT, *((ir.InputSource.MEMORY, name) for name in zeros)})
         kept = {name for name in zeros if name not in step.outputs or step.is_zero(step.outputs[name])}
         if kept == zeros:
             return step.is_zero(step.outputs["weight"])
@@ -39,7 +39,7 @@ def keeps_zero(rule: ir.Rule) -> bool:
 
 def moves_at_rest(rule: ir.Rule) -> bool:
     """Whether a step with lr = 0 may change the weight, be it by rounding."""
-    step = Values(rule.update, {(ir.Source.HYPER, "lr")})
+    step = Values(rule.update, {(ir.InputSource.HYPER, "lr")})
     return not step.is_weight(step.outputs["weight"])
 
 

@@ -61,7 +61,7 @@ class Numbering:
 class Facts:
     """Bounds of expressions, and pairs of them of which one is smaller than the other; never changed once made."""
 
-    inputs: Mapping[ir.Source, Interval]  # what is known of inputs of which no condition speaks
+    inputs: Mapping[ir.InputSource, Interval]  # what is known of inputs of which no condition speaks
 
     def __init__(self, equations: Mapping[str, ir.Expr], given: tuple[ir.Expr, ...] = ()) -> None:
         self.equations = equations
@@ -201,10 +201,10 @@ class Facts:
 
 
 # A runtime refuses hypers that are NaN; it counts from 1, and no tensor is empty.
-INPUTS: Mapping[ir.Source, Interval] = {
-    ir.Source.STEP: COUNT,
-    ir.Source.DIMENSION: COUNT,
-    ir.Source.HYPER: replace(ANYTHING, has_nan=False),
+INPUTS: Mapping[ir.InputSource, Interval] = {
+    ir.InputSource.STEP: COUNT,
+    ir.InputSource.DIMENSION: COUNT,
+    ir.InputSource.HYPER: replace(ANYTHING, has_nan=False),
 }
 
 

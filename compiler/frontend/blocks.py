@@ -96,7 +96,7 @@ class Machine:
         if text == "super":
             return self.super_value(name, definition, binding, path)
         if text in self.arguments:
-            return ir.Input(text, ir.Source.ARGUMENT)
+            return ir.Input(text, ir.InputSource.ARGUMENT)
         if text in self.block.bindings:
             return ir.Ref(text)
         found = universal(name) or self.hypers.get(text)

@@ -12,11 +12,11 @@ CLAIM_FORMS = {"scale_free": "grad", "cost": "...", "state": "...", "orthogonal"
 
 
 UNIVERSAL: dict[str, ir.Expr] = {
-    "grad": ir.Input("grad", ir.Source.STREAM),
-    "weight": ir.Input("weight", ir.Source.STREAM),
-    "t": ir.Input("t", ir.Source.STEP),
-    "rows": ir.Input("rows", ir.Source.DIMENSION),
-    "cols": ir.Input("cols", ir.Source.DIMENSION),
+    "grad": ir.Input("grad", ir.InputSource.STREAM),
+    "weight": ir.Input("weight", ir.InputSource.STREAM),
+    "t": ir.Input("t", ir.InputSource.STEP),
+    "rows": ir.Input("rows", ir.InputSource.DIMENSION),
+    "cols": ir.Input("cols", ir.InputSource.DIMENSION),
     "pi": ir.Literal(3.141592653589793, "pi"),
     "row": ir.Literal("row", "row"),
     "col": ir.Literal("col", "col"),

@@ -19,7 +19,7 @@ from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
 from optforge.compiler.frontend.scopes import Scope, prelude
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, literal, number
-from optforge.compiler.ir.operators import BINARY, CALLABLE, UNARY, Operator, Parameter, Want
+from optforge.compiler.ir.operators import BINARY, CALLABLE, UNARY, Formal, Operator, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
@@ -203,7 +203,7 @@ class Place:
         return ir.Apply(operator.name, tuple(arguments), span=node.span)
 
     def _match_arguments(
-        self, node: ast.Call, parameters: tuple[Parameter, ...], signature: str
+        self, node: ast.Call, parameters: tuple[Formal, ...], signature: str
     ) -> dict[str, ast.Expression] | None:
         """Arguments by parameter name, or None after reporting what does not fit."""
         name = node.function.name
@@ -233,7 +233,7 @@ class Place:
         if not self.memory:
             self.report(errors.not_available("prev", self.what, node.function.span))
             return number("0", node.span)
-        parameters = (Parameter("x", Want.VALUE), Parameter("init", Want.VALUE, "0"))
+        parameters = (Formal("x", Want.VALUE), Formal("init", Want.VALUE, "0"))
         given = self._match_arguments(node, parameters, "prev(x, init=0)")
         x = given["x"] if given else None
         if not isinstance(x, ast.Name):
@@ -246,7 +246,9 @@ class Place:
             self.equations.define(name, stream, node.span)
             stream = ir.Ref(name, span=stream.span)
         initial = self.expression(given["init"]) if given and "init" in given else number("0", node.span)
-        if isinstance(stream, ir.Latest) or (isinstance(stream, ir.Input) and stream.source is not ir.Source.STREAM):
+        if isinstance(stream, ir.Latest) or (
+            isinstance(stream, ir.Input) and stream.source is not ir.InputSource.STREAM
+        ):
             self.report(errors.prev_needs_name(x.span, x.name))
             return number("0", node.span)
         return ir.Prev(stream, initial, self.binding, x.name if self.inner else "", span=node.span)
@@ -260,7 +262,7 @@ class Place:
                 self.report(errors.recursion(cycle, node.function.span))
             return number("0", node.span)
         parameters = tuple(
-            Parameter(parameter.name.name, Want.ANY, "default" if parameter.default else None)
+            Formal(parameter.name.name, Want.ANY, "default" if parameter.default else None)
             for parameter in function.parameters
         )
         given = self._match_arguments(node, parameters, shown_signature(function))

@@ -37,7 +37,7 @@ def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) 
     for name, (node, _) in declared.items():
         require_usable_name(node.name, "hyperparameter", report)
         hypers.visible[name] = resolve_hyper(name, node, report)
-        hypers.values[name] = ir.Input(name, ir.Source.HYPER, span=node.name.span)
+        hypers.values[name] = ir.Input(name, ir.InputSource.HYPER, span=node.name.span)
     for name, (node, scope) in declared.items():
         add_requirement(name, node, scope, hypers.values, hypers.requirements, report)
     return hypers
@@ -148,7 +148,7 @@ def delegate_hypers(
             inner.values[name] = bound[name]
         else:
             visible = f"{rule.words[0]}_{name}"
-            inner.values[name] = ir.Input(visible, ir.Source.HYPER, span=declared.name.span)
+            inner.values[name] = ir.Input(visible, ir.InputSource.HYPER, span=declared.name.span)
             inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
     for name, (declared, declared_scope) in flat.hypers.items():
         add_requirement(name, declared, declared_scope, inner.values, inner.requirements, report)
@@ -196,7 +196,7 @@ def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers, node: ast.D
         for rule in rules
         for function in (rule.step, *(event.function for event in rule.events))
         for node in ir.nodes(function)
-        if isinstance(node, ir.Input) and node.source is ir.Source.HYPER
+        if isinstance(node, ir.Input) and node.source is ir.InputSource.HYPER
     }
     for condition, requirement in inner.requirements.items():
         names = {n.name for n in ir.walk(condition) if isinstance(n, ir.Input)}

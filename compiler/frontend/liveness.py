@@ -68,7 +68,7 @@ def streams_read(owner: str, expr: ir.Expr) -> set[Read]:
     for node in ir.walk(expr):
         if isinstance(node, ir.Latest):
             found.add(node.stream)
-        elif isinstance(node, ir.Input) and node.source in (ir.Source.MEMORY, ir.Source.COMBINED):
+        elif isinstance(node, ir.Input) and node.source in (ir.InputSource.MEMORY, ir.InputSource.COMBINED):
             found.add(node.key)
     return found
 
@@ -77,4 +77,4 @@ def read_hypers(raw: RawRule) -> set[str]:
     """The hypers that the equations, results and claims of a rule read, whether they come to anything or not."""
     nodes = [node for claim in raw.claims for node in ir.walk(claim.promise)]
     nodes += [node for function in raw_machines(raw).values() for node in ir.nodes(function)]
-    return {node.name for node in nodes if isinstance(node, ir.Input) and node.source is ir.Source.HYPER}
+    return {node.name for node in nodes if isinstance(node, ir.Input) and node.source is ir.InputSource.HYPER}

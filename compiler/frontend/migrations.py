@@ -36,13 +36,13 @@ def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Re
         if name.name in hypers:
             return hypers[name.name]
         require_usable_name(ast.Identifier(name.name, span=name.span), "value", report)
-        return ir.Input(name.name, ir.Source.MEMORY)
+        return ir.Input(name.name, ir.InputSource.MEMORY)
 
     found = []
     for each in past:
         node = each.node.value
         if isinstance(node, ast.Text):  # a memory whose name is no name of the language, such as "u.s"
-            value: ir.Expr = ir.Input(node.value, ir.Source.MEMORY, span=node.span)
+            value: ir.Expr = ir.Input(node.value, ir.InputSource.MEMORY, span=node.span)
         else:
             value = past_value(node, each.scope, lookup, report)
         found.append(RawWas(each.node.target.name, value, each.node.span, each.is_inherited))
@@ -59,7 +59,7 @@ def resolve_hyper_past(hypers: Mapping[str, tuple[ast.Hyper, Scope]], report: Re
             report(errors.not_available(name.name, "what a hyperparameter was", name.span))
             return UNIVERSAL["pi"]
         require_usable_name(ast.Identifier(name.name, span=name.span), "hyperparameter", report)
-        return ir.Input(name.name, ir.Source.HYPER)
+        return ir.Input(name.name, ir.InputSource.HYPER)
 
     found = []
     for name, (node, scope) in hypers.items():
@@ -78,7 +78,7 @@ def used_hyper_past(
     """What the hypers of a used optimizer were, by the names that they and the older ones have outside of it."""
 
     def shown(expr: ir.Expr) -> ir.Expr:
-        if isinstance(expr, ir.Input) and expr.source is ir.Source.HYPER:
+        if isinstance(expr, ir.Input) and expr.source is ir.InputSource.HYPER:
             return replace(expr, name=f"{word}_{expr.name}")
         return ir.map_children(shown, expr)
 

@@ -380,5 +380,5 @@ def require_inputs(
     promises = (claim.promise for claim in claims if claim.form == "comparison")
     for value in (*ir.values(function), *promises):
         for node in ir.walk(value):
-            if isinstance(node, ir.Input) and node.source is not ir.Source.HYPER and node.name not in allowed:
+            if isinstance(node, ir.Input) and node.source is not ir.InputSource.HYPER and node.name not in allowed:
                 report(errors.not_available(node.name, place, node.span))

@@ -65,4 +65,4 @@ def hypers_read(rule: RawRule) -> set[str]:
 
 
 def hypers_in(value: ir.Expr) -> set[str]:
-    return {n.name for n in ir.walk(value) if isinstance(n, ir.Input) and n.source is ir.Source.HYPER}
+    return {n.name for n in ir.walk(value) if isinstance(n, ir.Input) and n.source is ir.InputSource.HYPER}

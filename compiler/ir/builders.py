@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import Parameter, Want
+from optforge.compiler.ir.operators import Formal, Want
 from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
 from optforge.dsl import ast
 from optforge.dsl.source import Span
@@ -19,7 +19,7 @@ def constant_value(node: ast.Expression) -> float | None:
     return None
 
 
-def default_of(parameter: Parameter, span: Span) -> ir.Expr:
+def default_of(parameter: Formal, span: Span) -> ir.Expr:
     """The node of the value that an operator's parameter has where it is not given."""
     spelling = parameter.default or "0"
     match parameter.want:

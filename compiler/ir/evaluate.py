@@ -14,7 +14,7 @@ def evaluate_constant(expr: ir.Expr, hypers: Mapping[str, ir.Value]) -> ir.Value
     match expr:
         case ir.Literal(value=value):
             return value
-        case ir.Input(name=name, source=ir.Source.HYPER):
+        case ir.Input(name=name, source=ir.InputSource.HYPER):
             return hypers.get(name)
         case ir.Select(condition=condition, then=then, otherwise=otherwise):
             choice = evaluate_constant(condition, hypers)

@@ -39,7 +39,7 @@ class Literal(Node):
     spelling: str
 
 
-class Source(Enum):
+class InputSource(Enum):
     """Where the value of an input comes from."""
 
     STREAM = "stream"  # grad and weight: tensors of this step
@@ -51,15 +51,15 @@ class Source(Enum):
     COMBINED = "combined"  # what a collective of an earlier stage has made
 
 
-Key: TypeAlias = tuple[Source, str]
-WEIGHT: Key = (Source.STREAM, "weight")
-GRAD: Key = (Source.STREAM, "grad")
-STEP: Key = (Source.STEP, "t")
+Key: TypeAlias = tuple[InputSource, str]
+WEIGHT: Key = (InputSource.STREAM, "weight")
+GRAD: Key = (InputSource.STREAM, "grad")
+STEP: Key = (InputSource.STEP, "t")
 
 
 def stored(name: str) -> Key:
     """The tensor of that name among those that are kept for a parameter: weight and gradient, else a memory."""
-    return {"weight": WEIGHT, "grad": GRAD}.get(name, (Source.MEMORY, name))
+    return {"weight": WEIGHT, "grad": GRAD}.get(name, (InputSource.MEMORY, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Input(Node):
     """A value that comes from outside of the function; inputs of one name from two sources are two inputs."""
 
     name: str
-    source: Source
+    source: InputSource
 
     @property
     def key(self) -> Key:

@@ -69,8 +69,8 @@ class Want(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
-    """``default`` is the spelling of a literal; None for a required argument."""
+class Formal:
+    """A formal parameter; ``default`` is the spelling of a literal, None for a required argument."""
 
     name: str
     want: Want
@@ -182,7 +182,7 @@ class Operator:
     name: str
     across: Across
     doc: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Formal, ...]
     shape: ShapeRule
     torch: Mapping[str, Pattern]
     reference: Callable[..., Any]
@@ -400,9 +400,9 @@ def one(text: str, level: Level = Level.POSTFIX) -> dict[str, Pattern]:
     return {"*": Pattern(text, level)}
 
 
-VALUE = (Parameter("x", Want.VALUE),)
-TWO = (Parameter("x", Want.VALUE), Parameter("y", Want.VALUE))
-PER = Parameter("per", Want.AXIS, "all", keyword_only=True)
+VALUE = (Formal("x", Want.VALUE),)
+TWO = (Formal("x", Want.VALUE), Formal("y", Want.VALUE))
+PER = Formal("per", Want.AXIS, "all", keyword_only=True)
 METHODS = ("newton_schulz", "polar_express", "exact", "svd")
 
 
@@ -424,7 +424,7 @@ def unary(name: str, doc: str, scalar: Any, interval: Any, **more: Any) -> Opera
 def comparison(name: str, symbol: str, numpy_name: str, scalar: Any) -> Operator:
     want = Want.ANY if symbol in ("==", "!=") else Want.VALUE
     return Operator(
-        name, Across.ELEMENTWISE, f"{symbol} as true or false", (Parameter("x", want), Parameter("y", want)),
+        name, Across.ELEMENTWISE, f"{symbol} as true or false", (Formal("x", want), Formal("y", want)),
         elementwise_shape, one(f"{{0:bit_or}} {symbol} {{1:bit_or}}", Level.COMPARE),
         numpy_function(numpy_name), scalar, symbol=symbol, boolean=True,
     )  # fmt: skip
@@ -440,7 +440,7 @@ def reduction(name: str, across: Across, doc: str, numpy_reduce: Callable[..., A
 
 
 def matrix(
-    name: str, doc: str, parameters: tuple[Parameter, ...], shape: ShapeRule, reference: Any, cost: CostRule
+    name: str, doc: str, parameters: tuple[Formal, ...], shape: ShapeRule, reference: Any, cost: CostRule
 ) -> Operator:
     """A whole-matrix operator, written as a call of the runtime's function of the same name."""
     holes = ", ".join(f"{{{index}}}" for index in range(len(parameters)))
@@ -459,7 +459,7 @@ def reference_sign(x: Any) -> Any:
     return (x > 0) * 1.0 - (x < 0) * 1.0
 
 
-GRAM = Parameter("s", Want.GRAM)
+GRAM = Formal("s", Want.GRAM)
 
 
 def has_no_nan(*arguments: Interval) -> bool:
@@ -527,7 +527,7 @@ ROWS = (
              numpy_function("maximum"), ieee.maximum, Pattern("{0:postfix}.clamp_(min={1})"),
              interval=intervals.maximum, careful="maximum", is_plain=has_no_nan),
     Operator("clamp", Across.ELEMENTWISE, "x limited to lo .. hi (hi wins where lo > hi)",
-             (*VALUE, Parameter("lo", Want.VALUE), Parameter("hi", Want.VALUE)), elementwise_shape,
+             (*VALUE, Formal("lo", Want.VALUE), Formal("hi", Want.VALUE)), elementwise_shape,
              {"SSS": Pattern("min(max({0}, {1}), {2})"), "TSS": Pattern("{0:postfix}.clamp({1}, {2})"),
               "TTT": Pattern("{0:postfix}.clamp({1}, {2})"),
               "TST": Pattern("{0:postfix}.clamp(min={1}).clamp(max={2})"),
@@ -543,15 +543,15 @@ ROWS = (
     comparison("ge", ">=", "greater_equal", lambda x, y: x >= y),
     comparison("eq", "==", "equal", lambda x, y: x == y),
     comparison("ne", "!=", "not_equal", lambda x, y: x != y),
-    Operator("and", Across.ELEMENTWISE, "both", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+    Operator("and", Across.ELEMENTWISE, "both", (Formal("x", Want.BOOLEAN), Formal("y", Want.BOOLEAN)),
              elementwise_shape, {"SS": Pattern("{0:and} and {1:not}", Level.AND),
                                  "*": Pattern("{0:bit_and} & {1:sum}", Level.BIT_AND)},
              numpy_function("logical_and"), lambda x, y: x and y, symbol="and", boolean=True),
-    Operator("or", Across.ELEMENTWISE, "either", (Parameter("x", Want.BOOLEAN), Parameter("y", Want.BOOLEAN)),
+    Operator("or", Across.ELEMENTWISE, "either", (Formal("x", Want.BOOLEAN), Formal("y", Want.BOOLEAN)),
              elementwise_shape, {"SS": Pattern("{0:or} or {1:and}", Level.OR),
                                  "*": Pattern("{0:bit_or} | {1:bit_and}", Level.BIT_OR)},
              numpy_function("logical_or"), lambda x, y: x or y, symbol="or", boolean=True),
-    Operator("not", Across.ELEMENTWISE, "the opposite", (Parameter("x", Want.BOOLEAN),), elementwise_shape,
+    Operator("not", Across.ELEMENTWISE, "the opposite", (Formal("x", Want.BOOLEAN),), elementwise_shape,
              {"S": Pattern("not {0:not}", Level.NOT), "T": Pattern("~{0:unary}", Level.UNARY)},
              numpy_function("logical_not"), lambda x: not x, symbol="not", boolean=True),
     reduction("sum", Across.SUM, "sum over the whole parameter, or per row or col",
@@ -568,10 +568,10 @@ ROWS = (
              reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
              commutative=True, cost=once_per_argument, interval=lambda x, y, axis: intervals.multiply(x, y)),
     reduction("amax", Across.MAX, "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
-    Operator("matmul", Across.PRODUCT, "matrix product", (Parameter("x", Want.MATRIX), Parameter("y", Want.MATRIX)),
+    Operator("matmul", Across.PRODUCT, "matrix product", (Formal("x", Want.MATRIX), Formal("y", Want.MATRIX)),
              product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
              symbol="@", cost=product_cost),
-    Operator("transpose", Across.TRANSPOSE, "transpose", (Parameter("x", Want.MATRIX),), swapped_shape,
+    Operator("transpose", Across.TRANSPOSE, "transpose", (Formal("x", Want.MATRIX),), swapped_shape,
              one("{0:postfix}.mT"), lambda x: x.T, symbol="'", cost=no_cost),
     matrix("trace", "sum of the diagonal", (GRAM,), scalar_shape, lambda s: s.trace().reshape(1, 1), diagonal_cost),
     matrix("det", "determinant", (GRAM,), scalar_shape, lambda s: lazy_numpy().linalg.det(s).reshape(1, 1),
@@ -579,24 +579,24 @@ ROWS = (
     matrix("logdet", "logarithm of the determinant's absolute value", (GRAM,), scalar_shape,
            lambda s: lazy_numpy().linalg.slogdet(s)[1].reshape(1, 1), cubic_cost(2 / 3)),
     matrix("orthogonalize", "the nearest matrix with orthonormal rows or columns, as the method approximates it",
-           (Parameter("x", Want.MATRIX), Parameter("steps", Want.NUMBER, "5"),
-            Parameter("method", Want.TEXT, '"newton_schulz"', METHODS), Parameter("coefficients", Want.TRIPLES, "()")),
+           (Formal("x", Want.MATRIX), Formal("steps", Want.NUMBER, "5"),
+            Formal("method", Want.TEXT, '"newton_schulz"', METHODS), Formal("coefficients", Want.TRIPLES, "()")),
            same_shape, reference_orthogonalize, orthogonalization_cost),
     matrix("inverse_root", "(s + eps I)^(-1/p) of a symmetric positive semidefinite s",
-           (GRAM, Parameter("p", Want.NUMBER), Parameter("eps", Want.NUMBER, "1e-12")), square_shape,
+           (GRAM, Formal("p", Want.NUMBER), Formal("eps", Want.NUMBER, "1e-12")), square_shape,
            reference_inverse_root, cubic_cost(11)),
     matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), square_shape,
            reference_eigenbasis, cubic_cost(9)),
     matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), square_shape,
            reference_qr, cubic_cost(8 / 3)),
     Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient",
-             (Parameter("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
+             (Formal("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
     # Written by passes only
     Operator("square", Across.ELEMENTWISE, "x^2", VALUE, elementwise_shape,
              {"S": Pattern("{0:product} * {0:unary}", Level.PRODUCT), "T": Pattern("{0:postfix}.square()")},
              ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), internal=True,
              interval=intervals.square),
-    Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Parameter("w", Want.VALUE)), elementwise_shape,
+    Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
              Pattern("{0:postfix}.lerp_({1}, {2})"), internal=True),
     Operator("fill", Across.ELEMENTWISE, "x as a tensor of the shape that is asked for", VALUE, elementwise_shape,

@@ -51,7 +51,7 @@ class Surface:
         match expr:
             case ir.Literal():
                 return self.literal(expr)
-            case ir.Input(name=name, source=ir.Source.MEMORY):
+            case ir.Input(name=name, source=ir.InputSource.MEMORY):
                 return call("prev", ast.Name(name) if name.isidentifier() else ast.Text(name))
             case ir.Input():
                 return self.given(expr)
@@ -202,7 +202,7 @@ class Dump(Surface):
     def __init__(self, function: ir.Function) -> None:
         self.types = {equation.name: equation.value.type for equation in function.equations}
         self.declared = {node.key: node.type for node in declared_inputs(function)}
-        self.inputs = Counter(name for source, name in self.declared if source is not ir.Source.MEMORY)
+        self.inputs = Counter(name for source, name in self.declared if source is not ir.InputSource.MEMORY)
 
     def text(self, expr: ir.Expr) -> str:
         return print_expression(self.node(expr))
@@ -297,9 +297,9 @@ class Reader:
         match = INPUT.fullmatch(line)
         if match is None:
             return False
-        node = ir.Input(match[2], ir.Source(match[1]), type=read_type(match[3]))
+        node = ir.Input(match[2], ir.InputSource(match[1]), type=read_type(match[3]))
         self.inputs[node.key] = node
-        self.plain |= {} if node.source is ir.Source.MEMORY else {node.name: node}
+        self.plain |= {} if node.source is ir.InputSource.MEMORY else {node.name: node}
         return True
 
     def expression(self, text: str) -> ir.Expr:
@@ -366,7 +366,7 @@ class Reader:
             case "prev":
                 return self.inputs[ir.stored(text)]
             case "given":
-                return self.inputs[ir.Source(text), words[1]]
+                return self.inputs[ir.InputSource(text), words[1]]
             case "value":
                 return ir.Ref(text, type=self.types[text])
             case "literal":

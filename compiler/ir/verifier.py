@@ -13,7 +13,7 @@ from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import SCALAR, Kind
 
-DIMENSIONS: Set[ir.Key] = {(ir.Source.DIMENSION, "rows"), (ir.Source.DIMENSION, "cols")}
+DIMENSIONS: Set[ir.Key] = {(ir.InputSource.DIMENSION, "rows"), (ir.InputSource.DIMENSION, "cols")}
 ORDERED_AFTER = ("schedule", "guard", "storage")
 
 
@@ -84,7 +84,7 @@ def require_readable(function: ir.Function, readable: Set[ir.Key], stage: str) -
 
 def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:
     """The functions of a declaration, each with the inputs that it is given."""
-    hypers: set[ir.Key] = {(ir.Source.HYPER, hyper.name) for hyper in declaration.hypers}
+    hypers: set[ir.Key] = {(ir.InputSource.HYPER, hyper.name) for hyper in declaration.hypers}
     match declaration:
         case ir.Schedule():
             yield declaration.function, hypers | {ir.STEP}
@@ -102,13 +102,13 @@ def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Fun
     known = {*first, ir.STEP, *(ir.stored(memory.name) for memory in rule.memories)}
     machines = [(rule.step, known)]
     for event in rule.events:
-        arguments = {(ir.Source.ARGUMENT, argument.name) for argument in event.parameters}
+        arguments = {(ir.InputSource.ARGUMENT, argument.name) for argument in event.parameters}
         machines.append((event.step, known | arguments))
     for stages, readable in machines:
         given = set(readable)
         for stage in stages:
             yield stage.function, set(given)
-            given |= {(ir.Source.COMBINED, collective.name) for collective in stage.collectives}
+            given |= {(ir.InputSource.COMBINED, collective.name) for collective in stage.collectives}
     if rule.initial is not None:
         yield rule.initial, first
 

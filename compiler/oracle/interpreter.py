@@ -39,19 +39,19 @@ class Inputs:
 
     def value(self, node: ir.Input) -> Any:
         match node.source:
-            case ir.Source.STREAM:
+            case ir.InputSource.STREAM:
                 return {"weight": self.weight, "grad": self.grad}[node.name]
-            case ir.Source.DIMENSION:
+            case ir.InputSource.DIMENSION:
                 return self.weight.shape[("rows", "cols").index(node.name)]
-            case ir.Source.STEP:
+            case ir.InputSource.STEP:
                 return self.t
-            case ir.Source.HYPER:
+            case ir.InputSource.HYPER:
                 return self.hypers[node.name]
-            case ir.Source.MEMORY:
+            case ir.InputSource.MEMORY:
                 return self.memories[node.name]
-            case ir.Source.ARGUMENT:
+            case ir.InputSource.ARGUMENT:
                 return self.arguments[node.name]
-            case ir.Source.COMBINED:
+            case ir.InputSource.COMBINED:
                 return self.combined[node.name]
             case _:
                 assert_never(node.source)

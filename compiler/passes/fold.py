@@ -19,7 +19,11 @@ from optforge.compiler.ir.intervals import Interval
 from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
 
 FINITE = Interval(-(2.0**100), 2.0**100, has_nan=False)  # products of a few are finite as well
-FINITE_INPUTS: Mapping[ir.Source, Interval] = {**INPUTS, ir.Source.HYPER: FINITE, ir.Source.ARGUMENT: FINITE}
+FINITE_INPUTS: Mapping[ir.InputSource, Interval] = {
+    **INPUTS,
+    ir.InputSource.HYPER: FINITE,
+    ir.InputSource.ARGUMENT: FINITE,
+}
 CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
 TRUTH = Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)
 SCALAR_REDUCTIONS = {"sum", "mean", "amax"}

@@ -127,7 +127,7 @@ class Machines:
         for node in ir.walk(value.expr):
             if isinstance(node, ir.Ref):
                 found.append(f"{value.owner}|{node.name}")
-            elif isinstance(node, ir.Input) and node.source is ir.Source.COMBINED:
+            elif isinstance(node, ir.Input) and node.source is ir.InputSource.COMBINED:
                 found.append(f"total {node.name}")
         return list(dict.fromkeys(found))
 
@@ -136,7 +136,7 @@ class Machines:
         reads: dict[str, set[str]] = {}
         for key in self._unknown(list(self.values)):
             nodes = ir.walk(self.values[key].expr)
-            own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.Source.MEMORY}
+            own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.InputSource.MEMORY}
             reads[key] = own.union(*(reads[needed] for needed in self.graph[key]))
         direct = {name: reads[f"next {name}"] for name in self.names}
         within = {name: reachable(direct, {name}) for name in self.names}
@@ -197,11 +197,11 @@ class Machines:
         match plain(expr, self.equations[owner]):
             case ir.Literal(value=value):
                 return digest("literal", repr(value))
-            case ir.Input(name=name, source=ir.Source.MEMORY):
+            case ir.Input(name=name, source=ir.InputSource.MEMORY):
                 return digest("memory", colors[name])
-            case ir.Input(name=name, source=ir.Source.COMBINED):
+            case ir.Input(name=name, source=ir.InputSource.COMBINED):
                 return digest("total", known[f"total {name}"])
-            case ir.Input(name=name, source=ir.Source.HYPER) if name in self.past:
+            case ir.Input(name=name, source=ir.InputSource.HYPER) if name in self.past:
                 return self._past_digest(self.past[name])
             case ir.Input(name=name, source=source):
                 return digest("input", source.value, name)

@@ -88,7 +88,7 @@ class PlannedSum:
 
     @property
     def key(self) -> ir.Key:
-        return ir.Source.COMBINED, self.output.name
+        return ir.InputSource.COMBINED, self.output.name
 
 
 class SummedMachine(NamedTuple):
@@ -190,7 +190,7 @@ class RuleStreams:
         def remember(node: ir.Expr) -> ir.Expr:
             if isinstance(node, ir.Prev | ir.Latest):
                 key = self._remembered(owner, node)
-                return ir.Input(self.names[key], ir.Source.MEMORY, type=self.slots[key].type, span=node.span)
+                return ir.Input(self.names[key], ir.InputSource.MEMORY, type=self.slots[key].type, span=node.span)
             return even_branches(node)
 
         changed = ir.map_expressions(lambda expr: ir.transform(remember, expr), function)
@@ -248,7 +248,7 @@ class RuleStreams:
                 reads = inputs_of(self._require_common(sliced(replace(step, equations=tuple(done)), (output,)), node))
                 earlier = [each.round for each in sums.values() if each.key in {read.key for read in reads}]
                 sums[summand] = PlannedSum(output, max(earlier, default=-1) + 1)
-            return ir.Input(sums[summand].output.name, ir.Source.COMBINED, type=NUMBER_STREAM, span=node.span)
+            return ir.Input(sums[summand].output.name, ir.InputSource.COMBINED, type=NUMBER_STREAM, span=node.span)
 
         for name in order:
             equation = by_name[name]
@@ -258,7 +258,7 @@ class RuleStreams:
 
     def _require_common(self, function: ir.Function, node: ir.Apply) -> ir.Function:
         """A sum ranges over every parameter, so beside other rules it may read only what all have."""
-        own = [n.name for n in inputs_of(function) if n.source in (ir.Source.MEMORY, ir.Source.DIMENSION)]
+        own = [n.name for n in inputs_of(function) if n.source in (ir.InputSource.MEMORY, ir.InputSource.DIMENSION)]
         if self.is_one_of_several and (own or needs_matrix(function)):
             hint = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
             name = own[0] if own else None
@@ -320,7 +320,7 @@ class RuleStreams:
                 return ir.Ref(starts[ir.stored(self.names[key])], type=self.slots[key].type, span=node.span)
             if isinstance(node, ir.Ref):
                 return replace(node, name=starts[ir.StreamRef(owner, node.name)])
-            if isinstance(node, ir.Input) and node.source is ir.Source.STEP:
+            if isinstance(node, ir.Input) and node.source is ir.InputSource.STEP:
                 return ONE
             return even_branches(node)
 
@@ -331,7 +331,7 @@ class RuleStreams:
 
     def _require_startable(self, initial: ir.Function) -> ir.Function:
         for node in ir.nodes(initial):
-            if isinstance(node, ir.Input) and node.source is ir.Source.ARGUMENT:
+            if isinstance(node, ir.Input) and node.source is ir.InputSource.ARGUMENT:
                 self.report(errors.not_available(node.name, "an initial value", node.span))
             if isinstance(node, ir.Apply) and node.operator == "total":
                 self.report(errors.not_available("total", "an initial value", node.span))

@@ -19,7 +19,7 @@ def check_past(
     """A typed function for each memory that was something else; every old memory has the shape of the new one."""
     found = []
     types = {memory.name: memory.type for memory in memories}
-    kinds = {(ir.Source.HYPER, hyper.name): hyper.kind for hyper in hypers}
+    kinds = {(ir.InputSource.HYPER, hyper.name): hyper.kind for hyper in hypers}
     for each in was:
         if each.target in types:
             found.append(past_function(each, types[each.target], kinds, report))
@@ -34,7 +34,7 @@ def check_past(
 def past_function(was: RawWas, target: Type, kinds: Mapping[ir.Key, Kind], report: Report) -> ir.Function:
     """The function of one memory. Elementwise, so that it need not know how a state is laid out."""
     inputs = [node for node in ir.walk(was.value) if isinstance(node, ir.Input)]
-    known: Types = {node.key: target for node in inputs if node.source is ir.Source.MEMORY}
+    known: Types = {node.key: target for node in inputs if node.source is ir.InputSource.MEMORY}
     value = Inference("was", Universe.MATRIX, "", known, kinds, {}, report).typed(was.value)
     if value.type.kind is not Kind.NUMBER:
         report(errors.wrong_kind("`was`", Kind.NUMBER.value, value.type.kind.value, value.span))

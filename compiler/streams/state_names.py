@@ -47,7 +47,9 @@ def root_of(stream: ir.Ref | ir.Input, equations: dict[str, ir.Equation]) -> ir.
     while isinstance(stream, ir.Ref) and stream.name in equations and stream.name not in seen:
         seen.add(stream.name)
         value = equations[stream.name].value
-        if not isinstance(value, ir.Ref) and not (isinstance(value, ir.Input) and value.source is ir.Source.STREAM):
+        if not isinstance(value, ir.Ref) and not (
+            isinstance(value, ir.Input) and value.source is ir.InputSource.STREAM
+        ):
             break
         stream = value
     return stream

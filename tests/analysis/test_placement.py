@@ -105,7 +105,7 @@ def cost(placing: Placing, sides: dict[int | str | Weight, Side]) -> int | None:
     total = 0
     for number, value in enumerate(placing.values):
         side = sides[number]
-        is_given = isinstance(value.expr, ir.Input) and value.expr.source is not ir.Source.MEMORY
+        is_given = isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.MEMORY
         if (side is Side.OWNER and is_given) or (side is Side.LOCAL and placing.is_whole(number)):
             return None
         if isinstance(value.expr, ir.Input) and not is_given and side is not sides[value.name]:

@@ -376,9 +376,9 @@ BOUND = CASES["a hyper that `use` binds, called like a memory of the used optimi
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({(ir.Source.MEMORY, "m"): "m"}, "`step` says `m` for hyper `m` and memory `m`"),
-        ({(ir.Source.HYPER, "m"): "m_3"}, "`step` says `m_3` for hyper `m`"),
-        ({(ir.Source.MEMORY, "m"): "m_3"}, "which is not what it reads"),
+        ({(ir.InputSource.MEMORY, "m"): "m"}, "`step` says `m` for hyper `m` and memory `m`"),
+        ({(ir.InputSource.HYPER, "m"): "m_3"}, "`step` says `m_3` for hyper `m`"),
+        ({(ir.InputSource.MEMORY, "m"): "m_3"}, "which is not what it reads"),
     ],
 )
 def test_inputs_of_a_function_have_distinct_names_in_its_text(change, message):
@@ -397,10 +397,10 @@ def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
 @pytest.mark.parametrize(
     "node, message",
     [
-        (ir.Input("m", ir.Source.ARGUMENT, type=NUMBER), "reads argument `m`, which it is not given"),
-        (ir.Input("beta", ir.Source.MEMORY, type=NUMBER), "reads memory `beta`, which it is not given"),
-        (ir.Input("total_1", ir.Source.COMBINED, type=NUMBER), "reads combined `total_1`, which it is not given"),
-        (ir.Input("m", ir.Source.HYPER, type=Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)), "`m` has two types"),
+        (ir.Input("m", ir.InputSource.ARGUMENT, type=NUMBER), "reads argument `m`, which it is not given"),
+        (ir.Input("beta", ir.InputSource.MEMORY, type=NUMBER), "reads memory `beta`, which it is not given"),
+        (ir.Input("total_1", ir.InputSource.COMBINED, type=NUMBER), "reads combined `total_1`, which it is not given"),
+        (ir.Input("m", ir.InputSource.HYPER, type=Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)), "`m` has two types"),
         (ir.Latest(ir.StreamRef("event", "m")), "a Latest is left"),
     ],
 )

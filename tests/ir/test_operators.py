@@ -18,7 +18,7 @@ import torch
 
 from optforge import runtime
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import CAREFUL, OPERATORS, SETTINGS, Operator, Parameter, Want
+from optforge.compiler.ir.operators import CAREFUL, OPERATORS, SETTINGS, Formal, Operator, Want
 from optforge.compiler.ir.printer import literal, literal_type, natural_type
 from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Phase, Shape, Type
 from optforge.compiler.targets.torch.expressions import Writer
@@ -61,11 +61,11 @@ class Example:
             kind = Kind.BOOLEAN if parameter.want is Want.BOOLEAN else Kind.NUMBER
             shape = self.shape(index, parameter) if phase == "T" else SCALAR
             found = Type(kind, shape, Phase.STREAM if phase == "T" else Phase.CONSTANT)
-            values.append(ir.Input(f"x{index}", ir.Source.HYPER, type=found))
+            values.append(ir.Input(f"x{index}", ir.InputSource.HYPER, type=found))
         node = ir.Apply(self.operator.name, (*values, *(setting(value) for value in self.settings)))
         return ir.Apply(node.operator, node.arguments, type=natural_type(node))
 
-    def shape(self, index: int, parameter: Parameter) -> Shape:
+    def shape(self, index: int, parameter: Formal) -> Shape:
         if parameter.want is Want.GRAM:
             return SQUARE
         if self.operator.name == "matmul":
@@ -96,7 +96,7 @@ def setting(value: Any) -> ir.Literal:
     return literal(value, f'"{value}"' if isinstance(value, str) else str(value))
 
 
-def in_domain(operator: Operator, index: int, x: Any, parameter: Parameter) -> Any:
+def in_domain(operator: Operator, index: int, x: Any, parameter: Formal) -> Any:
     """The random numbers moved to where the operator is well determined."""
     if parameter.want is Want.BOOLEAN:
         return np.asarray(x) > 0
@@ -137,7 +137,7 @@ def evaluate(text: str, values: list[Any]) -> Any:
 
 
 def writer(example: Example) -> Writer:
-    return Writer({(ir.Source.HYPER, f"x{index}"): f"x{index}" for index in range(len(example.phases))})
+    return Writer({(ir.InputSource.HYPER, f"x{index}"): f"x{index}" for index in range(len(example.phases))})
 
 
 def reference(example: Example, values: list[Any], item: tuple[int, ...]) -> Any:
@@ -220,10 +220,10 @@ def test_fill_gives_the_shape_that_is_asked_for(shape: Shape, value: float | boo
 
 @pytest.mark.parametrize("shape", list(itertools.product(Dim, Dim)), ids=str)
 def test_fill_spreads_tensors(shape: Shape) -> None:
-    x = ir.Input("x", ir.Source.STREAM, type=Type(Kind.NUMBER, SCALAR, Phase.STREAM))
+    x = ir.Input("x", ir.InputSource.STREAM, type=Type(Kind.NUMBER, SCALAR, Phase.STREAM))
     node = ir.Apply("fill", (x,), type=Type(Kind.NUMBER, shape, Phase.STREAM))
     sizes = {Dim.ONE: 1, Dim.ROWS: 4, Dim.COLS: 3}
     weight, value = torch.zeros(2, 4, 3), torch.full((2, 1, 1), 0.5)
-    found = eval(Writer({(ir.Source.STREAM, "x"): "x"}).text(node), {"torch": torch, "weight": weight, "x": value})
+    found = eval(Writer({(ir.InputSource.STREAM, "x"): "x"}).text(node), {"torch": torch, "weight": weight, "x": value})
     assert found.shape == (2, *(sizes[dim] for dim in shape))
     assert bool((found == 0.5).all())

@@ -32,7 +32,7 @@ from optforge.compiler.targets.torch.expressions import Writer
 from optforge.runtime.execution import tracing
 
 NUMBERS = (0.0, -0.0, 0.5, 1.0, -1.0, 2.0, -3.0, 7.25, 1e308, -1e308, 1e-320, -1e-320, math.inf, -math.inf, math.nan)
-NAMES = {(ir.Source.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}
+NAMES = {(ir.InputSource.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}
 ELEMENTWISE = [row for row in ROWS if row.elementwise and row.name not in ("fill", "lerp")]
 SCALARS = [row for row in ELEMENTWISE if row.scalar is not None]
 by_name = pytest.mark.parametrize("row", SCALARS, ids=lambda row: row.name)
@@ -89,7 +89,7 @@ def applied(row: Operator, phases: str) -> ir.Expr:
     for index, (phase, parameter) in enumerate(zip(phases, row.parameters, strict=True)):
         kind = Kind.BOOLEAN if parameter.want is Want.BOOLEAN else Kind.NUMBER
         found = Type(kind, FULL, Phase.STREAM) if phase == "T" else Type(kind, SCALAR, Phase.STEP)
-        inputs.append(ir.Input(f"x{index}", ir.Source.ARGUMENT, type=found))
+        inputs.append(ir.Input(f"x{index}", ir.InputSource.ARGUMENT, type=found))
     node = ir.Apply(row.name, tuple(inputs))
     return ir.Apply(row.name, node.arguments, type=natural_type(node))
 
@@ -280,7 +280,7 @@ def test_reductions_keep_infinities_and_nan(name: str) -> None:
 
 def applied_values(row: Operator) -> list[ir.Expr]:
     stream = Type(Kind.NUMBER, FULL, Phase.STREAM)
-    return [ir.Input(f"x{index}", ir.Source.ARGUMENT, type=stream) for index in range(row.values)]
+    return [ir.Input(f"x{index}", ir.InputSource.ARGUMENT, type=stream) for index in range(row.values)]
 
 
 def literal_axis() -> ir.Literal:
@@ -380,7 +380,7 @@ def holds(interval: Interval, x: float) -> bool:
 @pytest.mark.parametrize("row", [row for row in SCALARS if not row.boolean], ids=lambda row: row.name)
 def test_intervals_hold_what_operators_give(row: Operator) -> None:
     """The result lies where the intervals of the arguments say; Python's operator has it where they say so."""
-    text = Writer({(ir.Source.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}).text(
+    text = Writer({(ir.InputSource.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}).text(
         applied(row, "S" * row.values)
     )
 

@@ -513,7 +513,7 @@ def mutants_of(expr: ir.Expr, hypers: list[ir.Input]) -> Iterator[ir.Expr]:
     match expr:
         case ir.Literal(value=float() as value):
             yield replace(expr, value=value + 1, spelling=repr(value + 1))
-        case ir.Input(source=ir.Source.HYPER | ir.Source.STEP):
+        case ir.Input(source=ir.InputSource.HYPER | ir.InputSource.STEP):
             yield from (other for other in hypers if other.name != expr.name)
         case ir.Apply(operator=operator, arguments=arguments):
             if operator in SWAPPED:
@@ -533,7 +533,7 @@ def mutated_programs(spec: str) -> Iterator[ir.Program]:
     (rule,) = optimizer.rules  # type: ignore[union-attr]
     values = [equation.value for equation in rule.update.equations]
     inputs = [node for value in values for node in ir.walk(value) if isinstance(node, ir.Input)]
-    hypers = list({n.name: n for n in inputs if n.source in (ir.Source.HYPER, ir.Source.STEP)}.values())
+    hypers = list({n.name: n for n in inputs if n.source in (ir.InputSource.HYPER, ir.InputSource.STEP)}.values())
     for index, equation in enumerate(rule.update.equations):
         for value in mutants_of(equation.value, hypers):
             changed_one = replace(equation, value=value)

@@ -196,7 +196,7 @@ def take_python_for_ieee(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def count_from_two(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(scalar_facts.INPUTS, dict)
-    monkeypatch.setitem(scalar_facts.INPUTS, ir.Source.STEP, replace(intervals.COUNT, low=2.0))
+    monkeypatch.setitem(scalar_facts.INPUTS, ir.InputSource.STEP, replace(intervals.COUNT, low=2.0))
 
 
 def take_every_literal_for_neutral(monkeypatch: pytest.MonkeyPatch) -> None:

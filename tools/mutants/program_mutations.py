@@ -157,11 +157,11 @@ def number(value: float) -> ir.Literal:
 
 def wrong_inputs(node: ir.Input, around: Surroundings) -> Iterator[ir.Expr]:
     """Another hyper, the step after, the other dimension."""
-    if node.source is ir.Source.STEP:
+    if node.source is ir.InputSource.STEP:
         yield ir.Apply("add", (node, number(1)))
-    elif node.source is ir.Source.DIMENSION:
+    elif node.source is ir.InputSource.DIMENSION:
         yield replace(node, name={"rows": "cols", "cols": "rows"}[node.name])
-    elif node.source is ir.Source.HYPER and node.name in around.hypers and len(around.hypers) > 1:
+    elif node.source is ir.InputSource.HYPER and node.name in around.hypers and len(around.hypers) > 1:
         position = around.hypers.index(node.name)
         yield replace(node, name=around.hypers[(position + 1) % len(around.hypers)])
 

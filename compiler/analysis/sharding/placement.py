@@ -113,7 +113,7 @@ class Placing:
         self.uniform: list[bool] = []
         for value in self.values:
             reads = [self.uniform[each] for each in value.reads]
-            is_combined = isinstance(value.expr, ir.Input) and value.expr.source is ir.Source.COMBINED
+            is_combined = isinstance(value.expr, ir.Input) and value.expr.source is ir.InputSource.COMBINED
             self.uniform.append(is_combined or (not isinstance(value.expr, ir.Input) and all(reads)))
         self.readers: list[list[Node]] = [[] for _ in self.values]
         for number, value in enumerate(self.values):
@@ -126,7 +126,7 @@ class Placing:
     def _memories(self, function: ir.Function) -> Iterable[tuple[str, Shape]]:
         """The memories that the function reads or writes."""
         for value in self.values:
-            if isinstance(value.expr, ir.Input) and value.expr.source is ir.Source.MEMORY:
+            if isinstance(value.expr, ir.Input) and value.expr.source is ir.InputSource.MEMORY:
                 yield value.name, value.shape
         for output in function.outputs:
             if output.name not in ("weight", "factor", "loss") and output.value.type.shape is not None:
@@ -140,7 +140,7 @@ class Placing:
     def is_whole(self, number: int) -> bool:
         """Whether only the owner can have the value."""
         value, dim = self.values[number], self.cut.dim
-        if isinstance(value.expr, ir.Input) and value.expr.source is not ir.Source.MEMORY:
+        if isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.MEMORY:
             return False
         if value.shape in GRAMS or (self.cut.split and self.is_whole_of_split(number)):
             return True
@@ -180,7 +180,7 @@ class Placing:
         network = Network(Side.LOCAL, Side.OWNER)
         for number, value in enumerate(self.values):
             network.edge(Side.LOCAL, number, 1)
-            if isinstance(value.expr, ir.Input) and value.expr.source is not ir.Source.MEMORY:
+            if isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.MEMORY:
                 network.edge(Side.LOCAL, number, NEVER)
             if self.is_whole(number):
                 network.edge(number, Side.OWNER, NEVER)

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar, assert_never
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import arithmetic_problem
-from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Operator, Parameter, ShapeProblem, Want
+from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Formal, Operator, ShapeProblem, Want
 from optforge.compiler.ir.types import (
     FULL,
     GRAMS,
@@ -108,19 +108,19 @@ class Inference:
 
     def _input_type(self, node: ir.Input) -> Type:
         match node.source:
-            case ir.Source.STREAM:
+            case ir.InputSource.STREAM:
                 return Type(Kind.NUMBER, FULL, Phase.STREAM)
-            case ir.Source.MEMORY:
+            case ir.InputSource.MEMORY:
                 return replace(self.known.get(node.key, BOTTOM), phase=Phase.STREAM)
-            case ir.Source.STEP:
+            case ir.InputSource.STEP:
                 return Type(Kind.NUMBER, SCALAR, Phase.STEP)
-            case ir.Source.DIMENSION:
+            case ir.InputSource.DIMENSION:
                 if self.universe is Universe.TENSOR and not self.in_claim:
                     self.report(errors.not_elementwise(node.name, self.words, node.span))
                 return Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
-            case ir.Source.HYPER | ir.Source.ARGUMENT:
+            case ir.InputSource.HYPER | ir.InputSource.ARGUMENT:
                 return Type(self.kinds.get(node.key, Kind.NUMBER), SCALAR, Phase.CONSTANT)
-            case ir.Source.COMBINED:
+            case ir.InputSource.COMBINED:
                 return Type(Kind.NUMBER, SCALAR, Phase.STREAM)
             case _:
                 assert_never(node.source)
@@ -219,7 +219,7 @@ class Inference:
         left, right = node.arguments
         return self._require_kind(f"`{operator.symbol}`", left.type.kind, right.type, right.span)
 
-    def _require_argument(self, operator: Operator, parameter: Parameter, argument: ir.Expr) -> bool:
+    def _require_argument(self, operator: Operator, parameter: Formal, argument: ir.Expr) -> bool:
         """Whether kind and shape are right; they are reported where they are not, and so is the phase of a setting."""
         where = f"`{operator.symbol or operator.name}`"
         found, want = argument.type, parameter.want
@@ -239,7 +239,7 @@ class Inference:
             return True
         return False
 
-    def _require_setting(self, where: str, parameter: Parameter, argument: ir.Expr) -> bool:
+    def _require_setting(self, where: str, parameter: Formal, argument: ir.Expr) -> bool:
         kind = {
             Want.AXIS: Kind.AXIS,
             Want.NUMBER: Kind.NUMBER,

@@ -29,8 +29,8 @@ def check_program(program: RawProgram, report: Report) -> RawProgram:
 
 
 def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclaration:
-    kinds = kinds_of(declaration.hypers, ir.Source.HYPER)
-    choices = {(ir.Source.HYPER, hyper.name): hyper.choices for hyper in declaration.hypers if hyper.choices}
+    kinds = kinds_of(declaration.hypers, ir.InputSource.HYPER)
+    choices = {(ir.InputSource.HYPER, hyper.name): hyper.choices for hyper in declaration.hypers if hyper.choices}
     return replace(
         declaration,
         requirements=tuple(check_requirement(each, declaration, kinds, report) for each in declaration.requirements),
@@ -38,7 +38,7 @@ def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclara
     )
 
 
-def kinds_of(hypers: Iterable[ir.Hyper], source: ir.Source) -> dict[ir.Key, Kind]:
+def kinds_of(hypers: Iterable[ir.Hyper], source: ir.InputSource) -> dict[ir.Key, Kind]:
     """The kinds of hypers, or of the arguments of an event, by the keys of the inputs that read them."""
     return {(source, hyper.name): hyper.kind for hyper in hypers}
 
@@ -91,7 +91,7 @@ def check_rule(
 ) -> RawRule:
     parts = [Part("step", rule.step, kinds)]
     for event in rule.events:
-        arguments = kinds_of(event.parameters, ir.Source.ARGUMENT)
+        arguments = kinds_of(event.parameters, ir.InputSource.ARGUMENT)
         parts.append(Part(event.name, event.function, kinds | arguments))
     settled = settle_types(rule.universe, parts)
     known = settled.types

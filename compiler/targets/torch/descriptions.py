@@ -40,7 +40,7 @@ def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[s
 def past_function(function: ir.Function, name: str, scalars: ScalarNames) -> PyFunction:
     """One memory or hyper as a function of those of an older checkpoint."""
     target = function.outputs[0].name
-    memories = [each.name for each in inputs_of(function) if each.source is ir.Source.MEMORY]
+    memories = [each.name for each in inputs_of(function) if each.source is ir.InputSource.MEMORY]
     doc = docstring(wrapped(f"The {target} of an older checkpoint.", WIDTH - 10))
     lowered = lower_function(function, name, doc, tuple(dict.fromkeys(memories)), scalars)
     return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))

@@ -41,7 +41,7 @@ FUNCTIONS = {
 }
 LISTS = {"weight": "weights", "grad": "grads"}
 SIZE_LIMIT = 100  # of an argument
-SCALARS = (ir.Source.HYPER, ir.Source.STEP)
+SCALARS = (ir.InputSource.HYPER, ir.InputSource.STEP)
 SMALLER = {"lt": "lt", "le": "le", "gt": "lt", "ge": "le"}
 
 
@@ -237,7 +237,7 @@ def call_of(
     for key in step.inputs:
         lists[key] = lowering.names[f"list:{key}"] = lowering.free(LISTS.get(key) or python_name(key))
     passed = [lists["weight"], lists["grad"], *(lists[memory] for memory in found.memories.values())]
-    reads_t = any(node.source is ir.Source.STEP for node in inputs_of(kernel.rules[0].update))
+    reads_t = any(node.source is ir.InputSource.STEP for node in inputs_of(kernel.rules[0].update))
     passed += ["t=t"] if reads_t else []
     for output in lowering.function.outputs:
         lines, short = lowering.shortened(output.value, WIDTH - 5, output.name)

@@ -42,15 +42,15 @@ def free_name(wanted: str, taken: set[str]) -> str:
 def scalar_names(node: ir.Declaration) -> ScalarNames:
     """The keyword of each scalar of a declaration: the step count and hypers in their order, then the others."""
     names: dict[ir.Key, str] = {ir.STEP: "t"}
-    names |= {(ir.Source.HYPER, hyper.name): hyper.name for hyper in node.hypers}
+    names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     rules = () if isinstance(node, ir.Schedule) else node.rules
     events = [event for rule in rules for event in rule.events]
     taken = set(names.values())
-    for key in dict.fromkeys((ir.Source.ARGUMENT, each.name) for event in events for each in event.parameters):
+    for key in dict.fromkeys((ir.InputSource.ARGUMENT, each.name) for event in events for each in event.parameters):
         names[key] = free_name(key[1], taken)
     taken |= {memory.name for rule in rules for memory in rule.memories}
     stages = [stage for rule in rules for stage in rule.stages]
-    for key in dict.fromkeys((ir.Source.COMBINED, each.name) for stage in stages for each in stage.collectives):
+    for key in dict.fromkeys((ir.InputSource.COMBINED, each.name) for stage in stages for each in stage.collectives):
         names[key] = free_name(key[1], taken)
     return names
 

@@ -278,7 +278,7 @@ def requirement_lines(node: ir.Declaration, index: int) -> tuple[str, ...]:
     given = tuple(earlier.condition for earlier in node.requirements[:index])
     lowering = Lowering(ir.Function("condition", Universe.TENSOR, (), outputs, given))
     shown_value, checked = (output.value for output in lowering.function.outputs)
-    lowering.names |= {(ir.Source.HYPER, hyper.name): hyper.name for hyper in node.hypers}
+    lowering.names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     shown = expression_text(requirement.condition)
     text = quoted(shown if len(shown) <= 64 else f"{shown[:61]}...")
     subject, value, condition = quoted(requirement.subject), *map(lowering.writer.text, (shown_value, checked))

@@ -32,7 +32,7 @@ def lower_rule(
         """The stages before the last, which is to be a kernel with these lines among its own."""
         found: list[str] = []
         for stage in stages[:-1]:
-            sums = tuple(scalars[ir.Source.COMBINED, each.name] for each in stage.collectives)
+            sums = tuple(scalars[ir.InputSource.COMBINED, each.name] for each in stage.collectives)
             function = lowered(stage.function, name, f"What each parameter adds to {join_quoted(sums, 'and')}.")
             functions.append(replace(function, outputs=sums))
             found += kernel_lines("", stage.function, functions[-1], rule, indent + 4)
@@ -115,7 +115,7 @@ def is_named_alike(lowered: PyFunction) -> bool:
 
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
     """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
-    names = {argument.name: scalars[ir.Source.ARGUMENT, argument.name] for argument in event.parameters}
+    names = {argument.name: scalars[ir.InputSource.ARGUMENT, argument.name] for argument in event.parameters}
     shown = [f"{quoted(name)}: {quoted(text)}" for name, text in names.items() if text != name]
     flat = f"            renamed={{{', '.join(shown)}}},"
     if len(flat) + 8 <= WIDTH:

@@ -25,7 +25,7 @@ LINE_LIMIT = 100  # of names and a call of them that nothing can shorten
 CHOICE = 32  # how much longer the line of a choice may be before it becomes an `if` statement
 PART = re.compile(r"_part(_\d+)?$")
 WEIGHT = re.compile(r"\bweight\b")
-DIMENSIONS: tuple[ir.Key, ...] = ((ir.Source.DIMENSION, "rows"), (ir.Source.DIMENSION, "cols"))
+DIMENSIONS: tuple[ir.Key, ...] = ((ir.InputSource.DIMENSION, "rows"), (ir.InputSource.DIMENSION, "cols"))
 
 
 def lower_function(
@@ -104,7 +104,7 @@ class Lowering:
 
     def _name_scalars(self) -> list[str]:
         """The keywords of what the function reads: the step count and hypers in their order, then the others."""
-        order = [key for key in self.scalars if key[0] in (ir.Source.STEP, ir.Source.HYPER)]
+        order = [key for key in self.scalars if key[0] in (ir.InputSource.STEP, ir.InputSource.HYPER)]
         read = [key for key, node in self.inputs.items() if node.source in SCALAR_SOURCES]
         read.sort(key=lambda key: order.index(key) if key in order else len(order))
         self.names |= {key: self.scalars[key] for key in read}
@@ -141,7 +141,7 @@ class Lowering:
 
     def _ends(self, key: ir.Key, index: int) -> bool:
         """Whether the input is a tensor that nothing reads any more."""
-        is_tensor = key[0] in (ir.Source.STREAM, ir.Source.MEMORY)
+        is_tensor = key[0] in (ir.InputSource.STREAM, ir.InputSource.MEMORY)
         return is_tensor and key != ir.GRAD and self.last_read.get(key, -1) <= index
 
     # Lines

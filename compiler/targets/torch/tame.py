@@ -20,7 +20,7 @@ from optforge.compiler.passes.fold import is_literal
 
 LARGEST = 2.0**100
 SMALLEST = 1 / LARGEST
-TAME: Mapping[ir.Source, Interval] = {**INPUTS, ir.Source.HYPER: Interval(-LARGEST, LARGEST, has_nan=False)}
+TAME: Mapping[ir.InputSource, Interval] = {**INPUTS, ir.InputSource.HYPER: Interval(-LARGEST, LARGEST, has_nan=False)}
 
 
 class TameFacts(Facts):
@@ -30,7 +30,7 @@ class TameFacts(Facts):
 
     def interval(self, expr: ir.Expr) -> Interval:
         found = super().interval(expr)
-        if not (isinstance(expr, ir.Input) and expr.source is ir.Source.HYPER):
+        if not (isinstance(expr, ir.Input) and expr.source is ir.InputSource.HYPER):
             return found
         low = max(found.low, SMALLEST) if found.low > 0 else found.low
         high = min(found.high, -SMALLEST) if found.high < 0 else found.high

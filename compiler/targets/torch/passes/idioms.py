@@ -59,4 +59,4 @@ def complementary(decay: ir.Expr, share: ir.Expr) -> bool:
 
 
 def is_memory(expr: ir.Expr) -> bool:
-    return isinstance(expr, ir.Input) and expr.source is ir.Source.MEMORY
+    return isinstance(expr, ir.Input) and expr.source is ir.InputSource.MEMORY

@@ -50,7 +50,7 @@ class Plan:
         """Whether there is one value for all parameters of a batch: others do not fit into its storage."""
         match expr:
             case ir.Input(source=source):
-                return source not in (ir.Source.STREAM, ir.Source.MEMORY)
+                return source not in (ir.InputSource.STREAM, ir.InputSource.MEMORY)
             case ir.Ref(name=name):
                 return name in self.common
             case ir.Apply(operator="fill"):
@@ -112,7 +112,7 @@ class Plan:
         target, *others = arguments
         if not isinstance(target, ir.Ref | ir.Input) or target.type != value.type or self.is_common(target):
             return False
-        if isinstance(target, ir.Input) and target.source not in (ir.Source.MEMORY, ir.Source.STREAM):
+        if isinstance(target, ir.Input) and target.source not in (ir.InputSource.MEMORY, ir.InputSource.STREAM):
             return False
         storages = self.leaf(target)
         if any(self.shown(other) & storages for other in others):

@@ -66,7 +66,9 @@ def norms(reduction: ir.Apply, axis: str) -> ir.Expr:
         return reduction
     summed: ir.Expr = reduction
     if reduction.operator == "mean":
-        count = ir.Input("cols" if axis == "row" else "rows", ir.Source.DIMENSION, type=NUMBER, span=reduction.span)
+        count = ir.Input(
+            "cols" if axis == "row" else "rows", ir.InputSource.DIMENSION, type=NUMBER, span=reduction.span
+        )
         summed = replace(reduction, operator="mul", arguments=(reduction, count))
     return replace(reduction, operator="sqrt", arguments=(summed,))
 
