@@ -1,1 +1,1 @@
-"""Products and orthogonal factors of matrices."""
+"""Exchanges between ranks."""

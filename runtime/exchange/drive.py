@@ -1,0 +1,101 @@
+"""The drive: the functions of several batches, so that what one of them waits for travels while others compute.
+
+The order in which calls are made depends on the numbers of rounds alone, which are the same on all ranks. What can be
+done beside it is handed in as `meanwhile`, and runs once the first sends are under way. An error after which a rank
+could still serve the others is kept until everything is done: one of `meanwhile`, one of a function of whole matrices,
+and one of `finish`. Any other is raised at once, and what the others still wait for never comes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from .collectives import Record, _deliver
+from .over import Over, Request
+from .packing import Message
+
+WINDOW = 3  # batches that are under way at a time: more would hold more copies, and overlap no better
+
+Step = Generator[Any, Any, Any]  # the function of a rule for shards
+
+
+@dataclass
+class Run:
+    """The function of a rule, begun for a batch, and what becomes of the values that it returns."""
+
+    step: Step
+    over: Over
+    finish: Callable[[Any], None]
+    record: Record
+
+
+def _drive(runs: Iterable[Run], meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Runs all functions to their ends, in the order of their batches, `WINDOW` of them at a time.
+
+    A run is asked for when its turn comes, so that no more inputs are gathered than are needed.
+    """
+    waiting = iter(runs)
+    under_way: deque[tuple[Run, Generator[None, None, Any]]] = deque()
+    failures: list[BaseException] = []
+
+    def advance(run: Run, rounds: Generator[None, None, Any]) -> None:
+        try:
+            next(rounds)
+            under_way.append((run, rounds))
+        except StopIteration as done:
+            _keep(failures, partial(run.finish, done.value))
+            failures.extend([run.over.failure] if run.over.failure else [])
+
+    def fill() -> None:
+        while len(under_way) < WINDOW and (run := next(waiting, None)) is not None:
+            advance(run, _rounds(run))
+
+    fill()
+    _keep(failures, meanwhile)
+    while under_way:
+        advance(*under_way.popleft())
+        fill()
+    if failures:
+        raise failures[0]
+
+
+def _keep(failures: list[BaseException], do: Callable[[], None]) -> None:
+    try:
+        do()
+    except BaseException as problem:
+        failures.append(problem)
+
+
+def _rounds(run: Run) -> Generator[None, None, Any]:
+    """Yields while something is under way, and returns what the function of the rule does."""
+    try:
+        asked = next(run.step)
+        while True:
+            requests = asked if isinstance(asked, tuple) else (asked,)
+            answers = yield from _answers(requests, run)
+            asked = run.step.send(tuple(answers) if isinstance(asked, tuple) else answers[0])
+    except StopIteration as done:
+        return done.value
+
+
+def _answers(requests: Sequence[Request], run: Run) -> Generator[None, None, list[Any]]:
+    """The answers to requests that were made together: the messages of each of their rounds share its calls."""
+    answers: list[Any] = [None] * len(requests)
+    pending: dict[int, Sequence[Tensor] | None] = dict.fromkeys(range(len(requests)))
+    while pending:
+        messages: dict[int, Sequence[Message]] = {}
+        for index, arrived in pending.items():
+            try:
+                messages[index] = next(requests[index]) if arrived is None else requests[index].send(arrived)
+            except StopIteration as done:
+                answers[index] = done.value
+        listed = [message for each in messages.values() for message in each]
+        results = iter((yield from _deliver(listed, run.over.sharding.ranks, run.record)) if listed else ())
+        pending = {index: [next(results) for _ in each] for index, each in messages.items()}
+    return answers

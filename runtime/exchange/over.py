@@ -1,0 +1,159 @@
+"""`over`: what the function of a rule for shards asks other ranks for, and gets when it is resumed.
+
+A request is a generator of rounds: it yields messages, is sent what they have become, and returns the answer. Where
+nothing crosses between ranks it returns at once, so that one function serves every placement of a parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .packing import Message, Partial, _from_owners, _to_owners
+from .sharding import FULL, Dims, Sharding
+
+Request = Generator[Sequence[Message], Sequence[Tensor], Any]
+
+_AXES = {"all": (-2, -1), "row": (-1,), "col": (-2,)}  # what a reduction per all, row or col adds up
+
+
+class Over:
+    """The matrices of a batch over the ranks that have their shards.
+
+    Reductions are per "all", "row" or "col", and keep their dimensions; `dims` says which sides their argument has, as
+    one side of 1 and a shard of one row look alike. Partial results travel in float64.
+    """
+
+    def __init__(self, sharding: Sharding) -> None:
+        self.sharding = sharding
+        self.failure: Exception | None = None  # of a function of whole matrices, while others wait for its results
+
+    def sum(self, x: Tensor, per: str, dims: Dims = FULL) -> Request:
+        axes = _AXES[per]
+        if not self._is_partial(axes, dims):
+            return x.sum(dim=axes, keepdim=True)
+        (total,) = yield [Partial(x.sum(dim=axes, keepdim=True, dtype=torch.float64), "sum")]
+        return total.to(x.dtype)
+
+    def mean(self, x: Tensor, per: str, dims: Dims = FULL) -> Request:
+        axes = _AXES[per]
+        if not self._is_partial(axes, dims):
+            return x.mean(dim=axes, keepdim=True)
+        (total,) = yield [Partial(x.sum(dim=axes, keepdim=True, dtype=torch.float64), "sum")]
+        sizes = self.sharding.sizes(dims)
+        return (total / math.prod(sizes[axis] for axis in axes)).to(x.dtype)
+
+    def dot(self, x: Tensor, y: Tensor, per: str, dims: Dims = FULL) -> Request:
+        return self.sum(x * y, per, dims)
+
+    def norm(self, x: Tensor, per: str, dims: Dims = FULL) -> Request:
+        axes = _AXES[per]
+        if not self._is_partial(axes, dims):
+            return x.norm(dim=axes, keepdim=True)
+        partial = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=torch.float64)
+        (total,) = yield [Partial(partial.square(), "sum")]
+        return total.sqrt().to(x.dtype)
+
+    def amax(self, x: Tensor, per: str, dims: Dims = FULL) -> Request:
+        axes = _AXES[per]
+        if not self._is_partial(axes, dims):
+            return x.amax(dim=axes, keepdim=True)
+        shape = [1 if axis - 2 in axes else size for axis, size in enumerate(x.shape[-2:])]
+        empty = x.new_full((*x.shape[:-2], *shape), -math.inf)
+        (largest,) = yield [Partial((x.amax(dim=axes, keepdim=True) if x.numel() else empty).double(), "max")]
+        return largest.to(x.dtype)
+
+    def whole(
+        self,
+        function: Callable[..., Any],
+        *values: Tensor,
+        dims: Sequence[Dims] = (),
+        gives: Sequence[Dims] = (FULL,),
+        owned: Sequence[Tensor] = (),
+        **scalars: Any,
+    ) -> Request:
+        """What `function(*values, *owned, **scalars)` gives for whole matrices, each on the rank that owns it.
+
+        It returns results of the dimensions `gives`, which become shards again, and then new values of `owned`, which
+        are there for the matrices of this rank alone; the answer is a tuple of both. Values are full unless `dims` says
+        what each is. Results have the dtype of the first value. On ranks that own nothing the function is not called.
+        """
+        dims = dims or (FULL,) * len(values)
+        sharding = self.sharding
+        travelling = [sharding.cuts(each) for each in dims]
+        sent = [_to_owners(x, d, sharding) for x, d, travels in zip(values, dims, travelling, strict=True) if travels]
+        arrived = iter((yield sent) if sent else ())
+        whole = [
+            self._parted(next(arrived), each) if travels else self._own(x, each)
+            for x, each, travels in zip(values, dims, travelling, strict=True)
+        ]
+        results, kept = self._results(function, whole, gives, owned, scalars)
+        spread = [self._joined(x, each) for x, each in zip(results, gives, strict=True)]
+        if sharding.is_cut:
+            return (*(yield [_from_owners(x, each, sharding) for x, each in spread]), *kept)
+        return (*(x for x, _ in spread), *kept)
+
+    def _is_partial(self, axes: tuple[int, ...], dims: Dims) -> bool:
+        """Whether what a rank can add up of a value of these dimensions is not all of it."""
+        if not self.sharding.is_cut or self.sharding.dim not in {dims[axis] for axis in axes}:
+            return False
+        if self.sharding.parts > 1:
+            raise NotImplementedError("a reduction over shards of matrices that are split")
+        return True
+
+    def _own(self, x: Tensor, dims: Dims) -> Tensor:
+        """Of a value that all ranks have what belongs to the matrices of this one, which see their parts apart."""
+        if self.sharding.is_cut:
+            mine, per = self.sharding.mine, 1 if "rows" in dims else self.sharding.parts
+            x = x[mine.start * per : mine.stop * per]
+        return self._parted(x, dims)
+
+    def _parted(self, x: Tensor, dims: Dims) -> Tensor:
+        """The parts of whole matrices as matrices of their own."""
+        parts = self.sharding.parts
+        return x.reshape(-1, x.shape[-2] // parts, x.shape[-1]) if parts > 1 and "rows" in dims else x
+
+    def _joined(self, x: Tensor, dims: Dims) -> tuple[Tensor, Dims]:
+        """The reverse of `_parted`; what is one value for each part becomes one for each of its rows."""
+        parts, (rows, _) = self.sharding.parts, self.sharding.sizes(FULL)
+        if parts == 1:
+            return x, dims
+        if "rows" not in dims:
+            x = x.expand(-1, rows // parts, -1)
+        return x.reshape(-1, rows, x.shape[-1]), ("rows", dims[1])
+
+    def _results(
+        self,
+        function: Callable[..., Any],
+        values: Sequence[Tensor],
+        gives: Sequence[Dims],
+        owned: Sequence[Tensor],
+        scalars: dict[str, Any],
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """What the function gives for the matrices of this rank, and the new values of what is owned.
+
+        If it fails while others wait, the results are NaN, and `failure` is to be raised when nothing is under way.
+        """
+        count = self.sharding.mine.stop - self.sharding.mine.start
+        if self.sharding.is_cut and not count:
+            return self._filled(gives, values[0], 0), owned
+        try:
+            found = function(*values, *owned, **scalars)
+        except Exception as problem:
+            if not self.sharding.is_cut:
+                raise
+            self.failure = problem
+            return self._filled(gives, values[0], count), owned
+        results = found if isinstance(found, tuple) else (found,)
+        return results[: len(gives)], results[len(gives) :]
+
+    def _filled(self, gives: Sequence[Dims], like: Tensor, count: int) -> list[Tensor]:
+        """Results of NaN for so many matrices."""
+        parts = self.sharding.parts
+        sizes = [self.sharding.sizes(each) for each in gives]
+        shapes = [(count * parts, a // parts if "rows" in d else a, b) for d, (a, b) in zip(gives, sizes, strict=True)]
+        return [like.new_full(shape, math.nan) for shape in shapes]
