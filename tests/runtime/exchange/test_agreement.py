@@ -1,0 +1,86 @@
+"""What ranks find out together before a step: whether they agree, whether all is finite, and sums over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from optforge.runtime.exchange.agreement import (
+    Known,
+    _is_so_everywhere,
+    _require_agreement,
+    _sum_over_ranks,
+)
+from optforge.runtime.exchange.sharding import Ranks
+from tests.support.ranks import Pool
+
+CPU = torch.device("cpu")
+KNOWN = [Known(name, True, 3, (0.1, "plain")) for name in ("a", "b", "c")]
+
+
+def complaint(
+    group: dist.ProcessGroup, known: Sequence[Sequence[Known]], specs: Sequence[str], mesh: Sequence[int]
+) -> str:
+    """What a rank says to this, over the group or over all dimensions of a mesh."""
+    rank = dist.get_rank(group)
+    groups = [Ranks.of(each) for each in init_device_mesh("cpu", tuple(mesh)).get_all_groups()] if mesh else []
+    try:
+        _require_agreement(known[rank], specs[rank], groups or [Ranks.of(group)], CPU)
+    except RuntimeError as problem:
+        return str(problem)
+    return ""
+
+
+DIFFERENT = [
+    (replace(KNOWN[1], has_gradient=False), "some ranks have a gradient and others have none: b"),
+    (replace(KNOWN[1], count=4), "ranks have counted different numbers of steps: b"),
+    (replace(KNOWN[1], hypers=(0.2, "plain")), "ranks have different hypers: b"),
+    (replace(KNOWN[1], name="d"), "they are called otherwise on some ranks: "),
+]
+
+
+@pytest.mark.parametrize(("other", "expected"), DIFFERENT)
+@pytest.mark.parametrize("mesh", [(), (2, 2)])
+@pytest.mark.parametrize("rank", [0, 3])
+def test_every_rank_hears_what_differs(
+    ranks: Pool, other: Known, expected: str, mesh: tuple[int, ...], rank: int
+) -> None:
+    known = [KNOWN] * 4
+    known[rank] = [KNOWN[0], other, KNOWN[2]]
+    complaints = ranks.run(4, complaint, known, [""] * 4, mesh)
+    assert all(expected in each for each in complaints)
+    assert len(complaints[0].splitlines()) == 2
+
+
+def test_agreement_is_silent(ranks: Pool) -> None:
+    assert ranks.run(3, complaint, [KNOWN] * 3, ["x"] * 3, ()) == [""] * 3
+
+
+def test_other_specs_and_numbers_of_parameters(ranks: Pool) -> None:
+    assert all("different specs" in each for each in ranks.run(2, complaint, [KNOWN] * 2, ["x", "y"], ()))
+    assert all("numbers of parameters" in x for x in ranks.run(2, complaint, [KNOWN, KNOWN[:2]], ["x", "x"], ()))
+
+
+def so_everywhere(group: dist.ProcessGroup, so: Sequence[bool]) -> bool:
+    return _is_so_everywhere(so[dist.get_rank(group)], [Ranks.of(group)], CPU)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_one_rank_decides_against_all(ranks: Pool, rank: int) -> None:
+    assert ranks.run(3, so_everywhere, [True] * 3) == [True] * 3
+    assert ranks.run(3, so_everywhere, [each != rank for each in range(3)]) == [False] * 3
+
+
+def total(group: dist.ProcessGroup) -> list[float]:
+    """Of two sums what is on all ranks, and what lies on this one."""
+    own = torch.tensor([10.0, 100.0], dtype=torch.float64) * (1 + dist.get_rank(group))
+    return _sum_over_ranks({Ranks(): torch.tensor([1.0, 2.0], dtype=torch.float64), Ranks.of(group): own}).tolist()
+
+
+def test_what_every_rank_has_counts_once(ranks: Pool) -> None:
+    assert ranks.run(3, total) == [[61.0, 602.0]] * 3
