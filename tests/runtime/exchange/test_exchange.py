@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -197,3 +199,22 @@ def test_a_failure_on_one_rank_leaves_none_waiting(ranks: Pool, where: str, mess
     assert (none, problem) == ("", message)
     assert first == second and first.count("finished") == 5
     assert finite == [True, where != "owner", True, True, True]
+
+
+def killed(group: dist.ProcessGroup, batches: Sequence[Batch]) -> None:
+    """Steps, before which one rank is killed; an error ends the others, as it ends a program."""
+    if dist.get_rank(group) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        step_shards(group, batches, "rows", torch.float64)
+    except RuntimeError:
+        os._exit(7)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("rule", ["muon", "lamb"])
+def test_a_killed_rank_is_an_error_on_the_others(ranks: Pool, rule: str) -> None:
+    with pytest.raises(RankError) as raised:
+        ranks.run(4, killed, [Batch(rule, *sizes) for sizes in SIZES])
+    ends = ["ended with 7", "ended with -9", "ended with 7", "ended with 7"]
+    assert str(raised.value).splitlines() == [f"rank {rank}: {end}" for rank, end in enumerate(ends)]
