@@ -162,7 +162,7 @@ class Claim(Node):
 
 @dataclass(frozen=True, slots=True)
 class Was(Node):
-    """``target was value``: the memory of that name, made of the memories of an older version of the spec."""
+    """``target was value``: the state of that name, made of the states of an older version of the spec."""
 
     target: Identifier
     value: Expression
@@ -210,7 +210,7 @@ class Hyper(Node):
 
 @dataclass(frozen=True, slots=True)
 class Rule(Node):
-    """``for roles:`` with its equations, claims and what its memories were, in source order."""
+    """``for roles:`` with its equations, claims and what its states were, in source order."""
 
     roles: tuple[Identifier, ...]
     statements: tuple[Statement, ...]

@@ -648,7 +648,7 @@ def duplicate_update(target: str, span: Span, first: Span) -> Diagnostic:
 @entry("E023", "`<-` on something that is not the result")
 def wrong_update(name: str, target: str, span: Span, help: str | None = None) -> Diagnostic:
     """The arrow `<-` is for the result alone: `weight` in a rule, `factor` in a schedule, `loss` in a penalty.
-    Everything else is defined by `=`, also what is remembered from step to step: memory exists wherever
+    Everything else is defined by `=`, also what is remembered from step to step: state exists wherever
     an equation looks at `prev(...)`.
 
     Wrong:
@@ -708,7 +708,7 @@ def no_super(reason: str, span: Span, help: str | None = None) -> Diagnostic:
 
 @entry("E025", "`prev` of something without a name")
 def prev_needs_name(span: Span, fixed: str | None = None) -> Diagnostic:
-    """A memory has a name: it is stored under it in the optimizer's state, and checkpoints refer to it. So `prev`
+    """A state has a name: it is stored under it in the optimizer's state, and checkpoints refer to it. So `prev`
     takes a name, that of an equation, a parameter of a function, `grad` or `weight`, and not an expression.
 
     Wrong:
@@ -736,9 +736,9 @@ def prev_needs_name(span: Span, fixed: str | None = None) -> Diagnostic:
     )
 
 
-@entry("E026", "two initial values for one memory")
+@entry("E026", "two initial values for one state")
 def conflicting_initial(name: str, span: Span, first: Span) -> Diagnostic:
-    """All uses of `prev(x)` in one place read the same memory, and a memory has one value before the first step:
+    """All uses of `prev(x)` in one place read the same state, and a state has one value before the first step:
     0, or the second argument. Two uses that name different initial values contradict each other. Give the
     same one everywhere, or make a second equation.
 
@@ -804,7 +804,7 @@ def delegate_without_rule(optimizer: str, roles: Sequence[str], span: Span) -> D
 def not_available(name: str | None, place: str, span: Span, help: str | None = None) -> Diagnostic:
     """Not everything exists everywhere. Conditions and defaults of hyperparameters see hyperparameters only; a
     schedule has neither `grad` nor `weight`, a penalty has no `grad` and no steps, so no `t` and no `prev`;
-    `rows` and `cols` belong to matrices; a claim may look back, `prev(x)`, but has no memory of its own.
+    `rows` and `cols` belong to matrices; a claim may look back, `prev(x)`, but has no state of its own.
 
     Wrong:
 
@@ -821,8 +821,8 @@ def not_available(name: str | None, place: str, span: Span, help: str | None = N
     return diagnose(f"{f'`{name}`' if name else 'this'} does not exist in {place}", span, help=help)
 
 
-@entry("E029", "unsuitable memory name")
-def bad_memory_name(name: str, reason: str, span: Span) -> Diagnostic:
+@entry("E029", "unsuitable state name")
+def bad_state_name(name: str, reason: str, span: Span) -> Diagnostic:
     """What a rule remembers is stored in the optimizer's state under the name of its equation; the names are part of
     the checkpoint format. A few are taken by what the generated class keeps itself. Rename the equation.
 
@@ -842,7 +842,7 @@ def bad_memory_name(name: str, reason: str, span: Span) -> Diagnostic:
                 m = 0.9 * prev(m) + grad
                 weight <- weight - lr * m
     """
-    return diagnose(f"a memory cannot be stored as `{name}`: {reason}", span)
+    return diagnose(f"a state cannot be stored as `{name}`: {reason}", span)
 
 
 # Types
@@ -1103,9 +1103,9 @@ def bad_claim(problem: str, span: Span, help: str | None = None) -> Diagnostic:
 
 @entry("E040", "a past that nothing has")
 def bad_past(problem: str, span: Span, help: str | None = None) -> Diagnostic:
-    """`m was exp_avg` says what a memory of the rule was called in older versions of the spec, so that checkpoints of
+    """`m was exp_avg` says what a state of the rule was called in older versions of the spec, so that checkpoints of
     these can be loaded; `v was exp_avg_sq / (1 - beta2)` says that it was scaled otherwise. On the left stands a
-    memory: a value that is remembered from step to step. On the right stand memories of the older version,
+    state: a value that is remembered from step to step. On the right stand states of the older version,
     hyperparameters, `t` (the steps taken) and elementwise operators, for each element is converted by itself.
 
     Wrong:
@@ -1131,7 +1131,7 @@ def bad_past(problem: str, span: Span, help: str | None = None) -> Diagnostic:
 
 @entry("E041", "a shape that nothing tells")
 def undetermined_shape(name: str, sides: Sequence[str], span: Span) -> Diagnostic:
-    """A memory that starts at 0 has the shape of its equation, and here the equation has the shape of the memory: as
+    """A state that starts at 0 has the shape of its equation, and here the equation has the shape of the state: as
     many columns as it had one step ago, say. Numbers do not help, for they go with any shape. A value to start from,
     the second argument of `prev`, tells the shape, and something to add to it does so, too.
 
@@ -1205,7 +1205,7 @@ def two_signatures(event: str, argument: str, span: Span, first: Span) -> Diagno
 def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label]) -> Diagnostic:
     """Equations are unordered, but each needs the values it mentions first. These need each other within the same
     step, so none can be computed. What is meant is nearly always the value of the step before: `prev(x)` looks
-    at memory and breaks the cycle.
+    at state and breaks the cycle.
 
     Wrong:
 
@@ -1235,7 +1235,7 @@ def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label
 def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
     """The second argument of `prev` is the value before the first step. It is computed at the first step, when
     there is no step before, so that every `prev` in it stands for an initial value, too. Here that leads back to
-    the very memory that is to be started, directly or through other equations.
+    the very state that is to be started, directly or through other equations.
 
     Wrong:
 

@@ -13,7 +13,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["AdaBelief"]
 
@@ -29,7 +29,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class AdaBelief(SpecOptimizer, runtime=1):
+class AdaBelief(SpecOptimizer, runtime=2):
     """AdaBelief: divides by how far gradients are from what their average predicts
     (arXiv 2010.07468).
 
@@ -63,7 +63,7 @@ class AdaBelief(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -100,7 +100,7 @@ class AdaBelief(SpecOptimizer, runtime=1):
 
 AdaBelief.SPEC = Spec(
     hash="731c6b951ac5",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": (

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Adadelta"]
 
@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, v, moved, *, lr, rho, eps, weight_decay):
     return weight, v, moved
 
 
-class Adadelta(SpecOptimizer, runtime=1):
+class Adadelta(SpecOptimizer, runtime=2):
     """Adadelta: steps in the units of the weights, without a learning rate to tune
     (arXiv 1212.5701), as in torch.
 
@@ -57,7 +57,7 @@ class Adadelta(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v"), Memory("moved")),
+            states=(State("v"), State("moved")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -84,7 +84,7 @@ class Adadelta(SpecOptimizer, runtime=1):
 
 Adadelta.SPEC = Spec(
     hash="c951ca8352c3",
-    memories={
+    states={
         "tensor": {
             "v": (
                 "76da388abdf1",

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Adafactor"]
 
@@ -65,7 +65,7 @@ def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight
     return weight, v
 
 
-class Adafactor(SpecOptimizer, runtime=1):
+class Adafactor(SpecOptimizer, runtime=2):
     """Adafactor: a second moment of one number per row and one per column (arXiv
     1804.04235), as in torch.
 
@@ -108,13 +108,13 @@ class Adafactor(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
-            memories=(Memory("row_v", ("rows", 1)), Memory("col_v", (1, "cols"))),
+            states=(State("row_v", ("rows", 1)), State("col_v", (1, "cols"))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("v"),),
+            states=(State("v"),),
             step=Kernel(vector_rule, layout="tensor"),
         ),
     )
@@ -160,7 +160,7 @@ class Adafactor(SpecOptimizer, runtime=1):
 
 Adafactor.SPEC = Spec(
     hash="ea5538ae3449",
-    memories={
+    states={
         "matrix": {
             "row_v": (
                 "f0171d04f924",

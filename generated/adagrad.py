@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adagrad,
     require,
 )
@@ -54,7 +54,7 @@ def tensor_init(weight, *, initial):
     return (first_s,)
 
 
-class Adagrad(SpecOptimizer, runtime=1):
+class Adagrad(SpecOptimizer, runtime=2):
     """Adagrad: gradients divided by the root of all their squares so far (Duchi, Hazan,
     Singer, 2011), as in torch.
 
@@ -82,7 +82,7 @@ class Adagrad(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("s"),),
+            states=(State("s"),),
             step=Kernel(tensor_rule, layout="elementwise", fused=tensor_fused),
             init=Kernel(tensor_init, layout="elementwise", outputs=("s",)),
         ),
@@ -118,7 +118,7 @@ class Adagrad(SpecOptimizer, runtime=1):
 
 Adagrad.SPEC = Spec(
     hash="e53b087648b9",
-    memories={
+    states={
         "tensor": {
             "s": (
                 "030b6644ea79",

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adam,
     require,
 )
@@ -53,7 +53,7 @@ def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay
     )
 
 
-class Adam(SpecOptimizer, runtime=1):
+class Adam(SpecOptimizer, runtime=2):
     """Adam: adaptive moment estimation (arXiv 1412.6980), with torch's weight decay
     inside the gradient.
 
@@ -83,7 +83,7 @@ class Adam(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise", fused=tensor_fused),
         ),
     )
@@ -120,7 +120,7 @@ class Adam(SpecOptimizer, runtime=1):
 
 Adam.SPEC = Spec(
     hash="03a5da8d6209",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "195673e85711",

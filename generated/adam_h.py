@@ -15,11 +15,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
     )
 
 
-class AdamH(SpecOptimizer, runtime=1):
+class AdamH(SpecOptimizer, runtime=2):
     """AdamH: Adam with relative steps on the sphere of each matrix's first norm
     (Hyperball, arXiv 2606.16899).
 
@@ -117,7 +117,7 @@ class AdamH(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v"), Memory("radius", (1, 1))),
+            states=(State("m"), State("v"), State("radius", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
@@ -125,7 +125,7 @@ class AdamH(SpecOptimizer, runtime=1):
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -164,7 +164,7 @@ class AdamH(SpecOptimizer, runtime=1):
 
 AdamH.SPEC = Spec(
     hash="381807158779",
-    memories={
+    states={
         "matrix": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

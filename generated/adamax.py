@@ -12,7 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Adamax"]
 
@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, m, top, *, t, lr, beta1, beta2, eps, weight_decay)
     return weight, m, top
 
 
-class Adamax(SpecOptimizer, runtime=1):
+class Adamax(SpecOptimizer, runtime=2):
     """Adamax: Adam with the largest recent gradient instead of the second moment (arXiv
     1412.6980), as in torch.
 
@@ -57,7 +57,7 @@ class Adamax(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("top")),
+            states=(State("m"), State("top")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -94,7 +94,7 @@ class Adamax(SpecOptimizer, runtime=1):
 
 Adamax.SPEC = Spec(
     hash="08f0a46fea3f",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "195673e85711",

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class AdamP(SpecOptimizer, runtime=1):
+class AdamP(SpecOptimizer, runtime=2):
     """AdamP: AdamW that does not step along a neuron's weights where their scale does
     not matter (arXiv 2006.08217).
 
@@ -116,13 +116,13 @@ class AdamP(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -162,7 +162,7 @@ class AdamP(SpecOptimizer, runtime=1):
 
 AdamP.SPEC = Spec(
     hash="db0055f4206c",
-    memories={
+    states={
         "matrix": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

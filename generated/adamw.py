@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -52,7 +52,7 @@ def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay
     )
 
 
-class AdamW(SpecOptimizer, runtime=1):
+class AdamW(SpecOptimizer, runtime=2):
     """AdamW: Adam with decoupled weight decay (arXiv 1711.05101), in the order torch
     computes it.
 
@@ -85,7 +85,7 @@ class AdamW(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise", fused=tensor_fused),
         ),
     )
@@ -122,7 +122,7 @@ class AdamW(SpecOptimizer, runtime=1):
 
 AdamW.SPEC = Spec(
     hash="47b5f57b9a26",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["AdamWRawEps"]
 
@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class AdamWRawEps(SpecOptimizer, runtime=1):
+class AdamWRawEps(SpecOptimizer, runtime=2):
     """AdamW with eps beside the root of the average as it is, before its correction, as
     several official codes have it.
 
@@ -57,7 +57,7 @@ class AdamWRawEps(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -94,7 +94,7 @@ class AdamWRawEps(SpecOptimizer, runtime=1):
 
 AdamWRawEps.SPEC = Spec(
     hash="43094ef30423",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

@@ -15,7 +15,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Adan"]
 
@@ -53,7 +53,7 @@ def tensor_init(grad):
     return grad, first_n, grad
 
 
-class Adan(SpecOptimizer, runtime=1):
+class Adan(SpecOptimizer, runtime=2):
     """Adan: Nesterov's momentum from gradients and their changes, with Adam's divisor
     (arXiv 2208.06677).
 
@@ -92,7 +92,7 @@ class Adan(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v"), Memory("n"), Memory("prev_grad")),
+            states=(State("m"), State("v"), State("n"), State("prev_grad")),
             step=Kernel(tensor_rule, layout="elementwise"),
             init=Kernel(
                 tensor_init,
@@ -137,7 +137,7 @@ class Adan(SpecOptimizer, runtime=1):
 
 Adan.SPEC = Spec(
     hash="9f49d2b163af",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "2de302965a1d",

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     ieee,
     require,
 )
@@ -64,7 +64,7 @@ def tensor_rule(
     return weight, m, v, slow
 
 
-class AdEMAMix(SpecOptimizer, runtime=1):
+class AdEMAMix(SpecOptimizer, runtime=2):
     """AdEMAMix: AdamW with a second, much slower momentum beside the first (arXiv
     2409.03137).
 
@@ -109,7 +109,7 @@ class AdEMAMix(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v"), Memory("slow")),
+            states=(State("m"), State("v"), State("slow")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -165,7 +165,7 @@ class AdEMAMix(SpecOptimizer, runtime=1):
 
 AdEMAMix.SPEC = Spec(
     hash="f2fc77637b63",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

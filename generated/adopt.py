@@ -14,7 +14,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["ADOPT"]
 
@@ -37,7 +37,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class ADOPT(SpecOptimizer, runtime=1):
+class ADOPT(SpecOptimizer, runtime=2):
     """ADOPT: Adam that converges with any beta2, as no gradient meets its own second
     moment (arXiv 2411.02853).
 
@@ -74,7 +74,7 @@ class ADOPT(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise"),
             init=Kernel(tensor_init, layout="elementwise", outputs=("v",)),
         ),
@@ -112,7 +112,7 @@ class ADOPT(SpecOptimizer, runtime=1):
 
 ADOPT.SPEC = Spec(
     hash="0901a81884ad",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "8922fa57e220",

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["AMSGrad"]
 
@@ -29,7 +29,7 @@ def tensor_rule(weight, grad, m, v, top, *, t, lr, beta1, beta2, eps, weight_dec
     return weight, m, v, top
 
 
-class AMSGrad(SpecOptimizer, runtime=1):
+class AMSGrad(SpecOptimizer, runtime=2):
     """AMSGrad: Adam that divides by the largest second moment so far (Reddi, Kale,
     Kumar, 2018), as in torch.
 
@@ -60,7 +60,7 @@ class AMSGrad(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v"), Memory("top")),
+            states=(State("m"), State("v"), State("top")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -97,7 +97,7 @@ class AMSGrad(SpecOptimizer, runtime=1):
 
 AMSGrad.SPEC = Spec(
     hash="f28a9cf04718",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "195673e85711",

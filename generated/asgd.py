@@ -16,11 +16,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     ieee,
     require,
 )
@@ -49,7 +49,7 @@ def tensor_show_current(kept):
     return (kept.clone(),)
 
 
-class ASGD(SpecOptimizer, runtime=1):
+class ASGD(SpecOptimizer, runtime=2):
     """ASGD: stochastic gradient descent whose average over steps is kept beside it
     (Polyak and Juditsky, 1992), as in torch.
 
@@ -81,7 +81,7 @@ class ASGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("average"), Memory("kept")),
+            states=(State("average"), State("kept")),
             step=Kernel(tensor_rule, layout="elementwise"),
             events=(
                 Event(
@@ -142,7 +142,7 @@ class ASGD(SpecOptimizer, runtime=1):
 
 ASGD.SPEC = Spec(
     hash="910b6ddbf523",
-    memories={
+    states={
         "tensor": {
             "average": (
                 "f2fd0bfdb45c",

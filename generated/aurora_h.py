@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -104,7 +104,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class AuroraH(SpecOptimizer, runtime=1):
+class AuroraH(SpecOptimizer, runtime=2):
     """AuroraH: Aurora with relative steps on the sphere of the weights' first norm
     (arXiv 2606.16899 on arXiv 2606.27715).
 
@@ -149,7 +149,7 @@ class AuroraH(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("radius", (1, 1))),
+            states=(State("m"), State("radius", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
@@ -157,7 +157,7 @@ class AuroraH(SpecOptimizer, runtime=1):
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -206,7 +206,7 @@ class AuroraH(SpecOptimizer, runtime=1):
 
 AuroraH.SPEC = Spec(
     hash="6655f736aed8",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
             "radius": ("3ccf80ec8ceb", "radius = prev(radius), at first norm(weight)"),

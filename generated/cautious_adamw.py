@@ -10,7 +10,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["CautiousAdamW"]
 
@@ -26,7 +26,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class CautiousAdamW(SpecOptimizer, runtime=1):
+class CautiousAdamW(SpecOptimizer, runtime=2):
     """C-AdamW: AdamW that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -58,7 +58,7 @@ class CautiousAdamW(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="tensor"),
         ),
     )
@@ -95,7 +95,7 @@ class CautiousAdamW(SpecOptimizer, runtime=1):
 
 CautiousAdamW.SPEC = Spec(
     hash="58eecb6e6627",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

@@ -10,7 +10,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["CautiousLion"]
 
@@ -25,7 +25,7 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class CautiousLion(SpecOptimizer, runtime=1):
+class CautiousLion(SpecOptimizer, runtime=2):
     """C-Lion: Lion that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -56,7 +56,7 @@ class CautiousLion(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(tensor_rule, layout="tensor"),
         ),
     )
@@ -90,7 +90,7 @@ class CautiousLion(SpecOptimizer, runtime=1):
 
 CautiousLion.SPEC = Spec(
     hash="d86b9da1df1c",
-    memories={
+    states={
         "tensor": {
             "m": ("9bca2bfd6dab", "m = beta2 * prev(m) + (1 - beta2) * grad"),
         },

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class CautiousMano(SpecOptimizer, runtime=1):
+class CautiousMano(SpecOptimizer, runtime=2):
     """CautiousMano: Mano that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2601.23000).
 
@@ -110,13 +110,13 @@ class CautiousMano(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -167,7 +167,7 @@ class CautiousMano(SpecOptimizer, runtime=1):
 
 CautiousMano.SPEC = Spec(
     hash="d99e7f77685f",
-    memories={
+    states={
         "matrix": {
             "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
         },

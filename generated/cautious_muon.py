@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -65,7 +65,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousMuon(SpecOptimizer, runtime=1):
+class CautiousMuon(SpecOptimizer, runtime=2):
     """C-Muon: Muon that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix and conv parameters:
@@ -103,13 +103,13 @@ class CautiousMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -162,7 +162,7 @@ class CautiousMuon(SpecOptimizer, runtime=1):
 
 CautiousMuon.SPEC = Spec(
     hash="2d90be929246",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNAMO(SpecOptimizer, runtime=1):
+class CautiousNAMO(SpecOptimizer, runtime=2):
     """C-NAMO: NAMO that moves only where step and gradient agree (arXiv 2602.17080 and
     2411.16085, put together here).
 
@@ -108,13 +108,13 @@ class CautiousNAMO(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, 1))),
+            states=(State("m"), State("v", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -165,7 +165,7 @@ class CautiousNAMO(SpecOptimizer, runtime=1):
 
 CautiousNAMO.SPEC = Spec(
     hash="96da2a8f706d",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),

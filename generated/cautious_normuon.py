@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -70,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNorMuon(SpecOptimizer, runtime=1):
+class CautiousNorMuon(SpecOptimizer, runtime=2):
     """CautiousNorMuon: NorMuon that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2510.05491).
 
@@ -110,13 +110,13 @@ class CautiousNorMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", ("rows", 1))),
+            states=(State("m"), State("v", ("rows", 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -168,7 +168,7 @@ class CautiousNorMuon(SpecOptimizer, runtime=1):
 
 CautiousNorMuon.SPEC = Spec(
     hash="ce2f3e1d0ee3",
-    memories={
+    states={
         "matrix": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": (

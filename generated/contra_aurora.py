@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     eigenbasis,
     fused_adamw,
     orthogonalize,
@@ -115,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraAurora(SpecOptimizer, runtime=1):
+class ContraAurora(SpecOptimizer, runtime=2):
     """ContraAurora: Aurora less a part of the momentum, its length restored
     (modded-nanogpt's optimization track).
 
@@ -156,13 +156,13 @@ class ContraAurora(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -219,7 +219,7 @@ class ContraAurora(SpecOptimizer, runtime=1):
 
 ContraAurora.SPEC = Spec(
     hash="56bbce720926",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     eigenbasis,
     fused_adamw,
     orthogonalize,
@@ -75,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuon(SpecOptimizer, runtime=1):
+class ContraMuon(SpecOptimizer, runtime=2):
     """ContraMuon: Muon less a part of the momentum itself, so that its strongest
     directions move less.
 
@@ -120,13 +120,13 @@ class ContraMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -183,7 +183,7 @@ class ContraMuon(SpecOptimizer, runtime=1):
 
 ContraMuon.SPEC = Spec(
     hash="27a1230b9e25",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     eigenbasis,
     fused_adamw,
     orthogonalize,
@@ -76,7 +76,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuonRestored(SpecOptimizer, runtime=1):
+class ContraMuonRestored(SpecOptimizer, runtime=2):
     """ContraMuonRestored: ContraMuon whose direction is as long as Muon's, as in
     modded-nanogpt's optimization track.
 
@@ -118,13 +118,13 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -181,7 +181,7 @@ class ContraMuonRestored(SpecOptimizer, runtime=1):
 
 ContraMuonRestored.SPEC = Spec(
     hash="8d1f9ab4afda",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

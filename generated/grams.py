@@ -10,7 +10,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Grams"]
 
@@ -26,7 +26,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class Grams(SpecOptimizer, runtime=1):
+class Grams(SpecOptimizer, runtime=2):
     """Grams: the size of AdamW's step with the sign of the gradient (arXiv 2412.17107).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -58,7 +58,7 @@ class Grams(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -95,7 +95,7 @@ class Grams(SpecOptimizer, runtime=1):
 
 Grams.SPEC = Spec(
     hash="261baa9c131b",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

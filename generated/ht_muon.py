@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     inverse_root,
     require,
@@ -67,7 +67,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class HTMuon(SpecOptimizer, runtime=1):
+class HTMuon(SpecOptimizer, runtime=2):
     """HTMuon: singular values of the momentum to a small power, where Muon makes them 1
     (arXiv 2603.10067).
 
@@ -112,13 +112,13 @@ class HTMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -175,7 +175,7 @@ class HTMuon(SpecOptimizer, runtime=1):
 
 HTMuon.SPEC = Spec(
     hash="5288ddf59aee",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

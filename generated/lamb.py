@@ -13,7 +13,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["LAMB"]
 
@@ -31,7 +31,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class LAMB(SpecOptimizer, runtime=1):
+class LAMB(SpecOptimizer, runtime=2):
     """LAMB: AdamW whose steps are as long as the weights, times lr (arXiv 1904.00962).
 
     Defaults as recollected.
@@ -65,7 +65,7 @@ class LAMB(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="tensor"),
         ),
     )
@@ -102,7 +102,7 @@ class LAMB(SpecOptimizer, runtime=1):
 
 LAMB.SPEC = Spec(
     hash="9b37f1d1dffc",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

@@ -13,7 +13,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["LaProp"]
 
@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, v, m, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, v, m
 
 
-class LaProp(SpecOptimizer, runtime=1):
+class LaProp(SpecOptimizer, runtime=2):
     """LaProp: gradients are first divided by their size and then averaged (arXiv
     2002.04839).
 
@@ -62,7 +62,7 @@ class LaProp(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v"), Memory("m")),
+            states=(State("v"), State("m")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -99,7 +99,7 @@ class LaProp(SpecOptimizer, runtime=1):
 
 LaProp.SPEC = Spec(
     hash="c44e61708961",
-    memories={
+    states={
         "tensor": {
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),
             "m": (

@@ -15,7 +15,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["LARS"]
 
@@ -31,7 +31,7 @@ def tensor_rule(weight, grad, m, *, lr, momentum, trust, weight_decay):
     return weight, m
 
 
-class LARS(SpecOptimizer, runtime=1):
+class LARS(SpecOptimizer, runtime=2):
     """LARS: SGD whose steps are a fixed share of the weights' norm (arXiv 1708.03888).
 
     Where weight or gradient is zero the share does not apply, which is our reading: a
@@ -68,7 +68,7 @@ class LARS(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(tensor_rule, layout="tensor"),
         ),
     )
@@ -102,7 +102,7 @@ class LARS(SpecOptimizer, runtime=1):
 
 LARS.SPEC = Spec(
     hash="a342def74268",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "e566a961b3aa",

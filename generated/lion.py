@@ -11,7 +11,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Lion"]
 
@@ -26,7 +26,7 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class Lion(SpecOptimizer, runtime=1):
+class Lion(SpecOptimizer, runtime=2):
     """Lion: the sign of a momentum that looks at the newest gradient more than its
     memory does (arXiv 2302.06675).
 
@@ -58,7 +58,7 @@ class Lion(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -92,7 +92,7 @@ class Lion(SpecOptimizer, runtime=1):
 
 Lion.SPEC = Spec(
     hash="706df281ee25",
-    memories={
+    states={
         "tensor": {
             "m": ("9bca2bfd6dab", "m = beta2 * prev(m) + (1 - beta2) * grad"),
         },

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Mano(SpecOptimizer, runtime=1):
+class Mano(SpecOptimizer, runtime=2):
     """Mano: momentum tangent to the columns or the rows of the weights, normalized, in
     turns (arXiv 2601.23000).
 
@@ -114,13 +114,13 @@ class Mano(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -171,7 +171,7 @@ class Mano(SpecOptimizer, runtime=1):
 
 Mano.SPEC = Spec(
     hash="095439cf255e",
-    memories={
+    states={
         "matrix": {
             "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
         },

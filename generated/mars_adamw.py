@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -85,7 +85,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSAdamW(SpecOptimizer, runtime=1):
+class MARSAdamW(SpecOptimizer, runtime=2):
     """MARS-AdamW: AdamW on gradients that are corrected by how they changed (arXiv
     2411.10438).
 
@@ -129,14 +129,14 @@ class MARSAdamW(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
-            memories=(Memory("m"), Memory("v"), Memory("prev_grad")),
+            states=(State("m"), State("v"), State("prev_grad")),
             step=Kernel(matrix_rule, layout="matrix"),
             init=Kernel(matrix_init, layout="matrix", outputs=("prev_grad",)),
         ),
         Rule(
             name="rest",
             roles=("vector",),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -192,7 +192,7 @@ class MARSAdamW(SpecOptimizer, runtime=1):
 
 MARSAdamW.SPEC = Spec(
     hash="7308366a03b5",
-    memories={
+    states={
         "matrix": {
             "m": (
                 "f670bbc26037",

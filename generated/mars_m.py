@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -73,7 +73,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSM(SpecOptimizer, runtime=1):
+class MARSM(SpecOptimizer, runtime=2):
     """MARS-M: Muon on gradients with their change since the last step added (arXiv
     2510.21800).
 
@@ -118,14 +118,14 @@ class MARSM(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("prev_grad")),
+            states=(State("m"), State("prev_grad")),
             step=Kernel(matrix_rule, layout="matrix"),
             init=Kernel(matrix_init, layout="matrix", outputs=("prev_grad",)),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -177,7 +177,7 @@ class MARSM(SpecOptimizer, runtime=1):
 
 MARSM.SPEC = Spec(
     hash="3d2ed7c93131",
-    memories={
+    states={
         "matrix": {
             "m": (
                 "dc032e212302",

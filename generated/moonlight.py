@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -89,7 +89,7 @@ def rest_fused(
     )
 
 
-class Moonlight(SpecOptimizer, runtime=1):
+class Moonlight(SpecOptimizer, runtime=2):
     """Moonlight's Muon: steps with the root mean square of AdamW's, and one lr for all
     (arXiv 2502.16982).
 
@@ -131,13 +131,13 @@ class Moonlight(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -194,7 +194,7 @@ class Moonlight(SpecOptimizer, runtime=1):
 
 Moonlight.SPEC = Spec(
     hash="8e2e14cbb3c6",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

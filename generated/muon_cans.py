@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCANS(SpecOptimizer, runtime=1):
+class MuonCANS(SpecOptimizer, runtime=2):
     """MuonCANS: Muon with Chebyshev-optimal polynomials (arXiv 2506.10935).
 
     For matrix and conv parameters:
@@ -111,13 +111,13 @@ class MuonCANS(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -166,7 +166,7 @@ class MuonCANS(SpecOptimizer, runtime=1):
 
 MuonCANS.SPEC = Spec(
     hash="6f5795370771",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

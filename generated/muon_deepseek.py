@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -77,7 +77,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonDeepSeek(SpecOptimizer, runtime=1):
+class MuonDeepSeek(SpecOptimizer, runtime=2):
     """MuonDeepSeek: Muon with DeepSeek-V4's ten steps, eight of the usual quintic and
     two that settle at 1.
 
@@ -119,13 +119,13 @@ class MuonDeepSeek(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -174,7 +174,7 @@ class MuonDeepSeek(SpecOptimizer, runtime=1):
 
 MuonDeepSeek.SPEC = Spec(
     hash="c188474d025e",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

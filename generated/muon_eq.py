@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -94,7 +94,7 @@ def rest_fused(
     )
 
 
-class MuonEq(SpecOptimizer, runtime=1):
+class MuonEq(SpecOptimizer, runtime=2):
     """MuonEq: momentum with rows or columns of norm 1 before it is orthogonalized
     (arXiv 2603.28254).
 
@@ -138,13 +138,13 @@ class MuonEq(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -210,7 +210,7 @@ class MuonEq(SpecOptimizer, runtime=1):
 
 MuonEq.SPEC = Spec(
     hash="b96adcd73bf3",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -63,7 +63,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonHeavyBall(SpecOptimizer, runtime=1):
+class MuonHeavyBall(SpecOptimizer, runtime=2):
     """MuonHeavyBall: Muon with the momentum as a decaying sum, which makes it longer
     and leaves its direction.
 
@@ -102,13 +102,13 @@ class MuonHeavyBall(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -161,7 +161,7 @@ class MuonHeavyBall(SpecOptimizer, runtime=1):
 
 MuonHeavyBall.SPEC = Spec(
     hash="2ceef59a88de",
-    memories={
+    states={
         "matrix": {
             "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
         },

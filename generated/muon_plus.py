@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -75,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPlus(SpecOptimizer, runtime=1):
+class MuonPlus(SpecOptimizer, runtime=2):
     """Muon+: Muon whose orthogonalized momentum has its columns and rows brought to
     norm 1 (arXiv 2602.21545).
 
@@ -122,13 +122,13 @@ class MuonPlus(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -191,7 +191,7 @@ class MuonPlus(SpecOptimizer, runtime=1):
 
 MuonPlus.SPEC = Spec(
     hash="4cef61244148",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     eigenbasis,
     fused_adamw,
     orthogonalize,
@@ -78,7 +78,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSphere(SpecOptimizer, runtime=1):
+class MuonSphere(SpecOptimizer, runtime=2):
     """MuonSphere: Muon with the weights' spectral norm put to sqrt(rows / cols) before
     each step (arXiv 2601.08393).
 
@@ -123,13 +123,13 @@ class MuonSphere(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -178,7 +178,7 @@ class MuonSphere(SpecOptimizer, runtime=1):
 
 MuonSphere.SPEC = Spec(
     hash="86ce0ca3bb5a",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -66,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonTorch(SpecOptimizer, runtime=1):
+class MuonTorch(SpecOptimizer, runtime=2):
     """Muon as torch.optim has it: either its own factor on the steps or Moonlight's.
 
     torch takes matrices alone; here the rest follows AdamW at the same lr. torch does
@@ -109,13 +109,13 @@ class MuonTorch(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -177,7 +177,7 @@ class MuonTorch(SpecOptimizer, runtime=1):
 
 MuonTorch.SPEC = Spec(
     hash="d9a9b615124b",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

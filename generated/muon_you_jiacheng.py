@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -72,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonYouJiacheng(SpecOptimizer, runtime=1):
+class MuonYouJiacheng(SpecOptimizer, runtime=2):
     """MuonYouJiacheng: Muon with You Jiacheng's five polynomials, whose output is
     within 3.2 % of orthogonal.
 
@@ -113,13 +113,13 @@ class MuonYouJiacheng(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -168,7 +168,7 @@ class MuonYouJiacheng(SpecOptimizer, runtime=1):
 
 MuonYouJiacheng.SPEC = Spec(
     hash="ae500fe47a25",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -98,7 +98,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Muown(SpecOptimizer, runtime=1):
+class Muown(SpecOptimizer, runtime=2):
     """Muown: Muon for the directions of the rows and Adam for their lengths g (arXiv
     2605.10797).
 
@@ -154,11 +154,11 @@ class Muown(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("m"),
-                Memory("r", ("rows", 1)),
-                Memory("g_m", ("rows", 1)),
-                Memory("g_v", ("rows", 1)),
+            states=(
+                State("m"),
+                State("r", ("rows", 1)),
+                State("g_m", ("rows", 1)),
+                State("g_v", ("rows", 1)),
             ),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
@@ -167,7 +167,7 @@ class Muown(SpecOptimizer, runtime=1):
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -226,7 +226,7 @@ class Muown(SpecOptimizer, runtime=1):
 
 Muown.SPEC = Spec(
     hash="d75ade67a234",
-    memories={
+    states={
         "matrix": {
             "m": (
                 "b12cd6a3b792",

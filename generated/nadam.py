@@ -12,7 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["NAdam"]
 
@@ -52,7 +52,7 @@ def tensor_init(weight):
     return (first_product,)
 
 
-class NAdam(SpecOptimizer, runtime=1):
+class NAdam(SpecOptimizer, runtime=2):
     """NAdam: Adam with Nesterov's look-ahead and a warming momentum (Dozat, 2016), as
     in torch.
 
@@ -86,7 +86,7 @@ class NAdam(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v"), Memory("product", (1, 1))),
+            states=(State("m"), State("v"), State("product", (1, 1))),
             step=Kernel(tensor_rule, layout="tensor"),
             init=Kernel(tensor_init, layout="tensor", outputs=("product",)),
         ),
@@ -140,7 +140,7 @@ class NAdam(SpecOptimizer, runtime=1):
 
 NAdam.SPEC = Spec(
     hash="1b4da94b8b36",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "195673e85711",

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -61,7 +61,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMO(SpecOptimizer, runtime=1):
+class NAMO(SpecOptimizer, runtime=2):
     """NAMO: orthogonalized momentum with one norm-based Adam step size (arXiv
     2602.17080).
 
@@ -103,13 +103,13 @@ class NAMO(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, 1))),
+            states=(State("m"), State("v", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -160,7 +160,7 @@ class NAMO(SpecOptimizer, runtime=1):
 
 NAMO.SPEC = Spec(
     hash="e1a7cd4bebee",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOD(SpecOptimizer, runtime=1):
+class NAMOD(SpecOptimizer, runtime=2):
     """NAMO-D: NAMO with one step size per column, limited to a band around their mean
     (arXiv 2602.17080).
 
@@ -108,13 +108,13 @@ class NAMOD(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, "cols"))),
+            states=(State("m"), State("v", (1, "cols"))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -169,7 +169,7 @@ class NAMOD(SpecOptimizer, runtime=1):
 
 NAMOD.SPEC = Spec(
     hash="c3b44b75df46",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": (

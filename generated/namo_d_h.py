@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -81,7 +81,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMODH(SpecOptimizer, runtime=1):
+class NAMODH(SpecOptimizer, runtime=2):
     """NAMODH: NAMO-D on the sphere of the weights' first norm, where its columns differ
     in step size as before.
 
@@ -131,7 +131,7 @@ class NAMODH(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, "cols")), Memory("radius", (1, 1))),
+            states=(State("m"), State("v", (1, "cols")), State("radius", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
@@ -139,7 +139,7 @@ class NAMODH(SpecOptimizer, runtime=1):
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -181,7 +181,7 @@ class NAMODH(SpecOptimizer, runtime=1):
 
 NAMODH.SPEC = Spec(
     hash="e2a6298ddfca",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": (

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     orthogonalize,
     require,
 )
@@ -71,7 +71,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMODOfficial(SpecOptimizer, runtime=1):
+class NAMODOfficial(SpecOptimizer, runtime=2):
     """NAMO-D as its official code has it: Nesterov's mix, a factor for shape, caps
     (arXiv 2602.17080).
 
@@ -124,13 +124,13 @@ class NAMODOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, "cols"))),
+            states=(State("m"), State("v", (1, "cols"))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise"),
         ),
     )
@@ -201,7 +201,7 @@ class NAMODOfficial(SpecOptimizer, runtime=1):
 
 NAMODOfficial.SPEC = Spec(
     hash="d71b19a7ccbf",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": (

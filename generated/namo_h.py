@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -80,7 +80,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOH(SpecOptimizer, runtime=1):
+class NAMOH(SpecOptimizer, runtime=2):
     """NAMOH: NAMO on the sphere of the weights' first norm, its step size alpha
     relative to that norm.
 
@@ -129,7 +129,7 @@ class NAMOH(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, 1)), Memory("radius", (1, 1))),
+            states=(State("m"), State("v", (1, 1)), State("radius", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
@@ -137,7 +137,7 @@ class NAMOH(SpecOptimizer, runtime=1):
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -176,7 +176,7 @@ class NAMOH(SpecOptimizer, runtime=1):
 
 NAMOH.SPEC = Spec(
     hash="9f51491c67cc",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     orthogonalize,
     require,
 )
@@ -68,7 +68,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMOOfficial(SpecOptimizer, runtime=1):
+class NAMOOfficial(SpecOptimizer, runtime=2):
     """NAMO as its official code has it: Nesterov's mix, a factor for shape, caps (arXiv
     2602.17080).
 
@@ -118,13 +118,13 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", (1, 1))),
+            states=(State("m"), State("v", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise"),
         ),
     )
@@ -191,7 +191,7 @@ class NAMOOfficial(SpecOptimizer, runtime=1):
 
 NAMOOfficial.SPEC = Spec(
     hash="35786b3a04c7",
-    memories={
+    states={
         "matrix": {
             "m": ("10a288b79809", "m = mu1 * prev(m) + (1 - mu1) * grad"),
             "v": ("0e88834b7711", "v = mu2 * prev(v) + (1 - mu2) * norm(grad)^2"),

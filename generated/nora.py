@@ -12,11 +12,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -59,7 +59,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Nora(SpecOptimizer, runtime=1):
+class Nora(SpecOptimizer, runtime=2):
     """Nora: row-normalized momentum, tangent to the weights' rows (arXiv 2605.03769).
 
     For matrix and conv parameters:
@@ -100,13 +100,13 @@ class Nora(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -145,7 +145,7 @@ class Nora(SpecOptimizer, runtime=1):
 
 Nora.SPEC = Spec(
     hash="57a5a456b3b5",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -15,7 +15,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["NoraOfficial"]
 
@@ -41,7 +41,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     return weight, m, v
 
 
-class NoraOfficial(SpecOptimizer, runtime=1):
+class NoraOfficial(SpecOptimizer, runtime=2):
     """Nora as its official code has it: Nesterov's mix, longer steps of tall matrices,
     decay first (arXiv 2605.03769).
 
@@ -87,13 +87,13 @@ class NoraOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise"),
             lr_ratio="rest_ratio",
         ),
@@ -130,7 +130,7 @@ class NoraOfficial(SpecOptimizer, runtime=1):
 
 NoraOfficial.SPEC = Spec(
     hash="598f76a4731b",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

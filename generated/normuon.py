@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -67,7 +67,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuon(SpecOptimizer, runtime=1):
+class NorMuon(SpecOptimizer, runtime=2):
     """NorMuon: Muon whose neurons get equally long steps (arXiv 2510.05491).
 
     For matrix and conv parameters:
@@ -110,13 +110,13 @@ class NorMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", ("rows", 1))),
+            states=(State("m"), State("v", ("rows", 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -168,7 +168,7 @@ class NorMuon(SpecOptimizer, runtime=1):
 
 NorMuon.SPEC = Spec(
     hash="22324ce60500",
-    memories={
+    states={
         "matrix": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": (

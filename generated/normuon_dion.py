@@ -19,11 +19,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -92,7 +92,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonDion(SpecOptimizer, runtime=1):
+class NorMuonDion(SpecOptimizer, runtime=2):
     """NorMuon as the dion package has it: summed gradients, Polar Express, steps by
     sqrt(rows / cols) (arXiv 2510.05491).
 
@@ -143,13 +143,13 @@ class NorMuonDion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", ("rows", 1))),
+            states=(State("m"), State("v", ("rows", 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -225,7 +225,7 @@ class NorMuonDion(SpecOptimizer, runtime=1):
 
 NorMuonDion.SPEC = Spec(
     hash="17226c54d83c",
-    memories={
+    states={
         "matrix": {
             "m": ("b463c093aab7", "m = beta1 * prev(m) + grad"),
             "v": (

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -87,7 +87,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonFromMuon(SpecOptimizer, runtime=1):
+class NorMuonFromMuon(SpecOptimizer, runtime=2):
     """NorMuonFromMuon: NorMuon (arXiv 2510.05491) said as its difference from Muon;
     with its defaults the same steps.
 
@@ -127,13 +127,13 @@ class NorMuonFromMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("update", ("rows", 1))),
+            states=(State("m"), State("update", ("rows", 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -192,7 +192,7 @@ class NorMuonFromMuon(SpecOptimizer, runtime=1):
 
 NorMuonFromMuon.SPEC = Spec(
     hash="3b34a292b59e",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
             "update": (

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -80,7 +80,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class NorMuonH(SpecOptimizer, runtime=1):
+class NorMuonH(SpecOptimizer, runtime=2):
     """NorMuonH: NorMuon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 
@@ -128,7 +128,7 @@ class NorMuonH(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", ("rows", 1)), Memory("radius", (1, 1))),
+            states=(State("m"), State("v", ("rows", 1)), State("radius", (1, 1))),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
@@ -136,7 +136,7 @@ class NorMuonH(SpecOptimizer, runtime=1):
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -190,7 +190,7 @@ class NorMuonH(SpecOptimizer, runtime=1):
 
 NorMuonH.SPEC = Spec(
     hash="24f924020342",
-    memories={
+    states={
         "matrix": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": (

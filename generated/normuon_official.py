@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -72,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class NorMuonOfficial(SpecOptimizer, runtime=1):
+class NorMuonOfficial(SpecOptimizer, runtime=2):
     """NorMuon as its official code has it: Nesterov's mix, and steps as long as Muon's
     (arXiv 2510.05491).
 
@@ -117,13 +117,13 @@ class NorMuonOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v", ("rows", 1))),
+            states=(State("m"), State("v", ("rows", 1))),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -180,7 +180,7 @@ class NorMuonOfficial(SpecOptimizer, runtime=1):
 
 NorMuonOfficial.SPEC = Spec(
     hash="e009f6668b78",
-    memories={
+    states={
         "matrix": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": (

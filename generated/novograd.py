@@ -13,7 +13,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["NovoGrad"]
 
@@ -34,7 +34,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class NovoGrad(SpecOptimizer, runtime=1):
+class NovoGrad(SpecOptimizer, runtime=2):
     """NovoGrad: gradients divided by the recent norm of their whole parameter, decay
     included in the momentum (arXiv 1905.11286).
 
@@ -68,7 +68,7 @@ class NovoGrad(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v", (1, 1)), Memory("m")),
+            states=(State("v", (1, 1)), State("m")),
             step=Kernel(tensor_rule, layout="tensor"),
             init=Kernel(tensor_init, layout="tensor", outputs=("v",)),
         ),
@@ -106,7 +106,7 @@ class NovoGrad(SpecOptimizer, runtime=1):
 
 NovoGrad.SPEC = Spec(
     hash="1059705f1ac0",
-    memories={
+    states={
         "tensor": {
             "v": (
                 "43e341cbf418",

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -63,7 +63,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PolarGrad(SpecOptimizer, runtime=1):
+class PolarGrad(SpecOptimizer, runtime=2):
     """PolarGrad: Muon's direction times the nuclear norm of the momentum (arXiv
     2505.21799).
 
@@ -105,13 +105,13 @@ class PolarGrad(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -174,7 +174,7 @@ class PolarGrad(SpecOptimizer, runtime=1):
 
 PolarGrad.SPEC = Spec(
     hash="717ec17cc6db",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -90,7 +90,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PRISM(SpecOptimizer, runtime=1):
+class PRISM(SpecOptimizer, runtime=2):
     """PRISM: Muon that moves less where the gradient differs from its momentum (arXiv
     2602.03096).
 
@@ -150,13 +150,13 @@ class PRISM(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -209,7 +209,7 @@ class PRISM(SpecOptimizer, runtime=1):
 
 PRISM.SPEC = Spec(
     hash="128c44fa0deb",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

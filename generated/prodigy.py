@@ -16,7 +16,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Prodigy"]
 
@@ -70,7 +70,7 @@ def tensor_init(weight, *, d0):
     return weight.clone(), first_d
 
 
-class Prodigy(SpecOptimizer, runtime=1):
+class Prodigy(SpecOptimizer, runtime=2):
     """Prodigy: Adam that estimates the distance to the solution, and so its own
     learning rate (arXiv 2306.06101).
 
@@ -114,13 +114,13 @@ class Prodigy(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("start"),
-                Memory("m"),
-                Memory("v"),
-                Memory("r", (1, 1)),
-                Memory("s"),
-                Memory("d", (1, 1)),
+            states=(
+                State("start"),
+                State("m"),
+                State("v"),
+                State("r", (1, 1)),
+                State("s"),
+                State("d", (1, 1)),
             ),
             step=Kernel(
                 tensor_rule,
@@ -172,7 +172,7 @@ class Prodigy(SpecOptimizer, runtime=1):
 
 Prodigy.SPEC = Spec(
     hash="5f96deaee7c2",
-    memories={
+    states={
         "tensor": {
             "start": ("5e65e16aab24", "start = prev(start), at first weight"),
             "m": (

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     ieee,
     require,
 )
@@ -42,7 +42,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class RAdam(SpecOptimizer, runtime=1):
+class RAdam(SpecOptimizer, runtime=2):
     """RAdam: Adam whose early steps are rectified (arXiv 1908.03265), as in torch.
 
     For matrix, conv, embedding, head and vector parameters:
@@ -75,7 +75,7 @@ class RAdam(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -112,7 +112,7 @@ class RAdam(SpecOptimizer, runtime=1):
 
 RAdam.SPEC = Spec(
     hash="d9648031ad4f",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "195673e85711",

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -69,7 +69,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RadialBrakeMuon(SpecOptimizer, runtime=1):
+class RadialBrakeMuon(SpecOptimizer, runtime=2):
     """RadialBrakeMuon: Muon with a shorter step outward, away from zero
     (modded-nanogpt's optimization track).
 
@@ -112,13 +112,13 @@ class RadialBrakeMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -175,7 +175,7 @@ class RadialBrakeMuon(SpecOptimizer, runtime=1):
 
 RadialBrakeMuon.SPEC = Spec(
     hash="152e0cc19f89",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

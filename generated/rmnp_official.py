@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class RMNPOfficial(SpecOptimizer, runtime=1):
+class RMNPOfficial(SpecOptimizer, runtime=2):
     """RMNP as its GPT-2 code has it: a Nesterov sum of gradients, longer steps of tall
     matrices (arXiv 2603.20527).
 
@@ -109,13 +109,13 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -172,7 +172,7 @@ class RMNPOfficial(SpecOptimizer, runtime=1):
 
 RMNPOfficial.SPEC = Spec(
     hash="be6831365e1a",
-    memories={
+    states={
         "matrix": {
             "m": ("8c77230ee19b", "m = beta * prev(m) + grad"),
         },

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["RMSprop"]
 
@@ -42,7 +42,7 @@ def tensor_rule(
     return weight, v, mean, m
 
 
-class RMSprop(SpecOptimizer, runtime=1):
+class RMSprop(SpecOptimizer, runtime=2):
     """RMSprop: gradients divided by their recent root mean square (Hinton, 2012), as in
     torch.
 
@@ -74,7 +74,7 @@ class RMSprop(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("v"), Memory("mean"), Memory("m")),
+            states=(State("v"), State("mean"), State("m")),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -121,7 +121,7 @@ class RMSprop(SpecOptimizer, runtime=1):
 
 RMSprop.SPEC = Spec(
     hash="fbfbb1aea919",
-    memories={
+    states={
         "tensor": {
             "v": (
                 "aec12ee70533",

@@ -12,7 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Rprop"]
 
@@ -36,7 +36,7 @@ def tensor_init(weight, *, lr):
     return (first_size,)
 
 
-class Rprop(SpecOptimizer, runtime=1):
+class Rprop(SpecOptimizer, runtime=2):
     """Rprop: steps that grow while the gradient keeps its sign (Riedmiller and Braun,
     1993), as in torch.
 
@@ -69,7 +69,7 @@ class Rprop(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("size"), Memory("g")),
+            states=(State("size"), State("g")),
             step=Kernel(tensor_rule, layout="elementwise"),
             init=Kernel(tensor_init, layout="elementwise", outputs=("size",)),
         ),
@@ -105,7 +105,7 @@ class Rprop(SpecOptimizer, runtime=1):
 
 Rprop.SPEC = Spec(
     hash="569191d97988",
-    memories={
+    states={
         "tensor": {
             "size": (
                 "3621d1c2864f",

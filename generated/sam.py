@@ -17,11 +17,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     require,
 )
 
@@ -69,7 +69,7 @@ def tensor_ascend_sums(grad):
     return (ascend_total_1,)
 
 
-class SAM(SpecOptimizer, runtime=1):
+class SAM(SpecOptimizer, runtime=2):
     """SAM: SGD with the gradient found a short way uphill (arXiv 2010.01412).
 
     Compute gradients, call `ascend`, compute them again, and step. A step without
@@ -110,11 +110,11 @@ class SAM(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(
-                Memory("m"),
-                Memory("seen", (1, 1)),
-                Memory("climb"),
-                Memory("climbs", (1, 1)),
+            states=(
+                State("m"),
+                State("seen", (1, 1)),
+                State("climb"),
+                State("climbs", (1, 1)),
             ),
             step=Kernel(tensor_rule, layout="tensor", outputs=("weight", "m", "seen")),
             events=(
@@ -190,7 +190,7 @@ class SAM(SpecOptimizer, runtime=1):
 
 SAM.SPEC = Spec(
     hash="a752a31e7807",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "18e192de8e07",

@@ -15,11 +15,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     require,
 )
 
@@ -72,7 +72,7 @@ def tensor_show_training(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeAdamW(SpecOptimizer, runtime=1):
+class ScheduleFreeAdamW(SpecOptimizer, runtime=2):
     """Schedule-Free AdamW: Schedule-Free SGD with Adam's second moment (arXiv
     2405.15682).
 
@@ -112,7 +112,7 @@ class ScheduleFreeAdamW(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("z"), Memory("squares", (1, 1)), Memory("v")),
+            states=(State("z"), State("squares", (1, 1)), State("v")),
             step=Kernel(tensor_rule, layout="tensor"),
             init=Kernel(tensor_init, layout="elementwise", outputs=("z",)),
             events=(
@@ -180,7 +180,7 @@ class ScheduleFreeAdamW(SpecOptimizer, runtime=1):
 
 ScheduleFreeAdamW.SPEC = Spec(
     hash="1aa528fa23ef",
-    memories={
+    states={
         "tensor": {
             "z": (
                 "5f24e18d15e4",

@@ -19,11 +19,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     require,
 )
 
@@ -60,7 +60,7 @@ def tensor_show_training(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeSGD(SpecOptimizer, runtime=1):
+class ScheduleFreeSGD(SpecOptimizer, runtime=2):
     """Schedule-Free SGD: gradients between a fast sequence z and its mean x, which is
     what to evaluate (arXiv 2405.15682).
 
@@ -101,7 +101,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("z"), Memory("squares", (1, 1))),
+            states=(State("z"), State("squares", (1, 1))),
             step=Kernel(tensor_rule, layout="tensor"),
             init=Kernel(tensor_init, layout="elementwise", outputs=("z",)),
             events=(
@@ -163,7 +163,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=1):
 
 ScheduleFreeSGD.SPEC = Spec(
     hash="cde45ce7dad1",
-    memories={
+    states={
         "tensor": {
             "z": (
                 "7d26f90c54bd",

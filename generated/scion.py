@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     orthogonalize,
     require,
 )
@@ -57,7 +57,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class Scion(SpecOptimizer, runtime=1):
+class Scion(SpecOptimizer, runtime=2):
     """Scion: steps towards the farthest point of a ball, one kind for each kind of
     layer (arXiv 2502.07529).
 
@@ -107,19 +107,19 @@ class Scion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="embedding",
             roles=("embedding", "head"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(embedding_rule, layout="matrix"),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(vector_rule, layout="tensor"),
         ),
     )
@@ -159,7 +159,7 @@ class Scion(SpecOptimizer, runtime=1):
 
 Scion.SPEC = Spec(
     hash="056e37705ef3",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

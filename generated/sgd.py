@@ -12,11 +12,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_sgd,
     require,
 )
@@ -59,7 +59,7 @@ def tensor_fused(
     )
 
 
-class SGD(SpecOptimizer, runtime=1):
+class SGD(SpecOptimizer, runtime=2):
     """Stochastic gradient descent with momentum and Nesterov's look-ahead, as in torch.
 
     For matrix, conv, embedding, head and vector parameters:
@@ -88,7 +88,7 @@ class SGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(tensor_rule, layout="elementwise", fused=tensor_fused),
         ),
     )
@@ -136,7 +136,7 @@ class SGD(SpecOptimizer, runtime=1):
 
 SGD.SPEC = Spec(
     hash="59942de5b51c",
-    memories={
+    states={
         "tensor": {
             "m": (
                 "207b24da9651",

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adagrad,
     inverse_root,
     require,
@@ -53,7 +53,7 @@ def rest_fused(weights, grads, s, *, lr, rest_eps):
     fused_adagrad(weights, grads, s, lr=lr, eps=rest_eps, weight_decay=0)
 
 
-class Shampoo(SpecOptimizer, runtime=1):
+class Shampoo(SpecOptimizer, runtime=2):
     """Shampoo: gradients between roots of their row and column statistics (arXiv
     1802.09568).
 
@@ -93,19 +93,19 @@ class Shampoo(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("l", ("rows", "rows")),
-                Memory("r", ("cols", "cols")),
-                Memory("p_l", ("rows", "rows")),
-                Memory("p_r", ("cols", "cols")),
-                Memory("m"),
+            states=(
+                State("l", ("rows", "rows")),
+                State("r", ("cols", "cols")),
+                State("p_l", ("rows", "rows")),
+                State("p_r", ("cols", "cols")),
+                State("m"),
             ),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("s"),),
+            states=(State("s"),),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -142,7 +142,7 @@ class Shampoo(SpecOptimizer, runtime=1):
 
 Shampoo.SPEC = Spec(
     hash="a01daf9d2584",
-    memories={
+    states={
         "matrix": {
             "l": ("252d955943b8", "l = prev(l) + grad @ grad'"),
             "r": ("fac0fd84bf66", "r = prev(r) + grad' @ grad"),

@@ -24,7 +24,7 @@ def tensor_rule(weight, grad, *, lr, weight_decay):
     return (weight,)
 
 
-class SignSGD(SpecOptimizer, runtime=1):
+class SignSGD(SpecOptimizer, runtime=2):
     """SignSGD: the sign of every gradient, and nothing to remember (arXiv 1802.04434).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -51,7 +51,7 @@ class SignSGD(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(),
+            states=(),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -74,7 +74,7 @@ class SignSGD(SpecOptimizer, runtime=1):
 
 SignSGD.SPEC = Spec(
     hash="6c21b800d340",
-    memories={
+    states={
         "tensor": {},
     },
 )

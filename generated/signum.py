@@ -10,7 +10,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Signum"]
 
@@ -25,7 +25,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     return weight, m
 
 
-class Signum(SpecOptimizer, runtime=1):
+class Signum(SpecOptimizer, runtime=2):
     """Signum: the sign of the momentum (arXiv 1802.04434).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -55,7 +55,7 @@ class Signum(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -82,7 +82,7 @@ class Signum(SpecOptimizer, runtime=1):
 
 Signum.SPEC = Spec(
     hash="019cf6150443",
-    memories={
+    states={
         "tensor": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -82,7 +82,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SinkGD(SpecOptimizer, runtime=1):
+class SinkGD(SpecOptimizer, runtime=2):
     """SinkGD: stateless steps from gradients with rows and columns normalized in turn,
     five times (arXiv 2502.06742).
 
@@ -121,13 +121,13 @@ class SinkGD(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(),
+            states=(),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -166,7 +166,7 @@ class SinkGD(SpecOptimizer, runtime=1):
 
 SinkGD.SPEC = Spec(
     hash="4222119d2896",
-    memories={
+    states={
         "matrix": {},
         "rest": {
             "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     eigenbasis,
     fused_adamw,
     qr,
@@ -93,7 +93,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_eps):
     )
 
 
-class SOAP(SpecOptimizer, runtime=1):
+class SOAP(SpecOptimizer, runtime=2):
     """SOAP: Adam in the eigenbases of Shampoo's statistics (arXiv 2409.11321).
 
     As in the official code the first step only builds statistics, eps is added before
@@ -140,20 +140,20 @@ class SOAP(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("l", ("rows", "rows")),
-                Memory("r", ("cols", "cols")),
-                Memory("q_l", ("rows", "rows")),
-                Memory("q_r", ("cols", "cols")),
-                Memory("m"),
-                Memory("v"),
+            states=(
+                State("l", ("rows", "rows")),
+                State("r", ("cols", "cols")),
+                State("q_l", ("rows", "rows")),
+                State("q_r", ("cols", "cols")),
+                State("m"),
+                State("v"),
             ),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -205,7 +205,7 @@ class SOAP(SpecOptimizer, runtime=1):
 
 SOAP.SPEC = Spec(
     hash="d953916eb4a7",
-    memories={
+    states={
         "matrix": {
             "l": ("016fe8a2df2c", "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')"),
             "r": ("580ce1fe7ded", "r = beta2 * prev(r) + (1 - beta2) * (grad' @ grad)"),

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     inverse_root,
     orthogonalize,
@@ -70,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class SoftMuon(SpecOptimizer, runtime=1):
+class SoftMuon(SpecOptimizer, runtime=2):
     """SoftMuon: Muon that keeps a small power of the singular values (modded-nanogpt's
     optimization track).
 
@@ -115,13 +115,13 @@ class SoftMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -174,7 +174,7 @@ class SoftMuon(SpecOptimizer, runtime=1):
 
 SoftMuon.SPEC = Spec(
     hash="778ff6e4d043",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

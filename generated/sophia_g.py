@@ -19,11 +19,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     require,
 )
 
@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2, batch_size):
     return (h,)
 
 
-class SophiaG(SpecOptimizer, runtime=1):
+class SophiaG(SpecOptimizer, runtime=2):
     """Sophia-G: momentum divided by a clipped Gauss-Newton curvature (arXiv
     2305.14342).
 
@@ -85,7 +85,7 @@ class SophiaG(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("h")),
+            states=(State("m"), State("h")),
             step=Kernel(tensor_rule, layout="elementwise", outputs=("weight", "m")),
             events=(
                 Event(
@@ -137,7 +137,7 @@ class SophiaG(SpecOptimizer, runtime=1):
 
 SophiaG.SPEC = Spec(
     hash="bb2f6223fd54",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "h": (

@@ -19,11 +19,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     require,
 )
 
@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2):
     return (h,)
 
 
-class SophiaGOfficial(SpecOptimizer, runtime=1):
+class SophiaGOfficial(SpecOptimizer, runtime=2):
     """Sophia-G as its published code computes it (arXiv 2305.14342).
 
     It differs from the paper (`SophiaG`) in that eps is added to the divisor instead of
@@ -85,7 +85,7 @@ class SophiaGOfficial(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("h")),
+            states=(State("m"), State("h")),
             step=Kernel(tensor_rule, layout="elementwise", outputs=("weight", "m")),
             events=(
                 Event(
@@ -149,7 +149,7 @@ class SophiaGOfficial(SpecOptimizer, runtime=1):
 
 SophiaGOfficial.SPEC = Spec(
     hash="45809891508a",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "h": ("4bb94e47d78a", "h = beta2 * prev(h) + (1 - beta2) * grad^2"),

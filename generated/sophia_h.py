@@ -19,11 +19,11 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     require,
 )
 
@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2):
     return (h,)
 
 
-class SophiaH(SpecOptimizer, runtime=1):
+class SophiaH(SpecOptimizer, runtime=2):
     """Sophia-H: Sophia with Hutchinson's estimate of the Hessian's diagonal (arXiv
     2305.14342).
 
@@ -84,7 +84,7 @@ class SophiaH(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("h")),
+            states=(State("m"), State("h")),
             step=Kernel(tensor_rule, layout="elementwise", outputs=("weight", "m")),
             events=(
                 Event(
@@ -136,7 +136,7 @@ class SophiaH(SpecOptimizer, runtime=1):
 
 SophiaH.SPEC = Spec(
     hash="b52b8172514f",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "h": ("b6243e5594fa", "h = beta2 * prev(h) + (1 - beta2) * grad"),

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -60,7 +60,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SPEL(SpecOptimizer, runtime=1):
+class SPEL(SpecOptimizer, runtime=2):
     """SPEL: Muon's step, and back to the nearest orthogonal weight (arXiv 2601.21487).
 
     The values of lr, steps and rest_ratio are our choice.
@@ -102,13 +102,13 @@ class SPEL(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -168,7 +168,7 @@ class SPEL(SpecOptimizer, runtime=1):
 
 SPEL.SPEC = Spec(
     hash="56d7b55f0e0b",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -13,7 +13,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["StableAdamW"]
 
@@ -30,7 +30,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class StableAdamW(SpecOptimizer, runtime=1):
+class StableAdamW(SpecOptimizer, runtime=2):
     """StableAdamW: AdamW with a shorter step where gradients outgrow their second
     moment (arXiv 2304.13013).
 
@@ -66,7 +66,7 @@ class StableAdamW(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="tensor"),
         ),
     )
@@ -103,7 +103,7 @@ class StableAdamW(SpecOptimizer, runtime=1):
 
 StableAdamW.SPEC = Spec(
     hash="fa755548eff5",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": ("a3ae6b680b3d", "v = beta2 * prev(v) + (1 - beta2) * grad^2"),

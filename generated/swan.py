@@ -15,11 +15,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SWAN(SpecOptimizer, runtime=1):
+class SWAN(SpecOptimizer, runtime=2):
     """SWAN: stateless steps from gradients with standardized rows, whitened (arXiv
     2412.13148).
 
@@ -103,13 +103,13 @@ class SWAN(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(),
+            states=(),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -159,7 +159,7 @@ class SWAN(SpecOptimizer, runtime=1):
 
 SWAN.SPEC = Spec(
     hash="279507d6e119",
-    memories={
+    states={
         "matrix": {},
         "rest": {
             "m": ("6312ac3f4bf9", "m = rest_beta1 * prev(m) + (1 - rest_beta1) * grad"),

@@ -13,7 +13,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Tiger"]
 
@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     return weight, m
 
 
-class Tiger(SpecOptimizer, runtime=1):
+class Tiger(SpecOptimizer, runtime=2):
     """Tiger: Signum with decoupled decay and a slower momentum (Su, 2023).
 
     Defaults as recollected; the author's scaling of lr by the weights' root mean square
@@ -61,7 +61,7 @@ class Tiger(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(tensor_rule, layout="elementwise"),
         ),
     )
@@ -88,7 +88,7 @@ class Tiger(SpecOptimizer, runtime=1):
 
 Tiger.SPEC = Spec(
     hash="019cf6150443",
-    memories={
+    states={
         "tensor": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

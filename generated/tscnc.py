@@ -31,7 +31,7 @@ def matrix_loss(weight, *, sparsity, condition, a):
     return (loss,)
 
 
-class TSCNC(SpecPenalty, runtime=1):
+class TSCNC(SpecPenalty, runtime=2):
     """TSCNC: transformed sparsity and a condition-number constraint, as a penalty on
     weights (arXiv 2503.20454).
 
@@ -70,7 +70,7 @@ class TSCNC(SpecPenalty, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv", "head"),
-            memories=(),
+            states=(),
             step=Kernel(matrix_loss, layout="matrix", outputs=("loss",)),
         ),
     )

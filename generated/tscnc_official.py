@@ -27,7 +27,7 @@ def matrix_loss(weight, *, sparsity, condition, a, eps):
     return (loss,)
 
 
-class TSCNCOfficial(SpecPenalty, runtime=1):
+class TSCNCOfficial(SpecPenalty, runtime=2):
     """TSCNC with the condition term of its published code (arXiv 2503.20454), which
     depends on the scale of weights.
 
@@ -58,7 +58,7 @@ class TSCNCOfficial(SpecPenalty, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv", "head"),
-            memories=(),
+            states=(),
             step=Kernel(matrix_loss, layout="matrix", outputs=("loss",)),
         ),
     )

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     require,
 )
@@ -115,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class TurboMuon(SpecOptimizer, runtime=1):
+class TurboMuon(SpecOptimizer, runtime=2):
     """TurboMuon: Muon whose momentum is brought near orthogonal by scaling its rows,
     which saves a step (arXiv 2512.04632).
 
@@ -156,13 +156,13 @@ class TurboMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -211,7 +211,7 @@ class TurboMuon(SpecOptimizer, runtime=1):
 
 TurboMuon.SPEC = Spec(
     hash="0af0d4dad3e4",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

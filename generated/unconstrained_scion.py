@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     orthogonalize,
     require,
 )
@@ -53,7 +53,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class UnconstrainedScion(SpecOptimizer, runtime=1):
+class UnconstrainedScion(SpecOptimizer, runtime=2):
     """Unconstrained Scion: Scion's steps without the pull towards zero (arXiv
     2502.07529).
 
@@ -94,19 +94,19 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="embedding",
             roles=("embedding", "head"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(embedding_rule, layout="matrix"),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(vector_rule, layout="tensor"),
         ),
     )
@@ -146,7 +146,7 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
 
 UnconstrainedScion.SPEC = Spec(
     hash="4121ca812969",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class UWFloorMuon(SpecOptimizer, runtime=1):
+class UWFloorMuon(SpecOptimizer, runtime=2):
     """UWFloorMuon: Muon whose steps are made longer where they are short against the
     weights.
 
@@ -115,13 +115,13 @@ class UWFloorMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -174,7 +174,7 @@ class UWFloorMuon(SpecOptimizer, runtime=1):
 
 UWFloorMuon.SPEC = Spec(
     hash="0bd303a857c8",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

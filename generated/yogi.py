@@ -14,7 +14,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Memory, Options, Rule, Spec, SpecOptimizer, require
+from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
 
 __all__ = ["Yogi"]
 
@@ -36,7 +36,7 @@ def tensor_init(weight, *, initial):
     return (first_v,)
 
 
-class Yogi(SpecOptimizer, runtime=1):
+class Yogi(SpecOptimizer, runtime=2):
     """Yogi: a second moment that moves towards the squared gradient by a bounded amount
     (Zaheer et al., 2018).
 
@@ -72,7 +72,7 @@ class Yogi(SpecOptimizer, runtime=1):
         Rule(
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(tensor_rule, layout="elementwise"),
             init=Kernel(tensor_init, layout="elementwise", outputs=("v",)),
         ),
@@ -113,7 +113,7 @@ class Yogi(SpecOptimizer, runtime=1):
 
 Yogi.SPEC = Spec(
     hash="cc89aab9a3f8",
-    memories={
+    states={
         "tensor": {
             "m": ("3d1fa4ce4acb", "m = beta1 * prev(m) + (1 - beta1) * grad"),
             "v": (

@@ -2,7 +2,7 @@
 
 A generated class says what one step does to one parameter, as pure functions (`Kernel`) collected in `RULES`. This
 package decides everything around them: which rule a parameter gets (routing), which parameters run as one call
-(buckets), where their memories live (state), in what precision they compute, and what a checkpoint holds. It knows no
+(buckets), where their states live (state), in what precision they compute, and what a checkpoint holds. It knows no
 particular optimizer.
 
 Its rooms, each of which imports only those before it: contract, linalg, exchange, routing, batching, execution; on top
@@ -15,7 +15,7 @@ from __future__ import annotations
 from .checkpoints import Spec, Was
 from .contract.generated import VERSION, Options
 from .contract.hypers import require
-from .contract.interface import Event, Kernel, Memory, Rule
+from .contract.interface import Event, Kernel, Rule, State
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import explain_schedule
 from .linalg.ieee import ieee
@@ -33,7 +33,6 @@ __all__ = [
     "VERSION",
     "Event",
     "Kernel",
-    "Memory",
     "Options",
     "Route",
     "Rule",
@@ -41,6 +40,7 @@ __all__ = [
     "SpecOptimizer",
     "SpecPenalty",
     "SpecSchedule",
+    "State",
     "View",
     "Was",
     "det",

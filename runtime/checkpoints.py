@@ -2,7 +2,7 @@
 
 Each group has the key "spec": a string in JSON, which every tool that saves groups keeps. It holds the version of this
 format, the hash of the spec, the names of its hypers and, for each rule, its roles and the fingerprint and the equation
-of each memory. Memories of equal fingerprint mean the same.
+of each state. States of equal fingerprint mean the same.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SCHEMA_VERSION = 1
 class Was:
     """`target` of a rule (or a hyper, where `rule` is "") as a function of an older checkpoint.
 
-    `function(*memories, **scalars)` gets the old memories of these names; for a memory the scalars are today's hypers
+    `function(*states, **scalars)` gets the old states of these names; for a state the scalars are today's hypers
     and `t`, for a hyper they are the old hypers.
     """
 
     rule: str
     target: str
     function: Callable[..., Any]
-    memories: tuple[str, ...]
+    states: tuple[str, ...]
     scalars: tuple[str, ...]
 
 
@@ -38,23 +38,23 @@ class Was:
 class Spec:
     """What the checkpoints of a generated class say of its spec.
 
-    `memories` has, for each rule and each of its memories, the fingerprint of what it means and its equation, in parts.
-    `before` has other fingerprints of the same memories: what they were when the hypers of a set were not there, and
+    `states` has, for each rule and each of its states, the fingerprint of what it means and its equation, in parts.
+    `before` has other fingerprints of the same states: what they were when the hypers of a set were not there, and
     what these `was` stood in their place.
     """
 
     hash: str
-    memories: Mapping[str, Mapping[str, tuple[str, ...]]]
+    states: Mapping[str, Mapping[str, tuple[str, ...]]]
     was: tuple[Was, ...] = ()
     before: Mapping[str, Mapping[str, Mapping[tuple[str, ...], str]]] = field(default_factory=dict)
 
     def means(self, rule: str, told: frozenset[str]) -> dict[str, tuple[str, str]]:
-        """Fingerprint and equation of each memory of the rule, in a checkpoint in which the `told` hypers were others.
+        """Fingerprint and equation of each state of the rule, in a checkpoint in which the `told` hypers were others.
 
-        Of the sets of hypers that a memory was fingerprinted for, the largest that is told holds all of them it reads.
+        Of the sets of hypers that a state was fingerprinted for, the largest that is told holds all of them it reads.
         """
         found = {}
-        for name, (mark, *parts) in self.memories[rule].items():
+        for name, (mark, *parts) in self.states[rule].items():
             older = {k: v for k, v in self.before.get(rule, {}).get(name, {}).items() if told.issuperset(k)}
             found[name] = (older[max(older, key=len)] if older else mark, " ".join(parts))
         return found
@@ -62,12 +62,12 @@ class Spec:
 
 @dataclass(frozen=True)
 class _Origin:
-    """The spec of a checkpoint; for each rule its roles, and the fingerprint and equation of each memory."""
+    """The spec of a checkpoint; for each rule its roles, and the fingerprint and equation of each state."""
 
     hash: str
     hypers: tuple[str, ...]
     roles: dict[str, tuple[str, ...]] = field(compare=False)
-    memories: dict[str, dict[str, tuple[str, str]]] = field(compare=False)
+    states: dict[str, dict[str, tuple[str, str]]] = field(compare=False)
 
     def rule(self, role: str) -> str | None:
         """The name of the rule that a parameter of this role (or with this rule) had."""
@@ -83,7 +83,7 @@ def _description(owner: Any, hypers: tuple[str, ...]) -> str:
     described = {
         rule.name: {
             "roles": rule.roles,
-            "memories": {name: [mark, " ".join(parts)] for name, (mark, *parts) in spec.memories[rule.name].items()},
+            "memories": {name: [mark, " ".join(parts)] for name, (mark, *parts) in spec.states[rule.name].items()},
         }
         for rule in rules
     }
@@ -104,11 +104,11 @@ def _origin_of(text: str) -> _Origin:
         version = told["version"]
         if version == SCHEMA_VERSION:
             roles = {name: tuple(rule["roles"]) for name, rule in told["rules"].items()}
-            memories = {
-                name: {memory: (str(mark), str(equation)) for memory, (mark, equation) in rule["memories"].items()}
+            states = {
+                name: {kept: (str(mark), str(equation)) for kept, (mark, equation) in rule["memories"].items()}
                 for name, rule in told["rules"].items()
             }
-            return _Origin(str(told["hash"]), tuple(told["hypers"]), roles, memories)
+            return _Origin(str(told["hash"]), tuple(told["hypers"]), roles, states)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"the description of the spec in the loaded state dict is damaged: {error!r}") from error
     raise ValueError(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .batching.counters import Counters, _whole
-from .batching.states import _counters_of, _require_memory
+from .batching.states import _counters_of, _require_state
 from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
-from .contract.precision import _compute_dtype, _memories_of
+from .contract.precision import _compute_dtype, _states_of
 from .matching import _matched
 from .routing.places import VIEW_KEYS, Slot
 
@@ -142,34 +142,34 @@ class _Reader:
         Nothing is to be read in a state in which nothing has been counted and all is zero.
 
         Raises:
-            ValueError: it does not have the memories of the parameter's rule, or they mean something else.
+            ValueError: it does not have the states of the parameter's rule, or they mean something else.
         """
         if not isinstance(entry, Mapping):
             raise ValueError(f"loaded state of a {slot.rule.name} parameter is no mapping, but {entry!r}")
         counts = {name: _whole(name, value) for name, value in entry.items() if _is_counter(name)}
         if _says_nothing(entry, counts):
             return {}
-        rule, memories = slot.rule, _memories_of(slot.rule, group["precision"], p.dtype) if p.numel() else []
+        rule, states = slot.rule, _states_of(slot.rule, group["precision"], p.dtype) if p.numel() else []
         if self.spec is not None and (origin is None or origin.hash != self.spec.hash):
             entry = self._converted({**entry, **counts}, p, slot, group, origin)
-        expected, counters = {memory.name for memory, _ in memories}, _counters_of(rule)
+        expected, counters = {kept.name for kept, _ in states}, _counters_of(rule)
         if lacking := sorted({*expected, "step"} - entry.keys()):
             raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
         if unknown := sorted(entry.keys() - expected - {*counters}):
             raise ValueError(
                 f"loaded state of a {rule.name} parameter has {', '.join(unknown)}, which its rule does not"
             )
-        for memory, _ in memories:
-            _require_data(entry[memory.name], f"loaded state {memory.name}", slot.state_shape(memory), p)
-        read = {m.name: entry[m.name].detach().to(p.device, dtype, copy=True).contiguous() for m, dtype in memories}
+        for kept, _ in states:
+            _require_data(entry[kept.name], f"loaded state {kept.name}", slot.state_shape(kept), p)
+        read = {m.name: entry[m.name].detach().to(p.device, dtype, copy=True).contiguous() for m, dtype in states}
         return read | counts
 
     def _converted(self, entry: _Entry, p: Tensor, slot: Slot, group: _Entry, origin: _Origin | None) -> dict[str, Any]:
-        """The state with the memories of this spec in place of those of the origin."""
+        """The entry with the states of this spec in place of those of the origin."""
         rule = slot.rule
         if origin is None:
             held = [name for name in entry if not _is_common(name)]
-            if held or rule.memories:
+            if held or rule.states:
                 raise ValueError(_undescribed(self.name, held))
             return {**entry}
         before = origin.rule(slot.role)
@@ -178,35 +178,35 @@ class _Reader:
         if (origin, before, rule.name) not in self.plans:
             self.plans[origin, before, rule.name] = self._plan(origin, before, rule.name)
         plan = self.plans[origin, before, rule.name]
-        converted = {name: value for name, value in entry.items() if name not in origin.memories[before]}
-        for memory in rule.memories:
-            source = plan[memory.name]
+        converted = {name: value for name, value in entry.items() if name not in origin.states[before]}
+        for kept in rule.states:
+            source = plan[kept.name]
             if isinstance(source, str):
                 converted |= {source: entry[source]} if source in entry else {}
-            elif entry.keys() >= {*source.memories}:
-                converted[memory.name] = _applied(source, entry, group, p, slot.state_shape(memory))
-                origins = _commas(source.memories) or "a constant"
-                self.notices[f"{memory.name} of the rule {rule.name!r} was made of the checkpoint's {origins}"] = None
+            elif entry.keys() >= {*source.states}:
+                converted[kept.name] = _applied(source, entry, group, p, slot.state_shape(kept))
+                origins = _commas(source.states) or "a constant"
+                self.notices[f"{kept.name} of the rule {rule.name!r} was made of the checkpoint's {origins}"] = None
         return converted
 
     def _plan(self, origin: _Origin, before: str, name: str) -> dict[str, str | Was]:
-        """Where each memory of the rule comes from; ValueError that names all that the spec does not explain."""
+        """Where each state of the rule comes from; ValueError that names all that the spec does not explain."""
         assert self.spec is not None
-        old = origin.memories[before]
+        old = origin.states[before]
         new = self.spec.means(name, self.told.get(origin, frozenset()))
         plan: dict[str, str | Was] = {}
-        for memory, (mark, _) in new.items():
-            told = [w for w in self.spec.was if (w.rule, w.target) == (name, memory) and old.keys() >= {*w.memories}]
-            if memory in old and old[memory][0] == mark:
-                plan[memory] = memory
+        for kept, (mark, _) in new.items():
+            told = [w for w in self.spec.was if (w.rule, w.target) == (name, kept) and old.keys() >= {*w.states}]
+            if kept in old and old[kept][0] == mark:
+                plan[kept] = kept
             elif told:
-                plan[memory] = told[0]
-        read = {each for source in plan.values() for each in ([source] if isinstance(source, str) else source.memories)}
+                plan[kept] = told[0]
+        read = {each for source in plan.values() for each in ([source] if isinstance(source, str) else source.states)}
         changes = _changes(old, new, plan, read)
         if changes:
             raise ValueError(
                 f"the checkpoint is of another version of the spec of {self.name} ({origin.hash}, now "
-                f"{self.spec.hash}), and the memories of its rule {name!r} do not mean the same:"
+                f"{self.spec.hash}), and the states of its rule {name!r} do not mean the same:"
                 + "".join(f"\n  {change}" for change in changes)
             )
         return plan
@@ -216,7 +216,7 @@ _Told = Mapping[str, tuple[str, str]]
 
 
 def _changes(old: _Told, new: _Told, plan: Mapping[str, str | Was], read: Iterable[str]) -> list[str]:
-    """A line for each memory of either spec that nothing has been made of."""
+    """A line for each state of either spec that nothing has been made of."""
     lines = []
     gone = {name: mark for name, (mark, _) in old.items() if name not in read}
     for name, (mark, equation) in new.items():
@@ -244,15 +244,15 @@ def _is_infinite(value: object) -> bool:
 
 
 def _says_nothing(entry: _Entry, counts: Mapping[str, int]) -> bool:
-    """Whether nothing has been counted, and all memories are zero: a parameter that has not been trained."""
-    memories = [value for name, value in entry.items() if name not in counts]
-    are_tensors = all(isinstance(value, Tensor) for value in memories)
-    return not any(counts.values()) and are_tensors and not any(x.is_meta or bool(x.any()) for x in memories)
+    """Whether nothing has been counted, and all states are zero: a parameter that has not been trained."""
+    states = [value for name, value in entry.items() if name not in counts]
+    are_tensors = all(isinstance(value, Tensor) for value in states)
+    return not any(counts.values()) and are_tensors and not any(x.is_meta or bool(x.any()) for x in states)
 
 
 def _require_data(x: object, what: str, shape: tuple[int, ...], p: Tensor) -> None:
-    """ValueError unless x can be copied into a memory of p of this shape."""
-    _require_memory(x, what, shape)
+    """ValueError unless x can be copied into a state of p of this shape."""
+    _require_state(x, what, shape)
     if getattr(x, "is_meta", False) and not p.is_meta:
         raise ValueError(f"{what} is on the device meta, and has no data")
 
@@ -264,7 +264,7 @@ def _is_common(name: str) -> bool:
 
 def _undescribed(name: str, held: Sequence[str]) -> str:
     return (
-        f"the loaded state dict does not say of which spec its memories ({_commas(held) or 'none'}) are: another class "
+        f"the loaded state dict does not say of which spec its states ({_commas(held) or 'none'}) are: another class "
         f"or an older {name} wrote it. If they are those of this spec, give its groups what "
         f'`state_dict()["param_groups"]` of a new {name} has under {SPEC_KEY!r}, and load it again'
     )
@@ -286,23 +286,23 @@ def _hyper_of(was: Was, old: Mapping[str, Any]) -> Any:
 
 
 def _applied(was: Was, entry: _Entry, group: _Entry, p: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A memory made of older ones, in their dtype and on their device.
+    """A state made of older ones, in their dtype and on their device.
 
     Raises:
         ValueError: they cannot be what the spec says it was made of, or that is not finite.
     """
     known = {"t": entry.get("step", 0), **group}
     scalars = {name: known[name].item() if isinstance(known[name], Tensor) else known[name] for name in was.scalars}
-    for name in was.memories:
+    for name in was.states:
         _require_data(entry[name], f"loaded state {name}", tuple(getattr(entry[name], "shape", ())), p)
-    given = [entry[name].detach().clone() for name in was.memories]
-    read = _commas((*was.memories, *(f"{name}={value!r}" for name, value in scalars.items()))) or "a constant"
+    given = [entry[name].detach().clone() for name in was.states]
+    read = _commas((*was.states, *(f"{name}={value!r}" for name, value in scalars.items()))) or "a constant"
     try:
         value = was.function(*given, **scalars)
         like = given[0] if given else torch.empty(0, dtype=_compute_dtype(p.dtype), device=p.device)
         made = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(given[0].shape if given else shape)
     except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"the memory {was.target} cannot be made of the checkpoint's {read}: {error}") from error
+        raise ValueError(f"the state {was.target} cannot be made of the checkpoint's {read}: {error}") from error
     if not made.is_meta and not made.isfinite().all() and all(bool(x.isfinite().all()) for x in given):
-        raise ValueError(f"the memory {was.target}, made of the checkpoint's {read}, is not finite")
+        raise ValueError(f"the state {was.target}, made of the checkpoint's {read}, is not finite")
     return made

@@ -65,7 +65,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
     Faults: what can be checked in advance (hypers, gradients, the closure) raises before a step or event has changed
     anything. An operation that fails later (no memory left, LAPACK) raises to the caller, who may call `step` again:
     parameters step bucket by bucket, `state[p]["step"]` counts those that are done, and the others are as before, save
-    that in the bucket that failed memories may have taken in the gradient and some weights have moved (so may those of
+    that in the bucket that failed states may have taken in the gradient and some weights have moved (so may those of
     an unequal `split` in buckets before it). The next `step` is one more for every gradient; without the gradients of
     those counted it completes the one that failed. Ctrl-C is raised when the step is complete, a second one when the
     bucket at work is.
@@ -266,7 +266,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
-                self._arrangement.require_memories(work, self._roster.slots, self.state)
+                self._arrangement.require_states(work, self._roster.slots, self.state)
             given = {name: found.scalars(arguments) for name, found in events.items()}
             sums = {name: self._sums(found.kernel, stepped, given[name]) for name, found in events.items()}
             for work in works:
@@ -284,7 +284,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._refused)
 
     def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
-        """The works in which the event, or the first values of memories, are computed from gradients."""
+        """The works in which the event, or the first values of states, are computed from gradients."""
         return [w for w in works if any(self._needs_grad(w.rule, events[w.rule.name], p) for p in w.params)]
 
     def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
@@ -364,9 +364,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch; each group has under "spec" what its memories mean, for `load_state_dict` of later versions.
+        """As in torch; each group has under "spec" what its states mean, for `load_state_dict` of later versions.
 
-        Parameters that are to be trained have states before their first step, too: counts of 0, and memories of zeros.
+        Parameters that are to be trained have states before their first step, too: counts of 0, and states of zeros.
         """
         self._drop_untouched(self._roster.slots, {id(p) for group in self.param_groups for p in group["params"]})
         _complete_states(self.param_groups, self._roster.slots, self.state, self._counters)
@@ -378,7 +378,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         """As in torch, but states keep their dtype, and are converted as the spec says (`m was exp_avg`).
 
         Raises:
-            ValueError: states or hypers do not fit, or memories mean something else in this spec. Nothing has changed.
+            ValueError: states or hypers do not fit, or states mean something else in this spec. Nothing has changed.
         """
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():

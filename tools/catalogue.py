@@ -1,7 +1,7 @@
 """``specs/README.md``: a table of the shipped specs, written or (``--check``) compared.
 
 In: the folder of a checkout, with ``specs/`` and ``tests/``. Out: Markdown, the same bytes for the same files. State is
-counted from the memories' types. What a spec is verified against is read off the source of the tests, which are not
+counted from the states' types. What a spec is verified against is read off the source of the tests, which are not
 run here: a line of the table says that such a test exists, and ``make test`` whether it passes.
 """
 
@@ -34,7 +34,7 @@ PER_WEIGHT: dict[Shape, str] = {
     PER_COL: "1/rows",
     SCALAR: "1/(rows cols)",
 }
-"""How many numbers a memory of some shape holds per weight of a matrix, largest first."""
+"""How many numbers a state of some shape holds per weight of a matrix, largest first."""
 
 SECTIONS: tuple[tuple[str, type[ir.Declaration]], ...] = (
     ("Optimizers", ir.Optimizer),
@@ -48,7 +48,7 @@ INTRODUCTION = f"""\
 Written by `{COMMAND}`; do not edit.
 
 - **Lines** are those of the file that are neither blank nor comment nor docstring; an `extends` says only what differs.
-- **State** is how many numbers a hidden matrix keeps per weight, counted from the types of the spec's memories; a rule
+- **State** is how many numbers a hidden matrix keeps per weight, counted from the types of the spec's states; a rule
   for other parameters follows with its name where it keeps a different number. Counters of steps are left out.
 - **Paper** is what the spec's docstring names: an arXiv number, or else authors and a year.
 - **Verified against** says which comparisons stand in the tests of this checkout, read off their source; a dash: none
@@ -84,15 +84,15 @@ def state_of(declaration: ir.Declaration) -> str:
     """Numbers kept per weight: by the rule for hidden matrices, and by other rules where they differ."""
     if not isinstance(declaration, ir.Optimizer):
         return "none"
-    states = [(rule, state_per_weight(rule.memories)) for rule in declaration.rules]
+    states = [(rule, state_per_weight(rule.states)) for rule in declaration.rules]
     main = next((state for rule, state in states if "matrix" in rule.roles or "tensor" in rule.roles), None)
     others = [f"{rule.name}: {state}" for rule, state in states if state != main]
     return "; ".join(([main] if main else []) + others) or "none"
 
 
-def state_per_weight(memories: Iterable[ir.Memory]) -> str:
-    """``2 + 1/cols``: the sum over memories, whole numbers added up, largest first."""
-    counts = Counter(memory.type.shape for memory in memories)
+def state_per_weight(kept_states: Iterable[ir.State]) -> str:
+    """``2 + 1/cols``: the sum over states, whole numbers added up, largest first."""
+    counts = Counter(kept.type.shape for kept in kept_states)
     return " + ".join(_multiple(counts[shape], unit) for shape, unit in PER_WEIGHT.items() if counts[shape]) or "0"
 
 

@@ -16,15 +16,15 @@ def layout_of(function: ir.Function) -> str:
 
 
 def step_layout(rule: ir.Rule) -> str:
-    """The layout of the rule's step, in which all memories are kept, also those that only its events read."""
+    """The layout of the rule's step, in which all states are kept, also those that only its events read."""
     layout = layout_of(rule.update)
-    is_narrow = any(memory.type.shape != FULL for memory in rule.memories)
+    is_narrow = any(state.type.shape != FULL for state in rule.states)
     return "tensor" if layout == "elementwise" and is_narrow else layout
 
 
 def is_elementwise(node: ir.Expr) -> bool:
     if isinstance(node, ir.Apply) and not OPERATORS[node.operator].elementwise and not node.type.is_scalar_phase:
         return False
-    if isinstance(node, ir.Input) and node.source is ir.InputSource.MEMORY:
+    if isinstance(node, ir.Input) and node.source is ir.InputSource.STATE:
         return node.type.shape == FULL
     return True

@@ -45,9 +45,9 @@ class Specialization:
 
 @dataclass(frozen=True)
 class Instance:
-    """How the function is the pattern: its memory for each of the pattern's, and the values case by case."""
+    """How the function is the pattern: its state for each of the pattern's, and the values case by case."""
 
-    memories: Mapping[str, str]
+    states: Mapping[str, str]
     cases: tuple[Specialization, ...]
 
 
@@ -56,7 +56,7 @@ class KernelRule:
 
     def __init__(self, rule: ir.Rule) -> None:
         self.step = rule.update
-        self.memories = tuple(memory.name for memory in rule.memories)
+        self.states = tuple(state.name for state in rule.states)
         self.functions = functions(rule.update)
         self.flags = scalar_conditions(rule.update)
         self.hypers = numeric_hypers(rule.update)
@@ -73,8 +73,8 @@ class KernelRule:
 
     def _formed(self, truths: Mapping[ir.Expr, bool], known: Mapping[str, Sum]) -> Forms:
         open_values = {name: single(named_atom(key, True)) for key, name in self.unknown(known).items()}
-        memories = {name: name for name in self.memories}
-        return output_forms(self.step, memories, truths, {**known, **open_values})
+        states = {name: name for name in self.states}
+        return output_forms(self.step, states, truths, {**known, **open_values})
 
     def unknown(self, known: Mapping[str, Sum]) -> dict[str, str]:
         """The hypers without a value by keys of their own, since a rule may have hypers of the same names."""
@@ -83,31 +83,31 @@ class KernelRule:
 
 def instance_of(pattern: KernelRule, rule: ir.Rule) -> Instance | None:
     """How the rule's step is the pattern's for some values of the pattern's hypers; None where no way was found."""
-    own, theirs = pattern.memories, [memory.name for memory in rule.memories]
+    own, theirs = pattern.states, [state.name for state in rule.states]
     if len(own) != len(theirs) or not is_candidate(rule) or not functions(rule.update) <= pattern.functions:
         return None
     conditions = scalar_conditions(rule.update)
     if len(conditions) > CONDITION_LIMIT:
         return None
     for names in permutations(theirs):
-        memories = dict(zip(own, names, strict=True))
+        states = dict(zip(own, names, strict=True))
         try:
-            cases = [solved(pattern, rule, memories, chosen) for chosen in choices(conditions)]
+            cases = [solved(pattern, rule, states, chosen) for chosen in choices(conditions)]
         except TooLarge:
             return None
         found = tuple(case for case in cases if case is not None)
         if len(found) == len(cases):
-            return Instance(memories, found)
+            return Instance(states, found)
     return None
 
 
 def is_candidate(rule: ir.Rule) -> bool:
-    """Whether the step writes the weight and whole memories, and is small enough to be worth a look."""
+    """Whether the step writes the weight and whole states, and is small enough to be worth a look."""
     outputs = {output.name for output in rule.update.outputs}
     return (
-        outputs == {"weight", *(memory.name for memory in rule.memories)}
+        outputs == {"weight", *(state.name for state in rule.states)}
         and sum(1 for _ in ir.nodes(rule.update)) <= NODE_LIMIT
-        and all(memory.type.shape == FULL for memory in rule.memories)
+        and all(state.type.shape == FULL for state in rule.states)
     )
 
 
@@ -134,10 +134,10 @@ def choices(conditions: list[ir.Expr]) -> Iterator[dict[ir.Expr, bool]]:
 
 
 def solved(
-    pattern: KernelRule, rule: ir.Rule, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool]
+    pattern: KernelRule, rule: ir.Rule, states: Mapping[str, str], chosen: Mapping[ir.Expr, bool]
 ) -> Specialization | None:
     """Values of the pattern's hypers with which it is the rule in this case."""
-    standing = {name: own for own, name in memories.items()}
+    standing = {name: own for own, name in states.items()}
     target = output_forms(rule.update, standing, chosen, {})
     for truths in choices(pattern.flags):
         for start in ({}, *({name: Sum()} for name in pattern.hypers)):
@@ -149,19 +149,19 @@ def solved(
 
 
 def output_forms(
-    function: ir.Function, memories: Mapping[str, str], chosen: Mapping[ir.Expr, bool], known: Mapping[str, Sum]
+    function: ir.Function, states: Mapping[str, str], chosen: Mapping[ir.Expr, bool], known: Mapping[str, Sum]
 ) -> Forms:
-    """The normal form of each output; memories go by their name in the pattern."""
+    """The normal form of each output; states go by their name in the pattern."""
     kept: dict[str, str] = {}
     for output in function.outputs:
-        if output.name in memories and isinstance(output.value, ir.Ref):
-            kept.setdefault(output.value.name, memories[output.name])
-    former = ExactFormer(function, memories, kept, chosen, known)
+        if output.name in states and isinstance(output.value, ir.Ref):
+            kept.setdefault(output.value.name, states[output.name])
+    former = ExactFormer(function, states, kept, chosen, known)
     forms = {}
     for output in function.outputs:
-        is_kept = output.name in memories and isinstance(output.value, ir.Ref)
+        is_kept = output.name in states and isinstance(output.value, ir.Ref)
         value = former.defined(output.value.name) if is_kept else former.form(output.value)  # type: ignore[union-attr]
-        forms[memories.get(output.name, output.name)] = value
+        forms[states.get(output.name, output.name)] = value
     return forms
 
 

@@ -1,7 +1,7 @@
 """Which event puts back the weights that another event has replaced.
 
 Takes a rule of a checked program. Two events that write weights belong together if the second, called right after the
-first, gives back the weight that there was: as arithmetic alone shows, with the memories that the first one has left.
+first, gives back the weight that there was: as arithmetic alone shows, with the states that the first one has left.
 Where each undoes the other, the one that is declared first is the one that begins.
 """
 
@@ -51,7 +51,7 @@ def after(first: ir.Function, second: ir.Function) -> ir.Function:
 
     def fed(node: ir.Expr) -> ir.Expr:
         is_left = isinstance(node, ir.Input) and node.name in left
-        return left[node.name] if is_left and node.source in (ir.InputSource.STREAM, ir.InputSource.MEMORY) else node  # type: ignore[union-attr]
+        return left[node.name] if is_left and node.source in (ir.InputSource.STREAM, ir.InputSource.STATE) else node  # type: ignore[union-attr]
 
     before = [replace(each, name=f"first {each.name}", value=renamed(each.value)) for each in first.equations]
     whole = ir.map_expressions(lambda expr: ir.transform(fed, expr), second)

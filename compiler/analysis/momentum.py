@@ -58,7 +58,7 @@ def decay_of(term: ir.Expr) -> str | None:
     if not isinstance(term, ir.Apply) or term.operator != "mul":
         return None
     sources = {each.source: each.name for each in term.arguments if isinstance(each, ir.Input)}
-    return sources.get(ir.InputSource.HYPER) if ir.InputSource.MEMORY in sources else None
+    return sources.get(ir.InputSource.HYPER) if ir.InputSource.STATE in sources else None
 
 
 def is_direction(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> bool:

@@ -177,12 +177,12 @@ def without(product: Product, factors: Product) -> Product | None:
 class Former:
     """Gives expressions of one function their normal form.
 
-    ``memories`` gives the names that memories go by; ``kept`` are equations that stand for themselves under a name;
+    ``states`` gives the names that states go by; ``kept`` are equations that stand for themselves under a name;
     ``chosen`` says which branch of each choice on a scalar condition is taken; ``known`` are the values of hypers.
     """
 
     function: ir.Function
-    memories: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
     chosen: Mapping[ir.Expr, bool] = field(default_factory=dict)
     known: Mapping[str, Sum] = field(default_factory=dict)
@@ -199,7 +199,7 @@ class Former:
             case ir.Input(name=name, source=source):
                 if source is ir.InputSource.HYPER and name in self.known:
                     return self.known[name]
-                shown = self.memories.get(name, name) if source is ir.InputSource.MEMORY else name
+                shown = self.states.get(name, name) if source is ir.InputSource.STATE else name
                 return single(named_atom(f"{source.value} {shown}", expr.type.is_scalar_phase))
             case ir.Ref(name=name):
                 if name in self.kept:

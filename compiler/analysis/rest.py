@@ -28,9 +28,9 @@ def keeps_zero(rule: ir.Rule) -> bool:
     So it does under a method that keeps the norm of a weight: a norm that is remembered from a weight of 0 is 0.
     """
     first = Values(rule.initial, {ir.WEIGHT}) if rule.initial else None
-    zeros = {m.name for m in rule.memories if first is None or first.starts_at_zero(m.name)}
+    zeros = {m.name for m in rule.states if first is None or first.starts_at_zero(m.name)}
     while True:
-        step = Values(rule.update, {ir.WEIGHT, *((ir.InputSource.MEMORY, name) for name in zeros)})
+        step = Values(rule.update, {ir.WEIGHT, *((ir.InputSource.STATE, name) for name in zeros)})
         kept = {name for name in zeros if name not in step.outputs or step.is_zero(step.outputs[name])}
         if kept == zeros:
             return step.is_zero(step.outputs["weight"])
@@ -61,9 +61,9 @@ class Values:
                 self.known[question, each] = question(value)
         return self.known[question, name]
 
-    def starts_at_zero(self, memory: str) -> bool:
-        """Whether the function, which gives first values, gives this memory none but 0."""
-        return memory not in self.outputs or self.is_zero(self.outputs[memory])
+    def starts_at_zero(self, state: str) -> bool:
+        """Whether the function, which gives first values, gives this state none but 0."""
+        return state not in self.outputs or self.is_zero(self.outputs[state])
 
     def is_zero(self, expr: ir.Expr) -> bool:
         match expr:

@@ -1,6 +1,6 @@
 """``state(expr)``: the numbers a rule keeps from step to step, as a polynomial in rows and cols.
 
-The shapes of memories are part of their types, so the polynomial is exact, and so is the answer where the claim is a
+The shapes of states are part of their types, so the polynomial is exact, and so is the answer where the claim is a
 polynomial too: two that differ do so at a small shape. Step counts and the precision modes' copies are not counted:
 they belong to the generated class, not to the method.
 """
@@ -18,8 +18,8 @@ from optforge.compiler.ir.types import Type
 def decide_state(question: Question) -> Verdict:
     rule = question.subject.rule
     if question.claim.form != "state" or rule is None:
-        return Unknown("it is not about memory")
-    found = state_of(rule.memories)
+        return Unknown("it is not about the state")
+    found = state_of(rule.states)
     claimed = polynomial_of(question.claim.promise)
     if claimed is None:
         return Unknown("it is no polynomial in rows and cols")
@@ -29,7 +29,7 @@ def decide_state(question: Question) -> Verdict:
     if different is None:
         return Unknown("no small shape tells the two apart")
     rows, cols = different
-    shown = ", ".join(f"{memory.name} {shape_text(memory.type)}" for memory in rule.memories) or "nothing"
+    shown = ", ".join(f"{state.name} {shape_text(state.type)}" for state in rule.states) or "nothing"
     return Refuted(
         (
             ("kept", shown),
@@ -39,12 +39,12 @@ def decide_state(question: Question) -> Verdict:
     )
 
 
-def state_of(memories: Iterable[ir.Memory]) -> Polynomial:
-    """How many numbers these memories are."""
+def state_of(states: Iterable[ir.State]) -> Polynomial:
+    """How many numbers these states are."""
     total = Polynomial()
-    for memory in memories:
-        assert memory.type.shape is not None
-        total += size_of(memory.type.shape)
+    for state in states:
+        assert state.type.shape is not None
+        total += size_of(state.type.shape)
     return total
 
 

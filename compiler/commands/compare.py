@@ -8,7 +8,7 @@ from optforge.compiler.commands.console import FINE, CommandProblem, Commands, a
 
 EXAMPLE = "optforge compare Muon 'torch.optim:Muon?lr=0.02&weight_decay=0'"
 TARGETS = "a spec file, a shipped optimizer, or MODULE:CLASS; with options: ?lr=0.02&weight_decay=0"
-SAME = "compare the memory OURS of specs with what classes keep as THEIRS, such as m=exp_avg"
+SAME = "compare the state OURS of specs with what classes keep as THEIRS, such as m=exp_avg"
 
 
 def add_parser(commands: Commands) -> None:
@@ -28,7 +28,7 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def renaming(text: str) -> tuple[str, str]:
-    """From their name of a memory to ours."""
+    """From their name of a state to ours."""
     ours, theirs = text.split("=")
     return theirs, ours
 

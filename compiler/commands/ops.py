@@ -23,7 +23,7 @@ def run_ops(options: argparse.Namespace) -> int:
         print(f"{group}:")
         for _, form, doc in (each for each in forms if each[0] == group):
             print(f"    {form.ljust(width)}  {doc}")
-    print(f"memory:\n    {'prev(x, init=0)'.ljust(width)}  x one step ago; init at the first step")
+    print(f"state:\n    {'prev(x, init=0)'.ljust(width)}  x one step ago; init at the first step")
     return FINE
 
 

@@ -84,7 +84,7 @@ class Machine:
 
         return Place(
             definition.scope, lookup, self.equations, self.report, binding, path, self.visible,
-            memory=self.streams, totals=self.streams, what=self.what, hint=self.hint,
+            state=self.streams, totals=self.streams, what=self.what, hint=self.hint,
         )  # fmt: skip
 
     def visible(self) -> list[str]:
@@ -135,8 +135,8 @@ class Machine:
             self.equations.define(below, value, definition.below.name.span)
         return ir.Ref(below)
 
-    def claims(self, memory: bool = True) -> tuple[ir.Claim, ...]:
-        """Claims read the rule's streams, with ``memory`` also of the step before; their calls are written out."""
+    def claims(self, state: bool = True) -> tuple[ir.Claim, ...]:
+        """Claims read the rule's streams, with ``state`` also those of the step before; their calls are written out."""
         found = []
         for node, scope in self.block.claims:
             form, promise = "comparison", node.promise
@@ -149,7 +149,7 @@ class Machine:
             elif not is_testable(promise) or is_conjunction(promise):
                 self.report_formless(node)
                 continue
-            found.append(self.claim(node, form, promise, scope, memory))
+            found.append(self.claim(node, form, promise, scope, state))
         return tuple(found)
 
     def report_formless(self, node: ast.Claim) -> None:
@@ -162,19 +162,19 @@ class Machine:
             hint = "make two claims of it"
         self.report(errors.bad_claim("it is neither a comparison nor of a known form", node.promise.span, hint))
 
-    def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope, memory: bool) -> ir.Claim:
+    def claim(self, node: ast.Claim, form: str, promise: ast.Expression, scope: Scope, state: bool) -> ir.Claim:
         if form == "equivariant" and not (isinstance(promise, ast.Name) and promise.name in ("rows", "cols")):
             self.report(errors.bad_claim("`equivariant` takes `rows` or `cols`", node.span))
         local = Equations(self.report.growth)
         definition = Definition(ast.Identifier("claim"), promise, scope)
         place = replace(
-            self.place(definition, "claim", "claim"), equations=local, memory=memory, totals=False, what="a claim"
+            self.place(definition, "claim", "claim"), equations=local, state=state, totals=False, what="a claim"
         )
         value = local.written_out(place.expression(promise), promise.span, self.report)
-        self.require_plain_memory(value, local)
+        self.require_plain_state(value, local)
         return ir.Claim(node.promise, form, value, node.span)
 
-    def require_plain_memory(self, promise: ir.Expr, local: Equations) -> None:
+    def require_plain_state(self, promise: ir.Expr, local: Equations) -> None:
         """A claim may look back at what the rule defines, but it has no equations of its own to remember."""
         for node in ir.walk(promise):
             if isinstance(node, ir.Prev) and node.inner:

@@ -44,7 +44,7 @@ class Place:
     visible: Callable[[], Iterable[str]] = tuple
     inner: str = ""
     calls: tuple[str, ...] = ()
-    memory: bool = True
+    state: bool = True
     totals: bool = True
     what: str = "a rule"
     hint: str | None = None
@@ -230,7 +230,7 @@ class Place:
         return given
 
     def _prev(self, node: ast.Call) -> ir.Expr:
-        if not self.memory:
+        if not self.state:
             self.report(errors.not_available("prev", self.what, node.function.span))
             return number("0", node.span)
         parameters = (Formal("x", Want.VALUE), Formal("init", Want.VALUE, "0"))

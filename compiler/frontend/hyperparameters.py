@@ -100,7 +100,7 @@ def add_requirement(
     equations = Equations(report.growth)
     place = Place(
         scope, hyper_lookup(values), equations, report, "", "", lambda: values,
-        memory=False, totals=False, what="a condition",
+        state=False, totals=False, what="a condition",
     )  # fmt: skip
     condition = equations.written_out(place.expression(node.condition), node.condition.span, report)
     subject = values[node.name.name]
@@ -137,7 +137,7 @@ def delegate_hypers(
         equations = Equations(report.growth)
         place = Place(
             scope, hyper_lookup(outer.values), equations, report, "", "", lambda: outer.values,
-            memory=False, totals=False, what="the arguments of `use`",
+            state=False, totals=False, what="the arguments of `use`",
         )  # fmt: skip
         given = equations.written_out(place.expression(value), value.span, report)
         if require_same_kind(keyword.name, flat, given, outer, report):

@@ -35,7 +35,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a memory was in older versions, and whether that was said of the base."""
+    """What a state was in older versions, and whether that was said of the base."""
 
     node: ast.Was
     scope: Scope
@@ -302,7 +302,7 @@ def merge_rule(base: FlatRule, own: FlatRule, words: tuple[str, ...]) -> FlatRul
 def merge_blocks(base: Block, own: Block) -> Block:
     """Equation by equation. What the base claims of its equations need not hold of others, so they claim anew.
 
-    What a memory of the base was holds as long as its equation does, and nothing else is said of it.
+    What a state of the base was holds as long as its equation does, and nothing else is said of it.
     """
 
     def merged(below: dict[str, Definition], above: dict[str, Definition]) -> dict[str, Definition]:

@@ -16,7 +16,7 @@ from optforge.compiler.ir.dependencies import names_read, reachable
 from optforge.dsl import errors
 from optforge.dsl.source import Span
 
-Read: TypeAlias = ir.StreamRef | ir.Key  # an equation of some machine; a memory, or what is combined
+Read: TypeAlias = ir.StreamRef | ir.Key  # an equation of some machine; a state, or what is combined
 
 
 def warn_unused(raw: RawDeclaration, rules: Iterable[ir.Rule], report: Report) -> None:
@@ -63,12 +63,12 @@ def live_names(raw: RawRule) -> set[Read]:
 
 
 def streams_read(owner: str, expr: ir.Expr) -> set[Read]:
-    """What an expression of a machine reads, now or one step ago: any streams, memories, and what is combined."""
+    """What an expression of a machine reads, now or one step ago: any streams, states, and what is combined."""
     found: set[Read] = {ir.StreamRef(owner, name) for name in names_read(expr)}
     for node in ir.walk(expr):
         if isinstance(node, ir.Latest):
             found.add(node.stream)
-        elif isinstance(node, ir.Input) and node.source in (ir.InputSource.MEMORY, ir.InputSource.COMBINED):
+        elif isinstance(node, ir.Input) and node.source in (ir.InputSource.STATE, ir.InputSource.COMBINED):
             found.add(node.key)
     return found
 

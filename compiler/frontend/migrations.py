@@ -1,4 +1,4 @@
-"""``x was ...``: what memories and hyperparameters were in older versions of a spec.
+"""``x was ...``: what states and hyperparameters were in older versions of a spec.
 
 In: surface forms of a rule or of hypers. Out: functions of the older values, typed, which a checkpoint is read through.
 What an older version had is known only to its checkpoints: every name that is no hyper of this version is taken for
@@ -21,11 +21,11 @@ from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
 from optforge.dsl import ast, errors
 
-PLACE = "what a memory was"
+PLACE = "what a state was"
 
 
 def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Report) -> tuple[RawWas, ...]:
-    """What the memories of a rule were: hypers are those of today, `t` the steps taken, other names old memories."""
+    """What the states of a rule were: hypers are those of today, `t` the steps taken, other names old states."""
 
     def lookup(name: ast.Name) -> ir.Expr | None:
         if name.name in ("t", "pi"):
@@ -36,13 +36,13 @@ def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Re
         if name.name in hypers:
             return hypers[name.name]
         require_usable_name(ast.Identifier(name.name, span=name.span), "value", report)
-        return ir.Input(name.name, ir.InputSource.MEMORY)
+        return ir.Input(name.name, ir.InputSource.STATE)
 
     found = []
     for each in past:
         node = each.node.value
-        if isinstance(node, ast.Text):  # a memory whose name is no name of the language, such as "u.s"
-            value: ir.Expr = ir.Input(node.value, ir.InputSource.MEMORY, span=node.span)
+        if isinstance(node, ast.Text):  # a state whose name is no name of the language, such as "u.s"
+            value: ir.Expr = ir.Input(node.value, ir.InputSource.STATE, span=node.span)
         else:
             value = past_value(node, each.scope, lookup, report)
         found.append(RawWas(each.node.target.name, value, each.node.span, each.is_inherited))
@@ -97,5 +97,5 @@ def require_no_past(nodes: Sequence[ast.Node], what: str, report: Report) -> Non
 def past_value(node: ast.Expression, scope: Scope, lookup: Lookup, report: Report) -> ir.Expr:
     """The expression with its calls written out."""
     local = Equations(report.growth)
-    place = Place(scope, lookup, local, report, "was", "was", memory=False, totals=False, what=PLACE)
+    place = Place(scope, lookup, local, report, "was", "was", state=False, totals=False, what=PLACE)
     return local.written_out(place.expression(node), node.span, report)

@@ -349,7 +349,7 @@ def resolve_penalty(node: ast.Penalty, scope: Scope, report: Report) -> RawDecla
             report(errors.missing_update("loss", rule.span))
         universe = universe_of(rule.words)
         function = machine.function(universe)
-        claims = machine.claims(memory=False)
+        claims = machine.claims(state=False)
         require_inputs(function, claims, ("weight", "rows", "cols"), "a penalty", report)
         require_comparisons(claims, report)
         roles = roles_of(rule.words, taken)

@@ -23,9 +23,9 @@ class RawEvent:
 
 @dataclass(frozen=True, slots=True)
 class RawWas:
-    """``target was value``; memory inputs are those of an older checkpoint.
+    """``target was value``; state inputs are those of an older checkpoint.
 
-    An inherited one is about a memory that the optimizer at hand need not have any more.
+    An inherited one is about a state that the optimizer at hand need not have any more.
     """
 
     target: str

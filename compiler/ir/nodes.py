@@ -1,7 +1,7 @@
 """The intermediate representation: pure functions from tensors and scalars to tensors.
 
-Everything a spec says becomes a :class:`Function`: the stages of a rule's step and of its events, its initial memory,
-a schedule, a penalty. A function is a list of named equations and a list of outputs; memory is nothing but an input and
+Everything a spec says becomes a :class:`Function`: the stages of a rule's step and of its events, its initial state,
+a schedule, a penalty. A function is a list of named equations and a list of outputs; state is nothing but an input and
 an output of the same name. Expressions are trees of five node classes; ``span`` takes no part in equality.
 
 :func:`children` and :func:`map_children` are the only places that list the children of a node.
@@ -43,7 +43,7 @@ class InputSource(Enum):
     """Where the value of an input comes from."""
 
     STREAM = "stream"  # grad and weight: tensors of this step
-    MEMORY = "memory"  # what an earlier step left behind
+    STATE = "state"  # what an earlier step left behind
     HYPER = "hyper"  # the parameter group
     STEP = "step"  # t
     DIMENSION = "dimension"  # rows and cols
@@ -58,8 +58,8 @@ STEP: Key = (InputSource.STEP, "t")
 
 
 def stored(name: str) -> Key:
-    """The tensor of that name among those that are kept for a parameter: weight and gradient, else a memory."""
-    return {"weight": WEIGHT, "grad": GRAD}.get(name, (InputSource.MEMORY, name))
+    """The tensor of that name among those that are kept for a parameter: weight and gradient, else a state."""
+    return {"weight": WEIGHT, "grad": GRAD}.get(name, (InputSource.STATE, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class StreamRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Latest(Node):
-    """The latest value of another machine's stream; replaced by memory inputs once streams are checked."""
+    """The latest value of another machine's stream; replaced by state inputs once streams are checked."""
 
     stream: StreamRef
 
@@ -98,7 +98,7 @@ class Ref(Node):
 
 @dataclass(frozen=True, slots=True)
 class Prev(Node):
-    """``prev(stream, initial)`` as written; replaced by memory inputs once streams are checked."""
+    """``prev(stream, initial)`` as written; replaced by state inputs once streams are checked."""
 
     stream: Ref | Input
     initial: Expr
@@ -145,7 +145,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """``name`` is ``weight``, a memory, ``factor``, ``loss``, or that of a collective."""
+    """``name`` is ``weight``, a state, ``factor``, ``loss``, or that of a collective."""
 
     name: str
     value: Expr
@@ -196,10 +196,10 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class State:
     """A tensor kept from step to step under ``name`` (the checkpoint format).
 
-    Memories of equal ``fingerprint`` hold the same values whatever the spec calls them; ``equation`` says it in words.
+    States of equal ``fingerprint`` hold the same values whatever the spec calls them; ``equation`` says it in words.
     """
 
     name: str
@@ -222,7 +222,7 @@ class Event:
 
     @property
     def update(self) -> Function:
-        """The function of the last stage, which gives the weight and memories."""
+        """The function of the last stage, which gives the weight and states."""
         return self.step[-1].function
 
 
@@ -238,24 +238,24 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One step for the parameters of some roles; ``initial`` gives the memories that do not start at 0."""
+    """One step for the parameters of some roles; ``initial`` gives the states that do not start at 0."""
 
     name: str
     roles: tuple[str, ...]
     universe: Universe
-    memories: tuple[Memory, ...]
+    states: tuple[State, ...]
     step: tuple[Stage, ...]
     initial: Function | None
     events: tuple[Event, ...]
     claims: tuple[Claim, ...]
     written: tuple[Written, ...]  # the spec's own equations, for docstrings
-    was: tuple[Function, ...] = ()  # each makes one memory out of those of an older checkpoint
+    was: tuple[Function, ...] = ()  # each makes one state out of those of an older checkpoint
     keeps_zero: bool = field(default=False, compare=False)  # a weight of zeros stays so
     moves_at_rest: bool = field(default=False, compare=False)  # a step with lr = 0 may change the weight
 
     @property
     def update(self) -> Function:
-        """The function of the last stage, which gives the weight and memories, or a penalty's loss."""
+        """The function of the last stage, which gives the weight and states, or a penalty's loss."""
         return self.step[-1].function
 
     @property
@@ -298,7 +298,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """``rules`` have a step whose only output is ``loss`` and no memory."""
+    """``rules`` have a step whose only output is ``loss`` and no state."""
 
     name: str
     doc: str

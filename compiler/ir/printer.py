@@ -4,7 +4,7 @@ A dumped function lists its inputs with their types, then its equations, then wh
 
     function step for matrix
         stream grad: stream (rows, cols)
-        memory m: stream (rows, cols)
+        state m: stream (rows, cols)
         hyper beta: constant
         given beta < 1
 
@@ -14,7 +14,7 @@ A dumped function lists its inputs with their types, then its equations, then wh
 
         return m = m
 
-``prev(m)`` is a memory, ``given("argument", "k")`` one of several inputs of a name, ``:=`` overwrites the first
+``prev(m)`` is a state, ``given("argument", "k")`` one of several inputs of a name, ``:=`` overwrites the first
 argument, and ``typed(x, "...")`` stands where the type of a part is not the one that its own parts give it.
 """
 
@@ -51,7 +51,7 @@ class Surface:
         match expr:
             case ir.Literal():
                 return self.literal(expr)
-            case ir.Input(name=name, source=ir.InputSource.MEMORY):
+            case ir.Input(name=name, source=ir.InputSource.STATE):
                 return call("prev", ast.Name(name) if name.isidentifier() else ast.Text(name))
             case ir.Input():
                 return self.given(expr)
@@ -202,7 +202,7 @@ class Dump(Surface):
     def __init__(self, function: ir.Function) -> None:
         self.types = {equation.name: equation.value.type for equation in function.equations}
         self.declared = {node.key: node.type for node in declared_inputs(function)}
-        self.inputs = Counter(name for source, name in self.declared if source is not ir.InputSource.MEMORY)
+        self.inputs = Counter(name for source, name in self.declared if source is not ir.InputSource.STATE)
 
     def text(self, expr: ir.Expr) -> str:
         return print_expression(self.node(expr))
@@ -252,7 +252,7 @@ def literal_type(value: ir.Value, is_axis: bool) -> Type:
 
 
 HEAD = re.compile(r"function (\S+) for (\w+)")
-INPUT = re.compile(r"(stream|memory|hyper|step|dimension|argument|combined) (\S+): (.*)")
+INPUT = re.compile(r"(stream|state|hyper|step|dimension|argument|combined) (\S+): (.*)")
 EQUATION = re.compile(r"(\S+): ([a-z]+(?: [a-z]+)?(?: \(\w+, \w+\))?) (:?=) (.*)")
 RETURN = re.compile(r"return (\S+) = (.*)")
 AXES = ("row", "col", "all")
@@ -289,7 +289,7 @@ class Reader:
     """Reads expressions of a dump, given its inputs and the types of its equations."""
 
     inputs: dict[ir.Key, ir.Input] = field(default_factory=dict)
-    plain: dict[str, ir.Input] = field(default_factory=dict)  # those that are no memories, by name alone
+    plain: dict[str, ir.Input] = field(default_factory=dict)  # those that are no states, by name alone
     types: Mapping[str, Type] = field(default_factory=dict)
 
     def declare(self, line: str) -> bool:
@@ -299,7 +299,7 @@ class Reader:
             return False
         node = ir.Input(match[2], ir.InputSource(match[1]), type=read_type(match[3]))
         self.inputs[node.key] = node
-        self.plain |= {} if node.source is ir.InputSource.MEMORY else {node.name: node}
+        self.plain |= {} if node.source is ir.InputSource.STATE else {node.name: node}
         return True
 
     def expression(self, text: str) -> ir.Expr:

@@ -24,7 +24,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a function is evaluated on, by where it comes from: a hyper and a memory of one name are two values.
+    """What a function is evaluated on, by where it comes from: a hyper and a state of one name are two values.
 
     ``weight`` and ``grad`` have two dimensions; they are absent where the function does not read them.
     """
@@ -33,7 +33,7 @@ class Inputs:
     grad: Any = None
     t: float | None = None
     hypers: Values = field(default_factory=dict)
-    memories: Values = field(default_factory=dict)
+    states: Values = field(default_factory=dict)
     arguments: Values = field(default_factory=dict)
     combined: Values = field(default_factory=dict)
 
@@ -47,8 +47,8 @@ class Inputs:
                 return self.t
             case ir.InputSource.HYPER:
                 return self.hypers[node.name]
-            case ir.InputSource.MEMORY:
-                return self.memories[node.name]
+            case ir.InputSource.STATE:
+                return self.states[node.name]
             case ir.InputSource.ARGUMENT:
                 return self.arguments[node.name]
             case ir.InputSource.COMBINED:
@@ -126,13 +126,13 @@ def evaluate_function(function: ir.Function, inputs: Inputs) -> dict[str, Any]:
 
 
 class OracleParameter:
-    """A weight with its state, as the interpreter keeps it: ``weight`` (rows, cols), memories by name."""
+    """A weight with its state, as the interpreter keeps it: ``weight`` (rows, cols), states by name."""
 
     def __init__(self, weight: Array, rule: ir.Rule) -> None:
         self.shape = weight.shape
         self.rule = rule
         self.weight = as_matrix(weight, rule.universe)
-        self.memories: dict[str, Array] = {}
+        self.states: dict[str, Array] = {}
         self.steps = 0
         self.fired: dict[str, int] = {}
 
@@ -142,20 +142,20 @@ class OracleParameter:
 
     @property
     def has_started(self) -> bool:
-        return bool(self.memories) or not self.rule.memories
+        return bool(self.states) or not self.rule.states
 
     def start(self, grad: Array | None, hypers: Values) -> None:
-        """Give every memory its first value."""
+        """Give every state its first value."""
         if self.has_started:
             return
         inputs = self.inputs(grad, hypers)
-        self.memories = {memory.name: np.zeros(inputs.size(memory.type)) for memory in self.rule.memories}
+        self.states = {state.name: np.zeros(inputs.size(state.type)) for state in self.rule.states}
         if self.rule.initial is not None:
-            self.memories |= evaluate_function(self.rule.initial, inputs)
+            self.states |= evaluate_function(self.rule.initial, inputs)
 
     def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
         """What the rule's functions are evaluated on now; ``t``, arguments and what is combined are the caller's."""
-        return Inputs(self.weight, grad, hypers=hypers, memories=dict(self.memories))
+        return Inputs(self.weight, grad, hypers=hypers, states=dict(self.states))
 
 
 def as_matrix(array: Array, universe: Universe) -> Array:
@@ -276,8 +276,8 @@ def reads_grad(function: ir.Function) -> bool:
 
 
 def apply_outputs(parameter: OracleParameter, evaluation: Evaluation) -> None:
-    """Give the weight and the memories their new values; a function may have other outputs, which change nothing."""
-    states = {"weight", *parameter.memories}
+    """Give the weight and the states their new values; a function may have other outputs, which change nothing."""
+    states = {"weight", *parameter.states}
     with np.errstate(all="ignore"):
         values = {each.name: evaluation.value(each.value) for each in evaluation.outputs if each.name in states}
     for name, value in values.items():
@@ -285,7 +285,7 @@ def apply_outputs(parameter: OracleParameter, evaluation: Evaluation) -> None:
         if name == "weight":
             parameter.weight = array
         else:
-            parameter.memories[name] = array
+            parameter.states[name] = array
 
 
 def schedule_factor(schedule: ir.Schedule, t: float, hypers: Values) -> float:

@@ -1,8 +1,8 @@
-"""What the memories of a rule mean, as fingerprints and as text: what checkpoints are compared by.
+"""What the states of a rule mean, as fingerprints and as text: what checkpoints are compared by.
 
-In: a checked program, before any pass has rewritten it. Out: the same with `fingerprint` and `equation` of each memory,
-and a fingerprint of each optimizer. Names of equations and memories take no part in a fingerprint, nor do comments,
-documentation, defaults and conditions of hypers, or in what order equations stand: two memories have the same one when
+In: a checked program, before any pass has rewritten it. Out: the same with `fingerprint` and `equation` of each state,
+and a fingerprint of each optimizer. Names of equations and states take no part in a fingerprint, nor do comments,
+documentation, defaults and conditions of hypers, or in what order equations stand: two states have the same one when
 the equations that define them, written out down to gradients, weights and hypers, are the same.
 """
 
@@ -20,14 +20,14 @@ from optforge.compiler.ir.dependencies import dependencies, ordered, reachable
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.printer import expression_text
 
-LENGTH = 12  # hexadecimal digits: two of a thousand memories agree by chance once in a billion
-MANY = 16  # memories that depend on each other, from which on their names count
-RENAMED = 5  # hypers of one memory of which every set may have been renamed
+LENGTH = 12  # hexadecimal digits: two of a thousand states agree by chance once in a billion
+MANY = 16  # states that depend on each other, from which on their names count
+RENAMED = 5  # hypers of one state of which every set may have been renamed
 LONG = 40  # operations that an equation may have to be shown inside of another
 
 
 def with_fingerprints(program: ir.Program) -> ir.Program:
-    """The program with the fingerprints of its optimizers and their memories."""
+    """The program with the fingerprints of its optimizers and their states."""
     declarations = (described(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations)
     return replace(program, declarations=tuple(declarations))
 
@@ -38,25 +38,25 @@ def described(optimizer: ir.Optimizer) -> ir.Optimizer:
     past = {function.outputs[0].name: function.outputs[0].value for function in optimizer.was}
     return replace(
         optimizer,
-        rules=tuple(replace(each.rule, memories=with_past(each, past)) for each in machines),
+        rules=tuple(replace(each.rule, states=with_past(each, past)) for each in machines),
         fingerprint=digest("optimizer", *hypers, *(each.whole() for each in machines)),
     )
 
 
-def with_past(machines: Machines, past: Mapping[str, ir.Expr]) -> tuple[ir.Memory, ...]:
-    """The memories with what their fingerprints were in versions in which some of their hypers had not their names yet.
+def with_past(machines: Machines, past: Mapping[str, ir.Expr]) -> tuple[ir.State, ...]:
+    """The states with what their fingerprints were in versions in which some of their hypers had not their names yet.
 
     `past` says what hypers were. Each may have been renamed in a version of its own, so every set of those that a
-    memory depends on counts; of many, only all of them together and each alone.
+    state depends on counts; of many, only all of them together and each alone.
     """
-    memories = machines.memories()
+    states = machines.states()
     alone = {name: Machines(machines.rule, {name: value}).colors for name, value in past.items()}
-    readers = {m.name: [name for name in past if alone[name][m.name] != m.fingerprint] for m in memories}
+    readers = {m.name: [name for name in past if alone[name][m.name] != m.fingerprint] for m in states}
     sets = dict.fromkeys(each for names in readers.values() for each in subsets(names))
     marks = {each: Machines(machines.rule, {name: past[name] for name in each}).colors for each in sets}
     return tuple(
-        replace(memory, before=tuple((each, marks[each][memory.name]) for each in subsets(readers[memory.name])))
-        for memory in memories
+        replace(state, before=tuple((each, marks[each][state.name]) for each in subsets(readers[state.name])))
+        for state in states
     )
 
 
@@ -82,14 +82,14 @@ class Value:
 class Machines:
     """The step and the events of a rule: all their values under keys, and what is known of these.
 
-    Keys are ``next m`` and ``first m`` for what a memory becomes and begins with, ``total name``, ``result owner name``
+    Keys are ``next m`` and ``first m`` for what a state becomes and begins with, ``total name``, ``result owner name``
     for other outputs, and ``owner|name`` for equations.
     """
 
     def __init__(self, rule: ir.Rule, past: Mapping[str, ir.Expr] | None = None) -> None:
         self.rule, self.past = rule, past or {}  # what stands in the place of hypers
-        self.names = [memory.name for memory in rule.memories]
-        self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.memories}
+        self.names = [state.name for state in rule.states]
+        self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.states}
         self.machines = {"step": rule.update} | {f"event {event.name}": event.update for event in rule.events}
         self.owners = {o.name: owner for owner, function in self.machines.items() for o in function.outputs}
         self.functions = dict(self.machines)
@@ -132,11 +132,11 @@ class Machines:
         return list(dict.fromkeys(found))
 
     def _groups(self) -> list[list[str]]:
-        """The memories, those that depend on each other together, each group after those it depends on."""
+        """The states, those that depend on each other together, each group after those it depends on."""
         reads: dict[str, set[str]] = {}
         for key in self._unknown(list(self.values)):
             nodes = ir.walk(self.values[key].expr)
-            own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.InputSource.MEMORY}
+            own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.InputSource.STATE}
             reads[key] = own.union(*(reads[needed] for needed in self.graph[key]))
         direct = {name: reads[f"next {name}"] for name in self.names}
         within = {name: reachable(direct, {name}) for name in self.names}
@@ -154,10 +154,10 @@ class Machines:
     # Digests
 
     def _settle(self, group: list[str]) -> None:
-        """Fingerprints for memories that depend on each other, in which their names take no part.
+        """Fingerprints for states that depend on each other, in which their names take no part.
 
         At first they look alike; in each round one is told from another by what its equation reads. After as many
-        rounds as there are memories nothing more is learned. Of absurdly many, names tell one from another.
+        rounds as there are states nothing more is learned. Of absurdly many, names tell one from another.
         """
         keys = [key for name in group for key in (f"first {name}", f"next {name}") if key in self.values]
         pending = self._unknown(keys)
@@ -179,13 +179,13 @@ class Machines:
         return digest(self.owners[name], self.shapes[name], found.get(f"first {name}", "0"), found[f"next {name}"])
 
     def _know(self, pending: list[str]) -> None:
-        """Keeps the digests of values that read no memory without its fingerprint."""
+        """Keeps the digests of values that read no state without its fingerprint."""
         self.known |= self._digests(pending, self.colors)
         for key in pending:
             self.graph[key] = []
 
     def _digests(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
-        """The digests of values in their order, given those of the memories they read."""
+        """The digests of values in their order, given those of the states they read."""
         found: dict[str, str] = {}
         known = ChainMap(found, self.known)
         for key in pending:
@@ -197,7 +197,7 @@ class Machines:
         match plain(expr, self.equations[owner]):
             case ir.Literal(value=value):
                 return digest("literal", repr(value))
-            case ir.Input(name=name, source=ir.InputSource.MEMORY):
+            case ir.Input(name=name, source=ir.InputSource.STATE):
                 return digest("memory", colors[name])
             case ir.Input(name=name, source=ir.InputSource.COMBINED):
                 return digest("total", known[f"total {name}"])
@@ -233,11 +233,11 @@ class Machines:
 
     # What is told of the rule
 
-    def memories(self) -> tuple[ir.Memory, ...]:
-        """The memories with their fingerprints and equations."""
+    def states(self) -> tuple[ir.State, ...]:
+        """The states with their fingerprints and equations."""
         return tuple(
-            replace(memory, fingerprint=self.colors[memory.name], equation=self._equation(memory.name))
-            for memory in self.rule.memories
+            replace(state, fingerprint=self.colors[state.name], equation=self._equation(state.name))
+            for state in self.rule.states
         )
 
     def whole(self) -> str:
@@ -248,7 +248,7 @@ class Machines:
         return digest("rule", self.rule.name, *self.rule.roles, *named, *results, *arguments)
 
     def _equation(self, name: str) -> str:
-        """The equation of a memory as a spec would write it, what it reads written out as far as that stays short."""
+        """The equation of a state as a spec would write it, what it reads written out as far as that stays short."""
         text = f"{name} = {expression_text(self.shown[self.owners[name]].definition(self.values[f'next {name}'].expr))}"
         if f"first {name}" in self.values:
             text += f", at first {expression_text(self.shown['init'].definition(self.values[f'first {name}'].expr))}"
@@ -278,10 +278,10 @@ def plain(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> ir.Expr:
 class Shown:
     """Expressions of a function with short equations in place of their names."""
 
-    def __init__(self, function: ir.Function, memories: Mapping[str, ir.Expr]) -> None:
+    def __init__(self, function: ir.Function, states: Mapping[str, ir.Expr]) -> None:
         self.values = {equation.name: equation.value for equation in function.equations}
-        streams = {name: plain(value, {}) for name, value in memories.items()}
-        self.memories = {value.name: name for name, value in streams.items() if isinstance(value, ir.Ref)}
+        streams = {name: plain(value, {}) for name, value in states.items()}
+        self.states = {value.name: name for name, value in streams.items() if isinstance(value, ir.Ref)}
         self.known: dict[str, ir.Expr] = {}
         order, _ = ordered(dependencies(function.equations), self.values)
         for name in order:
@@ -293,11 +293,11 @@ class Shown:
         return self.known[found.name] if isinstance(found, ir.Ref) else self.of(found)
 
     def of(self, expr: ir.Expr) -> ir.Expr:
-        """The expression; the new value of another memory, and what would grow long, keeps its name."""
+        """The expression; the new value of another state, and what would grow long, keeps its name."""
         found = plain(expr, self.values)
         if not isinstance(found, ir.Ref):
             return ir.map_children(self.of, found)
-        if found.name in self.memories:
-            return replace(found, name=self.memories[found.name])
+        if found.name in self.states:
+            return replace(found, name=self.states[found.name])
         is_short = sum(1 for _ in ir.walk(self.known[found.name])) <= LONG
         return self.known[found.name] if is_short else replace(found, name=local_name(found.name))

@@ -1,6 +1,6 @@
-"""Causality and initialization: typed IR with ``prev`` in, pure functions over memories out.
+"""Causality and initialization: typed IR with ``prev`` in, pure functions over states out.
 
-Every rule becomes the stages of its step, those of each event, and an initial function for the memories that do not
+Every rule becomes the stages of its step, those of each event, and an initial function for the states that do not
 start at zero; sums over all parameters (``total``) are what ends a stage. Instantaneous cycles, and initial values that
 need themselves, end here.
 """
@@ -45,9 +45,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
     if report.failed:
         return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
     rules = tuple(RuleStreams(each, len(raw.rules) > 1, report).rule(raw.kind) for each in raw.rules)
-    past = [
-        check_past(each.was, rule.memories, raw.hypers, report) for each, rule in zip(raw.rules, rules, strict=True)
-    ]
+    past = [check_past(each.was, rule.states, raw.hypers, report) for each, rule in zip(raw.rules, rules, strict=True)]
     rules = tuple(replace(rule, was=was) for rule, was in zip(rules, past, strict=True))
     if not report.failed:
         warn_unused(raw, rules, report)
@@ -100,7 +98,7 @@ class SummedMachine(NamedTuple):
 
 @dataclass
 class RuleStreams:
-    """Turns one rule's streams into memories."""
+    """Turns one rule's streams into states."""
 
     raw: RawRule
     is_one_of_several: bool
@@ -119,13 +117,13 @@ class RuleStreams:
         self.names = name_slots(list(self.slots.values()), self.report)
 
     def _position(self, slot: Slot) -> tuple[int, int]:
-        """Memories come in the order of the bindings that they stand in."""
+        """States come in the order of the bindings that they stand in."""
         bindings = [equation.name for equation in self.machines[slot.owner].equations]
         place = bindings.index(slot.binding) if slot.binding in bindings else len(bindings)
         return list(self.machines).index(slot.owner), place
 
     def _add_foreign(self, node: ir.Latest) -> None:
-        """A memory for a stream that another machine reads, unless it has one already."""
+        """A state for a stream that another machine reads, unless it has one already."""
         owner, name = node.stream
         value = next(e.value for e in self.machines[owner].equations if e.name == name)
         stream = self._root(owner, ir.Ref(name, type=value.type, span=node.span))
@@ -136,7 +134,7 @@ class RuleStreams:
         return root_of(stream, {equation.name: equation for equation in self.machines[owner].equations})
 
     def _remembered(self, owner: str, node: ir.Prev | ir.Latest) -> ir.StreamRef:
-        """The stream in whose memory the value is found."""
+        """The stream in whose state the value is found."""
         if isinstance(node, ir.Prev):
             return ir.StreamRef(owner, self._root(owner, node.stream).name)
         other, name = node.stream
@@ -147,12 +145,12 @@ class RuleStreams:
     def rule(self, kind: str) -> ir.Rule:
         raw = self.raw
         if kind != "optimizer":
-            return self._without_memory()
+            return self._without_state()
         machines = {owner: self._with_sums(self._stepping(owner, f), owner) for owner, f in self.machines.items()}
         live = self._live(machines.values())
         stages = {owner: self._stages(machine, live) for owner, machine in machines.items()}
-        memories = tuple(
-            ir.Memory(self.names[key], slot.type)
+        states = tuple(
+            ir.State(self.names[key], slot.type)
             for key, slot in self.slots.items()
             if ir.stored(self.names[key]) in live
         )
@@ -165,7 +163,7 @@ class RuleStreams:
             raw.name,
             raw.roles,
             raw.universe,
-            memories,
+            states,
             stages["step"],
             self._initial(live),
             events,
@@ -173,7 +171,7 @@ class RuleStreams:
             raw.written,
         )
 
-    def _without_memory(self) -> ir.Rule:
+    def _without_state(self) -> ir.Rule:
         raw = self.raw
         step = ir.map_expressions(lambda expr: ir.transform(even_branches, expr), raw.step)
         if self.raw.roles:
@@ -185,12 +183,12 @@ class RuleStreams:
         return ir.Rule(raw.name, raw.roles, raw.universe, (), stages, None, (), raw.claims, raw.written)
 
     def _stepping(self, owner: str, function: ir.Function) -> ir.Function:
-        """``prev`` and foreign streams become memory inputs; every memory of the machine an output."""
+        """``prev`` and foreign streams become state inputs; every state of the machine an output."""
 
         def remember(node: ir.Expr) -> ir.Expr:
             if isinstance(node, ir.Prev | ir.Latest):
                 key = self._remembered(owner, node)
-                return ir.Input(self.names[key], ir.InputSource.MEMORY, type=self.slots[key].type, span=node.span)
+                return ir.Input(self.names[key], ir.InputSource.STATE, type=self.slots[key].type, span=node.span)
             return even_branches(node)
 
         changed = ir.map_expressions(lambda expr: ir.transform(remember, expr), function)
@@ -203,7 +201,7 @@ class RuleStreams:
         return replace(changed, outputs=tuple(outputs))
 
     def _live(self, machines: Iterable[SummedMachine]) -> set[Read]:
-        """The memories and sums, among others, that some result depends on, now or later."""
+        """The states and sums, among others, that some result depends on, now or later."""
         waiting: set[Read] = set()
         graph: dict[Read, set[Read]] = {}
         for update, sums in machines:
@@ -258,7 +256,7 @@ class RuleStreams:
 
     def _require_common(self, function: ir.Function, node: ir.Apply) -> ir.Function:
         """A sum ranges over every parameter, so beside other rules it may read only what all have."""
-        own = [n.name for n in inputs_of(function) if n.source in (ir.InputSource.MEMORY, ir.InputSource.DIMENSION)]
+        own = [n.name for n in inputs_of(function) if n.source in (ir.InputSource.STATE, ir.InputSource.DIMENSION)]
         if self.is_one_of_several and (own or needs_matrix(function)):
             hint = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
             name = own[0] if own else None
@@ -268,7 +266,7 @@ class RuleStreams:
     # First values
 
     def _initial(self, live: set[Read]) -> ir.Function | None:
-        """The memories that do not start at zero, computed at the first step or event."""
+        """The states that do not start at zero, computed at the first step or event."""
         kept = [key for key, name in self.names.items() if ir.stored(name) in live]
         wanted = [key for key in kept if not is_zero(self.slots[key].initial)]
         if not wanted:
@@ -293,7 +291,7 @@ class RuleStreams:
         return None if cycles else self._require_startable(sliced(whole, outputs))
 
     def _start_names(self) -> dict[Read, str]:
-        """What the equations of all machines, and the first values of memories, are called in one function."""
+        """What the equations of all machines, and the first values of states, are called in one function."""
         names: dict[Read, str] = {}
         taken: set[str] = set()
         for owner, function in self.machines.items():
@@ -312,7 +310,7 @@ class RuleStreams:
         self.report(errors.initial_cycle(words if len(words) > 1 else words * 2, spans[turned[0]]))
 
     def _at_start(self, owner: str, expr: ir.Expr, starts: dict[Read, str]) -> ir.Expr:
-        """The expression at the first step: memories have their first values, and t is 1."""
+        """The expression at the first step: states have their first values, and t is 1."""
 
         def start(node: ir.Expr) -> ir.Expr:
             if isinstance(node, ir.Prev | ir.Latest):

@@ -14,11 +14,11 @@ from optforge.dsl import errors
 
 
 def check_past(
-    was: Sequence[RawWas], memories: Sequence[ir.Memory], hypers: Sequence[ir.Hyper], report: Report
+    was: Sequence[RawWas], states: Sequence[ir.State], hypers: Sequence[ir.Hyper], report: Report
 ) -> tuple[ir.Function, ...]:
-    """A typed function for each memory that was something else; every old memory has the shape of the new one."""
+    """A typed function for each state that was something else; every old state has the shape of the new one."""
     found = []
-    types = {memory.name: memory.type for memory in memories}
+    types = {state.name: state.type for state in states}
     kinds = {(ir.InputSource.HYPER, hyper.name): hyper.kind for hyper in hypers}
     for each in was:
         if each.target in types:
@@ -27,14 +27,14 @@ def check_past(
             hint = errors.suggest_nearest(each.target, types) or (
                 f"it has {errors.join_quoted(types, 'and')}" if types else None
             )
-            report(errors.bad_past(f"`{each.target}` is no memory of this rule", each.span, hint))
+            report(errors.bad_past(f"`{each.target}` is no state of this rule", each.span, hint))
     return tuple(found)
 
 
 def past_function(was: RawWas, target: Type, kinds: Mapping[ir.Key, Kind], report: Report) -> ir.Function:
-    """The function of one memory. Elementwise, so that it need not know how a state is laid out."""
+    """The function of one state. Elementwise, so that it need not know how a state is laid out."""
     inputs = [node for node in ir.walk(was.value) if isinstance(node, ir.Input)]
-    known: Types = {node.key: target for node in inputs if node.source is ir.InputSource.MEMORY}
+    known: Types = {node.key: target for node in inputs if node.source is ir.InputSource.STATE}
     value = Inference("was", Universe.MATRIX, "", known, kinds, {}, report).typed(was.value)
     if value.type.kind is not Kind.NUMBER:
         report(errors.wrong_kind("`was`", Kind.NUMBER.value, value.type.kind.value, value.span))

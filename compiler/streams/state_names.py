@@ -1,7 +1,7 @@
-"""Which memories a rule has, and their names: the checkpoint format.
+"""Which states a rule has, and their names: the checkpoint format.
 
-A memory belongs to the machine (the step or an event) whose stream it holds. Its name is the
-remembered binding's; for a memory inside an inlined function the binding that the call stands in,
+A state belongs to the machine (the step or an event) whose stream it holds. Its name is the
+remembered binding's; for a state inside an inlined function the binding that the call stands in,
 or ``binding.inner`` where several would share that name.
 """
 
@@ -22,7 +22,7 @@ INPUT_NAMES = {"grad": "prev_grad", "weight": "prev_weight"}
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A memory before it is named: the stream it holds, where it was first asked for."""
+    """A state before it is named: the stream it holds, where it was first asked for."""
 
     owner: str
     stream: ir.Ref | ir.Input
@@ -56,7 +56,7 @@ def root_of(stream: ir.Ref | ir.Input, equations: dict[str, ir.Equation]) -> ir.
 
 
 def collect_slots(owner: str, function: ir.Function, report: Report) -> dict[str, Slot]:
-    """The memories of a machine by the name of the stream they hold, in source order."""
+    """The states of a machine by the name of the stream they hold, in source order."""
     equations = {equation.name: equation for equation in function.equations}
     slots: dict[str, Slot] = {}
     for node in ir.nodes(function):
@@ -90,7 +90,7 @@ def name_slots(slots: list[Slot], report: Report) -> dict[ir.StreamRef, str]:
             unique = f"{name}{count}"
         if unique in STATE_KEYS or unique.endswith("_step"):
             reason = f"every state keeps {STATE_KEYS.get(unique, 'the count of an event')} under that name"
-            report(errors.bad_memory_name(unique, reason, slot.span))
+            report(errors.bad_state_name(unique, reason, slot.span))
         taken.add(unique)
         names[slot.ref] = unique
     return names

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from ..contract.interface import Memory
-from ..contract.precision import _Memories
+from ..contract.interface import State
+from ..contract.precision import _States
 from ..routing.places import Place, Slot
 from .buffers import Buffer, _apart, _storage
 
-_States = Mapping[Tensor, dict[str, Any]]
-Stored = Mapping[str, list[Tensor]]  # of each memory the states, one for each parameter
+_ParameterStates = Mapping[Tensor, dict[str, Any]]
+Stored = Mapping[str, list[Tensor]]  # by name, one tensor for each parameter
 
 # On the CPU, units from 2^15 elements on run alone: they need no copy, and torch reduces smaller ones in one thread, so
 # that a result does not depend on the size of the batch. 2^18 elements of a few tensors fit in the cache. On other
@@ -28,7 +28,7 @@ DEVICE_ALONE, DEVICE_BATCH = 1 << 20, 1 << 28
 class Bucket:
     """Units of one shape that run as one call; in the elementwise layout: parameters laid end to end.
 
-    Once settled it knows the memories of its parameters as batches: one buffer for each memory, which the states own.
+    Once settled it knows the states of its parameters as batches: one buffer for each state, which its tensors own.
     """
 
     def __init__(self, entries: list[tuple[Tensor, Place]]) -> None:
@@ -43,29 +43,29 @@ class Bucket:
         if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
 
-    def gather(self, tensors: Sequence[Tensor], memory: Memory | None = None) -> Tensor:
+    def gather(self, tensors: Sequence[Tensor], kept: State | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
-        flat: Tensor = _flatten_dense_tensors(self.windows(tensors, memory))  # type: ignore[no-untyped-call]
-        return flat.view(self.entries[0][1].batch(memory))
+        flat: Tensor = _flatten_dense_tensors(self.windows(tensors, kept))  # type: ignore[no-untyped-call]
+        return flat.view(self.entries[0][1].batch(kept))
 
-    def scatter(self, batch: Tensor, tensors: Sequence[Tensor], memory: Memory | None = None) -> None:
+    def scatter(self, batch: Tensor, tensors: Sequence[Tensor], kept: State | None = None) -> None:
         """The reverse of `gather`: copies the units of the batch to where they belong, in that dtype."""
-        windows = self.windows(tensors, memory)
+        windows = self.windows(tensors, kept)
         parts = _unflatten_dense_tensors(batch.reshape(-1), windows)  # type: ignore[no-untyped-call]
         torch._foreach_copy_(windows, parts)
 
-    def windows(self, tensors: Sequence[Tensor], memory: Memory | None = None) -> list[Tensor]:
-        """What belongs to the bucket of tensors that are like its parameters, or their states of `memory`."""
+    def windows(self, tensors: Sequence[Tensor], kept: State | None = None) -> list[Tensor]:
+        """What belongs to the bucket of tensors that are like its parameters, or what they have of the state `kept`."""
         if self.is_plain:
             return list(tensors)
-        return [place.window(x, memory) for x, (_, place) in zip(tensors, self.entries, strict=True)]
+        return [place.window(x, kept) for x, (_, place) in zip(tensors, self.entries, strict=True)]
 
-    def is_settled(self, state: _States) -> bool:
+    def is_settled(self, state: _ParameterStates) -> bool:
         """Whether the states still are what the buffers were cut into; anyone may have replaced or freed them."""
         return self.stored(state) is not None
 
-    def stored(self, state: _States) -> Stored | None:
-        """The states of each memory, one for each parameter, if the bucket is settled."""
+    def stored(self, state: _ParameterStates) -> Stored | None:
+        """The tensors of each state, one for each parameter, if the bucket is settled."""
         try:
             entries = [state[p] for p in self.params] if self.buffers else []
             stored = {name: [entry[name] for entry in entries] for name in self.buffers}
@@ -74,31 +74,31 @@ class Bucket:
             return None
         return stored if is_settled else None
 
-    def settle(self, state: _States, memories: _Memories) -> None:
-        """Stacks the memories in buffers and makes the states pieces of them."""
+    def settle(self, state: _ParameterStates, declared: _States) -> None:
+        """Stacks the states in buffers, of which the parameters then have pieces."""
         buffers: dict[str, Buffer] = {}
         pieces: dict[str, list[Tensor]] = {}
-        for memory, dtype in memories:
-            given = [state[p][memory.name] for p in self.params]
-            batch = self.gather(given, memory).to(dtype)
+        for kept, dtype in declared:
+            given = [state[p][kept.name] for p in self.params]
+            batch = self.gather(given, kept).to(dtype)
             if _storage(batch) == _storage(given[0]):  # whoever gave the state may use its memory for something else
                 batch = batch.clone()
             parts = map(_apart, torch.split(batch, self.counts))
-            pieces[memory.name] = [
-                place.restored(part, memory, p.shape).data for (p, place), part in zip(self.entries, parts, strict=True)
+            pieces[kept.name] = [
+                place.restored(part, kept, p.shape).data for (p, place), part in zip(self.entries, parts, strict=True)
             ]
-            buffers[memory.name] = Buffer(batch, pieces[memory.name])
+            buffers[kept.name] = Buffer(batch, pieces[kept.name])
         # Only now, as everything before may run out of memory.
         self.buffers, self.fused = buffers, None
         for name, tensors in pieces.items():
             for p, x in zip(self.params, tensors, strict=True):
                 state[p][name] = x
 
-    def takes_over(self, other: Bucket | None, memories: _Memories, state: _States) -> bool:
-        """Whether another bucket has buffers of these memories for the same units, which this one now has."""
+    def takes_over(self, other: Bucket | None, declared: _States, state: _ParameterStates) -> bool:
+        """Whether another bucket has buffers of these states for the same units, which this one now has."""
         if other is None or len(other.entries) != len(self.entries):
             return False
-        if [(name, buffer.dtype) for name, buffer in other.buffers.items()] != [(m.name, d) for m, d in memories]:
+        if [(name, buffer.dtype) for name, buffer in other.buffers.items()] != [(m.name, d) for m, d in declared]:
             return False
         pairs = zip(other.entries, self.entries, strict=True)
         if not all(p is q and one == two for (p, one), (q, two) in pairs) or not other.is_settled(state):
@@ -106,7 +106,7 @@ class Bucket:
         self.buffers, other.buffers, self.fused = other.buffers, {}, None
         return True
 
-    def release(self, state: _States, taken: Collection[Tensor] = ()) -> None:
+    def release(self, state: _ParameterStates, taken: Collection[Tensor] = ()) -> None:
         """Gives up the buffers; states of parameters that no other bucket has `taken` get memory of their own."""
         for name, buffer in self.buffers.items():
             for i, p in enumerate(self.params):

@@ -2,7 +2,7 @@
 
 Groups are lists and dictionaries that anybody may change between two steps: frameworks replace, resize and flatten
 parameters, and append others. A step compares what it finds with what was looked at last; what is new or has changed
-is checked as at construction, before the step changes anything. Of states it knows only the shapes of memories.
+is checked as at construction, before the step changes anything. Of states it knows only the shapes of states.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ def _require_fitting_state(slot: Slot, known: Slot | None, entry: Mapping[str, A
     """RuntimeError unless the state of a parameter, if it has any, is one that this slot could have."""
     if not math.prod(slot.shape):
         return
-    held = {memory: entry[memory.name] for memory in slot.rule.memories if isinstance(entry.get(memory.name), Tensor)}
-    unfit = [memory for memory, value in held.items() if tuple(value.shape) != slot.state_shape(memory)]
+    held = {kept: entry[kept.name] for kept in slot.rule.states if isinstance(entry.get(kept.name), Tensor)}
+    unfit = [kept for kept, value in held.items() if tuple(value.shape) != slot.state_shape(kept)]
     why = ""
     if known is not None and entry and math.prod(known.shape):
         if known.rule is not slot.rule:

@@ -1,6 +1,6 @@
 """States: what they are before the first step, and what must hold of what lies in them at any later one.
 
-A parameter that is to be trained has a state from the construction of its optimizer on: counts of 0, and memories that
+A parameter that is to be trained has an entry from the construction of its optimizer on: counts of 0, and states that
 are blank, zeros which take up no memory. Who looks at a new optimizer, as a loader of checkpoints does, finds every
 name, and need not make a step to see them. First values are computed at the first step, of the weights of that moment.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..contract.interface import Rule
-from ..contract.precision import _Memories, _memories_of
+from ..contract.precision import _States, _states_of
 from ..routing.places import Slot
 from .counters import Counters, _whole
 
@@ -36,15 +36,15 @@ def _begin_states(
 
 def _blank_state(p: Tensor, slot: Slot, precision: str, counters: Counters) -> dict[str, Any]:
     entry: dict[str, Any] = {
-        memory.name: torch.zeros((), dtype=dtype, device=p.device).expand(slot.state_shape(memory))
-        for memory, dtype in _memories_in(slot, precision)
+        kept.name: torch.zeros((), dtype=dtype, device=p.device).expand(slot.state_shape(kept))
+        for kept, dtype in _states_in(slot, precision)
     }
     return entry | {counter: counters.begin(counter, p) for counter in _counters_of(slot.rule)}
 
 
-def _memories_in(slot: Slot, precision: str) -> _Memories:
-    """The memories of a parameter; one without elements never steps, and has none."""
-    return _memories_of(slot.rule, precision, slot.dtype) if math.prod(slot.shape) else []
+def _states_in(slot: Slot, precision: str) -> _States:
+    """The states of a parameter; one without elements never steps, and has none."""
+    return _states_of(slot.rule, precision, slot.dtype) if math.prod(slot.shape) else []
 
 
 def _has_begun(entry: Mapping[str, Any], rule: Rule) -> bool:
@@ -57,9 +57,9 @@ def _is_blank(x: object) -> bool:
     return isinstance(x, Tensor) and x.layout is torch.strided and x.numel() > 1 and not any(x.stride())
 
 
-def _given(entry: Mapping[str, Any], rule: Rule, memories: _Memories) -> set[str]:
-    """The memories that have values; before anything has been counted, zeros are none."""
-    names = {memory.name for memory, _ in memories if memory.name in entry}
+def _given(entry: Mapping[str, Any], rule: Rule, states: _States) -> set[str]:
+    """The states that have values; before anything has been counted, zeros are none."""
+    names = {kept.name for kept, _ in states if kept.name in entry}
     return names if _has_begun(entry, rule) else {name for name in names if _has_values(entry[name])}
 
 
@@ -76,17 +76,17 @@ def _has_values(x: object) -> bool:
     return not x.is_meta and not _is_blank(x) and bool(x.any())
 
 
-def _require_memories(p: Tensor, slot: Slot, entry: Mapping[str, Any], memories: _Memories) -> None:
-    """ValueError unless the memories in the state are what a step of p can go on from."""
-    for memory, _ in memories:
-        if memory.name in entry:
-            what = f"state {memory.name!r} of a {slot.rule.name} parameter of shape {tuple(p.shape)}"
-            _require_memory(entry[memory.name], what, slot.state_shape(memory))
-            if (device := entry[memory.name].device) != p.device:
+def _require_states(p: Tensor, slot: Slot, entry: Mapping[str, Any], states: _States) -> None:
+    """ValueError unless the states in the entry are what a step of p can go on from."""
+    for kept, _ in states:
+        if kept.name in entry:
+            what = f"state {kept.name!r} of a {slot.rule.name} parameter of shape {tuple(p.shape)}"
+            _require_state(entry[kept.name], what, slot.state_shape(kept))
+            if (device := entry[kept.name].device) != p.device:
                 raise ValueError(f"{what} is on {device}, and the parameter on {p.device}; move it there before a step")
 
 
-def _require_memory(x: object, what: str, shape: tuple[int, ...]) -> None:
+def _require_state(x: object, what: str, shape: tuple[int, ...]) -> None:
     """ValueError unless x is a dense tensor of floating-point numbers of this shape."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{what} is no tensor, but {x!r}")
@@ -96,10 +96,10 @@ def _require_memory(x: object, what: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense floating-point numbers are expected")
 
 
-def _made(p: Tensor, slot: Slot, memories: _Memories) -> dict[str, Tensor]:
-    """Memories of zeros, and a master that is the weight."""
-    shapes = [(memory, slot.state_shape(memory), dtype) for memory, dtype in memories]
-    made = {memory.name: torch.zeros(shape, dtype=dtype, device=p.device) for memory, shape, dtype in shapes}
+def _made(p: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:
+    """States of zeros, and a master that is the weight."""
+    shapes = [(kept, slot.state_shape(kept), dtype) for kept, dtype in states]
+    made = {kept.name: torch.zeros(shape, dtype=dtype, device=p.device) for kept, shape, dtype in shapes}
     if "master" in made:
         made["master"].copy_(p)
     return made
@@ -114,6 +114,6 @@ def _complete_states(
     for group in groups:
         for p in group["params"]:
             if p in slots and (entry := state.get(p)):
-                memories = _memories_in(slots[p], group["precision"])
-                lacking = [each for each in memories if each[0].name not in entry or _is_blank(entry[each[0].name])]
+                states = _states_in(slots[p], group["precision"])
+                lacking = [each for each in states if each[0].name not in entry or _is_blank(entry[each[0].name])]
                 entry.update(_made(p, slots[p], lacking))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..contract.hypers import _computed
-from ..contract.interface import Kernel, Memory, Rule
-from ..contract.precision import _compute_dtype, _memories_of
+from ..contract.interface import Kernel, Rule, State
+from ..contract.precision import _compute_dtype, _states_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Work:
         return _compute_dtype(self.dtype)
 
     @property
-    def memories(self) -> list[tuple[Memory, torch.dtype]]:
-        """The rule's memories and the one of the precision, with their dtypes."""
-        return _memories_of(self.rule, self.precision, self.dtype)
+    def states(self) -> list[tuple[State, torch.dtype]]:
+        """The rule's states and the one of the precision, with their dtypes."""
+        return _states_of(self.rule, self.precision, self.dtype)
 
     def scalars(self, kernel: Kernel, sums: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
         """The keyword arguments of the kernel; sums get its dimensions, and the device and dtype of this work.

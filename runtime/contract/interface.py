@@ -1,4 +1,4 @@
-"""What generated modules are made of: kernels, memories, events and rules."""
+"""What generated modules are made of: kernels, states, events and rules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PRECISIONS = ("plain", "kahan", "stochastic", "master")
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad" and names of memories; `outputs` are "weight" and names of memories. What is not
+    `inputs` are "weight", "grad" and names of states; `outputs` are "weight" and names of states. What is not
     given is what the signature says: the positional parameters, the keywords, and of the inputs all but the gradient,
-    which is what a step returns. The function may overwrite a weight or memory that it also returns, never the
+    which is what a step returns. The function may overwrite a weight or state that it also returns, never the
     gradient.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
@@ -51,7 +51,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Memory:
+class State:
     """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols" or 1."""
 
     name: str
@@ -83,7 +83,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Rule:
-    """One step for the parameters of some roles. `init` gives memories their first value (zero without it).
+    """One step for the parameters of some roles. `init` gives states their first value (zero without it).
 
     `lr_ratio` is the hyper that the rule multiplies lr with wherever it reads either, if there is one.
     Under a rule that `keeps_zero` a weight of zeros stays so, whatever its gradients are.
@@ -91,7 +91,7 @@ class Rule:
 
     name: str
     roles: tuple[str, ...]
-    memories: tuple[Memory, ...]
+    states: tuple[State, ...]
     step: Kernel
     init: Kernel | None = None
     events: tuple[Event, ...] = ()
@@ -99,13 +99,13 @@ class Rule:
     keeps_zero: bool = False
 
     def __post_init__(self) -> None:
-        """ValueError for memories whose names the state uses otherwise, or that the rule's layout cannot hold."""
+        """ValueError for states whose names the state uses otherwise, or that the rule's layout cannot hold."""
         reserved = {*PARAMETER, "step", "kahan", "master", *(f"{event.name}_step" for event in self.events)}
-        for memory in self.memories:
-            if memory.name in reserved:
-                raise ValueError(f"a memory of the rule {self.name!r} has the reserved name {memory.name!r}")
-            if self.step.layout == "elementwise" and not memory.full:
-                raise ValueError(f"memory {memory.name!r} of the elementwise rule {self.name!r} is not elementwise")
+        for state in self.states:
+            if state.name in reserved:
+                raise ValueError(f"a state of the rule {self.name!r} has the reserved name {state.name!r}")
+            if self.step.layout == "elementwise" and not state.full:
+                raise ValueError(f"state {state.name!r} of the elementwise rule {self.name!r} is not elementwise")
 
     @property
     def kernels(self) -> list[Kernel]:

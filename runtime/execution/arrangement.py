@@ -1,7 +1,7 @@
-"""The arrangement of parameters in buckets, kept from step to step, and which bucket has whose memories.
+"""The arrangement of parameters in buckets, kept from step to step, and which bucket has whose states.
 
-In: the work of a step or event. Out: its buckets, in which the memories of every parameter of the work are there. The
-buckets of steps are settled: their memories lie in buffers, once until a state is replaced, moved or freed.
+In: the work of a step or event. Out: its buckets, in which the states of every parameter of the work are there. The
+buckets of steps are settled: their states lie in buffers, once until a state is replaced, moved or freed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
-from ..batching.buckets import Bucket, Stored, _arranged, _States
+from ..batching.buckets import Bucket, Stored, _arranged, _ParameterStates
 from ..batching.work import Work
-from ..contract.precision import _Memories
+from ..contract.precision import _States
 from ..routing.places import Slot
 from .first_values import _give_first_values
 
@@ -24,7 +24,7 @@ class Arrangement:
 
     def __init__(self) -> None:
         self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
-        self.owners: dict[Tensor, Bucket] = {}  # who was settled last with the memories of a parameter
+        self.owners: dict[Tensor, Bucket] = {}  # who was settled last with the states of a parameter
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -39,37 +39,37 @@ class Arrangement:
             buckets = self._buckets[key] = _arranged([(p, slots[p]) for p in work.params], layout)
         return buckets
 
-    def settled(self, work: Work, slots: _Slots, state: _States) -> list[tuple[Bucket, Stored | None]]:
+    def settled(self, work: Work, slots: _Slots, state: _ParameterStates) -> list[tuple[Bucket, Stored | None]]:
         """The buckets of a step of the work, settled where they have whole parameters, with their states.
 
         Raises:
-            ValueError: what lies in a state cannot be a memory of the parameter.
+            ValueError: what lies there cannot be a state of the parameter.
         """
-        buckets, memories = self.buckets(work, work.rule.step.layout, slots), work.memories
-        if not memories:
+        buckets, declared = self.buckets(work, work.rule.step.layout, slots), work.states
+        if not declared:
             return [(bucket, None) for bucket in buckets]
-        pairs = _with_states(buckets, memories, state)
+        pairs = _with_states(buckets, declared, state)
         if any(stored is None for _, stored in pairs):
             _give_first_values(work, slots, state)  # which replaces states in which nothing has been counted
-            for bucket, stored in _with_states(buckets, memories, state):
+            for bucket, stored in _with_states(buckets, declared, state):
                 if stored is None and bucket.entries[0][1].whole:
-                    self._settle(bucket, memories, state)
-            pairs = _with_states(buckets, memories, state)
+                    self._settle(bucket, declared, state)
+            pairs = _with_states(buckets, declared, state)
         return pairs
 
-    def _settle(self, bucket: Bucket, memories: _Memories, state: _States) -> None:
-        if not bucket.takes_over(self.owners.get(bucket.params[0]), memories, state):
+    def _settle(self, bucket: Bucket, declared: _States, state: _ParameterStates) -> None:
+        if not bucket.takes_over(self.owners.get(bucket.params[0]), declared, state):
             taken = set(bucket.params)
             for p in bucket.params:
                 self.owners.get(p, bucket).release(state, taken)
-            bucket.settle(state, memories)
+            bucket.settle(state, declared)
         self.owners |= dict.fromkeys(bucket.params, bucket)
 
-    def require_memories(self, work: Work, slots: _Slots, state: _States) -> None:
-        """Gives the parameters of the work the memories they have not yet, without which an event cannot run.
+    def require_states(self, work: Work, slots: _Slots, state: _ParameterStates) -> None:
+        """Gives the parameters of the work the states they have not yet, without which an event cannot run.
 
         Raises:
-            ValueError: what lies in a state cannot be a memory of the parameter.
+            ValueError: what lies there cannot be a state of the parameter.
         """
         owners = {id(owner): owner for owner in map(self.owners.get, work.params)}
         unsettled = [owner for owner in owners.values() if owner is None or not owner.is_settled(state)]
@@ -79,7 +79,7 @@ class Arrangement:
         if unsettled:
             _give_first_values(work, slots, state)
 
-    def forget(self, params: Collection[Tensor], state: _States) -> None:
+    def forget(self, params: Collection[Tensor], state: _ParameterStates) -> None:
         """Drops what was made for these parameters; states that lay beside theirs get memory of their own."""
         left = {id(owner): owner for p in params if (owner := self.owners.get(p)) is not None}
         for owner in left.values():
@@ -88,6 +88,8 @@ class Arrangement:
         self._buckets.clear()
 
 
-def _with_states(buckets: Iterable[Bucket], memories: _Memories, state: _States) -> list[tuple[Bucket, Stored | None]]:
-    """The buckets, each with its states of all memories if it is settled."""
-    return [(each, each.stored(state) if len(each.buffers) == len(memories) else None) for each in buckets]
+def _with_states(
+    buckets: Iterable[Bucket], declared: _States, state: _ParameterStates
+) -> list[tuple[Bucket, Stored | None]]:
+    """The buckets, each with the tensors of all states if it is settled."""
+    return [(each, each.stored(state) if len(each.buffers) == len(declared) else None) for each in buckets]

@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from ..batching.buckets import Bucket
 from ..batching.work import Scalars, Work
-from ..contract.interface import PARAMETER, Kernel, Memory
+from ..contract.interface import PARAMETER, Kernel, State
 from .computations import Computation
 from .graphs import _graph_for
 
@@ -28,7 +28,7 @@ class Source:
     batch: Tensor
     live: bool
     tensors: list[Tensor]
-    memory: Memory | None
+    state: State | None
 
 
 class Call:
@@ -37,21 +37,21 @@ class Call:
     def __init__(self, kernel: Kernel, bucket: Bucket, work: Work, state: Mapping[Tensor, dict[str, Any]]) -> None:
         self.bucket, self.state = bucket, state
         self.computation = Computation(kernel, work.precision, work.dtype)
-        memories = {memory.name: memory for memory, _ in work.memories}
-        stored = [name for name in self.computation.names if name in memories or name in PARAMETER]
-        self.sources = {name: self._source(name, memories) for name in stored}
+        states = {kept.name: kept for kept, _ in work.states}
+        stored = [name for name in self.computation.names if name in states or name in PARAMETER]
+        self.sources = {name: self._source(name, states) for name in stored}
 
-    def _source(self, name: str, memories: Mapping[str, Memory]) -> Source:
+    def _source(self, name: str, states: Mapping[str, State]) -> Source:
         bucket = self.bucket
         if name in bucket.buffers:
-            return Source(bucket.buffers[name].batch, True, [], memories[name])
+            return Source(bucket.buffers[name].batch, True, [], states[name])
         if name == "grad":
             return Source(bucket.gather([cast(Tensor, p.grad) for p in bucket.params]), False, [], None)
-        memory = memories.get(name)
-        tensors = [self.state[p][name] for p in bucket.params] if memory else bucket.params
-        batch = bucket.gather(tensors, memory)
-        live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], memory).data_ptr()
-        return Source(batch, live, tensors, memory)
+        kept = states.get(name)
+        tensors = [self.state[p][name] for p in bucket.params] if kept else bucket.params
+        batch = bucket.gather(tensors, kept)
+        live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], kept).data_ptr()
+        return Source(batch, live, tensors, kept)
 
     def evaluate(self, scalars: Scalars) -> tuple[Any, ...]:
         """The kernel's outputs for the whole bucket; nothing is written."""
@@ -60,7 +60,7 @@ class Call:
         return values
 
     def execute(self, scalars: Scalars, generator: torch.Generator | None = None) -> None:
-        """Runs the kernel and writes its outputs to the weights and memories."""
+        """Runs the kernel and writes its outputs to the weights and states."""
         function, known = self.computation.kernel.function, scalars.all
         for cut in self.bucket.cuts:
             stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
@@ -101,7 +101,7 @@ class Call:
         written = self.computation.written
         for name, source in self.sources.items():
             if name in written and not source.live:
-                self.bucket.scatter(source.batch, source.tensors, source.memory)
+                self.bucket.scatter(source.batch, source.tensors, source.state)
 
 
 def _ordered_sum(values: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..batching.buffers import _storage
 from ..contract.interface import Kernel
-from ..contract.precision import _compute_dtype, _precision_memory
+from ..contract.precision import _compute_dtype, _precision_state
 from ..linalg.numbers import round_stochastically
 
 
@@ -25,16 +25,16 @@ class Computation:
 
     @property
     def names(self) -> list[str]:
-        """The stored tensors that it reads or writes: parameter, gradient and memories; sums are not stored."""
+        """The stored tensors that it reads or writes: parameter, gradient and states; sums are not stored."""
         names = list(dict.fromkeys((*self.kernel.inputs, *self.kernel.outputs)))
-        memory = _precision_memory(self.precision)
-        return [*names, memory.name] if memory and "weight" in names else names
+        state = _precision_state(self.precision)
+        return [*names, state.name] if state and "weight" in names else names
 
     @property
     def written(self) -> set[str]:
         """The stored tensors that it writes."""
-        memory = _precision_memory(self.precision)
-        moved = {memory.name} if memory and "weight" in self.kernel.outputs else set()
+        state = _precision_state(self.precision)
+        moved = {state.name} if state and "weight" in self.kernel.outputs else set()
         return {*self.kernel.outputs, *moved}
 
     def given(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

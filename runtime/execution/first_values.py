@@ -1,6 +1,6 @@
-"""First values: the memories that parameters have not yet, computed of the weights of the first step.
+"""First values: the states that parameters have not yet, computed of the weights of the first step.
 
-In: the work of a step or event and the states of its parameters. Out: states in which every memory of the work is
+In: the work of a step or event and the states of its parameters. Out: states in which every state of the work is
 there and can be written to. A state that cannot be that of its parameter is an error before anything has changed.
 """
 
@@ -12,26 +12,26 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.buckets import _arranged
-from ..batching.states import _given, _is_blank, _made, _require_memories
+from ..batching.states import _given, _is_blank, _made, _require_states
 from ..batching.work import Work
 from ..routing.places import Slot, _wider
 from .calls import Call
 
 
 def _give_first_values(work: Work, slots: Mapping[Tensor, Slot], state: Mapping[Tensor, dict[str, Any]]) -> None:
-    """Gives the parameters of the work the memories that they have not yet, or not yet in this precision.
+    """Gives the parameters of the work the states that they have not yet, or not yet in this precision.
 
     Raises:
-        ValueError: a memory that is there cannot be that of the parameter; nothing has changed.
+        ValueError: a state that is there cannot be that of the parameter; nothing has changed.
     """
-    given = {p: _given(state[p], work.rule, work.memories) for p in work.params}
+    given = {p: _given(state[p], work.rule, work.states) for p in work.params}
     for p, names in given.items():
-        _require_memories(p, slots[p], {name: state[p][name] for name in names}, work.memories)
+        _require_states(p, slots[p], {name: state[p][name] for name in names}, work.states)
         state[p].update({name: state[p][name].contiguous() for name in names if _is_blank(state[p][name])})
-    new = [p for p in work.params if len(given[p]) < len(work.memories)]
+    new = [p for p in work.params if len(given[p]) < len(work.states)]
     if not new:
         return
-    fresh: dict[Tensor, dict[str, Any]] = {p: dict(_made(p, slots[p], work.memories)) for p in new}
+    fresh: dict[Tensor, dict[str, Any]] = {p: dict(_made(p, slots[p], work.states)) for p in new}
     init = work.rule.init
     if init is not None:
         first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new)

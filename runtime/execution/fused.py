@@ -1,6 +1,6 @@
 """Torch's fused multi-tensor kernels under the names and meanings that `kernels.opt` of the compiler gives them.
 
-Each function makes one step in place on lists of weights and memories, one tensor per parameter; gradients are only
+Each function makes one step in place on lists of weights and states, one tensor per parameter; gradients are only
 read. Scalars are plain numbers; only the step count may be a tensor. Nothing is checked here: what the kernels can take
 is what `_fused_fits` says. They compute in the dtype of the tensors.
 """
@@ -18,7 +18,7 @@ _Forms = tuple[list[torch.Size], list[tuple[int, ...]]]  # shapes and strides
 
 
 def _fused_fits(weights: _Tensors, *others: _Tensors) -> bool:
-    """Whether the functions of this module can take these lists; `others` are the gradients and the memories.
+    """Whether the functions of this module can take these lists; `others` are the gradients and the states.
 
     The kernels walk over memory without regard for strides: the tensors of one parameter must be dense and laid out
     alike (the CPU kernels do not check it, and give wrong results where it does not hold). All must be float32 or

@@ -1,6 +1,6 @@
 """Interrupts: Ctrl-C waits until what a step writes is whole.
 
-In: SIGINT while parameters and memories are being written. Out: the same signal, passed on to the handler that was
+In: SIGINT while parameters and states are being written. Out: the same signal, passed on to the handler that was
 installed before. What is written is not known here, and no other signal is touched.
 """
 

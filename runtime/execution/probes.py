@@ -1,7 +1,7 @@
 """Probes: a new graph takes a step on data made for the purpose, beside the kernel that it was made from.
 
 Compilers of graphs are wrong now and then, and a training run with wrong steps looks like one with bad luck. The data
-are random and all of their tensors differ, as those of a first step may not (weights that start equal, memories of
+are random and all of their tensors differ, as those of a first step may not (weights that start equal, states of
 zeros, an lr of 0 that hides which weight was stored). The two round differently, so that equal means: up to rounding,
 measured by how much each tensor changes, and by what the kernel itself makes of inputs that are a rounding away. What
 depends on the sign of next to nothing may still come out otherwise here and there; so a graph is wrong if some element
@@ -146,7 +146,7 @@ class _NothingToSee(Exception):
 
 
 def _probed(tensors: Mapping[str, Tensor], seed: int) -> None:
-    """Fills the tensors: memories positive, as second moments are, and square ones definite, as Gram matrices."""
+    """Fills the tensors: states positive, as second moments are, and square ones definite, as Gram matrices."""
     for i, (name, x) in enumerate(tensors.items()):
         generator = torch.Generator(x.device).manual_seed(seed * len(tensors) + i)
         if name in PARAMETER:

@@ -3,7 +3,7 @@
 Inductor stores what a graph writes in place after all that reads it, and computes it anew for each reader. A momentum
 whose rows are reduced is computed in each reduction, in the loop that writes the weights and in one that stores it.
 And what follows elementwise from a reduction, as the root of a sum of squares, is computed anew for each element that
-it is broadcast to. So memories that follow elementwise from stored tensors move in a stage of their own, before the
+it is broadcast to. So states that follow elementwise from stored tensors move in a stage of their own, before the
 rest; and the small tensors that larger ones are computed from become results of the graph, which inductor stores.
 """
 

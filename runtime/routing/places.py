@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.interface import Memory, Rule
+from ..contract.interface import Rule, State
 
 LAYOUTS = ("elementwise", "tensor", "matrix")  # each can run what the ones before it can
 
@@ -59,27 +59,27 @@ class Place:
     lengths_before: tuple[int, ...] = ()  # rows of the units before the first, in each matrix
     whole: bool = True
 
-    def window(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        """The part of x that belongs to this place, as a view; x is like the parameter, or a state of `memory`."""
-        if memory is not None and not memory.full:
+    def window(self, x: Tensor, state: State | None = None) -> Tensor:
+        """The part of x that belongs to this place, as a view; x is like the parameter, or a state of `state`."""
+        if state is not None and not state.full:
             if self.whole:
                 return x
-            before = sum(math.prod(self._sizes(memory, rows)) for rows in self.lengths_before)
-            size = self.count * math.prod(self._sizes(memory, self.unit[0]))
+            before = sum(math.prod(self._sizes(state, rows)) for rows in self.lengths_before)
+            size = self.count * math.prod(self._sizes(state, self.unit[0]))
             return x.narrow(0, math.prod(self.leading) * before, size)
         axis = len(self.leading)
         x = x.transpose(axis, axis + 1) if self.transposed else x
         rows = self.count // max(math.prod(self.leading), 1) * self.unit[0]
         return x if self.whole else x.narrow(axis, sum(self.lengths_before), rows)
 
-    def batch(self, memory: Memory | None = None) -> tuple[int, ...]:
-        """The shape in which a kernel sees the weight or a memory of several places: (-1, rows, cols) or (-1,)."""
-        sizes = self.unit if memory is None or memory.full else self._sizes(memory, self.unit[0])
+    def batch(self, state: State | None = None) -> tuple[int, ...]:
+        """The shape in which a kernel sees the weight or a state of several places: (-1, rows, cols) or (-1,)."""
+        sizes = self.unit if state is None or state.full else self._sizes(state, self.unit[0])
         return (-1, *sizes) if len(self.unit) == 2 else (-1,)
 
-    def restored(self, block: Tensor, memory: Memory, shape: torch.Size) -> Tensor:
-        """A view of a memory's block of a whole parameter in the shape of its state; `shape` is the parameter's."""
-        if not memory.full:
+    def restored(self, block: Tensor, state: State, shape: torch.Size) -> Tensor:
+        """A view of a state's block of a whole parameter in the shape of its state; `shape` is the parameter's."""
+        if not state.full:
             return block if self.count > 1 else block[0]
         if not self.transposed:
             return block.view(shape)
@@ -87,9 +87,9 @@ class Place:
         rows, cols = shape[axis : axis + 2]
         return block.view(*self.leading, cols, rows, *shape[axis + 2 :]).transpose(axis, axis + 1)
 
-    def _sizes(self, memory: Memory, rows: int) -> tuple[int, ...]:
+    def _sizes(self, state: State, rows: int) -> tuple[int, ...]:
         sizes = {"rows": rows, "cols": self.unit[-1]}
-        return tuple(size if isinstance(size, int) else sizes[size] for size in memory.shape)
+        return tuple(size if isinstance(size, int) else sizes[size] for size in state.shape)
 
 
 def _row_counts(rows: int, split: int | tuple[int, ...] | None) -> tuple[int, ...]:
@@ -140,12 +140,12 @@ class Slot:
     def fits(self, p: Tensor) -> bool:
         return self.dtype is p.dtype and self.shape == p.shape and self.device == p.device
 
-    def state_shape(self, memory: Memory) -> tuple[int, ...]:
-        """The shape of a memory in the state: the parameter's, (a, b), (count, a, b), or flat for unequal parts."""
-        if memory.full:
+    def state_shape(self, state: State) -> tuple[int, ...]:
+        """The shape of a state in the state: the parameter's, (a, b), (count, a, b), or flat for unequal parts."""
+        if state.full:
             return tuple(self.shape)
         places = self.places(self.rule.step.layout)
-        sizes = [(place.count, *place.batch(memory)[1:]) for place in places]
+        sizes = [(place.count, *place.batch(state)[1:]) for place in places]
         if len(sizes) > 1:
             return (sum(map(math.prod, sizes)),)
         return sizes[0] if sizes[0][0] > 1 else sizes[0][1:]

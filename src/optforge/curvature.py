@@ -1,6 +1,6 @@
 """Estimates of the curvature for optimizers that have an event `curvature`, such as Sophia, every few steps.
 
-In: the inputs of a training step, or a function that gives its loss. Out: the optimizer's memories of the curvature;
+In: the inputs of a training step, or a function that gives its loss. Out: the optimizer's states of the curvature;
 the gradients of the training step stay where they are. Nothing here changes weights, clips, or averages over processes.
 The model runs in the mode that it is in, so that dropout draws and batch statistics move.
 

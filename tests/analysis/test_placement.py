@@ -15,8 +15,8 @@ import pytest
 
 from optforge.compiler.analysis.sharding.placement import (
     ELEMENT,
-    MEMORY,
     ROUND,
+    STATE,
     Cut,
     Placement,
     Placing,
@@ -105,7 +105,7 @@ def cost(placing: Placing, sides: dict[int | str | Weight, Side]) -> int | None:
     total = 0
     for number, value in enumerate(placing.values):
         side = sides[number]
-        is_given = isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.MEMORY
+        is_given = isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.STATE
         if (side is Side.OWNER and is_given) or (side is Side.LOCAL and placing.is_whole(number)):
             return None
         if isinstance(value.expr, ir.Input) and not is_given and side is not sides[value.name]:
@@ -116,33 +116,33 @@ def cost(placing: Placing, sides: dict[int | str | Weight, Side]) -> int | None:
             total += placing.down_cost(value) if away else 0
         else:
             total += 1 + (placing.up_cost(value) if away else 0)
-    for name, shape in placing.memories.items():
+    for name, shape in placing.states.items():
         is_whole = shape in GRAMS or (placing.cut.split and placing.cut.dim not in shape)
         may_be = (Side.OWNER,) if is_whole else tuple(Side) if shape == FULL else (Side.LOCAL,)
         if sides[name] not in may_be:
             return None
         if sides[name] is Side.OWNER and not is_whole:
-            total += ELEMENT * size(shape) // MEMORY
+            total += ELEMENT * size(shape) // STATE
     return total
 
 
 def choices(placing: Placing) -> Iterator[dict[int | str | Weight, Side]]:
     """All ways to place what is not given."""
     inputs = {value.name: number for number, value in enumerate(placing.values) if isinstance(value.expr, ir.Input)}
-    nodes = [*range(len(placing.values)), *(name for name in placing.memories if name not in inputs)]
-    given = [number for name, number in inputs.items() if name not in placing.memories]
+    nodes = [*range(len(placing.values)), *(name for name in placing.states if name not in inputs)]
+    given = [number for name, number in inputs.items() if name not in placing.states]
     free = [node for node in nodes if isinstance(node, str) or not (placing.is_whole(node) or node in given)]
     for sides in product(Side, repeat=len(free)):
         found: dict[int | str | Weight, Side] = dict.fromkeys(nodes, Side.OWNER)
         found |= dict.fromkeys(given, Side.LOCAL)
         found |= dict(zip(free, sides, strict=True))
-        found |= {name: found[inputs[name]] for name in placing.memories if name in inputs}
+        found |= {name: found[inputs[name]] for name in placing.states if name in inputs}
         yield found | {Weight.NEW: Side.LOCAL}
 
 
 def chosen(placing: Placing, placement: Placement) -> dict[int | str | Weight, Side]:
     found: dict[int | str | Weight, Side] = dict(enumerate(placement.sides))
-    found |= {name: Side.OWNER if name in placement.owned else Side.LOCAL for name in placing.memories}
+    found |= {name: Side.OWNER if name in placement.owned else Side.LOCAL for name in placing.states}
     return found | {Weight.NEW: Side.LOCAL}
 
 

@@ -25,7 +25,7 @@ from optforge.dsl.errors import CATALOGUE
 from optforge.dsl.source import Source
 
 SECONDS = 10
-MEMORY = 2 << 30
+STATE = 2 << 30
 MANY = 20_000
 
 
@@ -106,7 +106,7 @@ BROKEN: dict[str, str | bytes] = {
     "parameters": "def f(" + ", ".join(f"x{i}" for i in range(9000)) + ") = x0\n",
     "commas": update("max(" + "," * MANY + ")"),
     "equations": chain(10_000, lambda i: f"x{i - 1} + 1"),
-    "memories": chain(250, lambda i: f"prev(x{i - 1}) + x{i - 1}"),
+    "states": chain(250, lambda i: f"prev(x{i - 1}) + x{i - 1}"),
     "initial values": chain(250, lambda i: f"prev(x{i}, x{i - 1}) + 1"),
     "averages": chain(250, lambda i: f"ema(x{i - 1}, 0.9)"),
     "totals": chain(250, lambda i: f"total(norm(grad) * x{i - 1})", first="x0 = 1"),
@@ -139,7 +139,7 @@ BROKEN: dict[str, str | bytes] = {
 
 # Those of them that are specs like others, only large: the rest gets at least one error.
 RIGHT = {
-    "nested parentheses", "doubling values", "long number", "short sum", "short pipes", "short choices", "memories",
+    "nested parentheses", "doubling values", "long number", "short sum", "short pipes", "short choices", "states",
     "initial values", "averages", "totals", "conditions", "backwards", "many optimizers", "functions", "parameters",
     "many values", "many remembered values",
 }  # fmt: skip
@@ -174,10 +174,10 @@ def test_hostile_file_ends_in_messages_or_code(name, folder):
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command line with bounded memory."""
+    """The command line with bounded state."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (STATE, STATE))
 
     line = [sys.executable, "-m", "optforge", *map(str, arguments)]
     environment = {**os.environ, "OPTFORGE_DEBUG": ""}

@@ -1,4 +1,4 @@
-"""One name for several things: a hyper, a memory, an argument of an event, a total are told apart by what they are.
+"""One name for several things: a hyper, a state, an argument of an event, a total are told apart by what they are.
 
 What each spec means is written down here by hand, in NumPy: the interpreter and the generated code must both say it.
 """
@@ -70,7 +70,7 @@ def summed(weight, grads):
 
 
 def marked(weight, grads):
-    """Two memories, `mark` and `mark.s`, beside a hyper `mark` and a hyper `mark_s`."""
+    """Two states, `mark` and `mark.s`, beside a hyper `mark` and a hyper `mark_s`."""
     one, two = np.zeros_like(weight), np.zeros_like(weight)
     for grad in grads:
         one = 0.5 * one + 2.0 * grad
@@ -80,7 +80,7 @@ def marked(weight, grads):
 
 
 def begun(weight, grads):
-    """The event `first` before each step, whose second memory begins with what the first one is then."""
+    """The event `first` before each step, whose second state begins with what the first one is then."""
     m = w = None
     for grad in grads:
         if m is None:
@@ -107,7 +107,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "a hyper that `use` binds, called like a memory of the used optimizer": Case(
+    "a hyper that `use` binds, called like a state of the used optimizer": Case(
         """
 optimizer Plain:
     hyper lr = 0.1
@@ -181,7 +181,7 @@ optimizer Plain:
 """,
         summed,
     ),
-    "a hyper called as a memory of a function is written": Case(
+    "a hyper called as a state of a function is written": Case(
         """
 def mixed(x, k):
     s = k * prev(s) + x
@@ -365,20 +365,20 @@ def lowered_rule(text: str) -> tuple[ir.Function, PyFunction]:
         each for each in compile_program(Source("names.opt", text), TORCH).declarations if each.name == "Plain"
     )
     (rule,) = declaration.rules
-    memories = tuple(memory.name for memory in rule.memories)
-    return rule.update, lower_function(rule.update, "step", (), memories, scalar_names(declaration))
+    states = tuple(state.name for state in rule.states)
+    return rule.update, lower_function(rule.update, "step", (), states, scalar_names(declaration))
 
 
 NUMBER = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
-BOUND = CASES["a hyper that `use` binds, called like a memory of the used optimizer"].text
+BOUND = CASES["a hyper that `use` binds, called like a state of the used optimizer"].text
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({(ir.InputSource.MEMORY, "m"): "m"}, "`step` says `m` for hyper `m` and memory `m`"),
+        ({(ir.InputSource.STATE, "m"): "m"}, "`step` says `m` for hyper `m` and state `m`"),
         ({(ir.InputSource.HYPER, "m"): "m_3"}, "`step` says `m_3` for hyper `m`"),
-        ({(ir.InputSource.MEMORY, "m"): "m_3"}, "which is not what it reads"),
+        ({(ir.InputSource.STATE, "m"): "m_3"}, "which is not what it reads"),
     ],
 )
 def test_inputs_of_a_function_have_distinct_names_in_its_text(change, message):
@@ -389,8 +389,8 @@ def test_inputs_of_a_function_have_distinct_names_in_its_text(change, message):
 
 
 def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
-    monkeypatch.setattr(Lowering, "_name_memory", lambda self, memory: self.names.setdefault(ir.stored(memory), memory))
-    with pytest.raises(InternalError, match=r"hyper `(.)` and memory `\1`"):
+    monkeypatch.setattr(Lowering, "_name_state", lambda self, state: self.names.setdefault(ir.stored(state), state))
+    with pytest.raises(InternalError, match=r"hyper `(.)` and state `\1`"):
         lowered_rule(BOUND)
 
 
@@ -398,7 +398,7 @@ def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
     "node, message",
     [
         (ir.Input("m", ir.InputSource.ARGUMENT, type=NUMBER), "reads argument `m`, which it is not given"),
-        (ir.Input("beta", ir.InputSource.MEMORY, type=NUMBER), "reads memory `beta`, which it is not given"),
+        (ir.Input("beta", ir.InputSource.STATE, type=NUMBER), "reads state `beta`, which it is not given"),
         (ir.Input("total_1", ir.InputSource.COMBINED, type=NUMBER), "reads combined `total_1`, which it is not given"),
         (ir.Input("m", ir.InputSource.HYPER, type=Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)), "`m` has two types"),
         (ir.Latest(ir.StreamRef("event", "m")), "a Latest is left"),

@@ -30,11 +30,11 @@ def spec(*equations: str) -> str:
 
 
 def shapes_of(text: str) -> dict[str, Shape] | set[str]:
-    """The shape of each memory, or the codes of what is wrong."""
+    """The shape of each state, or the codes of what is wrong."""
     result = check_source(Source("small.opt", text))
     if result.program is None:
         return {each.code for each in result.diagnostics if each.severity == "error"}
-    return {memory.name: memory.type.shape for memory in result.program.declarations[0].rules[0].memories}
+    return {state.name: state.type.shape for state in result.program.declarations[0].rules[0].states}
 
 
 GRAM = "l = ema(grad @ grad', 0.9)"
@@ -77,7 +77,7 @@ FORMS = ("({0} @ {1})", "({0} @ {1}')", "({0} + {1})", "({0} if t == 1 else {1})
 
 
 def expression(draw: st.DrawFn, names: str, depth: int) -> str:
-    """Of memories more often than of anything else: they make it hard."""
+    """Of states more often than of anything else: they make it hard."""
     kind = draw(st.integers(0, 4 if depth else 2))
     if kind < 2:
         return f"prev({draw(st.sampled_from(names))})"
@@ -119,7 +119,7 @@ def stretches(value: ir.Expr) -> bool:
 
 
 def all_that_fit(text: str) -> list[tuple[dict[str, Shape], bool]]:
-    """Every choice with which each equation has the shape that its memories have, and whether it stretches."""
+    """Every choice with which each equation has the shape that its states have, and whether it stretches."""
     step = untyped(text).declarations[0].rules[0].step
     names = [equation.name for equation in step.equations]
     found = []

@@ -52,9 +52,9 @@ def test_sample_steps_as_the_interpreter_says(name):
     assert worst_error(found, expected) <= TOLERANCE
     for role in ours:
         for our, their in zip(ours[role], theirs[role], strict=True):
-            for key, memory in interpreted.state[their].items():
-                difference = generated.state[our][key].reshape(memory.shape) - memory
-                assert float(difference.norm()) <= TOLERANCE * float(memory.norm())
+            for key, state in interpreted.state[their].items():
+                difference = generated.state[our][key].reshape(state.shape) - state
+                assert float(difference.norm()) <= TOLERANCE * float(state.norm())
 
 
 def stepped_with_events(optimizer: Any, name: str, fire: Callable[[str, dict[str, Any]], Any]) -> History:

@@ -50,13 +50,13 @@ def test_rule_alone_is_the_method(name):
     assert worst_error(found.history, expected.history) <= 1e-10
 
 
-@pytest.mark.parametrize("name, memories", [("Nora", {"d"}), ("NorMuon", {"o", "v"}), ("NAMOD", {"m", "v"})])
-def test_memories_have_the_names_of_the_bindings_they_stand_in(name, memories):
+@pytest.mark.parametrize("name, states", [("Nora", {"d"}), ("NorMuon", {"o", "v"}), ("NAMOD", {"m", "v"})])
+def test_states_have_the_names_of_the_bindings_they_stand_in(name, states):
     p = nn.Parameter(randn(4, 6))
     optimizer = load(name)([p])
     p.grad = randn(4, 6, seed=1)
     optimizer.step()
-    assert set(optimizer.state_dict()["state"][0]) == {"step", *memories}
+    assert set(optimizer.state_dict()["state"][0]) == {"step", *states}
 
 
 @every_shape

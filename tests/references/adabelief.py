@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import AdamW
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 
 
 class AdaBelief(AdamW):
@@ -36,8 +36,8 @@ class AdaBelief(AdamW):
         weight_decay: float,
     ) -> None:
         t = state["step"]
-        m = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
-        v = memory(state, "v", p).mul_(beta2).addcmul_(g - m, g - m, value=1 - beta2).add_(eps)
+        m = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        v = kept(state, "v", p).mul_(beta2).addcmul_(g - m, g - m, value=1 - beta2).add_(eps)
         p.mul_(1 - lr * weight_decay)
         p -= lr * (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.references.adamw import step_adamw
 from tests.references.hyperball import step_on_sphere
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class AdamH(PerParameter):
@@ -37,8 +37,8 @@ class AdamH(PerParameter):
         self, W: Tensor, G: Tensor, state: State, lr: float, beta1: float, beta2: float, eps: float, **_: Any
     ) -> None:
         t = state["step"]
-        m = memory(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
-        v = memory(state, "v", G).mul_(beta2).addcmul_(G, G, value=1 - beta2)
+        m = kept(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
+        v = kept(state, "v", G).mul_(beta2).addcmul_(G, G, value=1 - beta2)
         U = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
         step_on_sphere(W, U, state, lr)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.references.adamw import AdamW, step_adamw
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 
 
 class AdamP(AdamW):
@@ -42,8 +42,8 @@ class AdamP(AdamW):
         weight_decay: float,
     ) -> None:
         t = state["step"]
-        m = memory(state, "m", W).mul_(beta1).add_(G, alpha=1 - beta1)
-        v = memory(state, "v", W).mul_(beta2).addcmul_(G, G, value=1 - beta2)
+        m = kept(state, "m", W).mul_(beta1).add_(G, alpha=1 - beta1)
+        v = kept(state, "v", W).mul_(beta2).addcmul_(G, G, value=1 - beta2)
         P = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
         bound = delta / W.shape[1] ** 0.5
         for w, g, p in zip(W, G, P, strict=True):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, State, kept
 from tests.references.newton_schulz import newton_schulz
 from tests.references.rests import RestByAdamW
 
@@ -38,9 +38,9 @@ class AdaMuon(RestByAdamW):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, beta: float, eps: float, weight_decay: float, **_: Any
     ) -> None:
-        M = memory(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
+        M = kept(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
         O = newton_schulz(((1 - beta) * G + beta * M).sign())
-        V = memory(state, "v", G).mul_(beta).addcmul_(O, O, value=1 - beta)
+        V = kept(state, "v", G).mul_(beta).addcmul_(O, O, value=1 - beta)
         O_hat = O / (V.sqrt() + eps)
         gamma = 0.2 * W.numel() ** 0.5 / O_hat.norm().clamp(min=eps)
         W -= lr * (gamma * O_hat + weight_decay * W)

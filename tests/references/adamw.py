@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 def step_adamw(
@@ -14,7 +14,7 @@ def step_adamw(
 ) -> None:
     """p *= 1 - lr wd;  p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)."""
     t = state["step"]
-    m, v = memory(state, "m", p), memory(state, "v", p)
+    m, v = kept(state, "m", p), kept(state, "v", p)
     m.mul_(beta1).add_(g, alpha=1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     p.mul_(1 - lr * weight_decay)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import AdamW
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 
 
 def step_adamw_raw_eps(
@@ -15,8 +15,8 @@ def step_adamw_raw_eps(
 ) -> None:
     """p *= 1 - lr wd;  p -= lr sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps)."""
     t = state["step"]
-    m = memory(state, "m", p).lerp_(g, 1 - beta1)
-    v = memory(state, "v", p).lerp_(g * g, 1 - beta2)
+    m = kept(state, "m", p).lerp_(g, 1 - beta1)
+    v = kept(state, "v", p).lerp_(g * g, 1 - beta2)
     p *= 1 - lr * weight_decay
     p -= lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t) * m / (eps + v.sqrt())
 

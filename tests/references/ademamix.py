@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 def beta3_at(t: int, beta1: float, beta3: float, warmup: float) -> float:
@@ -61,9 +61,9 @@ class AdEMAMix(PerParameter):
     ) -> None:
         t = state["step"]
         now = beta3_at(t, beta1, beta3, warmup)
-        m1 = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
-        m2 = memory(state, "slow", p).mul_(now).add_(g, alpha=1 - now)
-        v = memory(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        m1 = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        m2 = kept(state, "slow", p).mul_(now).add_(g, alpha=1 - now)
+        v = kept(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
         numerator = m1 / (1 - beta1**t) + (min(t * alpha / warmup, alpha) if warmup else alpha) * m2
         p -= lr * (numerator / ((v / (1 - beta2**t)).sqrt() + eps) + weight_decay * p)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class ADOPT(PerParameter):
@@ -43,7 +43,7 @@ class ADOPT(PerParameter):
         weight_decay: float,
     ) -> None:
         number = state["step"] - 1
-        m = memory(state, "m", p)
+        m = kept(state, "m", p)
         if number == 0:
             state["v"] = g * g
             return

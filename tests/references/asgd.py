@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class ASGD(PerParameter):
@@ -48,8 +48,8 @@ class ASGD(PerParameter):
         t = state["step"]
         eta = lr / (1 + lambd * lr * (t - 1)) ** alpha
         p -= eta * (g + weight_decay * p) + lambd * eta * p
-        average = memory(state, "average", p)
-        memory(state, "kept", p)
+        average = kept(state, "average", p)
+        kept(state, "kept", p)
         average += (p - average) / max(1, t - 1 - t0)
 
     step_matrix = step_rest
@@ -57,14 +57,14 @@ class ASGD(PerParameter):
     @torch.no_grad()
     def show_average(self) -> None:
         for p, state in self.parameters():
-            memory(state, "kept", p).copy_(p)
-            p.copy_(memory(state, "average", p))
+            kept(state, "kept", p).copy_(p)
+            p.copy_(kept(state, "average", p))
 
     @torch.no_grad()
     def show_current(self) -> None:
         for p, state in self.parameters():
-            memory(state, "average", p)
-            p.copy_(memory(state, "kept", p))
+            kept(state, "average", p)
+            p.copy_(kept(state, "kept", p))
 
     def parameters(self) -> Iterator[tuple[Tensor, State]]:
         """Every parameter, as the step sees it, and its state."""

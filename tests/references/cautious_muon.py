@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.masked import masked
 from tests.references.muon import Muon
 from tests.references.newton_schulz import newton_schulz
@@ -27,7 +27,7 @@ class CautiousMuon(Muon):
         steps: int,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         O = newton_schulz(G.lerp(M, beta) if nesterov else M, steps)
         W *= 1 - lr * weight_decay
         W -= lr * max(1, W.size(0) / W.size(1)) ** 0.5 * masked(O, G)

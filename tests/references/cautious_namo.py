@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.masked import masked
 from tests.references.namo import NAMO, step_size_of_paper
 from tests.references.newton_schulz import newton_schulz
@@ -28,7 +28,7 @@ class CautiousNAMO(NAMO):
         weight_decay: float,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
-        v = memory(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
+        M = kept(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
+        v = kept(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
         alpha = step_size_of_paper(M, v, state["step"], mu1, mu2, eps)
         W -= lr * alpha * (masked(newton_schulz(M), G) + weight_decay * W)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.references.adamw import AdamW, step_adamw
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 
 
 class Conda(AdamW):
@@ -29,11 +29,11 @@ class Conda(AdamW):
         super().__init__(params, lr, beta1, beta2, eps, weight_decay)
 
     def step_matrix(self, W: Tensor, G: Tensor, state: State, **hypers: Any) -> None:
-        memory(state, "v", G)
+        kept(state, "v", G)
         if W.size(0) <= W.size(1):
-            step_wide(W, G, state, memory(state, "m", G), state["v"], **hypers)
+            step_wide(W, G, state, kept(state, "m", G), state["v"], **hypers)
         else:
-            step_wide(W.T, G.T, state, memory(state, "m", G).T, state["v"].T, **hypers)
+            step_wide(W.T, G.T, state, kept(state, "m", G).T, state["v"].T, **hypers)
 
     def step_rest(self, p: Tensor, g: Tensor, state: State, **hypers: Any) -> None:
         step_adamw(p, g, state, **hypers)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tests.references.adamw import AdamW
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 
 
 class Grams(AdamW):
@@ -25,8 +25,8 @@ class Grams(AdamW):
         weight_decay: float,
     ) -> None:
         t = state["step"]
-        m = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
-        v = memory(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        m = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        v = kept(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
         size = (m / (1 - beta1**t)).abs() / ((v / (1 - beta2**t)).sqrt() + eps)
         p -= lr * weight_decay * p
         p -= lr * size.copysign(g)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, State, kept
 from tests.references.muon import Muon
 
 
@@ -47,7 +47,7 @@ class HTMuon(Muon):
         eps: float,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         U, s, Vt = torch.linalg.svd(G.lerp(M, beta) if nesterov else M, full_matrices=False)
         raised = s * (s * s + eps) ** ((exponent - 1) / 2)
         W *= 1 - lr * weight_decay

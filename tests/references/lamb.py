@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import AdamW
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 
 
 class LAMB(AdamW):
@@ -36,8 +36,8 @@ class LAMB(AdamW):
         weight_decay: float,
     ) -> None:
         t = state["step"]
-        m = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
-        v = memory(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        m = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        v = kept(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
         r = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps) + weight_decay * p
         ratio = p.norm() / r.norm() if p.norm() > 0 and r.norm() > 0 else 1.0
         p -= lr * ratio * r

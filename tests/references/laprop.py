@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class LaProp(PerParameter):
@@ -41,9 +41,9 @@ class LaProp(PerParameter):
         weight_decay: float,
     ) -> None:
         t = state["step"]
-        v = memory(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        v = kept(state, "v", p).mul_(beta2).addcmul_(g, g, value=1 - beta2)
         normalized = g / ((v / (1 - beta2**t)).sqrt() + eps)
-        m = memory(state, "m", p).mul_(beta1).add_(normalized, alpha=1 - beta1)
+        m = kept(state, "m", p).mul_(beta1).add_(normalized, alpha=1 - beta1)
         p.mul_(1 - lr * weight_decay)
         p.add_(m, alpha=-lr / (1 - beta1**t))
 

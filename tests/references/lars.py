@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class LARS(PerParameter):
@@ -28,7 +28,7 @@ class LARS(PerParameter):
         local = 1.0
         if p.norm() > 0 and g.norm() > 0:
             local = trust * p.norm() / (g.norm() + weight_decay * p.norm())
-        m = memory(state, "m", p).mul_(momentum).add_(lr * local * (g + weight_decay * p))
+        m = kept(state, "m", p).mul_(momentum).add_(lr * local * (g + weight_decay * p))
         p -= m
 
     step_matrix = step_rest

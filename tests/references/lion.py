@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 def step_direction(g: Tensor, state: State, beta1: float, beta2: float) -> Tensor:
     """sign(beta1 m + (1 - beta1) g), with m as it was; then m moves on."""
-    m = memory(state, "m", g)
+    m = kept(state, "m", g)
     direction = (beta1 * m + (1 - beta1) * g).sign()
     m.mul_(beta2).add_(g, alpha=1 - beta2)
     return direction

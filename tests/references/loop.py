@@ -58,7 +58,7 @@ class PerParameter(torch.optim.Optimizer):
         raise NotImplementedError
 
 
-def memory(state: State, name: str, like: Tensor) -> Tensor:
+def kept(state: State, name: str, like: Tensor) -> Tensor:
     """What the state holds under a name; zeros before the first step."""
     return state.setdefault(name, torch.zeros_like(like))
 

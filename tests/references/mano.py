@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, kept
 
 
 class Mano(PerParameter):
@@ -48,7 +48,7 @@ class Mano(PerParameter):
         self, W: Tensor, G: Tensor, state: State, beta: float, nesterov: bool, eps: float, **_: Any
     ) -> Tensor:
         k = (state["step"] - 1) % 2  # the dimension that is summed over
-        M = memory(state, "m", G).mul_(beta).add_(G)
+        M = kept(state, "m", G).mul_(beta).add_(G)
         U = G + beta * M if nesterov else M
         theta = torch.nn.functional.normalize(W, dim=k, eps=eps)
         tangent = U - (U * theta).sum(k, keepdim=True) * theta

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, kept
 
 
 class MARSAdamW(PerParameter):
@@ -58,8 +58,8 @@ class MARSAdamW(PerParameter):
         c = G + gamma * beta1 / (1 - beta1) * (G - before)
         if c.norm() > 1:
             c = c / c.norm()
-        m = memory(state, "m", G).mul_(beta1).add_(c, alpha=1 - beta1)
-        v = memory(state, "v", G).mul_(beta2).addcmul_(c, c, value=1 - beta2)
+        m = kept(state, "m", G).mul_(beta1).add_(c, alpha=1 - beta1)
+        v = kept(state, "v", G).mul_(beta2).addcmul_(c, c, value=1 - beta2)
         m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
         W -= lr * (weight_decay * W + m_hat / (v_hat.sqrt() + eps))
 

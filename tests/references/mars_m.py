@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, State, kept
 from tests.references.newton_schulz import newton_schulz
 from tests.references.rests import RestByAdamW
 
@@ -53,7 +53,7 @@ class MARSM(RestByAdamW):
         C = G + gamma * beta / (1 - beta) * (G - last)
         if C.norm() > 1:
             C = C / C.norm()
-        M = memory(state, "m", G).mul_(beta).add_(C, alpha=1 - beta)
+        M = kept(state, "m", G).mul_(beta).add_(C, alpha=1 - beta)
         W *= 1 - lr * weight_decay
         W -= lr * 0.2 * max(W.shape) ** 0.5 * newton_schulz(M, steps)
         state["prev_grad"] = G.clone()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import REST_EPS, State, memory
+from tests.references.loop import REST_EPS, State, kept
 from tests.references.muon import Muon
 from tests.references.newton_schulz import newton_schulz
 
@@ -45,7 +45,7 @@ class Moonlight(Muon):
         steps: int,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         summed = M / (1 - beta)
         U = G + beta * summed if nesterov else summed
         W *= 1 - lr * weight_decay

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.muon import Muon
 from tests.references.muon_variant import MuonVariant, nesterov_average, shape_scale
 from tests.references.newton_schulz import newton_schulz
@@ -58,8 +58,8 @@ class Mousse(MuonVariant):
         every: int,
         **_: Any,
     ) -> None:
-        L = memory(state, "l", G @ G.T).lerp_(G @ G.T, 1 - beta2)
-        R = memory(state, "r", G.T @ G).lerp_(G.T @ G, 1 - beta2)
+        L = kept(state, "l", G @ G.T).lerp_(G @ G.T, 1 - beta2)
+        R = kept(state, "r", G.T @ G).lerp_(G.T @ G, 1 - beta2)
         if (state["step"] - 1) % every == 0:
             state["p"] = tempered_inverse(L, 1 / root, eps)
             state["q"] = tempered_inverse(R, 1 / root, eps)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, PerParameter, State, kept
 from tests.references.newton_schulz import newton_schulz
 
 
@@ -51,7 +51,7 @@ class Muon(PerParameter):
         steps: int,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         U = G.lerp(M, beta) if nesterov else M
         W *= 1 - lr * weight_decay
         W -= lr * max(1, W.size(0) / W.size(1)) ** 0.5 * newton_schulz(U, steps)

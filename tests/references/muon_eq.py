@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.moonlight import Moonlight
 from tests.references.muon import Muon
 from tests.references.newton_schulz import newton_schulz
@@ -51,7 +51,7 @@ class MuonEq(Moonlight):
         mode: str,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         X = G.lerp(M, beta) if nesterov else M
         for dim in DIMENSIONS[mode]:
             X = normalize(X, dim=dim, eps=1e-10)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.muon import Muon
 from tests.references.muon_variant import shape_scale
 from tests.references.newton_schulz import newton_schulz
@@ -27,7 +27,7 @@ class MuonHeavyBall(Muon):
         steps: int,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).mul_(beta).add_(G)
+        M = kept(state, "m", G).mul_(beta).add_(G)
         U = G + beta * M if nesterov else M
         W *= 1 - lr * weight_decay
         W -= lr * shape_scale(W) * newton_schulz(U, steps)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.muon import Muon
 from tests.references.newton_schulz import newton_schulz
 
@@ -46,7 +46,7 @@ class MuonPlus(Muon):
         mode: str,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         O = newton_schulz(G.lerp(M, beta) if nesterov else M, steps)
         for dim in DIMENSIONS[mode]:
             O = normalize(O, dim=dim, eps=1e-10)

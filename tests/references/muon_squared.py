@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.muon import Muon
 from tests.references.newton_schulz import newton_schulz
 
@@ -45,8 +45,8 @@ class MuonSquared(Muon):
         eps: float,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
-        V = memory(state, "v", G).mul_(beta2).addcmul_(G, G, value=1 - beta2)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
+        V = kept(state, "v", G).mul_(beta2).addcmul_(G, G, value=1 - beta2)
         U = G.lerp(M, beta) if nesterov else M
         W *= 1 - lr * weight_decay
         W -= lr * (W.size(0) / W.size(1)) ** 0.5 * newton_schulz(U * (V + eps).rsqrt(), steps)

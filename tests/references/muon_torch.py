@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.muon import Muon
 from tests.references.newton_schulz import newton_schulz
 
@@ -43,7 +43,7 @@ class MuonTorch(Muon):
         **_: Any,
     ) -> None:
         rows, cols = W.shape
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         factor = {"original": max(1, rows / cols) ** 0.5, "match_rms_adamw": 0.2 * max(rows, cols) ** 0.5}[adjust]
         W *= 1 - lr * weight_decay
         W -= lr * factor * newton_schulz(G.lerp(M, beta) if nesterov else M, steps)

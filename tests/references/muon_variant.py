@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 from tests.references.muon import Muon
 
 # Where the number of iterations is part of the method.
@@ -52,7 +52,7 @@ class MuonVariant(Muon):
 
 
 def nesterov_average(state: State, G: Tensor, beta: float, nesterov: bool) -> Tensor:
-    M = memory(state, "m", G).lerp_(G, 1 - beta)
+    M = kept(state, "m", G).lerp_(G, 1 - beta)
     return (1 - beta) * G + beta * M if nesterov else M
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, kept
 from tests.references.newton_schulz import newton_schulz
 
 
@@ -65,12 +65,12 @@ class Muown(PerParameter):
         grad_g = (G * unit).sum(1, keepdim=True)
         grad_D = g / r * (G - grad_g * unit)
 
-        M = memory(state, "m", G).mul_(beta).add_(grad_D)
+        M = kept(state, "m", G).mul_(beta).add_(grad_D)
         D -= lr * 0.2 * max(W.shape) ** 0.5 * newton_schulz(grad_D + beta * M if nesterov else M)
         state["r"] = D.norm(dim=1, keepdim=True)
 
-        m = memory(state, "g_m", g).mul_(beta1).add_(grad_g, alpha=1 - beta1)
-        v = memory(state, "g_v", g).mul_(beta2).add_(grad_g**2, alpha=1 - beta2)
+        m = kept(state, "g_m", g).mul_(beta1).add_(grad_g, alpha=1 - beta1)
+        v = kept(state, "g_v", g).mul_(beta2).add_(grad_g**2, alpha=1 - beta2)
         g = g - lr * (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
         W.copy_(g * D / state["r"] - lr * weight_decay * W)
 

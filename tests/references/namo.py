@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, kept
 from tests.references.newton_schulz import newton_schulz
 
 
@@ -53,8 +53,8 @@ class NAMO(PerParameter):
         **_: Any,
     ) -> None:
         t = state["step"]
-        M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
-        v = memory(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
+        M = kept(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
+        v = kept(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
         alpha = step_size_of_paper(M, v, t, mu1, mu2, eps)
         W -= lr * alpha * (newton_schulz(M) + weight_decay * W)
 
@@ -65,5 +65,5 @@ class NAMO(PerParameter):
 
 
 def step_size_of_paper(M: Tensor, v: Tensor, t: int, mu1: float, mu2: float, eps: float) -> Tensor:
-    """alpha_t exactly as the paper prints it, from the memories after step t."""
+    """alpha_t exactly as the paper prints it, from the states after step t."""
     return (1 - mu2**t) ** 0.5 / (1 - mu1**t) * M.norm() / (v.sqrt() + eps)

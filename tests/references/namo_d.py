@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.namo import NAMO
 from tests.references.newton_schulz import newton_schulz
 
@@ -46,8 +46,8 @@ class NAMOD(NAMO):
         **_: Any,
     ) -> None:
         t = state["step"]
-        M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
-        v = memory(state, "v", G[0]).mul_(mu2).add_((G * G).sum(0), alpha=1 - mu2)
+        M = kept(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
+        v = kept(state, "v", G[0]).mul_(mu2).add_((G * G).sum(0), alpha=1 - mu2)
         d = (1 - mu2**t) ** 0.5 / (1 - mu1**t) * torch.linalg.vector_norm(M, dim=0) / (v.sqrt() + eps)
         mean = d.mean()
         band = torch.minimum(torch.maximum(d, c * mean), mean / c)

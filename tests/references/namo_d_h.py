@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.references.hyperball import step_on_sphere
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.namo_d import NAMOD
 from tests.references.newton_schulz import newton_schulz
 
@@ -22,8 +22,8 @@ class NAMODH(NAMOD):
         self, W: Tensor, G: Tensor, state: State, lr: float, mu1: float, mu2: float, eps: float, c: float, **_: Any
     ) -> None:
         t = state["step"]
-        M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
-        v = memory(state, "v", G[0]).mul_(mu2).add_((G * G).sum(0), alpha=1 - mu2)
+        M = kept(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
+        v = kept(state, "v", G[0]).mul_(mu2).add_((G * G).sum(0), alpha=1 - mu2)
         d = (1 - mu2**t) ** 0.5 / (1 - mu1**t) * torch.linalg.vector_norm(M, dim=0) / (v.sqrt() + eps)
         band = torch.minimum(torch.maximum(d, c * d.mean()), d.mean() / c)
         step_on_sphere(W, newton_schulz(M) @ torch.diag(band), state, lr)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.namo import NAMO
 from tests.references.namo_official import NAMOOfficial
 from tests.references.orthogonal import orthogonalized
@@ -54,8 +54,8 @@ class NAMODOfficial(NAMOOfficial):
         **_: Any,
     ) -> None:
         t = state["step"]
-        V = memory(state, "v", G[0]).mul_(mu2).add_((1 - mu2) * (G * G).sum(0))
-        B = memory(state, "m", G).lerp_(G, 1 - mu1)
+        V = kept(state, "v", G[0]).mul_(mu2).add_((1 - mu2) * (G * G).sum(0))
+        B = kept(state, "m", G).lerp_(G, 1 - mu1)
         M = (1 - mu1) * G + mu1 * B if nesterov else B
         d = torch.linalg.vector_norm(M, dim=0) / (V.sqrt() + eps)
         d = torch.clamp(d, c * d.mean(), d.mean() / c)

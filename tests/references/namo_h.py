@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.references.hyperball import step_on_sphere
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.namo import NAMO, step_size_of_paper
 from tests.references.newton_schulz import newton_schulz
 
@@ -21,7 +21,7 @@ class NAMOH(NAMO):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, mu1: float, mu2: float, eps: float, **_: Any
     ) -> None:
-        M = memory(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
-        v = memory(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
+        M = kept(state, "m", G).mul_(mu1).add_(G, alpha=1 - mu1)
+        v = kept(state, "v", G.sum()).mul_(mu2).add_(torch.sum(G * G), alpha=1 - mu2)
         alpha = step_size_of_paper(M, v, state["step"], mu1, mu2, eps)
         step_on_sphere(W, newton_schulz(M), state, lr * alpha)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw_raw_eps import step_adamw_raw_eps
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.namo import NAMO
 from tests.references.orthogonal import orthogonalized
 
@@ -58,10 +58,10 @@ class NAMOOfficial(NAMO):
     ) -> None:
         t = state["step"]
         gamma = G.norm()
-        B = memory(state, "m", G).lerp_(G, 1 - mu1)
+        B = kept(state, "m", G).lerp_(G, 1 - mu1)
         M = (1 - mu1) * G + mu1 * B if nesterov else B
         nu = M.norm()
-        v = memory(state, "v", gamma).mul_(mu2).add_((1 - mu2) * gamma**2)
+        v = kept(state, "v", gamma).mul_(mu2).add_((1 - mu2) * gamma**2)
         s = lr * (1 - mu2**t) ** 0.5 / (1 - mu1**t + 1e-12) * nu / (v.sqrt() + eps)
         W *= 1 - weight_decay * s.clamp(max=1)
         W -= (s * scale * max(W.shape) ** 0.5).clamp(max=1) * orthogonalized(M, method)

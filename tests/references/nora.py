@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import REST_BETA1, PerParameter, State, memory
+from tests.references.loop import REST_BETA1, PerParameter, State, kept
 
 
 class Nora(PerParameter):
@@ -38,7 +38,7 @@ class Nora(PerParameter):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, beta: float, weight_decay: float, **_: Any
     ) -> None:
-        M = memory(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
+        M = kept(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
         for i in range(W.size(0)):
             theta = normalize(W[i], dim=0, eps=1e-10)
             tangent = M[i] - (M[i] * theta).sum() * theta

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.references.adamw_raw_eps import step_adamw_raw_eps
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class NoraOfficial(PerParameter):
@@ -46,7 +46,7 @@ class NoraOfficial(PerParameter):
         nesterov: bool,
         **_: Any,
     ) -> None:
-        B = memory(state, "m", G).lerp_(G, 1 - beta)
+        B = kept(state, "m", G).lerp_(G, 1 - beta)
         U = G.lerp(B, beta) if nesterov else B
         theta = normalize(W, dim=-1, eps=1e-10)
         V = U - (U * theta).sum(-1, keepdim=True) * theta

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, kept
 from tests.references.newton_schulz import newton_schulz
 
 
@@ -51,9 +51,9 @@ class NorMuon(PerParameter):
         weight_decay: float,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
+        M = kept(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
         O = newton_schulz(M)
-        v = memory(state, "v", O[:, 0]).mul_(beta2).add_((O * O).mean(1), alpha=1 - beta2)
+        v = kept(state, "v", O[:, 0]).mul_(beta2).add_((O * O).mean(1), alpha=1 - beta2)
         O_hat = O / (v.sqrt() + eps)[:, None]
         eta = 0.2 * lr * W.numel() ** 0.5 / O_hat.norm().clamp(min=1e-10)  # a gradient of zero makes no step
         W -= lr * weight_decay * W + eta * O_hat

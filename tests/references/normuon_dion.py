@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import REST_BETA1, REST_EPS, State, memory
+from tests.references.loop import REST_BETA1, REST_EPS, State, kept
 from tests.references.orthogonal import POLAR_EXPRESS_SLOPE, orthogonalized
 from tests.references.rests import RestByAdamW
 
@@ -64,9 +64,9 @@ class NorMuonDion(RestByAdamW):
         **_: Any,
     ) -> None:
         rows, cols = W.shape
-        M = memory(state, "m", G).mul_(beta1).add_(G)
+        M = kept(state, "m", G).mul_(beta1).add_(G)
         U = orthogonalized(G + beta1 * M if nesterov else M, method)
-        V = memory(state, "v", U[:, :1]).lerp_((U * U).mean(-1, keepdim=True), 1 - beta2)
+        V = kept(state, "v", U[:, :1]).lerp_((U * U).mean(-1, keepdim=True), 1 - beta2)
         normalized = U / (V.sqrt() + eps)
         normalized = normalized * U.norm() / normalized.norm().clamp(min=eps)
         factors = {"spectral_norm": (rows / cols) ** 0.5, "rms_norm": 0.2 * max(rows, cols) ** 0.5, "none": 1.0}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, kept
 from tests.references.muon_variant import nesterov_average
 from tests.references.newton_schulz import newton_schulz
 
@@ -59,7 +59,7 @@ class NorMuonFromMuon(PerParameter):
         **_: Any,
     ) -> None:
         O = newton_schulz(nesterov_average(state, G, beta, nesterov), steps)
-        v = memory(state, "update", O[:, 0]).mul_(beta2).add_((O * O).mean(1), alpha=1 - beta2)
+        v = kept(state, "update", O[:, 0]).mul_(beta2).add_((O * O).mean(1), alpha=1 - beta2)
         O_hat = O / (v.sqrt() + eps)[:, None]
         eta = 0.2 * lr * W.numel() ** 0.5 / O_hat.norm()
         W -= lr * weight_decay * W + eta * O_hat

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.references.adamw import step_adamw
 from tests.references.hyperball import step_on_sphere
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, REST_EPS, PerParameter, State, kept
 from tests.references.newton_schulz import newton_schulz
 
 
@@ -43,9 +43,9 @@ class NorMuonH(PerParameter):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, beta1: float, beta2: float, eps: float, **_: Any
     ) -> None:
-        M = memory(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
+        M = kept(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
         O = newton_schulz(M)
-        v = memory(state, "v", O[:, 0]).mul_(beta2).add_((O * O).mean(1), alpha=1 - beta2)
+        v = kept(state, "v", O[:, 0]).mul_(beta2).add_((O * O).mean(1), alpha=1 - beta2)
         step_on_sphere(W, O / (v.sqrt() + eps)[:, None], state, lr)
 
     def step_rest(

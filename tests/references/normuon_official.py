@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, REST_BETA1, State, kept
 from tests.references.newton_schulz import newton_schulz
 from tests.references.rests import RestByScaledAdamW
 
@@ -52,10 +52,10 @@ class NorMuonOfficial(RestByScaledAdamW):
         nesterov: bool,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta1)
+        M = kept(state, "m", G).lerp_(G, 1 - beta1)
         O = newton_schulz(G.lerp(M, beta1) if nesterov else M)
         before = O.norm()
-        v = memory(state, "v", O[:, :1]).lerp_((O * O).mean(-1, keepdim=True), 1 - beta2)
+        v = kept(state, "v", O[:, :1]).lerp_((O * O).mean(-1, keepdim=True), 1 - beta2)
         O = O * (1 / (v.sqrt() + eps))
         O = O * (before / (O.norm() + eps))
         W *= 1 - lr * weight_decay

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class NovoGrad(PerParameter):
@@ -43,7 +43,7 @@ class NovoGrad(PerParameter):
         square = g.norm() ** 2
         state["v"] = beta2 * state["v"] + (1 - beta2) * square if "v" in state else square
         normalized = g / (state["v"].sqrt() + eps)
-        m = memory(state, "m", p).mul_(beta1).add_(normalized + weight_decay * p)
+        m = kept(state, "m", p).mul_(beta1).add_(normalized + weight_decay * p)
         p.add_(m, alpha=-lr)
 
     step_matrix = step_rest

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.muon import Muon
 from tests.references.orthogonal import orthogonalized
 
@@ -50,7 +50,7 @@ class PolarGrad(Muon):
         method: str,
         **_: Any,
     ) -> None:
-        M = memory(state, "m", G).lerp_(G, 1 - beta)
+        M = kept(state, "m", G).lerp_(G, 1 - beta)
         M = G.lerp(M, beta) if nesterov else M
         U = orthogonalized(M, method, steps)
         nuclear = torch.linalg.svdvals(M).sum() if method == "svd" else torch.trace(U.T @ M)

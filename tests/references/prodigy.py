@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tests.references.loop import PerParameter, memory
+from tests.references.loop import PerParameter
 
 
 class Prodigy(PerParameter):
@@ -44,10 +44,10 @@ class Prodigy(PerParameter):
         for group, p, state in active:
             d, kept = state["d"], group["beta2"] ** 0.5
             part = (1 - kept) * group["lr"] * d * d
-            memory(state, "m", p).mul_(group["beta1"]).add_((1 - group["beta1"]) * d * p.grad)
-            memory(state, "v", p).mul_(group["beta2"]).add_((1 - group["beta2"]) * (d * p.grad) ** 2)
+            kept(state, "m", p).mul_(group["beta1"]).add_((1 - group["beta1"]) * d * p.grad)
+            kept(state, "v", p).mul_(group["beta2"]).add_((1 - group["beta2"]) * (d * p.grad) ** 2)
             state["r"] = kept * state["r"] + part * inner
-            state["s"] = kept * memory(state, "s", p) + part * p.grad
+            state["s"] = kept * kept(state, "s", p) + part * p.grad
         length = sum(state["s"].abs().sum() for _, _, state in active)
         for group, p, state in active:
             d = state["d"]

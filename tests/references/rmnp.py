@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import REST_BETA1, State, memory
+from tests.references.loop import REST_BETA1, State, kept
 from tests.references.rests import RestByScaledAdamW
 
 
@@ -36,6 +36,6 @@ class RMNP(RestByScaledAdamW):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, beta: float, weight_decay: float, eps: float, **_: Any
     ) -> None:
-        V = memory(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
+        V = kept(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
         for i in range(W.size(0)):
             W[i] -= lr * (V[i] / (V[i].norm() + eps) + weight_decay * W[i])

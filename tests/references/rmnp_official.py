@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, memory
+from tests.references.loop import REST_BETA1, REST_EPS, PerParameter, State, kept
 
 
 class RMNPOfficial(PerParameter):
@@ -52,7 +52,7 @@ class RMNPOfficial(PerParameter):
         nesterov: bool,
         **_: Any,
     ) -> None:
-        B = memory(state, "m", G).mul_(beta).add_(G)
+        B = kept(state, "m", G).mul_(beta).add_(G)
         U = G + beta * B if nesterov else B
         W *= 1 - lr * weight_decay
         W -= lr * max(1, W.size(0) / W.size(1)) ** 0.5 * normalize(U, dim=-1, eps=eps)

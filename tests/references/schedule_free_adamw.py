@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.schedule_free_sgd import ScheduleFreeSGD
 
 
@@ -30,5 +30,5 @@ class ScheduleFreeAdamW(ScheduleFreeSGD):
 
     def moved(self, g: Tensor, state: State, group: dict[str, Any]) -> tuple[float, Tensor]:
         gamma, _ = super().moved(g, state, group)
-        v = memory(state, "v", g).mul_(group["beta2"]).addcmul_(g, g, value=1 - group["beta2"])
+        v = kept(state, "v", g).mul_(group["beta2"]).addcmul_(g, g, value=1 - group["beta2"])
         return gamma * (1 - group["beta2"] ** state["step"]) ** 0.5, g / (v.sqrt() + group["eps"])

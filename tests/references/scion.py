@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import NEWTON_SCHULZ_SLOPE, PerParameter, State, memory
+from tests.references.loop import NEWTON_SCHULZ_SLOPE, PerParameter, State, kept
 from tests.references.newton_schulz import newton_schulz
 
 
@@ -43,11 +43,11 @@ class Scion(PerParameter):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, beta: float, rho: float, steps: int, **_: Any
     ) -> None:
-        M = memory(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
+        M = kept(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
         self.move(W, lr, -rho * (W.size(0) / W.size(1)) ** 0.5 * newton_schulz(M, steps))
 
     def step_head(self, W: Tensor, G: Tensor, state: State, lr: float, beta: float, head_rho: float, **_: Any) -> None:
-        M = memory(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
+        M = kept(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
         self.move(W, lr, -head_rho * M.sign() / W.size(1))
 
     step_embedding = step_head
@@ -55,5 +55,5 @@ class Scion(PerParameter):
     def step_vector(
         self, b: Tensor, g: Tensor, state: State, lr: float, beta: float, vector_rho: float, **_: Any
     ) -> None:
-        m = memory(state, "m", g).mul_(beta).add_(g, alpha=1 - beta)
+        m = kept(state, "m", g).mul_(beta).add_(g, alpha=1 - beta)
         self.move(b, lr, -vector_rho * m / m.square().mean().sqrt())

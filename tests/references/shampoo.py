@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import REST_EPS, PerParameter, State, memory
+from tests.references.loop import REST_EPS, PerParameter, State, kept
 
 
 def inverse_fourth_root(S: Tensor, eps: float) -> Tensor:
@@ -42,13 +42,13 @@ class Shampoo(PerParameter):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, momentum: float, eps: float, every: int, **_: Any
     ) -> None:
-        L = memory(state, "l", G @ G.T).add_(G @ G.T)
-        R = memory(state, "r", G.T @ G).add_(G.T @ G)
+        L = kept(state, "l", G @ G.T).add_(G @ G.T)
+        R = kept(state, "r", G.T @ G).add_(G.T @ G)
         if (state["step"] - 1) % every == 0:
             state["p_l"], state["p_r"] = inverse_fourth_root(L, eps), inverse_fourth_root(R, eps)
-        M = memory(state, "m", G).mul_(momentum).add_(state["p_l"] @ G @ state["p_r"])
+        M = kept(state, "m", G).mul_(momentum).add_(state["p_l"] @ G @ state["p_r"])
         W -= lr * M
 
     def step_rest(self, p: Tensor, g: Tensor, state: State, lr: float, rest_eps: float, **_: Any) -> None:
-        s = memory(state, "s", p).add_(g * g)
+        s = kept(state, "s", p).add_(g * g)
         p -= lr * g / (s.sqrt() + rest_eps)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class Signum(PerParameter):
@@ -16,7 +16,7 @@ class Signum(PerParameter):
         super().__init__(params, lr=lr, weight_decay=weight_decay, beta=beta)
 
     def step_rest(self, p: Tensor, g: Tensor, state: State, lr: float, weight_decay: float, beta: float) -> None:
-        m = memory(state, "m", p).mul_(beta).add_(g, alpha=1 - beta)
+        m = kept(state, "m", p).mul_(beta).add_(g, alpha=1 - beta)
         p -= lr * (m.sign() + weight_decay * p)
 
     step_matrix = step_rest

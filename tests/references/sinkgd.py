@@ -1,4 +1,4 @@
-"""SinkGD (arXiv 2502.06742): five rounds of row and column normalization of the gradient, no memory."""
+"""SinkGD (arXiv 2502.06742): five rounds of row and column normalization of the gradient, no state."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.references.adamw import step_adamw
-from tests.references.loop import REST_EPS, PerParameter, State, memory
+from tests.references.loop import REST_EPS, PerParameter, State, kept
 
 
 def first_basis(S: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ class SOAP(PerParameter):
         **_: Any,
     ) -> None:
         n = state["step"] - 1  # the official code counts the steps that move the weights
-        L, R = memory(state, "l", G @ G.T), memory(state, "r", G.T @ G)
-        M, V = memory(state, "m", G), memory(state, "v", G)
+        L, R = kept(state, "l", G @ G.T), kept(state, "r", G.T @ G)
+        M, V = kept(state, "m", G), kept(state, "v", G)
         if n == 0:
             state["q_l"], state["q_r"] = torch.zeros_like(L), torch.zeros_like(R)
         else:

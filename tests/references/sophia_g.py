@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class SophiaG(PerParameter):
@@ -37,7 +37,7 @@ class SophiaG(PerParameter):
     def curvature(self, batch_size: float) -> None:
         """The gradients are those of the mean loss on sampled labels: B times their square is the estimate."""
         for group, p, state in self.active():
-            h = memory(state, "h", p).view_as(p)  # steps see convolutions as matrices
+            h = kept(state, "h", p).view_as(p)  # steps see convolutions as matrices
             h.mul_(group["beta2"]).addcmul_(p.grad, p.grad, value=(1 - group["beta2"]) * batch_size)
 
     def step_rest(
@@ -52,8 +52,8 @@ class SophiaG(PerParameter):
         eps: float,
         weight_decay: float,
     ) -> None:
-        m = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
-        h = memory(state, "h", p).view_as(p)
+        m = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        h = kept(state, "h", p).view_as(p)
         p -= lr * weight_decay * p
         p -= lr * (m / (rho * h).clamp(min=eps)).clamp(-1, 1)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import State, memory
+from tests.references.loop import State, kept
 from tests.references.sophia_g import SophiaG
 
 
@@ -32,7 +32,7 @@ class SophiaGOfficial(SophiaG):
     @torch.no_grad()
     def curvature(self) -> None:
         for group, p, state in self.active():
-            h = memory(state, "h", p).view_as(p)
+            h = kept(state, "h", p).view_as(p)
             h.mul_(group["beta2"]).addcmul_(p.grad, p.grad, value=1 - group["beta2"])
 
     def step_rest(
@@ -48,8 +48,8 @@ class SophiaGOfficial(SophiaG):
         weight_decay: float,
         batch_size: float,
     ) -> None:
-        m = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
-        h = memory(state, "h", p).view_as(p)
+        m = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        h = kept(state, "h", p).view_as(p)
         ratio = m.abs() / (rho * batch_size * h + eps)
         p.mul_(1 - lr * weight_decay)
         p.addcmul_(m.sign(), ratio.clamp(max=1), value=-lr)

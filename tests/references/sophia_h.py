@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tests.references.loop import memory
+from tests.references.loop import kept
 from tests.references.sophia_g import SophiaG
 
 
@@ -30,4 +30,4 @@ class SophiaH(SophiaG):
     def curvature(self) -> None:
         """What stands in the gradients is the estimate, u * (H u)."""
         for group, p, state in self.active():
-            memory(state, "h", p).view_as(p).lerp_(p.grad, 1 - group["beta2"])
+            kept(state, "h", p).view_as(p).lerp_(p.grad, 1 - group["beta2"])

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tests.references.loop import REST_BETA1, REST_EPS, State, memory
+from tests.references.loop import REST_BETA1, REST_EPS, State, kept
 from tests.references.orthogonal import POLAR_EXPRESS_SLOPE, orthogonalized
 from tests.references.rests import RestByScaledAdamW
 
@@ -40,5 +40,5 @@ class SPEL(RestByScaledAdamW):
     def step_matrix(
         self, W: Tensor, G: Tensor, state: State, lr: float, beta: float, steps: int, method: str, **_: Any
     ) -> None:
-        M = memory(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
+        M = kept(state, "m", G).mul_(beta).add_(G, alpha=1 - beta)
         W.copy_(orthogonalized(W - lr * orthogonalized(M, method, steps), method, steps))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tests.references.loop import PerParameter, State, memory
+from tests.references.loop import PerParameter, State, kept
 
 
 class Yogi(PerParameter):
@@ -45,7 +45,7 @@ class Yogi(PerParameter):
         eps: float,
         weight_decay: float,
     ) -> None:
-        m = memory(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
+        m = kept(state, "m", p).mul_(beta1).add_(g, alpha=1 - beta1)
         v = state.setdefault("v", torch.full_like(p, initial))
         v.sub_((1 - beta2) * (v - g * g).sign() * g * g)
         p.mul_(1 - lr * weight_decay)

@@ -133,13 +133,13 @@ def compiled(text: str) -> ir.Optimizer:
 
 
 def fingerprints(text: str) -> dict[str, str]:
-    return {memory.name: memory.fingerprint for rule in compiled(text).rules for memory in rule.memories}
+    return {kept.name: kept.fingerprint for rule in compiled(text).rules for kept in rule.states}
 
 
 # -- the form of a checkpoint ------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_has_the_form_of_torch_and_says_what_its_memories_mean():
+def test_a_checkpoint_has_the_form_of_torch_and_says_what_its_states_mean():
     optimizer = trained(OLD, tensors())
     saved = optimizer.state_dict()
     assert saved.keys() == {"state", "param_groups"}
@@ -147,15 +147,15 @@ def test_a_checkpoint_has_the_form_of_torch_and_says_what_its_memories_mean():
     assert optimizer.param_groups[0]["spec"] == group["spec"] and "spec" not in repr(optimizer)
     told = json.loads(group["spec"])
     assert told["version"] == 1 and told["hypers"] == ["lr", "beta1", "beta2"]
-    assert told["rules"]["tensor"]["memories"]["exp_avg"][1] == "exp_avg = beta1 * prev(exp_avg) + (1 - beta1) * grad"
+    assert told["rules"]["tensor"]["states"]["exp_avg"][1] == "exp_avg = beta1 * prev(exp_avg) + (1 - beta1) * grad"
     assert told["hash"] == type(optimizer).SPEC.hash
 
 
 @pytest.mark.parametrize("name", ["AdamW", "NAMO", "SOAP", "SophiaG", "Prodigy", "Muon"])
-def test_descriptions_name_exactly_the_memories_and_hypers(name):
+def test_descriptions_name_exactly_the_states_and_hypers(name):
     cls = getattr(generated, name)
     for rule in cls.RULES:
-        assert [*cls.SPEC.memories[rule.name]] == [memory.name for memory in rule.memories]
+        assert [*cls.SPEC.states[rule.name]] == [kept.name for kept in rule.states]
     (group,) = cls(tensors(shapes=[(4, 3)])).state_dict()["param_groups"]
     told = json.loads(group["spec"])
     assert {*told["hypers"]} == group.keys() - {"params", "spec", "rule", "transposed", "split", "batch", "precision"}
@@ -206,7 +206,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("change", SAME)
-def test_what_leaves_the_memories_as_they_are_loads_without_a_word(change):
+def test_what_leaves_the_states_as_they_are_loads_without_a_word(change):
     assert SAME[change] != OLD
     optimizer = trained(OLD, tensors())
     fresh = optimizer_class(SAME[change])(tensors())
@@ -244,12 +244,12 @@ DIFFERENT = {
 }
 
 
-def test_whatever_computes_another_memory_has_another_fingerprint():
+def test_whatever_computes_another_state_has_another_fingerprint():
     marks = {change: fingerprints(OLD.replace(old, new))["exp_avg"] for change, (old, new) in DIFFERENT.items()}
     assert len({*marks.values(), fingerprints(OLD)["exp_avg"]}) == len(DIFFERENT) + 1
 
 
-def test_a_memory_of_an_event_is_none_of_the_step():
+def test_a_state_of_an_event_is_none_of_the_step():
     step = "optimizer A:\n    for tensor:\n        h = ema(grad^2, 0.9)\n        weight <- weight - h\n"
     event = step.replace(
         "    for tensor:\n        h = ema(grad^2, 0.9)\n",
@@ -267,7 +267,7 @@ def test_fingerprints_do_not_see_what_they_do_not_depend_on():
     assert fingerprints(upstream)["exp_avg"] != fingerprints(coupled)["exp_avg"]
 
 
-def test_memories_that_read_each_other_are_told_apart_whatever_they_are_called():
+def test_states_that_read_each_other_are_told_apart_whatever_they_are_called():
     text = """
 optimizer Pair:
     hyper lr = 1
@@ -282,8 +282,8 @@ optimizer Pair:
 
 
 @pytest.mark.parametrize("count", [3, 30])
-def test_a_change_anywhere_in_a_ring_of_memories_is_seen_everywhere_in_it(count):
-    """From some length on names tell memories apart; what computes something else is still seen."""
+def test_a_change_anywhere_in_a_ring_of_states_is_seen_everywhere_in_it(count):
+    """From some length on names tell states apart; what computes something else is still seen."""
     lines = [f"x{i} = 0.5 * prev(x{(i + 1) % count}) + {i + 1} * grad" for i in range(count)]
     text = "optimizer Ring:\n    for tensor:\n" + "".join(f"        {line}\n" for line in (*lines, "weight <- x0"))
     marks, other = fingerprints(text), fingerprints(text.replace("+ 3 *", "+ 4 *"))
@@ -293,15 +293,15 @@ def test_a_change_anywhere_in_a_ring_of_memories_is_seen_everywhere_in_it(count)
 
 
 def test_equal_fingerprints_of_shipped_specs_have_equal_equations():
-    """Over all memories of all shipped specs; their names stand for each other."""
+    """Over all states of all shipped specs; their names stand for each other."""
     told: dict[str, set[str]] = {}
     for path in sorted(SPECS.glob("*.opt"))[::4]:
         for declaration in run_passes(check_file(path).require(), TORCH.rewrites, until="fold").declarations:
             for rule in getattr(declaration, "rules", ()):
-                for memory in rule.memories:
-                    if len(set(re.findall(r"prev\((\w+)\)", memory.equation))) <= 1:
-                        text = re.sub(rf"\b{re.escape(memory.name)}\b", "x", memory.equation)
-                        told.setdefault(memory.fingerprint, set()).add(text)
+                for kept in rule.states:
+                    if len(set(re.findall(r"prev\((\w+)\)", kept.equation))) <= 1:
+                        text = re.sub(rf"\b{re.escape(kept.name)}\b", "x", kept.equation)
+                        told.setdefault(kept.fingerprint, set()).add(text)
     assert len(told) > 20 and all(len(texts) == 1 for texts in told.values())
 
 
@@ -347,7 +347,7 @@ def test_each_kind_of_change_is_refused_by_name(text, said):
         assert part in message
 
 
-def test_a_memory_that_reads_a_changed_one_is_named_too():
+def test_a_state_that_reads_a_changed_one_is_named_too():
     before = changed("ema(grad, beta1)", "ema(grad / (1 + exp_avg_sq), beta1)")
     after = before.replace("ema(grad^2, beta2)", "ema(grad^2, beta1)")
     message = refusal(after, trained(before, tensors()).state_dict())
@@ -414,7 +414,7 @@ def test_a_pickled_optimizer_is_of_its_spec_alone():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_renamed_memories_continue_bitwise(dtype):
+def test_renamed_states_continue_bitwise(dtype):
     params, others = tensors(dtype), tensors(dtype)
     optimizer = trained(OLD, params)
     converted = loaded(RENAMED, through_a_file(optimizer.state_dict()), others)
@@ -429,7 +429,7 @@ def test_renamed_memories_continue_bitwise(dtype):
         assert new.keys() == {"m", "v", "step"}
 
 
-def test_rescaled_memories_continue_up_to_rounding():
+def test_rescaled_states_continue_up_to_rounding():
     """Errors against the length of the steps that follow; without the conversion these are ten times too long."""
     params, others = tensors(torch.float64), tensors(torch.float64)
     optimizer = trained(OLD, params)
@@ -454,7 +454,7 @@ optimizer Rows:
 """
 
 
-def test_memories_of_every_shape_and_layout_are_converted():
+def test_states_of_every_shape_and_layout_are_converted():
     """One value per row, per matrix and a Gram matrix; a split parameter keeps several of each, unequal parts flat."""
     new = re.sub(r"\bgram\b", "g", re.sub(r"\bs\b", "scale", MATRICES))
     new += "\n        scale was s\n        g was 2 * gram / 2\n"
@@ -489,7 +489,7 @@ def test_a_conversion_may_count_the_steps():
         assert (p - q).norm() <= 1e-13 * (p - before).norm()
 
 
-def test_memories_can_change_places():
+def test_states_can_change_places():
     swapped = OLD.replace("exp_avg_sq", "?").replace("exp_avg", "exp_avg_sq").replace("?", "exp_avg")
     swapped += "\n        exp_avg was exp_avg_sq\n        exp_avg_sq was exp_avg\n"
     optimizer = trained(OLD, params := tensors())
@@ -499,7 +499,7 @@ def test_memories_can_change_places():
         assert same(optimizer.state[p]["exp_avg_sq"], converted.state[q]["exp_avg"])
 
 
-def test_a_new_memory_may_begin_with_a_constant_and_an_old_name_may_be_no_name():
+def test_a_new_state_may_begin_with_a_constant_and_an_old_name_may_be_no_name():
     inner = changed("exp_avg    = ema(grad, beta1)", "exp_avg = ema(grad, beta1) + ema(2 * grad, beta1)")
     saved = trained(inner, params := tensors()).state_dict()
     names = [name for name in saved["state"][0] if "." in name]
@@ -568,10 +568,10 @@ def test_conversions_of_the_class_are_those_of_the_interpreter(text):
     generator = np.random.default_rng(0)
     assert len(rule.was) == len(cls.SPEC.was) == 2
     for function, was in zip(rule.was, cls.SPEC.was, strict=True):
-        old = {name: generator.normal(size=(4, 3)) for name in was.memories}
+        old = {name: generator.normal(size=(4, 3)) for name in was.states}
         scalars = {"beta1": 0.8, "beta2": 0.7, "t": 5.0}
-        (expected,) = evaluate_function(function, Inputs(t=5.0, hypers=scalars, memories=old)).values()
-        given = [torch.from_numpy(old[name].copy()) for name in was.memories]
+        (expected,) = evaluate_function(function, Inputs(t=5.0, hypers=scalars, states=old)).values()
+        given = [torch.from_numpy(old[name].copy()) for name in was.states]
         found = was.function(*given, **{name: scalars[name] for name in was.scalars})
         assert was.target == function.outputs[0].name
         assert np.abs(found.numpy() - expected).max() <= 1e-15 * np.abs(expected).max()
@@ -649,7 +649,7 @@ optimizer Plain:
     assert (group["quick"], group["way"]) == (False, "exact")
 
 
-# -- hypers that memories are computed with ----------------------------------------------------------------------------
+# -- hypers that states are computed with ----------------------------------------------------------------------------
 
 
 def renamed_hypers(text: str, **names: str) -> str:
@@ -678,7 +678,7 @@ def continues_bitwise(old: str, new: str, name: str | None = None, **hypers: flo
 
 
 @pytest.mark.parametrize("names", [{"beta1": "b"}, {"beta2": "decay"}, {"beta1": "b", "beta2": "c"}, {"lr": "rate"}])
-def test_a_memory_is_the_same_under_another_name_of_its_hyper(names):
+def test_a_state_is_the_same_under_another_name_of_its_hyper(names):
     continues_bitwise(OLD, renamed_hypers(OLD, **names), beta1=0.8, beta2=0.7, lr=0.03)
 
 
@@ -708,7 +708,7 @@ def test_a_renamed_hyper_excuses_no_other_change():
     assert "exp_avg has changed" in refusal(swapped.replace("exp_avg /", "b * exp_avg /"), saved)
 
 
-def test_memory_and_hyper_may_both_be_renamed():
+def test_state_and_hyper_may_both_be_renamed():
     params, others = tensors(), tensors()
     optimizer = trained(OLD, params)
     fresh = loaded(renamed_hypers(RENAMED, beta1="b"), optimizer.state_dict(), others)
@@ -737,8 +737,8 @@ def test_hypers_of_a_used_optimizer_are_renamed_with_it(names):
     continues_bitwise(OLD + USING + nested, new + USING + nested, "Outer")
 
 
-def test_a_memory_of_many_renamed_hypers_is_compiled_in_no_time():
-    """Sets of names are without end; a memory that reads that many is told with all of them renamed, or one."""
+def test_a_state_of_many_renamed_hypers_is_compiled_in_no_time():
+    """Sets of names are without end; a state that reads that many is told with all of them renamed, or one."""
     hypers = [f"h{i}" for i in range(14)]
     lines = "".join(f"    hyper {name} = 0.{i + 1:02}\n" for i, name in enumerate(hypers))
     text = f"optimizer Many:\n{lines}    for tensor:\n        m = prev(m) + grad * ({' + '.join(hypers)})\n"
@@ -751,19 +751,19 @@ def test_a_memory_of_many_renamed_hypers_is_compiled_in_no_time():
 
 
 def pasts(text: str) -> list[tuple[str, ...]]:
-    """Of the last optimizer: the function of each memory that was something else, with its rule."""
+    """Of the last optimizer: the function of each state that was something else, with its rule."""
     cls = optimizer_class(text, text.split("optimizer ")[-1].split()[0].rstrip(":"))
-    return [(was.rule, was.target, *was.memories, *was.scalars) for was in cls.SPEC.was]
+    return [(was.rule, was.target, *was.states, *was.scalars) for was in cls.SPEC.was]
 
 
-def test_an_extension_inherits_what_memories_were_as_long_as_it_keeps_them():
+def test_an_extension_inherits_what_states_were_as_long_as_it_keeps_them():
     inherited = [("tensor", "m", "exp_avg"), ("tensor", "v", "exp_avg_sq")]
     assert pasts(RENAMED) == inherited
     own = RENAMED + "\noptimizer Own extends Adam:\n    for tensor:\n        "
     assert pasts(own + "weight <- super - 0") == inherited
     assert pasts(own + "m = ema(2 * grad, beta1)") == inherited[1:]
     assert pasts(own + "m was 2 * old") == [inherited[1], ("tensor", "m", "old")]
-    assert pasts(own + "weight <- weight - lr * m") == inherited[:1]  # v is no memory any more
+    assert pasts(own + "weight <- weight - lr * m") == inherited[:1]  # v is no state any more
     saved = trained(OLD, params := tensors()).state_dict()
     optimizer = optimizer_class(own + "weight <- super - 0", "Own")(others := tensors())
     with pytest.warns(UserWarning, match="exp_avg"):
@@ -771,7 +771,7 @@ def test_an_extension_inherits_what_memories_were_as_long_as_it_keeps_them():
     assert same(optimizer.state[others[0]]["m"], saved["state"][0]["exp_avg"]) and params
 
 
-def test_a_used_optimizer_brings_what_its_memories_were_with_its_hypers():
+def test_a_used_optimizer_brings_what_its_states_were_with_its_hypers():
     text = (
         RESCALED
         + """

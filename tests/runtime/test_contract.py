@@ -482,7 +482,7 @@ def test_loading_mid_run_replaces_the_state(cls):
 
 
 @every_class
-def test_memories_that_are_replaced_count(cls):
+def test_states_that_are_replaced_count(cls):
     """Whoever puts another tensor in the state, as methods that prune or average do, finds it used."""
     made, fresh = groups(cls), groups(cls)
     params, others = parameters(made), parameters(fresh)
@@ -520,10 +520,10 @@ def test_states_that_do_not_fit_are_errors_and_change_nothing(cls):
     refused(lambda s: s["param_groups"].append({}), "different number")
     refused(lambda s: s["param_groups"][0]["params"].pop(), "match the size")
     refused(lambda s: s["param_groups"][0].pop("lr" if "lr" in hyper_arguments(cls) else "rule"), "without")
-    memory = next((name for name in optimizer.state[params[0]] if not name.endswith("step")), None)
-    if memory is not None:
-        refused(lambda s: s["state"][0].pop(memory), f"lacks {memory}")
-        refused(lambda s: s["state"][0].update({memory: torch.ones(99)}), "shape")
+    kept = next((name for name in optimizer.state[params[0]] if not name.endswith("step")), None)
+    if kept is not None:
+        refused(lambda s: s["state"][0].pop(kept), f"lacks {kept}")
+        refused(lambda s: s["state"][0].update({kept: torch.ones(99)}), "shape")
 
 
 # -- 5: hypers may be tensors and may change ---------------------------------------------------------------------------
@@ -829,7 +829,7 @@ def test_a_transposed_parameter_steps_as_its_transpose(cls):
         optimizer.step()
         other.step()
         other.load_state_dict(copy.deepcopy(other.state_dict()))
-    full = {memory.name for rule in cls.RULES if "matrix" in rule.roles for memory in rule.memories if memory.full}
+    full = {kept.name for rule in cls.RULES if "matrix" in rule.roles for kept in rule.states if kept.full}
     for p, q in zip(params, turned, strict=True):
         assert torch.equal(p, q.t())
         state = {name: value.t() if name in full else value for name, value in other.state[q].items()}

@@ -241,7 +241,7 @@ COUNTS: list[Any] = [
     torch.tensor(math.nan), torch.tensor(True), torch.tensor(1j), torch.ones(2), torch.ones((), device="meta"),
 ]  # fmt: skip
 
-MEMORIES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+STATES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "complex": (lambda x: x.to(torch.complex64), "is torch.complex64"),
     "integers": (lambda x: x.to(torch.int64), "is torch.int64"),
     "flags": (lambda x: x.bool(), "is torch.bool"),
@@ -299,9 +299,9 @@ def started_with_events(cls: type[Any]) -> Any:
 
 
 @few_classes
-@pytest.mark.parametrize("what", MEMORIES)
-def test_what_is_no_memory_is_refused(cls, what):
-    optimizer, (of, said) = started(cls), MEMORIES[what]
+@pytest.mark.parametrize("what", STATES)
+def test_what_is_no_state_is_refused(cls, what):
+    optimizer, (of, said) = started(cls), STATES[what]
     entries = optimizer.state_dict()["state"]
     last = max(entries)
     name = next(name for name, x in entries[0].items() if not name.endswith("step") and x.numel() > 1)
@@ -359,7 +359,7 @@ def test_a_hyper_that_divides_by_zero_is_refused_by_its_name():
 
 
 @pytest.mark.parametrize("b", [1.0, torch.tensor(1.0)])
-def test_a_memory_that_divides_by_zero_is_refused_by_its_name(b):
+def test_a_state_that_divides_by_zero_is_refused_by_its_name(b):
     text = """
 optimizer A:
     hyper b = 0.5
@@ -372,11 +372,11 @@ optimizer A:
     new = text.format(name="m", value="b * prev(m) + (1 - b) * grad") + "        m was s / (1 - b)\n"
     optimizer = optimizer_class(new)(others := tensors())
     trained(optimizer, range(1))
-    refused(optimizer, old.state_dict(), "memory m.* (is not finite|cannot be made)")
+    refused(optimizer, old.state_dict(), "state m.* (is not finite|cannot be made)")
     assert params and others
 
 
-def test_memories_of_another_width_are_taken_in_the_declared_one():
+def test_states_of_another_width_are_taken_in_the_declared_one():
     """As of a state that was kept in half precision, or of a model that is wider now."""
     optimizer, other = started(AdamW), started(AdamW, 1, torch.float64)
     for entry in (saved := copy.deepcopy(optimizer.state_dict()))["state"].values():

@@ -19,10 +19,10 @@ from optforge import runtime
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     SpecOptimizer,
+    State,
     det,
     eigenbasis,
     explain_routing,
@@ -397,7 +397,7 @@ def test_split_parameters_are_separate_matrices(split, parts, transposed, precis
 @pytest.mark.parametrize("options", [{}, {"transposed": True}, {"split": 2}, {"split": (1, 3)}], ids=str)
 @pytest.mark.parametrize("precision", ["plain", "kahan", "master"])
 def test_batches_are_separate_matrices(options, precision):
-    """Weights, memories of every shape, and a checkpoint in the middle; next to a matrix of the same shape."""
+    """Weights, states of every shape, and a checkpoint in the middle; next to a matrix of the same shape."""
     dtype = torch.float64 if precision == "plain" else torch.bfloat16
     shape = (5, 4) if "transposed" in options else (4, 5)
     p, single = parameter(3, *shape, dtype=dtype), parameter(*shape, dtype=dtype)
@@ -438,7 +438,7 @@ def test_a_batch_that_leaves_no_matrix_is_an_error():
         Blend([{"params": [parameter(2, 3, 4)], "batch": 2}])
 
 
-def test_square_memories_and_unequal_parts():
+def test_square_states_and_unequal_parts():
     p = parameter(9, 4)
     optimizer = Gram([{"params": [p], "split": (5, 4)}])
     grads = with_random_gradients(optimizer, p)
@@ -464,7 +464,7 @@ def test_tensor_rule_is_the_kernel_on_any_shape():
 
 
 def test_outputs_may_be_inputs():
-    """The gradient becomes a memory and one memory the other, whichever is written first."""
+    """The gradient becomes a state and one state the other, whichever is written first."""
     for shapes in ([(4, 3)], [(4, 3), (5,), (4, 3)], [(300, 300)]):
         params = [parameter(*shape) for shape in shapes]
         optimizer = Lookback(params)
@@ -492,7 +492,7 @@ def test_large_elementwise_parameters_are_walked_in_blocks(monkeypatch):
     watched_kernel = Kernel(
         watched, *[getattr(Blend.RULES[1].step, n) for n in ("layout", "inputs", "scalars", "outputs")]
     )
-    rule = Rule("rest", ("vector",), Blend.RULES[1].memories, watched_kernel)
+    rule = Rule("rest", ("vector",), Blend.RULES[1].states, watched_kernel)
     monkeypatch.setattr(Blend, "RULES", (Blend.RULES[0], rule))
     for dtype, precision in ((torch.float32, "plain"), (torch.bfloat16, "plain"), (torch.bfloat16, "kahan")):
         sizes.clear()
@@ -603,8 +603,8 @@ def test_groups_with_equal_hypers_share_a_call_and_others_do_not():
     assert sorted(calls) == [(1, 6, 4), (3, 6, 4)]
 
 
-def test_memories_stay_pieces_of_one_buffer():
-    """No copies of memories from step to step; each is saved as if it were alone."""
+def test_states_stay_pieces_of_one_buffer():
+    """No copies of states from step to step; each is saved as if it were alone."""
     params = [parameter(6, 4) for _ in range(3)]
     optimizer = Blend(params)
     steps(optimizer, params, 1)
@@ -889,7 +889,7 @@ def test_totals_are_shared_by_the_rules_of_an_optimizer():
     torch.testing.assert_close(params[2].detach(), start[2] - 0.25 * params[2].grad / norm)
 
 
-def test_totals_may_read_memories_and_split_units():
+def test_totals_may_read_states_and_split_units():
     def step(weight, grad, m, *, lr, total_1):
         return weight - lr * total_1 * grad, m + grad
 
@@ -901,7 +901,7 @@ def test_totals_may_read_memories_and_split_units():
             Rule(
                 "all",
                 interface.ROLES,
-                (Memory("m", ("rows", "cols")),),
+                (State("m", ("rows", "cols")),),
                 Kernel(
                     step,
                     "matrix",
@@ -932,7 +932,7 @@ def test_ordered_sum_does_not_depend_on_the_order():
     assert torch.equal(forward, calls._ordered_sum([torch.cat(values[7:]), torch.cat(values[:7])]))
 
 
-def test_events_advance_their_memories_and_their_own_count():
+def test_events_advance_their_states_and_their_own_count():
     params = [parameter(4, 3), parameter(5), parameter(4, 3)]
     optimizer = Curvature(params, beta=0.5)
     set_gradients(params, 0)
@@ -961,7 +961,7 @@ def test_events_advance_their_memories_and_their_own_count():
 
 
 def test_events_may_have_totals():
-    """The ascent of sharpness-aware minimization, by the norm of all gradients; it counts memories not yet there."""
+    """The ascent of sharpness-aware minimization, by the norm of all gradients; it counts states not yet there."""
 
     def ascend(weight, grad, *, radius, total_1):
         return (weight + radius * grad / total_1.sqrt(),)
@@ -972,10 +972,10 @@ def test_events_may_have_totals():
     sums = (Kernel(squared, "tensor", ("grad", "m"), (), ("total_1",)),)
     kernel = Kernel(ascend, "elementwise", ("weight", "grad"), ("radius", "total_1"), ("weight",), sums=sums)
     rule = Lookback.RULES[0]
-    memories = (*rule.memories, Memory("m", ("rows", "cols")))
+    kept_states = (*rule.states, State("m", ("rows", "cols")))
 
     class Ascending(Lookback):
-        RULES = (Rule("all", rule.roles, memories, rule.step, events=(Event("ascend", kernel),)),)
+        RULES = (Rule("all", rule.roles, kept_states, rule.step, events=(Event("ascend", kernel),)),)
 
     params = [parameter(4, 3), parameter(5), parameter(2)]
     start = [p.detach().clone() for p in params]
@@ -1197,13 +1197,13 @@ def test_penalties_are_differentiable_sums_over_the_units():
         Spread(model, strength=-1)
 
 
-def test_rules_refuse_memories_that_states_cannot_hold():
+def test_rules_refuse_states_that_states_cannot_hold():
     step = Kernel(lambda weight: (weight,), "elementwise", ("weight",), (), ("weight",))
     for name in ("step", "grad", "kahan", "master"):
         with pytest.raises(ValueError, match=f"reserved name '{name}'"):
-            Rule("all", ("matrix",), (Memory(name, ("rows", "cols")),), step)
-    with pytest.raises(ValueError, match="memory 'v' of the elementwise rule 'all'"):
-        Rule("all", ("matrix",), (Memory("v", ("rows", 1)),), step)
+            Rule("all", ("matrix",), (State(name, ("rows", "cols")),), step)
+    with pytest.raises(ValueError, match="state 'v' of the elementwise rule 'all'"):
+        Rule("all", ("matrix",), (State("v", ("rows", 1)),), step)
 
 
 def test_base_class_is_an_optimizer_only_with_rules():

@@ -24,7 +24,7 @@ from tests.support.classes import build, class_parameters, groups, is_untouched,
 
 __all__ = ["one_thread"]
 
-# One memory a weight, several, numbers beside them, statistics of rows and columns, first values and events.
+# One state a weight, several, numbers beside them, statistics of rows and columns, first values and events.
 FEW = {"AdamW", "Muon", "NAMO", "SOAP", "ScheduleFreeAdamW", "SophiaG"}
 few_classes = pytest.mark.parametrize(
     "cls", [pytest.param(*each.values, id=each.id) for each in class_parameters() if each.id in FEW]
@@ -66,7 +66,7 @@ def everything(optimizer: Any) -> Any:
     return copy.deepcopy((weights(params_of(optimizer)), [dict(optimizer.state[p]) for p in params_of(optimizer)]))
 
 
-def memories(optimizer: Any) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+def states(optimizer: Any) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     for p in params_of(optimizer):
         for name, value in list(optimizer.state[p].items()):
             if not name.endswith("step"):
@@ -77,12 +77,12 @@ def memories(optimizer: Any) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
 
 
 def replace(optimizer: Any, of: Callable[[Tensor], Tensor]) -> None:
-    for entry, name, value in memories(optimizer):
+    for entry, name, value in states(optimizer):
         entry[name] = of(value)
 
 
 def replace_data(optimizer: Any, of: Callable[[Tensor], Tensor]) -> None:
-    for _, _, value in memories(optimizer):
+    for _, _, value in states(optimizer):
         value.data = of(value.data)
 
 
@@ -102,7 +102,7 @@ REPLACING = [replace, replace_data, replace_entries, replace_state]
 
 @every_class
 @pytest.mark.parametrize("replacing", REPLACING)
-def test_what_replaces_a_memory_is_taken_up(cls, replacing):
+def test_what_replaces_a_state_is_taken_up(cls, replacing):
     """As if a checkpoint had brought it; what is saved after the next steps is what they left."""
     optimizer, other = started(cls), started(cls)
     halved = copy.deepcopy(other.state_dict())
@@ -119,7 +119,7 @@ def test_what_replaces_a_memory_is_taken_up(cls, replacing):
 
 @few_classes
 @pytest.mark.parametrize("is_data", [True, False])
-def test_one_memory_that_is_replaced_is_taken_up(cls, is_data):
+def test_one_state_that_is_replaced_is_taken_up(cls, is_data):
     """While all others still lie in the buffer, which therefore still is there."""
     for place in range(len(parameters(groups(cls)))):
         optimizer, other = started(cls), started(cls)
@@ -136,9 +136,9 @@ def test_one_memory_that_is_replaced_is_taken_up(cls, is_data):
 
 
 @few_classes
-def test_a_memory_written_in_place_counts(cls):
+def test_a_state_written_in_place_counts(cls):
     optimizer, other = started(cls), started(cls)
-    for _, _, value in memories(optimizer):
+    for _, _, value in states(optimizer):
         value.mul_(0.5)
     replace(other, lambda x: x / 2)
     for each in (optimizer, other):
@@ -146,7 +146,7 @@ def test_a_memory_written_in_place_counts(cls):
     assert same(everything(optimizer), everything(other))
 
 
-def test_memories_that_share_their_memory_with_something_else_are_copied():
+def test_states_that_share_their_memory_with_something_else_are_copied():
     """A weight, another state, a piece of a larger tensor: steps write to none of them."""
     for shape in ((4, 3), (300, 200)):  # in a batch, and alone
         p, q = (nn.Parameter(torch.randn(shape)) for _ in range(2))
@@ -158,7 +158,7 @@ def test_memories_that_share_their_memory_with_something_else_are_copied():
         run(optimizer, [p, q], range(1, 3))
         run(twin, params_of(twin), range(1, 3))
         assert same(everything(optimizer), everything(twin)) and (large == 1).all()
-        storages = {x.untyped_storage()._cdata for x in (p, q, *(x for _, _, x in memories(optimizer)))}
+        storages = {x.untyped_storage()._cdata for x in (p, q, *(x for _, _, x in states(optimizer)))}
         assert len(storages) == 6
 
 
@@ -235,7 +235,7 @@ def move(optimizer: Any) -> None:
 
 
 def move_data(optimizer: Any) -> None:
-    for entry, name, value in memories(optimizer):
+    for entry, name, value in states(optimizer):
         value.data = torch.empty(0)
         entry[name] = torch.empty(0)
 
@@ -264,7 +264,7 @@ def test_freed_states_free_their_memory_at_once(cls, freeing):
             fire_all(optimizer)
             for p in params:
                 p.grad = None
-        held = sum(x.numel() * x.element_size() for _, _, x in memories(optimizer))
+        held = sum(x.numel() * x.element_size() for _, _, x in states(optimizer))
         before = live.bytes()
         assert before >= held
         freeing(optimizer)
@@ -301,7 +301,7 @@ UNFIT = {
 
 @few_classes
 @pytest.mark.parametrize("what", UNFIT)
-def test_a_step_with_what_is_no_memory_is_an_error_that_changes_nothing(cls, what):
+def test_a_step_with_what_is_no_state_is_an_error_that_changes_nothing(cls, what):
     made, (of, said) = groups(cls), UNFIT[what]
     optimizer = build(cls, made)
     params = parameters(made)
@@ -352,7 +352,7 @@ def test_a_part_of_a_state_is_saved_copied_and_pickled_alone(cls):
     for value in (*saved.values(), {key: saved[key] for key in list(saved)[:2]}, saved):
         assert saved_size(value) <= 1.02 * saved_size(cloned(value)) + 64
         assert len(pickle.dumps(value)) <= 1.02 * len(pickle.dumps(cloned(value))) + 64
-    for _, _, value in memories(optimizer):
+    for _, _, value in states(optimizer):
         copied = copy.deepcopy(value)
         assert copied.untyped_storage().nbytes() == value.untyped_storage().nbytes() == value.numel() * value.itemsize
         assert same(copied, value)
@@ -459,12 +459,12 @@ def take_out_and_back(optimizer: Any) -> None:
 
 
 def share(optimizer: Any) -> None:
-    for _, _, value in memories(optimizer):
+    for _, _, value in states(optimizer):
         value.share_memory_()
 
 
 def replace_some(optimizer: Any, generator: random.Random) -> None:
-    for entry, name, value in memories(optimizer):
+    for entry, name, value in states(optimizer):
         if generator.random() < 0.3:
             entry[name] = value.clone()
         elif generator.random() < 0.3:

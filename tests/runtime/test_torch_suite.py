@@ -31,7 +31,7 @@ from tests.runtime.torch_suite_database import SCHEDULERS, optims, optims_by_def
 from tests.support.classes import generated_classes, is_untouched
 
 STEPS = 3
-RECOMBINE = ("Muown", "ScheduleFreeAdamW", "ScheduleFreeSGD")  # make the weights anew from memories, and so round them
+RECOMBINE = ("Muown", "ScheduleFreeAdamW", "ScheduleFreeSGD")  # make the weights anew from states, and so round them
 NAMINGS = ((True, True), (True, False), (False, True), (False, False))  # in the one that saves, that loads
 DECAYS = ("weight_decay", "lambd")
 

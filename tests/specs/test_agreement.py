@@ -32,7 +32,7 @@ from tests.support.trials import (
     reference_groups,
     run,
     worst_error,
-    worst_memory_error,
+    worst_state_error,
 )
 
 TOLERANCE = 1e-9
@@ -108,27 +108,27 @@ def interpreted(name: str, hypers: tuple[tuple[str, Any], ...], steps: int) -> R
 def test_generated_module_agrees_with_reference(name, hypers, steps):
     found, expected = generated(name, hypers, steps=steps), reference(name, hypers, steps)
     assert worst_error(found.history, expected.history) <= TOLERANCE
-    assert worst_memory_error(found, expected) <= TOLERANCE
+    assert worst_state_error(found, expected) <= TOLERANCE
 
 
 @every_case
 def test_interpreter_agrees_with_reference(name, hypers, steps):
     found, expected = interpreted(name, hypers, steps), reference(name, hypers, steps)
     assert worst_error(found.history, expected.history) <= TOLERANCE
-    assert worst_memory_error(found, expected) <= TOLERANCE
+    assert worst_state_error(found, expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name, hypers, steps", [case for case in CASES if case.values[1]])
 def test_second_values_change_the_outcome(name, hypers, steps):
-    """Without this a hyper that nothing reads would agree as well; it may show in a memory alone."""
+    """Without this a hyper that nothing reads would agree as well; it may show in a state alone."""
     changed, usual = outcome(reference(name, hypers, steps)), outcome(reference(name, steps=steps))
     assert max(float((changed[key] - x).norm() / x.norm()) for key, x in usual.items() if x.any()) > 1e-6
 
 
 def outcome(finished: Run) -> dict[str, torch.Tensor]:
-    """The weights and memories after the last step."""
-    memories = {f"{name}.{key}": x for name, held in finished.memories.items() for key, x in held.items()}
-    return {**finished.history[-1], **memories}
+    """The weights and states after the last step."""
+    states = {f"{name}.{key}": x for name, held in finished.states.items() for key, x in held.items()}
+    return {**finished.history[-1], **states}
 
 
 def test_every_shipped_optimizer_is_covered():

@@ -93,14 +93,14 @@ def test_sampled_labels_expect_the_diagonal_of_the_gauss_newton_matrix() -> None
 
 def test_both_forms_of_sophia_g_average_the_same_curvature() -> None:
     """The paper's multiplies by the size of the batch when it averages, the published code when it divides."""
-    x, memories = randn(2, 4, 5), []
+    x, states = randn(2, 4, 5), []
     for cls in (SophiaG, SophiaGOfficial):
         torch.manual_seed(0)
         model = nn.Linear(5, 3).double()
         optimizer = cls(model.parameters())
         GaussNewtonBartlett(model, optimizer, generator=seeded())(x)
-        memories.append(optimizer.state[model.weight]["h"])
-    torch.testing.assert_close(memories[0], 8 * memories[1])
+        states.append(optimizer.state[model.weight]["h"])
+    torch.testing.assert_close(states[0], 8 * states[1])
 
 
 @pytest.mark.parametrize("cls", [SophiaG, SophiaH])

@@ -24,7 +24,7 @@ def randn(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def steps_of(cls, weight: Tensor, gradients: list[Tensor], **hypers):
-    """For each gradient: the weight before, the weight after, and the memories."""
+    """For each gradient: the weight before, the weight after, and the states."""
     p = nn.Parameter(weight.clone())
     optimizer = cls([p], **hypers)
     for gradient in gradients:
@@ -139,7 +139,7 @@ def test_muon_steps_alike_with_either_form_of_momentum(nesterov):
     found = run(lambda model: heavy(model, nesterov=nesterov))
     expected = run(lambda model: Muon(model, nesterov=nesterov))
     assert worst_error(found.history, expected.history) <= 1e-10
-    ratio = found.memories["blocks.2.weight"]["m"] / expected.memories["blocks.2.weight"]["m"]
+    ratio = found.states["blocks.2.weight"]["m"] / expected.states["blocks.2.weight"]["m"]
     assert relative(ratio, torch.full_like(ratio, 1 / (1 - 0.95))) <= 1e-12
 
 

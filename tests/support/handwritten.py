@@ -9,12 +9,12 @@ from torch import Tensor
 from optforge.runtime import (
     Event,
     Kernel,
-    Memory,
     Options,
     Rule,
     SpecOptimizer,
     SpecPenalty,
     SpecSchedule,
+    State,
     orthogonalize,
     power,
     require,
@@ -43,24 +43,24 @@ def blend_rest(weight, grad, m, v, *, t, lr, rest_beta1, eps):
 
 
 class Blend(SpecOptimizer):
-    """A matrix rule with every shape of memory, and an elementwise rest."""
+    """A matrix rule with every shape of state, and an elementwise rest."""
 
     RULES = (
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("m"),
-                Memory("v", (1, 1)),
-                Memory("row", ("rows", 1)),
-                Memory("col", (1, "cols")),
+            states=(
+                State("m"),
+                State("v", (1, 1)),
+                State("row", ("rows", 1)),
+                State("col", (1, "cols")),
             ),
             step=Kernel(blend_matrix, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(blend_rest, layout="elementwise"),
         ),
     )
@@ -103,13 +103,13 @@ def gram_step(weight, grad, gram, *, lr):
 
 
 class Gram(SpecOptimizer):
-    """A matrix rule alone, with a (rows, rows) memory: parameters of other roles have no rule."""
+    """A matrix rule alone, with a (rows, rows) state: parameters of other roles have no rule."""
 
     RULES = (
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("gram", ("rows", "rows")),),
+            states=(State("gram", ("rows", "rows")),),
             step=Kernel(gram_step, layout="matrix"),
         ),
     )
@@ -152,7 +152,7 @@ class Curvature(SpecOptimizer):
         Rule(
             name="tensor",
             roles=ROLES,
-            memories=(Memory("m"), Memory("h")),
+            states=(State("m"), State("h")),
             step=Kernel(
                 curvature_step,
                 layout="elementwise",
@@ -200,13 +200,13 @@ def sphere_init(weight):
 
 
 class Sphere(SpecOptimizer):
-    """A rule over whole tensors of any shape, with one number of memory each that starts at the weight's norm."""
+    """A rule over whole tensors of any shape, with one number of state each that starts at the weight's norm."""
 
     RULES = (
         Rule(
             name="tensor",
             roles=ROLES,
-            memories=(Memory("radius", (1, 1)),),
+            states=(State("radius", (1, 1)),),
             step=Kernel(sphere_step, layout="tensor"),
             init=Kernel(sphere_init, layout="tensor", outputs=("radius",)),
         ),
@@ -225,13 +225,13 @@ def lookback_step(weight, grad, last, before, *, lr):
 
 
 class Lookback(SpecOptimizer):
-    """Returns its inputs as outputs: the gradient as a memory, and one memory as the other."""
+    """Returns its inputs as outputs: the gradient as a state, and one state as the other."""
 
     RULES = (
         Rule(
             name="tensor",
             roles=ROLES,
-            memories=(Memory("last"), Memory("before")),
+            states=(State("last"), State("before")),
             step=Kernel(lookback_step, layout="elementwise"),
         ),
     )
@@ -249,7 +249,7 @@ def descent_step(weight, grad, *, lr):
 
 
 class Descent(SpecOptimizer):
-    """No memory at all."""
+    """No state at all."""
 
     RULES = (Rule("tensor", ROLES, (), step=Kernel(descent_step, layout="elementwise")),)
 

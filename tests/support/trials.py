@@ -78,10 +78,10 @@ def set_gradients(model: nn.Module, step: int, seed: int = 1) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """The weights before and after every step, and the memories after the last."""
+    """The weights before and after every step, and the states after the last."""
 
     history: History
-    memories: dict[str, dict[str, Tensor]]
+    states: dict[str, dict[str, Tensor]]
 
 
 def run(
@@ -110,11 +110,11 @@ def run(
             p.grad = p.grad if is_determined(p.shape) else None
         optimizer.step()
         history.append(weights(model))
-    memories = {name: memories_of(optimizer.state[p]) for name, p in model.named_parameters()}
-    return Run(history, memories)
+    states = {name: states_of(optimizer.state[p]) for name, p in model.named_parameters()}
+    return Run(history, states)
 
 
-def memories_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def states_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a state that are no counts; none before its first step."""
     has_begun = state.get("step", 1) > 0
     return {n: x for n, x in state.items() if has_begun and isinstance(x, Tensor) and not n.endswith("step")}
@@ -142,14 +142,14 @@ def worst_error(found: History, expected: History) -> float:
     return worst
 
 
-def worst_memory_error(found: Run, expected: Run) -> float:
-    """The largest relative difference of memories of the same name, whatever their shapes."""
+def worst_state_error(found: Run, expected: Run) -> float:
+    """The largest relative difference of states of the same name, whatever their shapes."""
     worst = 0.0
-    for name, memories in expected.memories.items():
-        assert memories.keys() == found.memories[name].keys(), name
-        for key, memory in memories.items():
-            difference = found.memories[name][key].reshape(memory.shape) - memory
-            worst = max(worst, float(difference.norm() / memory.norm()))
+    for name, states in expected.states.items():
+        assert states.keys() == found.states[name].keys(), name
+        for key, kept in states.items():
+            difference = found.states[name][key].reshape(kept.shape) - kept
+            worst = max(worst, float(difference.norm() / kept.norm()))
     return worst
 
 
@@ -166,7 +166,7 @@ class Interpreted:
             self.inner |= {p: OracleParameter(p.detach().numpy(), rule) for p in params}
             for event in rule.events:
                 setattr(self, event.name, partial(self.fire, event.name))
-        self.state = {p: inner.memories for p, inner in self.inner.items()}
+        self.state = {p: inner.states for p, inner in self.inner.items()}
 
     def step(self) -> None:
         run_step(*self._columns())
@@ -187,7 +187,7 @@ class Interpreted:
     def _write(self) -> None:
         for p, inner in self.inner.items():
             p.copy_(torch.from_numpy(inner.value))
-            self.state[p] = {name: torch.from_numpy(value) for name, value in inner.memories.items()}
+            self.state[p] = {name: torch.from_numpy(value) for name, value in inner.states.items()}
 
 
 def float_of(value: Any) -> Any:

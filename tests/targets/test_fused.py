@@ -129,7 +129,7 @@ def tensors(dtype: torch.dtype, seed: int, scale: float = 1.0) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Run:
-    """The largest difference of two runs, the largest step, and the largest value: of the weights, or of a memory."""
+    """The largest difference of two runs, the largest step, and the largest value: of the weights, or of a state."""
 
     difference: float
     step: float
@@ -143,11 +143,11 @@ class Run:
 def run_both(
     kernel: Kernel, scalars: dict[str, Any], dtype: torch.dtype = torch.float64, steps: int = STEPS
 ) -> dict[str, Run]:
-    """The kernel's function and its fused function from the same weights, each on its own; by weight and memory."""
-    memories = [name for name in kernel.inputs if name not in ("weight", "grad")]
+    """The kernel's function and its fused function from the same weights, each on its own; by weight and state."""
+    states = [name for name in kernel.inputs if name not in ("weight", "grad")]
     start = {
         "weight": tensors(dtype, 1),
-        **{name: [torch.zeros_like(w) for w in tensors(dtype, 1)] for name in memories},
+        **{name: [torch.zeros_like(w) for w in tensors(dtype, 1)] for name in states},
     }
     plain, fused = ({k: [x.clone() for x in v] for k, v in start.items()} for _ in range(2))
     moved = dict.fromkeys(start, 0.0)
@@ -565,7 +565,7 @@ def test_mutants_that_are_recognized_agree(spec: str, least: int) -> None:
 
 
 def lists(change: Callable[[Tensor], Tensor] = lambda x: x, count: int = 3) -> list[list[Tensor]]:
-    """Weights, gradients and memories of two parameters; `change` makes something else of the last tensor."""
+    """Weights, gradients and states of two parameters; `change` makes something else of the last tensor."""
     found = [[torch.ones(4, 6), torch.ones(3)] for _ in range(count)]
     found[-1][0] = change(found[-1][0])
     return found

@@ -29,7 +29,7 @@ LISTED = """
     abs args annotations AdamW all Any bool case cls closure col cols condition defaults denominator det device dict dim
     dtype e1 ema eval event events Event exec factor False fill fire float generator grad holds hyper_ hypers id import
     in_place inf initial input int Kernel keepdim l lambda layout lerp list loss lr m m_2 m_part match math matrix
-    matrix_init matrix_rule max Memory min mod momentum mT name nan new_full None norm O object open Optimizer
+    matrix_init matrix_rule max State min mod momentum mT name nan new_full None norm O object open Optimizer
     orthogonalize other p param_groups parameter params per pi plain_matrix_rule Plain power precision prev print
     property RULES require rest_lr row rows rule Rule scale self shape skip_nonfinite Source SpecOptimizer square
     staticmethod state state_dict step str sum super t tensor Tensor torch total_1 type update value weight weight_
@@ -56,7 +56,7 @@ optimizer Plain:
         NAME = orthogonalize(grad) + max(grad, 0)^1.5
         weight <- weight - lr * sqrt(abs(NAME)) * min(norm(NAME), lr) - lr * NAME
 """,
-    "memory": """
+    "state": """
 optimizer Plain:
     hyper lr = 0.1 where lr > 0
     for matrix:
@@ -162,7 +162,7 @@ penalty NAME:
 # What a place shares with one that is looked at always.
 LIKE_OTHERS = {"argument", "stream of an event", "inside of a function", "hyper of a delegate", "hyper of a schedule"}
 
-# What may be said of a name: a word of the language, reserved, not for Python, taken already, or not for a memory.
+# What may be said of a name: a word of the language, reserved, not for Python, taken already, or not for a state.
 CLEAR = {"E004", "E010", "E011", "E013", "E029"}
 
 

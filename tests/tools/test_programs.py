@@ -93,7 +93,7 @@ def test_everything_occurs() -> None:
     surface = {"Delegate", "Event", "Penalty", "Schedule", "Function", "Member", "Pipe", "Select", "Tuple", "super"}
     prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
                "clip_norm", "trust_ratio", "cautious", "prev"}  # fmt: skip
-    confusing = {("hyper", "memory"), ("argument", "hyper")}
+    confusing = {("hyper", "state"), ("argument", "hyper")}
     wanted = set(OPERATORS) | surface | prelude | confusing
 
     for program in random_programs(4, 400):
@@ -319,7 +319,7 @@ def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     examine(program)
     monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
     monkeypatch.setattr(computations, "_unaliased", lambda names, values, given: list(values))
-    with pytest.raises(Disagreement, match="memory"):
+    with pytest.raises(Disagreement, match="state"):
         examine(program)
 
 

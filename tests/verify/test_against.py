@@ -149,8 +149,8 @@ def test_the_first_stream_that_differs_is_named():
 
     opened = set_up("AdamW", SlowAverage, Options())
     finding = search(opened.pair, opened.space, SearchBudget(patience=PATIENCE)).finding
-    assert finding is not None and finding.difference.memory is not None
-    assert finding.difference.memory.name == "v"
+    assert finding is not None and finding.difference.state is not None
+    assert finding.difference.state.name == "v"
     assert "`v`" in str(finding.difference)
     assert "class SlowAverage" in script(opened, finding)
 

@@ -18,7 +18,7 @@ from optforge.compiler.verify.comparison.runs import run_target
 from optforge.compiler.verify.comparison.targets import TargetProblem, parse_target
 from optforge.compiler.verify.comparison.trials import make_trials
 
-# A class of a user, with one memory, that is SGD until its third step.
+# A class of a user, with one state, that is SGD until its third step.
 USERS = """
 import torch
 
@@ -75,9 +75,9 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("users_of_compare", None)
 
 
-def rows_of(*texts: str, memories: dict[str, str] | None = None, **options: Any) -> list[Row]:
+def rows_of(*texts: str, states: dict[str, str] | None = None, **options: Any) -> list[Row]:
     """The rows of all targets but the first."""
-    targets = [parse_target(text, memories or {}) for text in texts]
+    targets = [parse_target(text, states or {}) for text in texts]
     return [row for row in compare(targets, make_trials(**options)) if row.target is not targets[0]]
 
 
@@ -130,20 +130,20 @@ def test_trials_are_the_same_numbers_in_both_precisions() -> None:
 
 def test_a_spec_and_torchs_class_agree_in_every_step() -> None:
     names = {"exp_avg": "m", "exp_avg_sq": "v"}
-    for row in rows_of("adamw", "torch.optim:AdamW", memories=names, dtypes=("float64",)):
+    for row in rows_of("adamw", "torch.optim:AdamW", states=names, dtypes=("float64",)):
         assert row.worst < 1e-9 and row.divergence is None
 
 
-def test_memories_are_compared_under_the_names_given() -> None:
-    """Crossed over, the first memory differs."""
+def test_states_are_compared_under_the_names_given() -> None:
+    """Crossed over, the first state differs."""
     names = {"exp_avg": "v", "exp_avg_sq": "m"}
-    found = divergences("AdamW", "torch.optim:AdamW", memories=names)
-    assert found == [(1, "memory `m`")] * 3
+    found = divergences("AdamW", "torch.optim:AdamW", states=names)
+    assert found == [(1, "state `m`")] * 3
 
 
 def test_the_first_equation_that_differs_is_named() -> None:
     assert divergences("NAMO", "longer.opt") == [(1, "equation `alpha`")] * 3
-    assert divergences("NAMO", "NAMOD?lr=0.01") == [(1, "memory `v`")] * 3
+    assert divergences("NAMO", "NAMOD?lr=0.01") == [(1, "state `v`")] * 3
     (row,) = rows_of("NAMO", "longer.opt", shapes=((4, 4),), dtypes=("float64",))
     assert row.divergence and row.divergence.ratio == pytest.approx(2)
 
@@ -156,10 +156,10 @@ def test_where_only_the_result_differs_it_is_the_weight_and_only_for_the_shape_t
 
 def test_the_step_of_a_divergence() -> None:
     ours, theirs = "SGD?lr=0.1&momentum=0.9", "users_of_compare:Late"
-    assert divergences(ours, theirs, memories={"buf": "m"}) == []
-    assert divergences(ours, f"{theirs}?extra=1e-3", memories={"buf": "m"}) == [(3, "memory `m`")] * 3
+    assert divergences(ours, theirs, states={"buf": "m"}) == []
+    assert divergences(ours, f"{theirs}?extra=1e-3", states={"buf": "m"}) == [(3, "state `m`")] * 3
     assert divergences(ours, f"{theirs}?extra=1e-3") == [(3, "the weight")] * 3
-    assert divergences(ours, f"{theirs}?extra=1e-12", memories={"buf": "m"}) == []
+    assert divergences(ours, f"{theirs}?extra=1e-12", states={"buf": "m"}) == []
     (row,) = rows_of(ours, f"{theirs}?extra=1e-3", shapes=((4, 4),), dtypes=("float64",))
     assert row.divergence and row.divergence.ratio == pytest.approx(1.001, rel=1e-9), "of the third step"
     assert row.divergence.difference == pytest.approx(1e-3, rel=1e-9)
@@ -168,18 +168,18 @@ def test_the_step_of_a_divergence() -> None:
 
 
 def test_streams_are_ordered_by_what_they_depend_on() -> None:
-    """A memory comes right after what it keeps: the average of `m` before the mix of it that is called `m`."""
+    """A state comes right after what it keeps: the average of `m` before the mix of it that is called `m`."""
     target = parse_target("ordered.opt")
     (trial,) = make_trials(((3, 2),), steps=1, dtypes=("float64",))
     (streams,) = streams_of(target, run_target(target, trial), trial)
     assert [str(stream) for stream in streams] == [
-        "memory `prev_grad`", "equation `old`", "memory `m`", "equation `m`", "equation `late`", "the weight",
+        "state `prev_grad`", "equation `old`", "state `m`", "equation `m`", "equation `late`", "the weight",
     ]  # fmt: skip
 
 
-def test_two_classes_are_compared_by_their_memories() -> None:
+def test_two_classes_are_compared_by_their_states() -> None:
     found = divergences("users_of_compare:Late", "users_of_compare:Late?extra=0.5")
-    assert found == [(3, "memory `buf`")] * 3
+    assert found == [(3, "state `buf`")] * 3
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_the_table_of_a_step_twice_as_long(capsys: pytest.CaptureFixture[str]) -
 
 def test_the_table_says_where_shapes_differ(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "NAMO", "NAMOD", "--shape", "3x2"]) == 0
-    assert "  NAMOD: first differs in memory `v` at step 1 (1x2 instead of 1x1)\n" in capsys.readouterr().out
+    assert "  NAMOD: first differs in state `v` at step 1 (1x2 instead of 1x1)\n" in capsys.readouterr().out
 
 
 def test_json_has_a_row_for_each_target_shape_and_precision(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_false_claims_are_refuted(claim: str, step: str) -> None:
         ("cost(rows^3)", False),
     ],
 )
-def test_memory_and_cost_are_proved_or_refuted(claim: str, holds: bool) -> None:
+def test_state_and_cost_are_proved_or_refuted(claim: str, holds: bool) -> None:
     found = verdict(claim, "u + o")
     assert isinstance(found, Proved if holds else Refuted)
 
@@ -175,7 +175,7 @@ def test_claims_may_read_what_nothing_else_does() -> None:
     last = "        s    = norm(u)\n        last = prev(s, 1)\n        weight <-"
     text = RULE.replace("STEP", "u").replace("        weight <-", last).replace("CLAIM", "last >= 0 or s < last")
     (subject,) = subjects_of(unit_of(text))
-    assert subject.rule is not None and [memory.name for memory in subject.rule.memories] == ["m", "v"]
+    assert subject.rule is not None and [state.name for state in subject.rule.states] == ["m", "v"]
     assert [type(each) for each in verdicts_of(unit_of(text)).values()] == [Held]
 
 

@@ -52,7 +52,7 @@ def adafactor(
     return torch.optim.Adafactor(params, lr, beta2_decay, eps, d, weight_decay)
 
 
-# What is left out: torch makes memories for a changed momentum only at the first step, starts Adagrad's sums when the
+# What is left out: torch makes states for a changed momentum only at the first step, starts Adagrad's sums when the
 # optimizer is made, lets a change of lr act one step late in ASGD, and does not propagate infinities in Adafactor. With
 # alpha = 0 the centered RMSprop divides by the root of v - mean^2 = 0, which a fused multiplication makes negative. The
 # smallest variance of Adafactor is no float32 number: a row of zeros becomes NaN there.

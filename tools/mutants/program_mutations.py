@@ -1,6 +1,6 @@
 """Systematic small mistakes in a spec's program, one at a time.
 
-Takes the resolved program, before types: whatever a mistake makes of shapes and memories, the type checker and the
+Takes the resolved program, before types: whatever a mistake makes of shapes and states, the type checker and the
 stream check then decide whether a program is left of it. What the mistakes do is for `mutants.py` to find out.
 """
 
@@ -214,7 +214,7 @@ def reads_weight(expr: ir.Expr) -> bool:
 
 
 def checked(program: RawProgram) -> ir.Program | None:
-    """The program with types and memories, or None where the mistake leaves none."""
+    """The program with types and states, or None where the mistake leaves none."""
     report = Report()
     try:
         typed = check_program(program, report)

@@ -10,7 +10,7 @@ HEAD = """\
 # How many small mistakes the fuzzer finds
 
 `make mutants` makes one small mistake at a time in the programs of the shipped specs (a constant times 1.1 or with the
-other sign, another operator, axis or hyper, a term or a root left out, a memory read a step late or begun with another
+other sign, another operator, axis or hyper, a term or a root left out, a state read a step late or begun with another
 value, decay after the update, the step counted from another number) and in the hand-written references, and runs each
 of these mutants through the scenarios that `optforge fuzz` tries by default: those of specs against the reference or
 torch's own optimizer, those of references against the generated class.

@@ -65,7 +65,7 @@ def grow_bindings(grower: Grower, planned: Sequence[Variable], remembered: Seque
 
 
 def is_pure(node: object, scope: Scope) -> bool:
-    """Whether an expression reads no memory, no sum over parameters and no argument of an event."""
+    """Whether an expression reads no state, no sum over parameters and no argument of an event."""
     match node:
         case ast.Name(name=text):
             known = {v.name: v.is_pure for v in scope.variables}
@@ -97,7 +97,7 @@ def grow_value(grower: Grower, variable: Variable, earlier: Sequence[Variable]) 
 
 
 def grow_flag(grower: Grower, variable: Variable, depth: int) -> ast.Expression:
-    """A condition as a value; its shape is known without looking at memories."""
+    """A condition as a value; its shape is known without looking at states."""
     shape = grower.some_shape() if grower.scope.is_matrix else FULL
     term = grower.condition(shape, depth)
     if term.ground != term.shape:
@@ -134,7 +134,7 @@ def own_stream(variable: Variable, node: ast.Expression) -> ast.Expression:
 
 
 def starts_at_zero(call: ast.Call, is_piped: bool) -> bool:
-    """Whether the memory that the call may stand for starts at zero."""
+    """Whether the state that the call may stand for starts at zero."""
     if call.function.name == "ema":
         return len(call.arguments) + is_piped == 2
     return call.function.name in CALLABLE or call.function.name in ("momentum", "heavy_ball", "debias")
@@ -169,7 +169,7 @@ def delayed(variable: Variable, other: Variable) -> ast.Binding:
 
 def may_exchange(data: Sequence[Variable]) -> bool:
     """Whether the weight can be kept from its first value on: nothing has it begin with another one. From now on that
-    is what its memory begins with."""
+    is what its state begins with."""
     weight = next(variable for variable in data if variable.name == "weight")
     if weight.initial is None:
         weight.initial = [ast.Name("weight")]
@@ -249,17 +249,17 @@ def grow_function(
 ) -> tuple[ast.Function, FunctionPlan]:
     """A function of a value of any shape; its body sees that value as a tensor."""
     scalars = ("k",) if dice.chance(50) else ()
-    has_memory, is_scalar = dice.chance(50), dice.chance(20)
+    has_state, is_scalar = dice.chance(50), dice.chance(20)
     x = Variable("x", FULL, bound=LIMIT, initial=[])
     variables = (x, *(Variable(each, SCALAR, Phase.CONSTANT, 1) for each in scalars))
     scope = Scope(
-        Universe.TENSOR, variables, data=(x,), settings=settings, has_memory=has_memory,
-        functions=tuple(plan for plan in known if has_memory or not plan.has_memory),
+        Universe.TENSOR, variables, data=(x,), settings=settings, has_state=has_state,
+        functions=tuple(plan for plan in known if has_state or not plan.has_state),
     )  # fmt: skip
     grower = grower_of(dice, scope)
-    is_block = has_memory or dice.chance(40)
+    is_block = has_state or dice.chance(40)
     planned = plan_variables(grower, 1 + dice.below(2), ("s", "r")) if is_block else []
-    remembered = tuple(variable for variable in planned if has_memory and not variable.is_boolean)
+    remembered = tuple(variable for variable in planned if has_state and not variable.is_boolean)
     body = grow_bindings(grower, planned, remembered)
     inner = grower.within(replace(scope, variables=(*planned[::-1], *variables), remembered=remembered))
     result = inner.exact(FULL, 1 + dice.below(2))
@@ -270,4 +270,4 @@ def grow_function(
         *(ast.Parameter(ast.Identifier(k), ast.Number("0.6")) for k in scalars),
     )
     node = ast.Function(ast.Identifier(text), parameters, tuple(body), inner.tamed(result).node, is_block=is_block)
-    return node, FunctionPlan(text, scalars, has_memory, is_scalar)
+    return node, FunctionPlan(text, scalars, has_state, is_scalar)

@@ -1,7 +1,7 @@
 """One program in every way there is: printed and read, after each pass, generated with and without writing in place.
 
 :func:`examine` raises :class:`Disagreement` where two ways differ. Errors are measured as the largest difference
-over the largest element of the step (of the memory, for memories), which must not exceed ``TOLERANCE``.
+over the largest element of the step (of the state, for states), which must not exceed ``TOLERANCE``.
 """
 
 from __future__ import annotations

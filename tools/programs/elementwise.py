@@ -1,4 +1,4 @@
-"""Productions of elementwise operators, reductions, choices, memories and calls of functions."""
+"""Productions of elementwise operators, reductions, choices, states and calls of functions."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def choice(grower: Grower, shape: Shape, depth: int) -> Term:
     node = ast.Select(condition.node, then.node, otherwise.node)
     parts = [then, otherwise] + ([condition] if condition.is_stream else [])
     whole = elementwise(node, max(then.bound, otherwise.bound), *parts)
-    ground = joined([then.ground, otherwise.ground])  # a condition does not tell the shape of a memory
+    ground = joined([then.ground, otherwise.ground])  # a condition does not tell the shape of a state
     return Term(node, whole.shape, whole.bound, max(condition.phase, whole.phase), ground)
 
 
@@ -188,11 +188,11 @@ def mask(grower: Grower, shape: Shape, depth: int) -> Term:
     return Term(node, condition.shape, 1, condition.phase, condition.ground)
 
 
-# Memories
+# States
 
 
 def remembers(scope: Scope, shape: Shape) -> bool:
-    return scope.has_memory
+    return scope.has_state
 
 
 def previous(grower: Grower, shape: Shape, depth: int) -> Term:
@@ -213,11 +213,11 @@ def initial_of(grower: Grower, variable: Variable) -> list[ast.Expression]:
     if variable.initial is None:
         variable.initial = []
         if grower.dice.chance(40):
-            plain = grower.scope.without_memory()
+            plain = grower.scope.without_state()
             pure = tuple(v for v in plain.variables if v.is_pure)
             data = tuple(v for v in plain.data if v.name in ("grad", "weight"))
             inner = grower.within(Scope(
-                plain.universe, pure if data else (), data=data, settings=plain.settings, has_memory=False,
+                plain.universe, pure if data else (), data=data, settings=plain.settings, has_state=False,
                 has_prelude=False,
             ))  # fmt: skip
             is_own = variable in data and grower.dice.chance(30)  # so that the first step before is this step
@@ -249,14 +249,14 @@ def ema(grower: Grower, shape: Shape, depth: int) -> Term:
 
 
 def has_function(scope: Scope, shape: Shape) -> bool:
-    return any(scope.has_memory or not plan.has_memory for plan in scope.functions)
+    return any(scope.has_state or not plan.has_state for plan in scope.functions)
 
 
 def own_function(grower: Grower, shape: Shape, depth: int) -> Term:
-    plans = [plan for plan in grower.scope.functions if grower.scope.has_memory or not plan.has_memory]
+    plans = [plan for plan in grower.scope.functions if grower.scope.has_state or not plan.has_state]
     plan = grower.dice.pick(plans)
     term = grower.number(shape, depth)
-    if plan.has_memory:
+    if plan.has_state:
         term = plus(term, constant("0.25"))  # a value of its own, whose `prev` is nobody else's
     keywords = {each: grower.setting("decay") for each in plan.scalars if grower.dice.chance(40)}
     node = grower.call(plan.name, term.node, **keywords)

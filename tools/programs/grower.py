@@ -40,7 +40,7 @@ class FunctionPlan:
 
     name: str
     scalars: tuple[str, ...]  # further parameters, all with defaults
-    has_memory: bool
+    has_state: bool
     is_scalar: bool
 
 
@@ -64,7 +64,7 @@ class Scope:
     settings: dict[str, tuple[ast.Expression, ...]] = field(default_factory=dict)
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()  # string hypers and their values
     has_steps: bool = True
-    has_memory: bool = True
+    has_state: bool = True
     total_scope: Scope | None = None
     has_prelude: bool = True
     is_smooth: bool = False
@@ -75,18 +75,18 @@ class Scope:
     def is_matrix(self) -> bool:
         return self.universe is Universe.MATRIX
 
-    def without_memory(self) -> Scope:
-        return replace(self, has_memory=False, remembered=(), total_scope=None)
+    def without_state(self) -> Scope:
+        return replace(self, has_state=False, remembered=(), total_scope=None)
 
     def constants(self) -> Scope:
         """Only what does not change while the hypers stay."""
         fixed = tuple(v for v in self.variables if v.phase is Phase.CONSTANT)
-        return replace(self.without_memory(), variables=fixed, data=(), has_steps=False)
+        return replace(self.without_state(), variables=fixed, data=(), has_steps=False)
 
     def steps(self) -> Scope:
         """What changes with the step count at most."""
         fixed = tuple(v for v in self.variables if v.phase is not Phase.STREAM)
-        return replace(self.without_memory(), variables=fixed, data=())
+        return replace(self.without_state(), variables=fixed, data=())
 
 
 def data_variables(*names: str) -> tuple[Variable, ...]:
@@ -122,7 +122,7 @@ class Grower:
         return self.tamed(self._grown(self.productions, shape, depth))
 
     def exact(self, shape: Shape, depth: int) -> Term:
-        """A stream of exactly this shape, which inference finds without looking at memories."""
+        """A stream of exactly this shape, which inference finds without looking at states."""
         term = self.number(shape, depth)
         if term.ground == shape and term.is_stream:
             return term
@@ -231,7 +231,7 @@ class Grower:
             return None
         base = self.dice.pick(self.scope.data).term()
         form = self.dice.below(4)
-        if form == 3 and self.scope.has_memory:
+        if form == 3 and self.scope.has_state:
             node = self.call("ema", base.node, self.setting("decay"))
             return Term(node, FULL, base.bound, Phase.STREAM, FULL)
         if form == 2:

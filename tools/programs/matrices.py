@@ -88,7 +88,7 @@ def semidefinite(grower: Grower, shape: Shape, depth: int) -> Term:
     x = grower.exact(FULL, depth - 1)
     pair = (x, swapped(x)) if shape[0] is Dim.ROWS else (swapped(x), x)
     node: ast.Expression = ast.Binary("@", pair[0].node, pair[1].node)
-    if form == 2 and grower.scope.has_memory:
+    if form == 2 and grower.scope.has_state:
         node = grower.call("ema", node, grower.setting("decay"))
     return Term(node, shape, 12 * x.bound**2, Phase.STREAM, shape)
 
@@ -103,7 +103,7 @@ def kernel(grower: Grower, shape: Shape) -> Term:
     )
     apart = call_node("exp", ast.Unary("-", call_node("abs", ast.Binary("-", a, ast.Unary("'", a)))))
     node: ast.Expression = ast.Binary("*", ast.Binary("*", apart, d), ast.Unary("'", d))
-    if grower.scope.has_memory and grower.dice.chance(40):
+    if grower.scope.has_state and grower.dice.chance(40):
         node = grower.call("ema", node, grower.setting("decay"))
     return Term(node, shape, (0.5 + max(DATA_BOUND, WEIGHT_BOUND)) ** 2, Phase.STREAM, shape)
 

@@ -161,7 +161,7 @@ class FileGrower:
 
     def total_scope(self, scope: Scope, is_alone: bool) -> Scope:
         """What a sum over all parameters may read: beside other rules only what all of them have."""
-        inner = replace(scope.without_memory(), aside=None)
+        inner = replace(scope.without_state(), aside=None)
         return inner if is_alone else replace(inner, universe=Universe.TENSOR, variables=tuple(
             v for v in inner.variables if v.phase is Phase.CONSTANT
         ))  # fmt: skip
@@ -252,7 +252,7 @@ class FileGrower:
     def schedule(self) -> tuple[ast.Schedule, HyperSet]:
         hypers = grow_hypers(self.dice, self.dice.below(3))
         aside = Aside(["share", "length"])
-        scope = replace(self.scope(Universe.TENSOR, hypers), data=(), has_memory=False, aside=aside)
+        scope = replace(self.scope(Universe.TENSOR, hypers), data=(), has_state=False, aside=aside)
         grower = grower_of(self.dice, scope)
         planned = [
             Variable(text, SCALAR, Phase.STEP) for text in free_names(scope, ("s", "ramp"))[: self.dice.below(3)]
@@ -270,7 +270,7 @@ class FileGrower:
         universe = self.dice.pick((Universe.MATRIX, Universe.TENSOR))
         aside = Aside(["share", "length"])
         scope = replace(
-            self.scope(universe, hypers), data=data_variables("weight"), has_memory=False, has_steps=False,
+            self.scope(universe, hypers), data=data_variables("weight"), has_state=False, has_steps=False,
             is_smooth=True, functions=(), aside=aside,
         )  # fmt: skip
         grower = grower_of(self.dice, scope)

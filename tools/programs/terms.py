@@ -19,7 +19,7 @@ WEIGHT_BOUND = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """``ground`` is what shape inference knows of the shape before it has looked at any memory."""
+    """``ground`` is what shape inference knows of the shape before it has looked at any state."""
 
     node: ast.Expression
     shape: Shape
@@ -36,7 +36,7 @@ class Term:
 class Variable:
     """A name that equations may read; ``initial`` is what every ``prev`` of it starts from (None: not decided).
 
-    Initial values may read what is pure: hypers, and equations without memory.
+    Initial values may read what is pure: hypers, and equations without states.
     """
 
     name: str

@@ -239,7 +239,7 @@ class OptimizerTrial:
                     continue  # its bits are those of the first
                 way = "generated module" if not strategy else "graph"
                 require_close(way, f"{moment}, weight of {each.label}", tensor.detach().numpy(), weight, scale)
-                self.compare_memories(way, each, state, moment)
+                self.compare_states(way, each, state, moment)
 
     def compare_gradients(self, each: Placed, moment: str) -> None:
         for tensor in each.tensors:
@@ -257,20 +257,20 @@ class OptimizerTrial:
             if not same:
                 raise Difference("in place", f"{moment}, {name} of {each.label}: {left} in place, {right} without")
 
-    def compare_memories(self, way: str, each: Placed, state: Mapping[str, Any], moment: str) -> None:
+    def compare_states(self, way: str, each: Placed, state: Mapping[str, Any], moment: str) -> None:
         oracle = each.oracle
         fired = {f"{event.name}_step": oracle.fired.get(event.name, 0) for event in oracle.rule.events}
         counters = {"step": oracle.steps, **fired}
         for name, count in counters.items():
             if state.get(name, 0) != count:
                 raise Difference("counters", f"{moment}, {name} of {each.label}: {state.get(name)}, not {count}")
-        if not oracle.has_started:  # its memories are there from construction, as they begin
+        if not oracle.has_started:  # its states are there from construction, as they begin
             return
         found = set(state) - set(counters)
-        if found != set(oracle.memories):
-            raise Difference("memories", f"{moment}, {each.label}: {sorted(found)}, not {sorted(oracle.memories)}")
-        for name, wanted in oracle.memories.items():
-            what = f"{moment}, memory {name} of {each.label}"
+        if found != set(oracle.states):
+            raise Difference("states", f"{moment}, {each.label}: {sorted(found)}, not {sorted(oracle.states)}")
+        for name, wanted in oracle.states.items():
+            what = f"{moment}, state {name} of {each.label}"
             require_close(way, what, state[name].numpy(), wanted, size(wanted))
 
     def compare_passes(self) -> None:

@@ -4,7 +4,7 @@ A value is local, where every rank has its shard of it (all of it, if the dimens
 one rank has all of it. Which is cheapest is a minimum cut of the dataflow. Going to the owner costs the size of what
 is sharded, once for each value however often it is read there, and coming back its whole size; a reduction over shards
 costs a little, and of equal ways the one with more local work is taken. Weight and gradient are local. Matrices of
-(rows, rows) or (cols, cols), and operators that see all of a matrix at once, are with the owner; a memory is on one
+(rows, rows) or (cols, cols), and operators that see all of a matrix at once, are with the owner; a state is on one
 side before and after.
 """
 
@@ -24,7 +24,7 @@ from optforge.compiler.ir.types import FULL, GRAMS, Dim, Shape
 LENGTH = 1024  # of a dimension, when costs are compared
 ELEMENT = 16  # what an element costs that is sent; a value that is not local costs 1
 ROUND = 100  # what a reduction costs beside its result, which goes there and back
-MEMORY = 10  # a memory of full shape that the owner has costs this part of sending it
+STATE = 10  # a state of full shape that the owner has costs this part of sending it
 
 
 class Side(Enum):
@@ -38,7 +38,7 @@ class Weight(Enum):
     NEW = "weight"
 
 
-Node: TypeAlias = "int | str | Weight"  # a value by its number, a memory by its name
+Node: TypeAlias = "int | str | Weight"  # a value by its number, a state by its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Placement:
         cut: along which dimension.
         dataflow: the values, to which the numbers below refer.
         sides: where each value is.
-        owned: the memories that are with the owner.
+        owned: the states that are with the owner.
         down: values that go to the owner, as shards.
         up: values that come back from it.
         reductions: local values that are combined over all shards.
@@ -91,7 +91,7 @@ class Placement:
 
 
 def place(function: ir.Function, cut: Cut, owned: Set[str] | None = None) -> Placement:
-    """The cheapest placement; ``owned`` are the memories with the owner where another function has decided that."""
+    """The cheapest placement; ``owned`` are the states with the owner where another function has decided that."""
     return Placing(function, cut, owned).placement()
 
 
@@ -119,14 +119,14 @@ class Placing:
         for number, value in enumerate(self.values):
             for each in value.reads:
                 self.readers[each].append(number)
-        self.memories = dict(self._memories(function))
+        self.states = dict(self._states(function))
         for name, number in self.dataflow.outputs.items():
-            self.readers[number].append(name if name in self.memories else Weight.NEW)
+            self.readers[number].append(name if name in self.states else Weight.NEW)
 
-    def _memories(self, function: ir.Function) -> Iterable[tuple[str, Shape]]:
-        """The memories that the function reads or writes."""
+    def _states(self, function: ir.Function) -> Iterable[tuple[str, Shape]]:
+        """The states that the function reads or writes."""
         for value in self.values:
-            if isinstance(value.expr, ir.Input) and value.expr.source is ir.InputSource.MEMORY:
+            if isinstance(value.expr, ir.Input) and value.expr.source is ir.InputSource.STATE:
                 yield value.name, value.shape
         for output in function.outputs:
             if output.name not in ("weight", "factor", "loss") and output.value.type.shape is not None:
@@ -140,7 +140,7 @@ class Placing:
     def is_whole(self, number: int) -> bool:
         """Whether only the owner can have the value."""
         value, dim = self.values[number], self.cut.dim
-        if isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.MEMORY:
+        if isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.STATE:
             return False
         if value.shape in GRAMS or (self.cut.split and self.is_whole_of_split(number)):
             return True
@@ -180,7 +180,7 @@ class Placing:
         network = Network(Side.LOCAL, Side.OWNER)
         for number, value in enumerate(self.values):
             network.edge(Side.LOCAL, number, 1)
-            if isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.MEMORY:
+            if isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.STATE:
                 network.edge(Side.LOCAL, number, NEVER)
             if self.is_whole(number):
                 network.edge(number, Side.OWNER, NEVER)
@@ -192,12 +192,12 @@ class Placing:
                 network.edge(("down", number), reader, NEVER)
                 network.edge(reader, ("up", number), NEVER)
         network.edge(Side.LOCAL, Weight.NEW, NEVER)
-        for name, shape in self.memories.items():
+        for name, shape in self.states.items():
             self.keep(network, name, shape)
         return network
 
     def keep(self, network: Network, name: str, shape: Shape) -> None:
-        """A memory is read where it was written."""
+        """A state is read where it was written."""
         if ir.stored(name) in self.inputs:
             number = self.inputs[ir.stored(name)]
             network.edge(name, number, NEVER)
@@ -206,7 +206,7 @@ class Placing:
         if shape in GRAMS or is_of_split or (self.given is not None and name in self.given):
             network.edge(name, Side.OWNER, NEVER)
         elif shape == FULL and self.given is None:
-            network.edge(Side.LOCAL, name, ELEMENT * size(shape) // MEMORY)
+            network.edge(Side.LOCAL, name, ELEMENT * size(shape) // STATE)
         else:
             network.edge(Side.LOCAL, name, NEVER)
 
@@ -223,9 +223,7 @@ class Placing:
 
     def placement(self) -> Placement:
         local = self.network().source_part()
-        sides = {
-            node: Side.LOCAL if node in local else Side.OWNER for node in (*range(len(self.values)), *self.memories)
-        }
+        sides = {node: Side.LOCAL if node in local else Side.OWNER for node in (*range(len(self.values)), *self.states)}
         sides[Weight.NEW] = Side.LOCAL
         crossing = [
             number
@@ -239,7 +237,7 @@ class Placing:
             self.cut,
             self.dataflow,
             tuple([sides[number] for number in range(len(self.values))]),
-            frozenset(name for name in self.memories if sides[name] is Side.OWNER),
+            frozenset(name for name in self.states if sides[name] is Side.OWNER),
             tuple([number for number in crossing if sides[number] is Side.LOCAL]),
             tuple([number for number in crossing if sides[number] is Side.OWNER]),
             tuple(reductions),

@@ -24,7 +24,7 @@ class PlacementReport:
         sent: what goes to the owner of a matrix.
         returned: what comes back.
         reduced: what is combined over all shards.
-        owned: the memories that only the owner keeps.
+        owned: the states that only the owner keeps.
         bytes: what leaves a rank for one matrix, on average: W ranks, e bytes a number.
     """
 

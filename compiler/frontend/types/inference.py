@@ -33,7 +33,7 @@ from optforge.dsl.source import Span
 
 Reporter = Callable[[Diagnostic], None]
 Node = TypeVar("Node", ir.Input, ir.Latest, ir.Ref, ir.Apply)
-Types: TypeAlias = dict[ir.StreamRef | ir.Key, Type]  # of equations, and of memories
+Types: TypeAlias = dict[ir.StreamRef | ir.Key, Type]  # of equations, and of states
 BOTTOM = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
 
 
@@ -71,7 +71,7 @@ def is_count(value: ir.Value) -> bool:
 
 @dataclass(frozen=True)
 class Inference:
-    """``known`` has the types of equations, and of memories where there are some; ``kinds`` those of hypers and
+    """``known`` has the types of equations, and of states where there are some; ``kinds`` those of hypers and
     arguments; ``choices`` are the closed sets of hypers that are strings. Inputs go by their keys."""
 
     owner: str
@@ -110,7 +110,7 @@ class Inference:
         match node.source:
             case ir.InputSource.STREAM:
                 return Type(Kind.NUMBER, FULL, Phase.STREAM)
-            case ir.InputSource.MEMORY:
+            case ir.InputSource.STATE:
                 return replace(self.known.get(node.key, BOTTOM), phase=Phase.STREAM)
             case ir.InputSource.STEP:
                 return Type(Kind.NUMBER, SCALAR, Phase.STEP)
@@ -129,7 +129,7 @@ class Inference:
         stream = self.typed(node.stream)
         assert isinstance(stream, ir.Ref | ir.Input)
         initial = self.typed(node.initial)
-        self._require_kind("a memory", Kind.NUMBER, stream.type, node.stream.span)
+        self._require_kind("a state", Kind.NUMBER, stream.type, node.stream.span)
         self._require_kind("an initial value", Kind.NUMBER, initial.type, initial.span)
         try:
             shape = broadcast(stream.type.shape, initial.type.shape)

@@ -1,6 +1,6 @@
 """Which sides of which equations nothing tells: typed functions in, pairs of an equation and an axis out.
 
-An equation is open along an axis if it is a single value there only because the memories that it is made of begin as
+An equation is open along an axis if it is a single value there only because the states that it is made of begin as
 such. Numbers that do not come from the data say nothing about shapes, for they go with any, and so does a single
 value by which it is multiplied; one that is added to it, or chosen instead of it, says that it is a single value.
 """

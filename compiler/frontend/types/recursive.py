@@ -1,7 +1,7 @@
 """The types of equations that need each other through ``prev``: untyped functions in, a type for each equation out.
 
 From scalars upwards every equation gets the shape of its right-hand side, until nothing changes: the smallest shapes
-that fit. What a product then misses, a memory that is made of nothing but itself may have to have: larger shapes are
+that fit. What a product then misses, a state that is made of nothing but itself may have to have: larger shapes are
 tried for it, and one stays if with it less is wrong and every equation gives the very shape that it is taken to have.
 """
 

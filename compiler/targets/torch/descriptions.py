@@ -1,4 +1,4 @@
-"""What a generated class tells its checkpoints: the fingerprints of its memories, and how older ones are read.
+"""What a generated class tells its checkpoints: the fingerprints of its states, and how older ones are read.
 
 In: an optimizer after all passes. Out: the lines of a ``Spec(...)``, and the functions that it names.
 """
@@ -18,9 +18,9 @@ from optforge.compiler.targets.torch.statements import WIDTH, lower_function
 
 
 def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[str], list[PyFunction]]:
-    """The lines of ``Spec(...)`` without their indentation, and the functions from older memories and hypers."""
+    """The lines of ``Spec(...)`` without their indentation, and the functions from older states and hypers."""
     scalars = scalar_names(node)
-    lines = ["Spec(", f"    hash={quoted(node.fingerprint)},", *memories_lines(node.rules)]
+    lines = ["Spec(", f"    hash={quoted(node.fingerprint)},", *states_lines(node.rules)]
     functions: list[PyFunction] = []
     entries: list[str] = []
     for rule in node.rules:
@@ -38,16 +38,16 @@ def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[s
 
 
 def past_function(function: ir.Function, name: str, scalars: ScalarNames) -> PyFunction:
-    """One memory or hyper as a function of those of an older checkpoint."""
+    """One state or hyper as a function of those of an older checkpoint."""
     target = function.outputs[0].name
-    memories = [each.name for each in inputs_of(function) if each.source is ir.InputSource.MEMORY]
+    states = [each.name for each in inputs_of(function) if each.source is ir.InputSource.STATE]
     doc = docstring(wrapped(f"The {target} of an older checkpoint.", WIDTH - 10))
-    lowered = lower_function(function, name, doc, tuple(dict.fromkeys(memories)), scalars)
+    lowered = lower_function(function, name, doc, tuple(dict.fromkeys(states)), scalars)
     return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))
 
 
 def was_lines(rule: str, target: str, function: PyFunction) -> list[str]:
-    """``Was(rule, target, function, memories, scalars),``, one argument a line where it is long."""
+    """``Was(rule, target, function, states, scalars),``, one argument a line where it is long."""
     arguments = [quoted(rule), quoted(target), function.name, tuple_text(function.inputs), tuple_text(function.scalars)]
     line = f"Was({', '.join(arguments)}),"
     if len(line) + 8 <= WIDTH:
@@ -55,37 +55,37 @@ def was_lines(rule: str, target: str, function: PyFunction) -> list[str]:
     return ["Was(", *(f"    {argument}," for argument in arguments), "),"]
 
 
-def memories_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
-    """``memories={...},``: for each rule the fingerprint and the equation of each memory, long ones in parts."""
-    lines = ["    memories={"]
+def states_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
+    """``states={...},``: for each rule the fingerprint and the equation of each state, long ones in parts."""
+    lines = ["    states={"]
     for rule in rules:
-        if not rule.memories:
+        if not rule.states:
             lines.append(f"        {quoted(rule.name)}: {{}},")
             continue
         lines.append(f"        {quoted(rule.name)}: {{")
-        for memory in rule.memories:
-            lines += [f"            {line}" for line in memory_lines(memory)]
+        for state in rule.states:
+            lines += [f"            {line}" for line in state_lines(state)]
         lines.append("        },")
     return [*lines, "    },"]
 
 
 def before_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
-    """``before={...},``: for each rule whose hypers were others, what the fingerprints of its memories were then."""
+    """``before={...},``: for each rule whose hypers were others, what the fingerprints of its states were then."""
     lines: list[str] = []
     for rule in rules:
-        memories = [memory for memory in rule.memories if memory.before]
-        lines += [f"        {quoted(rule.name)}: {{"] if memories else []
-        for memory in memories:
-            lines.append(f"            {quoted(memory.name)}: {{")
-            lines += [f"                {tuple_text(names)}: {quoted(mark)}," for names, mark in memory.before]
+        states = [state for state in rule.states if state.before]
+        lines += [f"        {quoted(rule.name)}: {{"] if states else []
+        for state in states:
+            lines.append(f"            {quoted(state.name)}: {{")
+            lines += [f"                {tuple_text(names)}: {quoted(mark)}," for names, mark in state.before]
             lines.append("            },")
-        lines += ["        },"] if memories else []
+        lines += ["        },"] if states else []
     return ["    before={", *lines, "    },"] if lines else []
 
 
-def memory_lines(memory: ir.Memory) -> list[str]:
-    parts = wrapped(memory.equation, WIDTH - 20)
-    flat = f"{quoted(memory.name)}: ({', '.join(quoted(text) for text in (memory.fingerprint, *parts))}),"
+def state_lines(state: ir.State) -> list[str]:
+    parts = wrapped(state.equation, WIDTH - 20)
+    flat = f"{quoted(state.name)}: ({', '.join(quoted(text) for text in (state.fingerprint, *parts))}),"
     if len(flat) + 12 <= WIDTH:
         return [flat]
-    return [f"{quoted(memory.name)}: (", *(f"    {quoted(text)}," for text in (memory.fingerprint, *parts)), "),"]
+    return [f"{quoted(state.name)}: (", *(f"    {quoted(text)}," for text in (state.fingerprint, *parts)), "),"]

@@ -124,7 +124,7 @@ def describe_tensors(rule: ir.Rule) -> str:
     if step_layout(rule) == "elementwise":
         return f"One step for a block of elements of {roles_text(rule)} parameters"
     shape = "(..., rows, cols)" if rule.universe is Universe.MATRIX else "(..., n, 1)"
-    narrow = [f"{m.name} {shape_text(m)}" for m in rule.memories if m.type.shape != FULL]
+    narrow = [f"{m.name} {shape_text(m)}" for m in rule.states if m.type.shape != FULL]
     tail = f"; {', '.join(narrow)}" if narrow else ""
     return f"One step for {roles_text(rule)} parameters {shape}{tail}"
 
@@ -133,6 +133,6 @@ def roles_text(rule: ir.Rule) -> str:
     return ", ".join(rule.roles[:-1]) + " and " + rule.roles[-1] if len(rule.roles) > 1 else "".join(rule.roles)
 
 
-def shape_text(memory: ir.Memory) -> str:
-    assert memory.type.shape is not None
-    return "(..., " + ", ".join(dim.value for dim in memory.type.shape) + ")"
+def shape_text(state: ir.State) -> str:
+    assert state.type.shape is not None
+    return "(..., " + ", ".join(dim.value for dim in state.type.shape) + ")"

@@ -41,10 +41,8 @@ def rule_lines(rule: ir.Rule, optimizer: ir.Optimizer) -> Iterator[str]:
     yield f"  rule {rule.name}, for {', '.join(rule.roles)}"
     layout = step_layout(rule)
     yield line("layout", f"{layout}: {LAYOUTS[layout]}")
-    if rule.memories:
-        yield line(
-            "memories", f"{', '.join(map(memory_text, rule.memories))}; one buffer for a batch, states are views"
-        )
+    if rule.states:
+        yield line("states", f"{', '.join(map(state_text, rule.states))}; one buffer for a batch, states are views")
     written = [equation.name for equation in rule.update.equations if equation.in_place]
     yield line("in place", ", ".join(written) or "nothing")
     numbers = sorted(set(numbers_of(rule.update)))
@@ -62,9 +60,9 @@ def line(label: str, text: str) -> str:
     return f"    {label.ljust(LABEL)}{text}"
 
 
-def memory_text(memory: ir.Memory) -> str:
-    assert memory.type.shape is not None
-    return f"{memory.name} {'×'.join('1' if dim is Dim.ONE else dim.value for dim in memory.type.shape)}"
+def state_text(state: ir.State) -> str:
+    assert state.type.shape is not None
+    return f"{state.name} {'×'.join('1' if dim is Dim.ONE else dim.value for dim in state.type.shape)}"
 
 
 def operators(function: ir.Function) -> set[str]:
@@ -76,11 +74,11 @@ def strategy_text(rule: ir.Rule, optimizer: ir.Optimizer) -> str:
     from optforge.runtime.execution.strategies import AUTO_ELEMENTS
 
     scalars = scalar_names(optimizer)
-    step = lower_function(rule.update, f"{rule.name}_rule", (), tuple(m.name for m in rule.memories), scalars)
+    step = lower_function(rule.update, f"{rule.name}_rule", (), tuple(m.name for m in rule.states), scalars)
     fused = lower_fused(rule, step, free_name(f"{rule.name}_fused", set()), scalars, optimizer.requirements)
     compiled = f"torch.compile from {AUTO_ELEMENTS:,} elements on, eager below"
-    if step_layout(rule) != "elementwise" and rule.memories:
-        compiled += "; compiled for a CPU, memories that follow elementwise move first"
+    if step_layout(rule) != "elementwise" and rule.states:
+        compiled += "; compiled for a CPU, states that follow elementwise move first"
     if fused is None:
         return compiled
     called = next(name for name in sorted(fused.used) if name.startswith("fused_"))

@@ -62,7 +62,7 @@ def lower_fused(
     ``step`` is the function of the rule; ``scalars`` are the keywords of its optimizer's functions, ``requirements``
     what that demands of its hypers.
     """
-    tensors = {"weight", "grad", *(memory.name for memory in rule.memories)}
+    tensors = {"weight", "grad", *(state.name for state in rule.states)}
     if set(step.inputs) != tensors:
         return None  # a kernel reads them all: `weight <- grad` is no descent with a decay of everything
     if not is_tame(rule.update):
@@ -236,7 +236,7 @@ def call_of(
     lists: dict[str, str] = {}
     for key in step.inputs:
         lists[key] = lowering.names[f"list:{key}"] = lowering.free(LISTS.get(key) or python_name(key))
-    passed = [lists["weight"], lists["grad"], *(lists[memory] for memory in found.memories.values())]
+    passed = [lists["weight"], lists["grad"], *(lists[state] for state in found.states.values())]
     reads_t = any(node.source is ir.InputSource.STEP for node in inputs_of(kernel.rules[0].update))
     passed += ["t=t"] if reads_t else []
     for output in lowering.function.outputs:

@@ -48,7 +48,7 @@ def scalar_names(node: ir.Declaration) -> ScalarNames:
     taken = set(names.values())
     for key in dict.fromkeys((ir.InputSource.ARGUMENT, each.name) for event in events for each in event.parameters):
         names[key] = free_name(key[1], taken)
-    taken |= {memory.name for rule in rules for memory in rule.memories}
+    taken |= {state.name for rule in rules for state in rule.states}
     stages = [stage for rule in rules for stage in rule.stages]
     for key in dict.fromkeys((ir.InputSource.COMBINED, each.name) for stage in stages for each in stage.collectives):
         names[key] = free_name(key[1], taken)

@@ -34,7 +34,7 @@ from optforge.compiler.targets.torch.statements import (
 )
 
 RUNTIME = "optforge.runtime"  # what generated modules import from
-RUNTIME_VERSION = 1  # the one that they are written for
+RUNTIME_VERSION = 2  # the one that they are written for
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
 
@@ -71,7 +71,7 @@ class PyClass:
     def uses(self) -> set[str]:
         text = "\n".join((*self.rules, *self.spec, *self.arguments, *self.checks))
         words = set(re.findall(r"[A-Za-z_]+(?=[(.])", text)) | ({"Tensor"} if "| Tensor" in text else set())
-        known = {"ieee", "Kernel", "Memory", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
+        known = {"ieee", "Kernel", "State", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
         options = {"Options", "Unpack"} if self.base == BASES["optimizer"] else set()
         return (words & known) | options | {self.base} | (set(self.factor.used) if self.factor else set())
 

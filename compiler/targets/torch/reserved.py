@@ -37,7 +37,7 @@ MODULE_NAMES = {
     "DEVICE_ALONE", "DEVICE_BATCH", "DTYPES", "DeviceCounters", "EXACT_QUINTIC", "Event", "ExitStack", "FEW_ELEMENTS",
     "FORCED", "FakeTensor", "FrameType", "FunctionType", "GENERIC", "GRAPHS_LIMIT", "Generated", "Graph", "GraphModule",
     "Group", "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LARGEST", "LASTS", "LAYERS",
-    "LAYOUTS", "LEAST_WIDTH", "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "Memory",
+    "LAYOUTS", "LEAST_WIDTH", "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "State",
     "Module", "ModuleNode", "MutableMapping", "NEWTON_SCHULZ", "NUMBERS_LIMIT", "Named", "NamedTuple", "Node", "Number",
     "OLDEST", "OPTIONS", "OUTERMOST", "Occurrence", "OpOverload", "Optimizer", "Options", "PARAMETER", "PARAMETERS",
     "PLACES", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "PROBE_LOOKS", "PROBE_NUMBER", "PROBE_ROUNDS",

@@ -21,12 +21,12 @@ def lower_rule(
     rule: ir.Rule, prefix: str, scalars: ScalarNames, taken: set[str], requirements: tuple[ir.Requirement, ...]
 ) -> tuple[list[str], list[PyFunction]]:
     """The text of a ``Rule(...)`` and the functions it names; ``requirements`` are those of its optimizer."""
-    memories = tuple(memory.name for memory in rule.memories)
+    states = tuple(state.name for state in rule.states)
     stem = f"{prefix}{rule.name}"
 
     def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
         doc = docstring(wrapped(sentence, WIDTH - 10))
-        return lower_function(function, free_name(name, taken), doc, memories, scalars)
+        return lower_function(function, free_name(name, taken), doc, states, scalars)
 
     def sum_lines(stages: tuple[ir.Stage, ...], name: str, indent: int) -> list[str]:
         """The stages before the last, which is to be a kernel with these lines among its own."""
@@ -45,7 +45,7 @@ def lower_rule(
     noun = "loss" if rule.update.outputs[0].name == "loss" else "rule"
     functions = [lowered(rule.update, f"{stem}_{noun}", f"{shown}.")]
     lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
-    lines += memory_lines(rule)
+    lines += state_lines(rule)
     fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), scalars, requirements)
     if fused:
         taken.add(fused.name)
@@ -74,13 +74,13 @@ def lower_rule(
     return [*lines, "),"], functions
 
 
-def memory_lines(rule: ir.Rule) -> list[str]:
+def state_lines(rule: ir.Rule) -> list[str]:
     shown = []
-    for memory in rule.memories:
-        assert memory.type.shape is not None
-        dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in memory.type.shape)
-        shown.append(f"Memory({quoted(memory.name)}{'' if memory.type.shape == FULL else f', ({dims})'})")
-    return assigned_tuple("memories", shown, 4)
+    for state in rule.states:
+        assert state.type.shape is not None
+        dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in state.type.shape)
+        shown.append(f"State({quoted(state.name)}{'' if state.type.shape == FULL else f', ({dims})'})")
+    return assigned_tuple("states", shown, 4)
 
 
 def kernel_lines(

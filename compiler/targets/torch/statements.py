@@ -32,15 +32,15 @@ def lower_function(
     function: ir.Function,
     name: str,
     doc: tuple[str, ...],
-    memories: tuple[str, ...],
+    states: tuple[str, ...],
     scalars: Mapping[ir.Key, str],
     width: int = WIDTH,
 ) -> PyFunction:
     """The Python function of a scheduled IR function; tensors come by position, scalars by keyword.
 
-    ``memories`` and ``scalars``, the keyword of each, give the order of the parameters.
+    ``states`` and ``scalars``, the keyword of each, give the order of the parameters.
     """
-    lowered = Lowering(function, memories, scalars, width).lowered(name, doc)
+    lowered = Lowering(function, states, scalars, width).lowered(name, doc)
     require_own_names(function, lowered)
     return lowered
 
@@ -50,7 +50,7 @@ class Lowering:
     """One function on its way to Python: the names given so far and the lines written so far."""
 
     function: ir.Function
-    memories: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
     scalars: Mapping[ir.Key, str] = field(default_factory=dict)
     width: int = WIDTH
     names: dict[ir.Key | str, str] = field(default_factory=dict)  # of inputs by their keys, of equations
@@ -78,7 +78,7 @@ class Lowering:
     def lowered(self, name: str, doc: tuple[str, ...]) -> PyFunction:
         scalars = self._name_scalars()
         self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
-        read = {memory: self._name_memory(memory) for memory in self.memories if ir.stored(memory) in self.inputs}
+        read = {state: self._name_state(state) for state in self.states if ir.stored(state) in self.inputs}
         self._name_dimensions()
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
@@ -110,8 +110,8 @@ class Lowering:
         self.names |= {key: self.scalars[key] for key in read}
         return [self.scalars[key] for key in read]
 
-    def _name_memory(self, memory: str) -> str:
-        name = self.names[ir.stored(memory)] = self.free(python_name(memory))
+    def _name_state(self, state: str) -> str:
+        name = self.names[ir.stored(state)] = self.free(python_name(state))
         return name
 
     def _name_dimensions(self) -> None:
@@ -141,7 +141,7 @@ class Lowering:
 
     def _ends(self, key: ir.Key, index: int) -> bool:
         """Whether the input is a tensor that nothing reads any more."""
-        is_tensor = key[0] in (ir.InputSource.STREAM, ir.InputSource.MEMORY)
+        is_tensor = key[0] in (ir.InputSource.STREAM, ir.InputSource.STATE)
         return is_tensor and key != ir.GRAD and self.last_read.get(key, -1) <= index
 
     # Lines

@@ -45,7 +45,7 @@ def compared(trial: Trial, first: ComparedTarget, first_run: Run, target: Compar
 
 
 def streams_of(target: ComparedTarget, run: Run, trial: Trial) -> Iterator[Values]:
-    """What can be seen of a target: all equations of a spec, the memories of anything else."""
+    """What can be seen of a target: all equations of a spec, the states of anything else."""
     if target.spec is None:
-        return streams_of_run(run, target.memories)
+        return streams_of_run(run, target.states)
     return streams_of_spec(target.spec, trial, run.hypers)

@@ -1,4 +1,4 @@
-"""The first memory or equation in which two targets differ, of those that both have under the same name.
+"""The first state or equation in which two targets differ, of those that both have under the same name.
 
 What differs by rounding counts as equal: differences are relative to the value, those of the weight to its step.
 """

@@ -1,4 +1,4 @@
-"""A target on a trial: the steps its weight takes, and its memories after each.
+"""A target on a trial: the steps its weight takes, and its states after each.
 
 Everything comes back in NumPy float64; whatever the optimizer raises is a :class:`TargetProblem`.
 """
@@ -23,7 +23,7 @@ class Run:
 
     lr: float | None
     weights: tuple[Array, ...]
-    memories: tuple[Mapping[str, Array], ...]
+    states: tuple[Mapping[str, Array], ...]
     hypers: Mapping[str, object]
 
     @property
@@ -38,7 +38,7 @@ def run_target(target: ComparedTarget, trial: Trial) -> Run:
     parameter = Parameter(torch.tensor(trial.weight, dtype=dtype))
     optimizer = target.optimizer(parameter)
     begin_training(optimizer)
-    weights, memories = [as_array(parameter)], []
+    weights, states = [as_array(parameter)], []
     for count, grad in enumerate(trial.grads, 1):
         parameter.grad = torch.tensor(grad, dtype=dtype)
         try:
@@ -46,10 +46,10 @@ def run_target(target: ComparedTarget, trial: Trial) -> Run:
         except Exception as error:
             raise TargetProblem(f"{target.label}, step {count}: {type(error).__name__}: {error}") from error
         weights.append(as_array(parameter))
-        memories.append(memories_of(optimizer, parameter))
+        states.append(states_of(optimizer, parameter))
     group = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
     lr = group.get("lr")
-    return Run(None if lr is None else float(lr), tuple(weights), tuple(memories), group)
+    return Run(None if lr is None else float(lr), tuple(weights), tuple(states), group)
 
 
 def begin_training(optimizer: Optimizer) -> None:
@@ -59,7 +59,7 @@ def begin_training(optimizer: Optimizer) -> None:
         train()
 
 
-def memories_of(optimizer: Optimizer, parameter: Parameter) -> dict[str, Array]:
+def states_of(optimizer: Optimizer, parameter: Parameter) -> dict[str, Array]:
     """What the optimizer keeps for the parameter under a name, tensors only."""
     state = optimizer.state.get(parameter, {})
     return {str(name): as_array(value) for name, value in state.items() if isinstance(value, Tensor)}

@@ -1,6 +1,6 @@
 """Every stream of a target, step by step, in float64 and in the order in which one depends on the other.
 
-The interpreter gives the equations and memories of a spec; of another class there are the memories that it keeps.
+The interpreter gives the equations and states of a spec; of another class there are the states that it keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optforge.compiler.verify.comparison.trials import Array, Trial
 
 @dataclass(frozen=True, order=True)
 class Stream:
-    """``kind`` is "equation", "memory" or "weight"; an equation and a memory may share a name."""
+    """``kind`` is "equation", "state" or "weight"; an equation and a state may share a name."""
 
     kind: str
     name: str
@@ -34,9 +34,9 @@ WEIGHT = Stream("weight", "weight")
 
 
 def streams_of_run(run: Run, names: Mapping[str, str]) -> Iterator[Values]:
-    """What a class shows of itself after each step; ``names`` renames its memories."""
-    for weight, memories in zip(run.weights[1:], run.memories, strict=True):
-        yield {**{Stream("memory", names.get(name, name)): value for name, value in memories.items()}, WEIGHT: weight}
+    """What a class shows of itself after each step; ``names`` renames its states."""
+    for weight, states in zip(run.weights[1:], run.states, strict=True):
+        yield {**{Stream("state", names.get(name, name)): value for name, value in states.items()}, WEIGHT: weight}
 
 
 def streams_of_spec(spec: ir.Optimizer, trial: Trial, hypers: Mapping[str, Any]) -> Iterator[Values]:
@@ -51,11 +51,11 @@ def interpreted_step(parameter: OracleParameter, grad: Array, hypers: Mapping[st
     """One step of one parameter that tells what it has computed on the way."""
     rule = parameter.rule
     (evaluation,) = run_step([parameter], [grad], [hypers])
-    return {**ordered_streams(rule, evaluation.known, parameter.memories), WEIGHT: parameter.value}
+    return {**ordered_streams(rule, evaluation.known, parameter.states), WEIGHT: parameter.value}
 
 
-def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], memories: Mapping[str, Array]) -> Values:
-    """Equations as they were computed, each memory right after the last equation that it reads."""
+def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], states: Mapping[str, Array]) -> Values:
+    """Equations as they were computed, each state right after the last equation that it reads."""
     order = {name: place for place, name in enumerate(known)}
     places: dict[Stream, tuple[int, int]] = {
         Stream("equation", name): (place, 0) for name, place in order.items() if "." not in name
@@ -63,9 +63,9 @@ def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], memories: Mapping[s
     values = {stream: as_float(known[stream.name]) for stream in places}
     for output in rule.update.outputs:
         if output.name != "weight":
-            stream = Stream("memory", output.name)
+            stream = Stream("state", output.name)
             last = max((order[name] for name in references(output.value) if name in order), default=-1)
-            places[stream], values[stream] = (last, 1), memories[output.name]
+            places[stream], values[stream] = (last, 1), states[output.name]
     return {stream: values[stream] for stream in sorted(places, key=places.__getitem__)}
 
 

@@ -34,14 +34,14 @@ class TargetProblem(Exception):
 class ComparedTarget:
     """``make`` gives an optimizer of one parameter; ``spec`` is the checked optimizer, where there is one.
 
-    ``memories`` are the names that specs have for what a class keeps under names of its own.
+    ``states`` are the names that specs have for what a class keeps under names of its own.
     """
 
     label: str
     name: str
     make: Callable[[Parameter], Optimizer]
     spec: ir.Optimizer | None = None
-    memories: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def optimizer(self, parameter: Parameter) -> Optimizer:
         """A new optimizer; what its constructor objects to is a :class:`TargetProblem`."""
@@ -51,13 +51,13 @@ class ComparedTarget:
             raise TargetProblem(f"{self.label}: {error}") from error
 
 
-def parse_target(text: str, memories: Mapping[str, str] = NO_NAMES) -> ComparedTarget:
-    """The target that a text names, with its options; ``memories`` are of a class."""
+def parse_target(text: str, states: Mapping[str, str] = NO_NAMES) -> ComparedTarget:
+    """The target that a text names, with its options; ``states`` are of a class."""
     place, _, options = text.partition("?")
     given = parse_options(options, text)
     before, colon, after = place.rpartition(":")
     if colon and not before.endswith(".opt"):
-        return class_target(text, before, after, given, memories)
+        return class_target(text, before, after, given, states)
     return spec_target(text, before or place, after if before else None, given)
 
 
@@ -113,13 +113,13 @@ def make_generated(cls: Callable[..., Optimizer], options: Mapping[str, Any], pa
 
 
 def class_target(
-    label: str, module: str, name: str, options: Mapping[str, Any], memories: Mapping[str, str]
+    label: str, module: str, name: str, options: Mapping[str, Any], states: Mapping[str, str]
 ) -> ComparedTarget:
     """A class or function of a module, called as torch's optimizers are: ``Class([parameter], **options)``."""
     found = getattr(imported(module, label), name, None)
     if not callable(found):
         raise TargetProblem(f"{label}: {module} has no class `{name}`")
-    return ComparedTarget(label, name, partial(make_other, found, dict(options)), memories=memories)
+    return ComparedTarget(label, name, partial(make_other, found, dict(options)), states=states)
 
 
 def make_other(factory: Callable[..., Optimizer], options: Mapping[str, Any], parameter: Parameter) -> Optimizer:

@@ -27,8 +27,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "initial": ("initial_accumulator_value",),
     "clip": ("d",),
 }
-# What torch calls the memories of ours in `optimizer.state[p]`.
-MEMORIES: Mapping[str, tuple[str, ...]] = {
+# What torch calls the states of ours in `optimizer.state[p]`.
+STATES: Mapping[str, tuple[str, ...]] = {
     "m": ("exp_avg", "momentum_buffer"),
     "v": ("exp_avg_sq", "square_avg"),
     "top": ("max_exp_avg_sq", "exp_inf"),

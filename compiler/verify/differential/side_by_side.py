@@ -3,7 +3,7 @@
 After every step the weights are compared, relative to the step that ours has taken (`tolerance.py` says how close they
 must be); the other must also leave gradients as they are, return the closure's loss, and go on from its checkpoint.
 Two elements that are both NaN or infinite count as equal, whichever they are. A parameter that has become non-finite,
-in its weight or a memory, was compared in that step and is not any more: how long an average stays infinite depends
+in its weight or a state, was compared in that step and is not any more: how long an average stays infinite depends
 on how it is written.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.differential import data
-from optforge.compiler.verify.differential.names import MEMORIES, Names
+from optforge.compiler.verify.differential.names import STATES, Names
 from optforge.compiler.verify.differential.plan import Hyper, Scenario, Step
 from optforge.compiler.verify.differential.tolerance import Bound, rounding_of, size
 
@@ -47,8 +47,8 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class MemoryDifference:
-    """The first memory of the same name that is not the same on both sides."""
+class StateDifference:
+    """The first state of the same name that is not the same on both sides."""
 
     name: str
     step: int
@@ -71,7 +71,7 @@ class Difference:
     values: tuple[float, float] = (0.0, 0.0)
     relative: float = 0.0
     bound: float = 0.0
-    memory: MemoryDifference | None = None
+    state: StateDifference | None = None
 
     def __str__(self) -> str:
         if self.what != "weights":
@@ -81,9 +81,9 @@ class Difference:
             f"step {self.step}, parameter {self.parameter}, element {self.element}: the spec gives {ours!r}, the other "
             f"{theirs!r}; that is {self.relative:.3g} of the step, and rounding explains {self.bound:.2g}"
         )
-        if self.memory is None:
-            return f"{text}\nno memory of the same name differs before"
-        first = self.memory
+        if self.state is None:
+            return f"{text}\nno state of the same name differs before"
+        first = self.state
         place = f"step {first.step}, parameter {first.parameter}"
         return (
             f"{text}\nthe first stream that differs is `{first.name}`, at {place}: by {first.relative:.3g} of its size"
@@ -298,29 +298,29 @@ class SideBySide:
 
 
 class Trace(SideBySide):
-    """Both sides with their memories compared as well, which takes as long as all the rest."""
+    """Both sides with their states compared as well, which takes as long as all the rest."""
 
-    memory: MemoryDifference | None = None
+    state: StateDifference | None = None
 
     def compare(self, theirs: OtherRunner, number: int, before: Sequence[Tensor]) -> Difference | None:
-        self.memory = self.memory or next(self.memory_differences(theirs, number), None)
+        self.state = self.state or next(self.state_differences(theirs, number), None)
         found = super().compare(theirs, number, before)
-        return found and replace(found, memory=self.memory)
+        return found and replace(found, state=self.state)
 
-    def memory_differences(self, theirs: OtherRunner, number: int) -> Iterator[MemoryDifference]:
-        """Memories that both sides keep under one name, or under torch's, and that are not the same."""
+    def state_differences(self, theirs: OtherRunner, number: int) -> Iterator[StateDifference]:
+        """States that both sides keep under one name, or under torch's, and that are not the same."""
         for index in sorted(self.watched):
             own = self.ours.optimizer.state[self.ours.params[index]]
             twin = self.twin.optimizer.state[self.twin.params[index]]
             other = theirs.optimizer.state.get(theirs.params[index], {})
             for name, value in own.items():
-                found = next((other[key] for key in (name, *MEMORIES.get(name, ())) if key in other), None)
+                found = next((other[key] for key in (name, *STATES.get(name, ())) if key in other), None)
                 if not comparable(found, value):
                     continue
                 difference = found.reshape(value.shape) - value
                 allowed = self.bounds[index].rounding.operations * (size(twin[name] - value) + self.eps * size(value))
                 if size(difference) > allowed:
-                    yield MemoryDifference(name, number, index, size(difference) / (size(value) or float("nan")))
+                    yield StateDifference(name, number, index, size(difference) / (size(value) or float("nan")))
 
 
 def comparable(theirs: Any, ours: Any) -> TypeGuard[Tensor]:
@@ -365,5 +365,5 @@ def run_both(pair: Pair, scenario: Scenario) -> Difference | None:
 
 
 def explain(pair: Pair, scenario: Scenario) -> Difference | None:
-    """As :func:`run_both`, with the first memory that differs."""
+    """As :func:`run_both`, with the first state that differs."""
     return Trace(pair, scenario).run()

@@ -27,7 +27,7 @@ Values = list[dict[str, Any]]  # of each parameter: its weight and what the stat
 
 
 class Fault(RuntimeError):
-    """What an operation raises that finds no memory."""
+    """What an operation raises that finds no state."""
 
 
 class At(TorchDispatchMode):
@@ -171,7 +171,7 @@ def require_documented(optimizer: Any, act: Callable[[Any], None], counter: str,
 
 
 def initialized(optimizer: Any) -> set[str]:
-    """The memories that have first values."""
+    """The states that have first values."""
     return {name for rule in optimizer.RULES if rule.init is not None for name in rule.init.outputs}
 
 

@@ -359,7 +359,7 @@ def moved(cls: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.wide
 @every_class
 def test_compiled_steps_of_every_class_are_its_steps(cls):
-    """As "auto" compiles them from many elements on: weights, memories and what events make of both."""
+    """As "auto" compiles them from many elements on: weights, states and what events make of both."""
     if cls.__name__ in UNDETERMINED:
         pytest.skip("its steps on these shapes are any of many")
     expected = moved(cls, backend="eager")

@@ -204,7 +204,7 @@ def test_stochastic_rounding_is_unbiased_in_whole_steps(cls, dtype):
             signs.append(exact.sign().flatten())
             directions.append((q.detach() - old).sign().double().flatten())
     for p, q in zip(params, twins, strict=True):
-        assert same(dict(optimizer.state[p]), dict(twin.state[q])), "the noise must not reach the memories"
+        assert same(dict(optimizer.state[p]), dict(twin.state[q])), "the noise must not reach the states"
     r, f, sign, direction = (torch.cat(x) for x in (residuals, fractions, signs, directions))
     assert (r.abs() < 1).all()
     variance = f * (1 - f)
@@ -373,7 +373,7 @@ def test_each_group_has_its_own_precision(cls):
 
 
 @pytest.mark.parametrize("target", ["kahan", "master", "stochastic"])
-def test_changing_the_precision_of_a_group_keeps_its_memories(target):
+def test_changing_the_precision_of_a_group_keeps_its_states(target):
     """From then on it is what a run would be that had kept its float32 weight, or nothing, until then."""
     p, q = (nn.Parameter(torch.full((40,), 1.5, dtype=torch.bfloat16)) for _ in range(2))
     optimizer, plain = Lookback([p], lr=1e-3), Lookback([q], lr=1e-3)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import optforge.generated as generated
 from optforge import compile_source, explain_schedule
-from optforge.runtime import Kernel, Memory, Rule, SpecOptimizer
+from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from optforge.runtime.execution import graphs, probes
 from tools.programs.rewriting import compiled_by_rewriting
 
@@ -58,7 +58,7 @@ def compiled_as(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Callabl
 
 
 def afterwards(change: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
-    """A graph after which something happens to its arguments: numbers, weights, gradients, memories."""
+    """A graph after which something happens to its arguments: numbers, weights, gradients, states."""
 
     def changed(module: Any) -> Callable[..., Any]:
         def run(*tensors: Tensor) -> Any:
@@ -93,10 +93,10 @@ def warned(cls: Any, **options: Any) -> tuple[list[str], list[Tensor]]:
 
 # -- what is wrong -----------------------------------------------------------------------------------------------------
 
-# Of the arguments (numbers, weight, grad, and the memories m and old, or m and n)
+# Of the arguments (numbers, weight, grad, and the states m and old, or m and n)
 MISTAKES: dict[str, Callable[..., Any]] = {
-    "a memory that holds what the weight became": lambda v, w, g, m, x: x.copy_(w if x.shape == w.shape else x + 1),
-    "a memory a little off": lambda v, w, g, m, x: m.mul_(1.002),
+    "a state that holds what the weight became": lambda v, w, g, m, x: x.copy_(w if x.shape == w.shape else x + 1),
+    "a state a little off": lambda v, w, g, m, x: m.mul_(1.002),
     "a step a little off": lambda v, w, g, m, x: w.sub_(0.001 * m),
     "one element at the end": lambda v, w, g, m, x: w.view(-1)[-1:].add_(0.1),
     "one element in the middle": lambda v, w, g, m, x: m.view(-1)[100].add_(0.1),
@@ -127,7 +127,7 @@ def test_numbers_of_another_step_are_found(monkeypatch):
 @pytest.mark.parametrize("options", [{"lr": 0.0}, {"lr": 1e-12}], ids=str)
 def test_a_first_step_that_hides_the_mistake_hides_nothing(options, monkeypatch):
     """What the weight was and what it becomes are the same as long as lr is 0, as it is when it warms up."""
-    compiled_as(monkeypatch, afterwards(MISTAKES["a memory that holds what the weight became"]))
+    compiled_as(monkeypatch, afterwards(MISTAKES["a state that holds what the weight became"]))
     assert warned(CLASSES.Flat, **options)[0]
 
 
@@ -261,13 +261,13 @@ class Live(TorchDispatchMode):
 
 
 class Factored(SpecOptimizer):
-    """A rule that fails for most matrices: the memory has a factor of Cholesky's."""
+    """A rule that fails for most matrices: the state has a factor of Cholesky's."""
 
     RULES = (
         Rule(
             name="matrix",
             roles=("matrix",),
-            memories=(Memory("gram", ("rows", "rows")),),
+            states=(State("gram", ("rows", "rows")),),
             step=Kernel(
                 lambda weight, grad, gram, *, lr: (weight - lr * torch.linalg.cholesky(weight), gram + grad @ grad.mT),
                 layout="matrix",
@@ -296,7 +296,7 @@ def test_what_takes_no_other_data_is_probed_with_its_own(is_wrong, monkeypatch):
 
 
 def test_a_probe_holds_one_bucket_beside_what_a_step_holds(monkeypatch):
-    """The weight, the gradient and the memory of a matrix; what the kernel needs it needs in a step as well."""
+    """The weight, the gradient and the state of a matrix; what the kernel needs it needs in a step as well."""
     compiled_as(monkeypatch, lambda module: module)
     monkeypatch.setattr(probes, "PROBE_LOOKS", 64)
     p = nn.Parameter(torch.randn(256, 384))
@@ -305,7 +305,7 @@ def test_a_probe_holds_one_bucket_beside_what_a_step_holds(monkeypatch):
     most = []
     for backend in ("eager", "compile"):
         optimizer.backend = backend
-        optimizer.step()  # the memory, and the buffer that holds it, are made
+        optimizer.step()  # the state, and the buffer that holds it, are made
         graphs._forget_graphs()
         with Live() as live:
             optimizer.step()

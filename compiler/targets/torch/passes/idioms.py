@@ -29,12 +29,12 @@ def recognized(node: ir.Expr) -> ir.Expr:
 
 
 def average(node: ir.Apply, left: ir.Expr, right: ir.Expr) -> ir.Expr | None:
-    """``a * x + (1 - a) * y`` as ``lerp(x, y, 1 - a)``, starting from a memory where there is one."""
+    """``a * x + (1 - a) * y`` as ``lerp(x, y, 1 - a)``, starting from a state where there is one."""
     for decay, start in scaled(left):
         for share, end in scaled(right):
             if not complementary(decay, share) or start.type != node.type or end.type != node.type:
                 continue
-            if is_memory(end) and not is_memory(start):
+            if is_state(end) and not is_state(start):
                 start, end, share = end, start, decay
             return replace(node, operator="lerp", arguments=(start, end, share))
     return None
@@ -58,5 +58,5 @@ def complementary(decay: ir.Expr, share: ir.Expr) -> bool:
     return False
 
 
-def is_memory(expr: ir.Expr) -> bool:
-    return isinstance(expr, ir.Input) and expr.source is ir.InputSource.MEMORY
+def is_state(expr: ir.Expr) -> bool:
+    return isinstance(expr, ir.Input) and expr.source is ir.InputSource.STATE

@@ -1,7 +1,7 @@
 """Memory planning: which equations may overwrite a tensor that nobody reads any more.
 
 A tensor may be overwritten where it was computed by the function itself, or where it is the weight
-or a memory that the function gives back; never the gradient. Views (a transpose, a spread value,
+or a state that the function gives back; never the gradient. Views (a transpose, a spread value,
 the choice of a branch) share the storage of what they show, and keep it alive.
 """
 
@@ -50,7 +50,7 @@ class Plan:
         """Whether there is one value for all parameters of a batch: others do not fit into its storage."""
         match expr:
             case ir.Input(source=source):
-                return source not in (ir.InputSource.STREAM, ir.InputSource.MEMORY)
+                return source not in (ir.InputSource.STREAM, ir.InputSource.STATE)
             case ir.Ref(name=name):
                 return name in self.common
             case ir.Apply(operator="fill"):
@@ -112,7 +112,7 @@ class Plan:
         target, *others = arguments
         if not isinstance(target, ir.Ref | ir.Input) or target.type != value.type or self.is_common(target):
             return False
-        if isinstance(target, ir.Input) and target.source not in (ir.InputSource.MEMORY, ir.InputSource.STREAM):
+        if isinstance(target, ir.Input) and target.source not in (ir.InputSource.STATE, ir.InputSource.STREAM):
             return False
         storages = self.leaf(target)
         if any(self.shown(other) & storages for other in others):
