@@ -17,20 +17,7 @@ from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, 
 __all__ = ["Adafactor"]
 
 
-def matrix_rule(
-    weight,
-    grad,
-    row_v,
-    col_v,
-    *,
-    t,
-    lr,
-    beta2_decay,
-    least,
-    eps,
-    clip,
-    weight_decay,
-):
+def matrix_rule(weight, grad, row_v, col_v, *, t, lr, beta2_decay, least, eps, clip, weight_decay):
     """One step for matrix, conv, embedding and head parameters (..., rows, cols);
     row_v (..., rows, 1), col_v (..., 1, cols).
     """
@@ -65,7 +52,7 @@ def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight
     return weight, v
 
 
-class Adafactor(SpecOptimizer, runtime=2):
+class Adafactor(SpecOptimizer, runtime=3):
     """Adafactor: a second moment of one number per row and one per column (arXiv
     1804.04235), as in torch.
 

@@ -31,9 +31,8 @@ from optforge.runtime import (
 __all__ = ["AdamP"]
 
 
-def matrix_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, delta, weight_decay):
+def matrix_rule(weight, grad, m, v, *, cols, t, lr, beta1, beta2, eps, delta, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    cols = weight.shape[-1]
     d_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=1e-10)
     cosine_part = grad / grad.norm(dim=-1, keepdim=True).clamp(min=1e-10)
     cosine = (d_direction * cosine_part).sum(dim=-1, keepdim=True)
@@ -71,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class AdamP(SpecOptimizer, runtime=2):
+class AdamP(SpecOptimizer, runtime=3):
     """AdamP: AdamW that does not step along a neuron's weights where their scale does
     not matter (arXiv 2006.08217).
 
@@ -117,7 +116,7 @@ class AdamP(SpecOptimizer, runtime=2):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v")),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
         ),
         Rule(
             name="rest",

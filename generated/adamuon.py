@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["AdaMuon"]
 
 
-def matrix_rule(weight, grad, m, v, *, lr, beta, eps, weight_decay):
+def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta)
     o = orthogonalize(m.sign())
@@ -66,7 +65,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class AdaMuon(SpecOptimizer, runtime=2):
+class AdaMuon(SpecOptimizer, runtime=3):
     """AdaMuon: orthogonalized signs of the momentum with an elementwise second moment
     (arXiv 2507.11005).
 

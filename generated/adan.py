@@ -20,21 +20,7 @@ from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, 
 __all__ = ["Adan"]
 
 
-def tensor_rule(
-    weight,
-    grad,
-    m,
-    v,
-    n,
-    prev_grad,
-    *,
-    lr,
-    beta1,
-    beta2,
-    beta3,
-    eps,
-    weight_decay,
-):
+def tensor_rule(weight, grad, m, v, n, prev_grad, *, lr, beta1, beta2, beta3, eps, weight_decay):
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
@@ -53,7 +39,7 @@ def tensor_init(grad):
     return grad, first_n, grad
 
 
-class Adan(SpecOptimizer, runtime=2):
+class Adan(SpecOptimizer, runtime=3):
     """Adan: Nesterov's momentum from gradients and their changes, with Adam's divisor
     (arXiv 2208.06677).
 

@@ -30,9 +30,8 @@ from optforge.runtime import (
 __all__ = ["Aurora"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
@@ -95,7 +94,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Aurora(SpecOptimizer, runtime=2):
+class Aurora(SpecOptimizer, runtime=3):
     """Aurora: Muon whose rows move equally, or its columns where there are more of them
     (arXiv 2606.27715).
 

@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["AuroraH"]
 
 
-def matrix_rule(weight, grad, m, radius, *, lr, beta, nesterov, steps):
+def matrix_rule(weight, grad, m, radius, *, rows, cols, lr, beta, nesterov, steps):
     """One step for matrix and conv parameters (..., rows, cols); radius (..., 1, 1)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
@@ -104,7 +103,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class AuroraH(SpecOptimizer, runtime=2):
+class AuroraH(SpecOptimizer, runtime=3):
     """AuroraH: Aurora with relative steps on the sphere of the weights' first norm
     (arXiv 2606.16899 on arXiv 2606.27715).
 

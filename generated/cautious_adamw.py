@@ -26,7 +26,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class CautiousAdamW(SpecOptimizer, runtime=2):
+class CautiousAdamW(SpecOptimizer, runtime=3):
     """C-AdamW: AdamW that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:

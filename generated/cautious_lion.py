@@ -25,7 +25,7 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class CautiousLion(SpecOptimizer, runtime=2):
+class CautiousLion(SpecOptimizer, runtime=3):
     """C-Lion: Lion that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:

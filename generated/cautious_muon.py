@@ -26,9 +26,8 @@ from optforge.runtime import (
 __all__ = ["CautiousMuon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)
@@ -65,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousMuon(SpecOptimizer, runtime=2):
+class CautiousMuon(SpecOptimizer, runtime=3):
     """C-Muon: Muon that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix and conv parameters:

@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["CautiousNorMuon"]
 
 
-def matrix_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay):
+def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols); v (..., rows, 1)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta1)
     o = orthogonalize(m)
     mean_o = o.square().mean(dim=-1, keepdim=True)
@@ -70,7 +69,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNorMuon(SpecOptimizer, runtime=2):
+class CautiousNorMuon(SpecOptimizer, runtime=3):
     """CautiousNorMuon: NorMuon that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2510.05491).
 

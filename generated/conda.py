@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["Conda"]
 
 
-def matrix_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
+def matrix_rule(weight, grad, m, v, *, rows, cols, t, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta1)
     if rows <= cols:
         left = eigenbasis(m @ m.mT)
@@ -70,7 +69,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class Conda(SpecOptimizer, runtime=2):
+class Conda(SpecOptimizer, runtime=3):
     """Conda: Adam along the momentum's singular vectors (arXiv 2509.24218).
 
     Those of the shorter side, as in the official code, and new ones at every step: a

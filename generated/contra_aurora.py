@@ -28,9 +28,8 @@ from optforge.runtime import (
 __all__ = ["ContraAurora"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, contra):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps, contra):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
@@ -115,7 +114,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraAurora(SpecOptimizer, runtime=2):
+class ContraAurora(SpecOptimizer, runtime=3):
     """ContraAurora: Aurora less a part of the momentum, its length restored
     (modded-nanogpt's optimization track).
 

@@ -28,9 +28,8 @@ from optforge.runtime import (
 __all__ = ["ContraMuonRestored"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, contra):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps, contra):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     orthogonalize_m = orthogonalize(m, steps=steps, method="exact")
@@ -76,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuonRestored(SpecOptimizer, runtime=2):
+class ContraMuonRestored(SpecOptimizer, runtime=3):
     """ContraMuonRestored: ContraMuon whose direction is as long as Muon's, as in
     modded-nanogpt's optimization track.
 

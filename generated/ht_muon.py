@@ -30,9 +30,8 @@ from optforge.runtime import (
 __all__ = ["HTMuon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, exponent, eps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, exponent, eps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     p = 2 / (1 - exponent)
@@ -67,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class HTMuon(SpecOptimizer, runtime=2):
+class HTMuon(SpecOptimizer, runtime=3):
     """HTMuon: singular values of the momentum to a small power, where Muon makes them 1
     (arXiv 2603.10067).
 

@@ -31,7 +31,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class LAMB(SpecOptimizer, runtime=2):
+class LAMB(SpecOptimizer, runtime=3):
     """LAMB: AdamW whose steps are as long as the weights, times lr (arXiv 1904.00962).
 
     Defaults as recollected.

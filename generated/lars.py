@@ -31,7 +31,7 @@ def tensor_rule(weight, grad, m, *, lr, momentum, trust, weight_decay):
     return weight, m
 
 
-class LARS(SpecOptimizer, runtime=2):
+class LARS(SpecOptimizer, runtime=3):
     """LARS: SGD whose steps are a fixed share of the weights' norm (arXiv 1708.03888).
 
     Where weight or gradient is zero the share does not apply, which is our reading: a

@@ -28,9 +28,8 @@ from optforge.runtime import (
 __all__ = ["Mano"]
 
 
-def matrix_rule(weight, grad, m, *, t, lr, beta, nesterov, weight_decay, eps):
+def matrix_rule(weight, grad, m, *, rows, cols, t, lr, beta, nesterov, weight_decay, eps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
     if t % 2 > 0:
@@ -71,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Mano(SpecOptimizer, runtime=2):
+class Mano(SpecOptimizer, runtime=3):
     """Mano: momentum tangent to the columns or the rows of the weights, normalized, in
     turns (arXiv 2601.23000).
 

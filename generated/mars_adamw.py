@@ -28,21 +28,7 @@ from optforge.runtime import (
 __all__ = ["MARSAdamW"]
 
 
-def matrix_rule(
-    weight,
-    grad,
-    m,
-    v,
-    prev_grad,
-    *,
-    t,
-    lr,
-    beta1,
-    beta2,
-    gamma,
-    eps,
-    weight_decay,
-):
+def matrix_rule(weight, grad, m, v, prev_grad, *, t, lr, beta1, beta2, gamma, eps, weight_decay):
     """One step for matrix, conv, embedding and head parameters (..., rows, cols)."""
     change = grad - prev_grad
     c_x = grad + gamma * beta1 / (1 - beta1) * change
@@ -85,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSAdamW(SpecOptimizer, runtime=2):
+class MARSAdamW(SpecOptimizer, runtime=3):
     """MARS-AdamW: AdamW on gradients that are corrected by how they changed (arXiv
     2411.10438).
 
@@ -131,7 +117,7 @@ class MARSAdamW(SpecOptimizer, runtime=2):
             roles=("matrix", "conv", "embedding", "head"),
             states=(State("m"), State("v"), State("prev_grad")),
             step=Kernel(matrix_rule, layout="matrix"),
-            init=Kernel(matrix_init, layout="matrix", outputs=("prev_grad",)),
+            init=Kernel(matrix_init, layout="matrix", along=(), outputs=("prev_grad",)),
         ),
         Rule(
             name="rest",

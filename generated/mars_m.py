@@ -31,9 +31,8 @@ from optforge.runtime import (
 __all__ = ["MARSM"]
 
 
-def matrix_rule(weight, grad, m, prev_grad, *, lr, beta, gamma, weight_decay, steps):
+def matrix_rule(weight, grad, m, prev_grad, *, rows, cols, lr, beta, gamma, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     raw = grad + gamma * beta / (1 - beta) * (grad - prev_grad)
     c_part = (1 / raw.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)).clamp(max=1)
     c = raw.mul_(c_part)
@@ -73,7 +72,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSM(SpecOptimizer, runtime=2):
+class MARSM(SpecOptimizer, runtime=3):
     """MARS-M: Muon on gradients with their change since the last step added (arXiv
     2510.21800).
 
@@ -120,7 +119,7 @@ class MARSM(SpecOptimizer, runtime=2):
             roles=("matrix", "conv"),
             states=(State("m"), State("prev_grad")),
             step=Kernel(matrix_rule, layout="matrix"),
-            init=Kernel(matrix_init, layout="matrix", outputs=("prev_grad",)),
+            init=Kernel(matrix_init, layout="matrix", along=(), outputs=("prev_grad",)),
         ),
         Rule(
             name="rest",

@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["Moonlight"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(m, steps=steps)
@@ -40,19 +39,7 @@ def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
     return weight, m_m
 
 
-def rest_rule(
-    weight,
-    grad,
-    m,
-    v,
-    *,
-    t,
-    lr,
-    weight_decay,
-    rest_ratio,
-    rest_beta1,
-    rest_eps,
-):
+def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
     v = v.lerp_(grad.square(), 0.05)
@@ -61,19 +48,7 @@ def rest_rule(
     return weight, m, v
 
 
-def rest_fused(
-    weights,
-    grads,
-    m,
-    v,
-    *,
-    t,
-    lr,
-    weight_decay,
-    rest_ratio,
-    rest_beta1,
-    rest_eps,
-):
+def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_ratio, rest_beta1, rest_eps):
     """`rest_rule` for lists of tensors, by a fused kernel of torch."""
     fused_adamw(
         weights,
@@ -89,7 +64,7 @@ def rest_fused(
     )
 
 
-class Moonlight(SpecOptimizer, runtime=2):
+class Moonlight(SpecOptimizer, runtime=3):
     """Moonlight's Muon: steps with the root mean square of AdamW's, and one lr for all
     (arXiv 2502.16982).
 

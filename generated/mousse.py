@@ -42,6 +42,8 @@ def matrix_rule(
     p,
     q,
     *,
+    rows,
+    cols,
     t,
     lr,
     beta,
@@ -56,7 +58,6 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); l (..., rows,
     rows), r (..., cols, cols), p (..., rows, rows), q (..., cols, cols).
     """
-    rows, cols = weight.shape[-2:]
     l = l.lerp_(grad @ grad.mT, 1 - beta2)
     p = inverse_root(l * rows / trace(l).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else p
     m_m = m.lerp_(grad, 1 - beta)
@@ -97,7 +98,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Mousse(SpecOptimizer, runtime=2):
+class Mousse(SpecOptimizer, runtime=3):
     """Mousse: Muon in coordinates that Shampoo's factors have made less uneven (arXiv
     2603.09697).
 

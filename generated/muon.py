@@ -30,9 +30,8 @@ from optforge.runtime import (
 __all__ = ["Muon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(m, steps=steps)
@@ -66,7 +65,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Muon(SpecOptimizer, runtime=2):
+class Muon(SpecOptimizer, runtime=3):
     """Muon: momentum orthogonalized by Newton-Schulz (Keller Jordan, 2024).
 
     The step of a tall matrix is multiplied by sqrt(rows / cols). Parameters that are no

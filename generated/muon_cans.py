@@ -26,9 +26,8 @@ from optforge.runtime import (
 __all__ = ["MuonCANS"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(
@@ -71,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCANS(SpecOptimizer, runtime=2):
+class MuonCANS(SpecOptimizer, runtime=3):
     """MuonCANS: Muon with Chebyshev-optimal polynomials (arXiv 2506.10935).
 
     For matrix and conv parameters:

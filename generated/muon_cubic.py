@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["MuonCubic"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(
@@ -72,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCubic(SpecOptimizer, runtime=2):
+class MuonCubic(SpecOptimizer, runtime=3):
     """MuonCubic: Muon with five cubic polynomials, a third fewer products of matrices
     (arXiv 2606.00371).
 

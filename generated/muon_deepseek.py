@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["MuonDeepSeek"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(
@@ -77,7 +76,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonDeepSeek(SpecOptimizer, runtime=2):
+class MuonDeepSeek(SpecOptimizer, runtime=3):
     """MuonDeepSeek: Muon with DeepSeek-V4's ten steps, eight of the usual quintic and
     two that settle at 1.
 

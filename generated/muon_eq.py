@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["MuonEq"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, mode):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps, mode):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if mode == "col":
@@ -45,19 +44,7 @@ def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, mod
     return weight, m_m
 
 
-def rest_rule(
-    weight,
-    grad,
-    m,
-    v,
-    *,
-    t,
-    lr,
-    weight_decay,
-    rest_ratio,
-    rest_beta1,
-    rest_eps,
-):
+def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
     v = v.lerp_(grad.square(), 0.05)
@@ -66,19 +53,7 @@ def rest_rule(
     return weight, m, v
 
 
-def rest_fused(
-    weights,
-    grads,
-    m,
-    v,
-    *,
-    t,
-    lr,
-    weight_decay,
-    rest_ratio,
-    rest_beta1,
-    rest_eps,
-):
+def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_ratio, rest_beta1, rest_eps):
     """`rest_rule` for lists of tensors, by a fused kernel of torch."""
     fused_adamw(
         weights,
@@ -94,7 +69,7 @@ def rest_fused(
     )
 
 
-class MuonEq(SpecOptimizer, runtime=2):
+class MuonEq(SpecOptimizer, runtime=3):
     """MuonEq: momentum with rows or columns of norm 1 before it is orthogonalized
     (arXiv 2603.28254).
 

@@ -73,7 +73,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonH(SpecOptimizer, runtime=2):
+class MuonH(SpecOptimizer, runtime=3):
     """MuonH: Muon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 

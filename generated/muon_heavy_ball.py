@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["MuonHeavyBall"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
     update = orthogonalize(m, steps=steps)
@@ -63,7 +62,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonHeavyBall(SpecOptimizer, runtime=2):
+class MuonHeavyBall(SpecOptimizer, runtime=3):
     """MuonHeavyBall: Muon with the momentum as a decaying sum, which makes it longer
     and leaves its direction.
 

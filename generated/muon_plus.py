@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["MuonPlus"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, mode):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps, mode):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     o = orthogonalize(m, steps=steps)
@@ -75,7 +74,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPlus(SpecOptimizer, runtime=2):
+class MuonPlus(SpecOptimizer, runtime=3):
     """Muon+: Muon whose orthogonalized momentum has its columns and rows brought to
     norm 1 (arXiv 2602.21545).
 

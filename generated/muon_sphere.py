@@ -32,9 +32,8 @@ from optforge.runtime import (
 __all__ = ["MuonSphere"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     radius = math.sqrt(rows / cols)
     if rows <= cols:
         denominator_part_3 = eigenbasis(weight @ weight.mT).mT @ weight
@@ -78,7 +77,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSphere(SpecOptimizer, runtime=2):
+class MuonSphere(SpecOptimizer, runtime=3):
     """MuonSphere: Muon with the weights' spectral norm put to sqrt(rows / cols) before
     each step (arXiv 2601.08393).
 

@@ -35,6 +35,8 @@ def matrix_rule(
     m,
     v,
     *,
+    rows,
+    cols,
     lr,
     beta,
     nesterov,
@@ -44,7 +46,6 @@ def matrix_rule(
     eps,
 ):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     v = v.lerp_(grad.square(), 1 - beta2)
@@ -78,7 +79,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSquared(SpecOptimizer, runtime=2):
+class MuonSquared(SpecOptimizer, runtime=3):
     """Muon²: momentum over the root of the mean squared gradient, then orthogonalized
     (arXiv 2604.09967).
 

@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["MuonSVD"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(m, method="svd")
@@ -63,7 +62,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSVD(SpecOptimizer, runtime=2):
+class MuonSVD(SpecOptimizer, runtime=3):
     """MuonSVD: Muon with the momentum's exact polar factor, from its singular value
     decomposition.
 

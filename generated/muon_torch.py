@@ -30,9 +30,8 @@ from optforge.runtime import (
 __all__ = ["MuonTorch"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, adjust):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps, adjust):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     scale = math.sqrt(max(1, rows / cols)) if adjust == "original" else 0.2 * math.sqrt(max(rows, cols))
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
@@ -66,7 +65,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonTorch(SpecOptimizer, runtime=2):
+class MuonTorch(SpecOptimizer, runtime=3):
     """Muon as torch.optim has it: either its own factor on the steps or Moonlight's.
 
     torch takes matrices alone; here the rest follows AdamW at the same lr. torch does

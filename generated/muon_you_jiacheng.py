@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["MuonYouJiacheng"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(
@@ -72,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonYouJiacheng(SpecOptimizer, runtime=2):
+class MuonYouJiacheng(SpecOptimizer, runtime=3):
     """MuonYouJiacheng: Muon with You Jiacheng's five polynomials, whose output is
     within 3.2 % of orthogonal.
 

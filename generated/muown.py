@@ -39,6 +39,8 @@ def matrix_rule(
     g_m,
     g_v,
     *,
+    rows,
+    cols,
     t,
     lr,
     beta,
@@ -51,7 +53,6 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); r (..., rows, 1),
     g_m (..., rows, 1), g_v (..., rows, 1).
     """
-    rows, cols = weight.shape[-2:]
     g = weight.norm(dim=-1, keepdim=True)
     unit = weight / g.clamp(min=1e-10)
     grad_g = (grad * unit).sum(dim=-1, keepdim=True)
@@ -98,7 +99,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Muown(SpecOptimizer, runtime=2):
+class Muown(SpecOptimizer, runtime=3):
     """Muown: Muon for the directions of the rows and Adam for their lengths g (arXiv
     2605.10797).
 
@@ -162,7 +163,7 @@ class Muown(SpecOptimizer, runtime=2):
             ),
             step=Kernel(matrix_rule, layout="matrix"),
             keeps_zero=True,
-            init=Kernel(matrix_init, layout="matrix", outputs=("r",)),
+            init=Kernel(matrix_init, layout="matrix", along=("cols",), outputs=("r",)),
         ),
         Rule(
             name="rest",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
@@ -48,11 +47,11 @@ def tensor_rule(
 
 def tensor_init(weight):
     """First values of product."""
-    first_product = torch.full_like(weight[..., :1, :1], 1)
+    first_product = weight.new_full((*weight.shape[:-2], 1, 1), 1)
     return (first_product,)
 
 
-class NAdam(SpecOptimizer, runtime=2):
+class NAdam(SpecOptimizer, runtime=3):
     """NAdam: Adam with Nesterov's look-ahead and a warming momentum (Dozat, 2016), as
     in torch.
 
@@ -87,8 +86,8 @@ class NAdam(SpecOptimizer, runtime=2):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("m"), State("v"), State("product", (1, 1))),
-            step=Kernel(tensor_rule, layout="tensor"),
-            init=Kernel(tensor_init, layout="tensor", outputs=("product",)),
+            step=Kernel(tensor_rule, layout="tensor", along=()),
+            init=Kernel(tensor_init, layout="tensor", along=(), outputs=("product",)),
         ),
     )
 

@@ -35,6 +35,8 @@ def matrix_rule(
     m,
     v,
     *,
+    rows,
+    cols,
     t,
     lr,
     mu1,
@@ -47,7 +49,6 @@ def matrix_rule(
     method,
 ):
     """One step for matrix and conv parameters (..., rows, cols); v (..., 1, cols)."""
-    rows, cols = weight.shape[-2:]
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
@@ -71,7 +72,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMODOfficial(SpecOptimizer, runtime=2):
+class NAMODOfficial(SpecOptimizer, runtime=3):
     """NAMO-D as its official code has it: Nesterov's mix, a factor for shape, caps
     (arXiv 2602.17080).
 

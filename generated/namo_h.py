@@ -80,7 +80,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOH(SpecOptimizer, runtime=2):
+class NAMOH(SpecOptimizer, runtime=3):
     """NAMOH: NAMO on the sphere of the weights' first norm, its step size alpha
     relative to that norm.
 

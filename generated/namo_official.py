@@ -35,6 +35,8 @@ def matrix_rule(
     m,
     v,
     *,
+    rows,
+    cols,
     t,
     lr,
     mu1,
@@ -46,7 +48,6 @@ def matrix_rule(
     method,
 ):
     """One step for matrix and conv parameters (..., rows, cols); v (..., 1, 1)."""
-    rows, cols = weight.shape[-2:]
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
@@ -68,7 +69,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMOOfficial(SpecOptimizer, runtime=2):
+class NAMOOfficial(SpecOptimizer, runtime=3):
     """NAMO as its official code has it: Nesterov's mix, a factor for shape, caps (arXiv
     2602.17080).
 

@@ -59,7 +59,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Nora(SpecOptimizer, runtime=2):
+class Nora(SpecOptimizer, runtime=3):
     """Nora: row-normalized momentum, tangent to the weights' rows (arXiv 2605.03769).
 
     For matrix and conv parameters:
@@ -101,7 +101,7 @@ class Nora(SpecOptimizer, runtime=2):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
         ),
         Rule(
             name="rest",

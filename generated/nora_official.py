@@ -20,9 +20,8 @@ from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, 
 __all__ = ["NoraOfficial"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, weight_decay, nesterov):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, weight_decay, nesterov):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     d_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=1e-10)
@@ -41,7 +40,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     return weight, m, v
 
 
-class NoraOfficial(SpecOptimizer, runtime=2):
+class NoraOfficial(SpecOptimizer, runtime=3):
     """Nora as its official code has it: Nesterov's mix, longer steps of tall matrices,
     decay first (arXiv 2605.03769).
 
@@ -88,7 +87,7 @@ class NoraOfficial(SpecOptimizer, runtime=2):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
         ),
         Rule(
             name="rest",

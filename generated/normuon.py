@@ -26,9 +26,8 @@ from optforge.runtime import (
 __all__ = ["NorMuon"]
 
 
-def matrix_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay):
+def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols); v (..., rows, 1)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta1)
     o = orthogonalize(m)
     mean_o = o.square().mean(dim=-1, keepdim=True)
@@ -67,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuon(SpecOptimizer, runtime=2):
+class NorMuon(SpecOptimizer, runtime=3):
     """NorMuon: Muon whose neurons get equally long steps (arXiv 2510.05491).
 
     For matrix and conv parameters:

@@ -38,6 +38,8 @@ def matrix_rule(
     m,
     v,
     *,
+    rows,
+    cols,
     lr,
     beta1,
     beta2,
@@ -49,7 +51,6 @@ def matrix_rule(
     method,
 ):
     """One step for matrix and conv parameters (..., rows, cols); v (..., rows, 1)."""
-    rows, cols = weight.shape[-2:]
     large = 0.2 * math.sqrt(max(rows, cols)) if scale == "rms_norm" else 1
     factor = math.sqrt(rows / cols) if scale == "spectral_norm" else large
     m_m = beta1 * m + grad
@@ -92,7 +93,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonDion(SpecOptimizer, runtime=2):
+class NorMuonDion(SpecOptimizer, runtime=3):
     """NorMuon as the dion package has it: summed gradients, Polar Express, steps by
     sqrt(rows / cols) (arXiv 2510.05491).
 

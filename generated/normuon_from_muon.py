@@ -33,6 +33,8 @@ def matrix_rule(
     m,
     update,
     *,
+    rows,
+    cols,
     lr,
     beta,
     nesterov,
@@ -44,7 +46,6 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); update (..., rows,
     1).
     """
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)
@@ -87,7 +88,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonFromMuon(SpecOptimizer, runtime=2):
+class NorMuonFromMuon(SpecOptimizer, runtime=3):
     """NorMuonFromMuon: NorMuon (arXiv 2510.05491) said as its difference from Muon;
     with its defaults the same steps.
 

@@ -28,11 +28,10 @@ from optforge.runtime import (
 __all__ = ["NorMuonH"]
 
 
-def matrix_rule(weight, grad, m, v, radius, *, lr, beta1, beta2, eps):
+def matrix_rule(weight, grad, m, v, radius, *, cols, lr, beta1, beta2, eps):
     """One step for matrix and conv parameters (..., rows, cols); v (..., rows, 1),
     radius (..., 1, 1).
     """
-    cols = weight.shape[-1]
     m = m.lerp_(grad, 1 - beta1)
     o = orthogonalize(m)
     mean_o = o.square().mean(dim=-1, keepdim=True)
@@ -80,7 +79,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class NorMuonH(SpecOptimizer, runtime=2):
+class NorMuonH(SpecOptimizer, runtime=3):
     """NorMuonH: NorMuon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 

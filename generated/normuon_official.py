@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["NorMuonOfficial"]
 
 
-def matrix_rule(weight, grad, m, v, *, lr, beta1, beta2, eps, weight_decay, nesterov):
+def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight_decay, nesterov):
     """One step for matrix and conv parameters (..., rows, cols); v (..., rows, 1)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta1)
     m = m_m.lerp(grad, 1 - beta1) if nesterov else m_m
     o = orthogonalize(m)
@@ -72,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class NorMuonOfficial(SpecOptimizer, runtime=2):
+class NorMuonOfficial(SpecOptimizer, runtime=3):
     """NorMuon as its official code has it: Nesterov's mix, and steps as long as Muon's
     (arXiv 2510.05491).
 

@@ -34,7 +34,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class NovoGrad(SpecOptimizer, runtime=2):
+class NovoGrad(SpecOptimizer, runtime=3):
     """NovoGrad: gradients divided by the recent norm of their whole parameter, decay
     included in the momentum (arXiv 1905.11286).
 

@@ -30,9 +30,8 @@ from optforge.runtime import (
 __all__ = ["PRISM"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, gamma):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, gamma):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     d = gamma * (grad - m)
@@ -90,7 +89,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PRISM(SpecOptimizer, runtime=2):
+class PRISM(SpecOptimizer, runtime=3):
     """PRISM: Muon that moves less where the gradient differs from its momentum (arXiv
     2602.03096).
 

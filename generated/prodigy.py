@@ -66,11 +66,11 @@ def tensor_sums(weight, grad, start, s, d, *, lr, beta2):
 
 def tensor_init(weight, *, d0):
     """First values of start, d."""
-    first_d = torch.full_like(weight[..., :1, :1], d0)
+    first_d = weight.new_full((*weight.shape[:-2], 1, 1), d0)
     return weight.clone(), first_d
 
 
-class Prodigy(SpecOptimizer, runtime=2):
+class Prodigy(SpecOptimizer, runtime=3):
     """Prodigy: Adam that estimates the distance to the solution, and so its own
     learning rate (arXiv 2306.06101).
 
@@ -125,6 +125,7 @@ class Prodigy(SpecOptimizer, runtime=2):
             step=Kernel(
                 tensor_rule,
                 layout="tensor",
+                along=(),
                 sums=(
                     Kernel(
                         tensor_sums,
@@ -133,7 +134,7 @@ class Prodigy(SpecOptimizer, runtime=2):
                     ),
                 ),
             ),
-            init=Kernel(tensor_init, layout="tensor", outputs=("start", "d")),
+            init=Kernel(tensor_init, layout="tensor", along=(), outputs=("start", "d")),
         ),
     )
 

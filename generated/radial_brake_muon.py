@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["RadialBrakeMuon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, brake):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, steps, brake):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)
@@ -69,7 +68,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RadialBrakeMuon(SpecOptimizer, runtime=2):
+class RadialBrakeMuon(SpecOptimizer, runtime=3):
     """RadialBrakeMuon: Muon with a shorter step outward, away from zero
     (modded-nanogpt's optimization track).
 

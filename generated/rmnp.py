@@ -59,7 +59,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RMNP(SpecOptimizer, runtime=2):
+class RMNP(SpecOptimizer, runtime=3):
     """RMNP: momentum with rows of norm 1 in place of orthogonalization (arXiv
     2603.20527).
 
@@ -101,7 +101,7 @@ class RMNP(SpecOptimizer, runtime=2):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
         ),
         Rule(
             name="rest",

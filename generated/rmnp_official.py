@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["RMNPOfficial"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, weight_decay, eps, nesterov):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, weight_decay, eps, nesterov):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
     d = m / m.norm(dim=-1, keepdim=True).clamp(min=eps)
@@ -64,7 +63,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class RMNPOfficial(SpecOptimizer, runtime=2):
+class RMNPOfficial(SpecOptimizer, runtime=3):
     """RMNP as its GPT-2 code has it: a Nesterov sum of gradients, longer steps of tall
     matrices (arXiv 2603.20527).
 
@@ -110,7 +109,7 @@ class RMNPOfficial(SpecOptimizer, runtime=2):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
         ),
         Rule(
             name="rest",

@@ -16,20 +16,7 @@ from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, 
 __all__ = ["RMSprop"]
 
 
-def tensor_rule(
-    weight,
-    grad,
-    v,
-    mean,
-    m,
-    *,
-    lr,
-    alpha,
-    eps,
-    weight_decay,
-    momentum,
-    centered,
-):
+def tensor_rule(weight, grad, v, mean, m, *, lr, alpha, eps, weight_decay, momentum, centered):
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
@@ -42,7 +29,7 @@ def tensor_rule(
     return weight, v, mean, m
 
 
-class RMSprop(SpecOptimizer, runtime=2):
+class RMSprop(SpecOptimizer, runtime=3):
     """RMSprop: gradients divided by their recent root mean square (Hinton, 2012), as in
     torch.
 

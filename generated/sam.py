@@ -59,7 +59,7 @@ def tensor_ascend(weight, grad, seen, climb, climbs, *, t, rho, ascend_total_1):
     ahead = torch.where(climbs > seen, climb, 0)
     climb = ahead.add_(stride)
     weight = weight.add_(stride)
-    climbs = torch.full_like(weight[..., :1, :1], t)
+    climbs = weight.new_full((*weight.shape[:-2], 1, 1), t)
     return weight, climb, climbs
 
 
@@ -69,7 +69,7 @@ def tensor_ascend_sums(grad):
     return (ascend_total_1,)
 
 
-class SAM(SpecOptimizer, runtime=2):
+class SAM(SpecOptimizer, runtime=3):
     """SAM: SGD with the gradient found a short way uphill (arXiv 2010.01412).
 
     Compute gradients, call `ascend`, compute them again, and step. A step without
@@ -116,13 +116,19 @@ class SAM(SpecOptimizer, runtime=2):
                 State("climb"),
                 State("climbs", (1, 1)),
             ),
-            step=Kernel(tensor_rule, layout="tensor", outputs=("weight", "m", "seen")),
+            step=Kernel(
+                tensor_rule,
+                layout="tensor",
+                along=(),
+                outputs=("weight", "m", "seen"),
+            ),
             events=(
                 Event(
                     name="ascend",
                     kernel=Kernel(
                         tensor_ascend,
                         layout="tensor",
+                        along=(),
                         outputs=("weight", "climb", "climbs"),
                         sums=(
                             Kernel(

@@ -26,21 +26,7 @@ from optforge.runtime import (
 __all__ = ["ScheduleFreeAdamW"]
 
 
-def tensor_rule(
-    weight,
-    grad,
-    z,
-    squares,
-    v,
-    *,
-    t,
-    lr,
-    beta1,
-    warmup,
-    weight_decay,
-    beta2,
-    eps,
-):
+def tensor_rule(weight, grad, z, squares, v, *, t, lr, beta1, warmup, weight_decay, beta2, eps):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1);
     squares (..., 1, 1).
     """
@@ -72,7 +58,7 @@ def tensor_show_training(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeAdamW(SpecOptimizer, runtime=2):
+class ScheduleFreeAdamW(SpecOptimizer, runtime=3):
     """Schedule-Free AdamW: Schedule-Free SGD with Adam's second moment (arXiv
     2405.15682).
 
@@ -113,7 +99,7 @@ class ScheduleFreeAdamW(SpecOptimizer, runtime=2):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("z"), State("squares", (1, 1)), State("v")),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", along=()),
             init=Kernel(tensor_init, layout="elementwise", outputs=("z",)),
             events=(
                 Event(

@@ -60,7 +60,7 @@ def tensor_show_training(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeSGD(SpecOptimizer, runtime=2):
+class ScheduleFreeSGD(SpecOptimizer, runtime=3):
     """Schedule-Free SGD: gradients between a fast sequence z and its mean x, which is
     what to evaluate (arXiv 2405.15682).
 
@@ -102,7 +102,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=2):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("z"), State("squares", (1, 1))),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", along=()),
             init=Kernel(tensor_init, layout="elementwise", outputs=("z",)),
             events=(
                 Event(

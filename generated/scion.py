@@ -29,18 +29,16 @@ from optforge.runtime import (
 __all__ = ["Scion"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, rho, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, rho, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta)
     d = rho * math.sqrt(rows / cols) * orthogonalize(m, steps=steps)
     weight = weight.sub_(lr * (d + weight))
     return weight, m
 
 
-def embedding_rule(weight, grad, m, *, lr, beta, head_rho):
+def embedding_rule(weight, grad, m, *, cols, lr, beta, head_rho):
     """One step for embedding and head parameters (..., rows, cols)."""
-    cols = weight.shape[-1]
     m = m.lerp_(grad, 1 - beta)
     d = head_rho / cols * m.sign()
     weight = weight.sub_(lr * (d + weight))
@@ -57,7 +55,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class Scion(SpecOptimizer, runtime=2):
+class Scion(SpecOptimizer, runtime=3):
     """Scion: steps towards the farthest point of a ball, one kind for each kind of
     layer (arXiv 2502.07529).
 
@@ -114,7 +112,7 @@ class Scion(SpecOptimizer, runtime=2):
             name="embedding",
             roles=("embedding", "head"),
             states=(State("m"),),
-            step=Kernel(embedding_rule, layout="matrix"),
+            step=Kernel(embedding_rule, layout="matrix", along=()),
         ),
         Rule(
             name="vector",

@@ -34,18 +34,7 @@ def tensor_rule(weight, grad, m, *, t, lr, momentum, dampening, weight_decay, ne
     return weight, m
 
 
-def tensor_fused(
-    weights,
-    grads,
-    m,
-    *,
-    t,
-    lr,
-    momentum,
-    dampening,
-    weight_decay,
-    nesterov,
-):
+def tensor_fused(weights, grads, m, *, t, lr, momentum, dampening, weight_decay, nesterov):
     """`tensor_rule` for lists of tensors, by a fused kernel of torch."""
     fused_sgd(
         weights,
@@ -59,7 +48,7 @@ def tensor_fused(
     )
 
 
-class SGD(SpecOptimizer, runtime=2):
+class SGD(SpecOptimizer, runtime=3):
     """Stochastic gradient descent with momentum and Nesterov's look-ahead, as in torch.
 
     For matrix, conv, embedding, head and vector parameters:

@@ -28,9 +28,8 @@ from optforge.runtime import (
 __all__ = ["SinkGD"]
 
 
-def matrix_rule(weight, grad, *, lr, scale):
+def matrix_rule(weight, grad, *, rows, cols, lr, scale):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     d_r = grad / grad.norm(dim=-1, keepdim=True).clamp(min=1e-10) * math.sqrt(cols)
     d_sinkhorn_round_part = d_r / d_r.norm(dim=-2, keepdim=True).clamp(min=1e-10)
     d_sinkhorn_round = d_sinkhorn_round_part * math.sqrt(rows)
@@ -82,7 +81,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SinkGD(SpecOptimizer, runtime=2):
+class SinkGD(SpecOptimizer, runtime=3):
     """SinkGD: stateless steps from gradients with rows and columns normalized in turn,
     five times (arXiv 2502.06742).
 

@@ -32,9 +32,8 @@ from optforge.runtime import (
 __all__ = ["SoftMuon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, exponent):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, exponent):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     gram = m.mT @ m
@@ -70,7 +69,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class SoftMuon(SpecOptimizer, runtime=2):
+class SoftMuon(SpecOptimizer, runtime=3):
     """SoftMuon: Muon that keeps a small power of the singular values (modded-nanogpt's
     optimization track).
 

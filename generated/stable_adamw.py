@@ -30,7 +30,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class StableAdamW(SpecOptimizer, runtime=2):
+class StableAdamW(SpecOptimizer, runtime=3):
     """StableAdamW: AdamW with a shorter step where gradients outgrow their second
     moment (arXiv 2304.13013).
 

@@ -64,7 +64,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SWAN(SpecOptimizer, runtime=2):
+class SWAN(SpecOptimizer, runtime=3):
     """SWAN: stateless steps from gradients with standardized rows, whitened (arXiv
     2412.13148).
 

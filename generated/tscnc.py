@@ -19,9 +19,8 @@ from optforge.runtime import Kernel, Rule, SpecPenalty, logdet, require
 __all__ = ["TSCNC"]
 
 
-def matrix_loss(weight, *, sparsity, condition, a):
+def matrix_loss(weight, *, rows, cols, sparsity, condition, a):
     """One step for matrix, conv and head parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     size = weight.abs()
     sparse = ((a + 1) * size / (a + size)).sum(dim=(-2, -1), keepdim=True)
     n = min(rows, cols)
@@ -31,7 +30,7 @@ def matrix_loss(weight, *, sparsity, condition, a):
     return (loss,)
 
 
-class TSCNC(SpecPenalty, runtime=2):
+class TSCNC(SpecPenalty, runtime=3):
     """TSCNC: transformed sparsity and a condition-number constraint, as a penalty on
     weights (arXiv 2503.20454).
 

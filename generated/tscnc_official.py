@@ -17,9 +17,8 @@ from optforge.runtime import Kernel, Rule, SpecPenalty, det, require
 __all__ = ["TSCNCOfficial"]
 
 
-def matrix_loss(weight, *, sparsity, condition, a, eps):
+def matrix_loss(weight, *, rows, sparsity, condition, a, eps):
     """One step for matrix, conv and head parameters (..., rows, cols)."""
-    rows = weight.shape[-2]
     size = weight.abs()
     sparse = ((a + 1) * size / (a + size)).sum(dim=(-2, -1), keepdim=True)
     volume = det(weight @ weight.mT / rows)
@@ -27,7 +26,7 @@ def matrix_loss(weight, *, sparsity, condition, a, eps):
     return (loss,)
 
 
-class TSCNCOfficial(SpecPenalty, runtime=2):
+class TSCNCOfficial(SpecPenalty, runtime=3):
     """TSCNC with the condition term of its published code (arXiv 2503.20454), which
     depends on the scale of weights.
 

@@ -29,9 +29,8 @@ from optforge.runtime import (
 __all__ = ["TurboMuon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows <= cols:
@@ -115,7 +114,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class TurboMuon(SpecOptimizer, runtime=2):
+class TurboMuon(SpecOptimizer, runtime=3):
     """TurboMuon: Muon whose momentum is brought near orthogonal by scaling its rows,
     which saves a step (arXiv 2512.04632).
 

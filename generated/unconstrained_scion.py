@@ -25,18 +25,16 @@ from optforge.runtime import (
 __all__ = ["UnconstrainedScion"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, rho, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, rho, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta)
     d = rho * math.sqrt(rows / cols) * orthogonalize(m, steps=steps)
     weight = weight.sub_(lr * d)
     return weight, m
 
 
-def embedding_rule(weight, grad, m, *, lr, beta, head_rho):
+def embedding_rule(weight, grad, m, *, cols, lr, beta, head_rho):
     """One step for embedding and head parameters (..., rows, cols)."""
-    cols = weight.shape[-1]
     m = m.lerp_(grad, 1 - beta)
     d = head_rho / cols * m.sign()
     weight = weight.sub_(lr * d)
@@ -53,7 +51,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class UnconstrainedScion(SpecOptimizer, runtime=2):
+class UnconstrainedScion(SpecOptimizer, runtime=3):
     """Unconstrained Scion: Scion's steps without the pull towards zero (arXiv
     2502.07529).
 
@@ -101,7 +99,7 @@ class UnconstrainedScion(SpecOptimizer, runtime=2):
             name="embedding",
             roles=("embedding", "head"),
             states=(State("m"),),
-            step=Kernel(embedding_rule, layout="matrix"),
+            step=Kernel(embedding_rule, layout="matrix", along=()),
         ),
         Rule(
             name="vector",

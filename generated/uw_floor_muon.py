@@ -30,9 +30,8 @@ from optforge.runtime import (
 __all__ = ["UWFloorMuon"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, nesterov, steps, least):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, steps, least):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(m, steps=steps)
@@ -71,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class UWFloorMuon(SpecOptimizer, runtime=2):
+class UWFloorMuon(SpecOptimizer, runtime=3):
     """UWFloorMuon: Muon whose steps are made longer where they are short against the
     weights.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .batching.buckets import _arranged
 from .batching.roster import _slot_of
+from .batching.work import Scalars
 from .contract.generated import Generated
 from .contract.hypers import _checked_hypers, _computed, _nearest
 from .contract.interface import Rule
@@ -53,10 +54,11 @@ class SpecPenalty(Generated, nn.Module):
         losses = []
         for slots in batches.values():
             kernel = slots[0][1].rule.step
+            scalars = Scalars({name: _computed(value) for name, value in self.hypers.items()}, {}, {})
             for bucket in _arranged(slots, kernel.layout):
                 weight = bucket.gather(bucket.params).to(_compute_dtype(slots[0][1].dtype))
-                given = {name: _computed(self.hypers[name]) for name in kernel.scalars}
-                losses.append(kernel.function(weight, **given)[0].sum())
+                given = scalars.sized(kernel, bucket.sizes).all
+                losses.append(kernel.function(weight, **{name: given[name] for name in kernel.scalars})[0].sum())
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
 

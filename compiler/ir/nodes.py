@@ -55,6 +55,7 @@ Key: TypeAlias = tuple[InputSource, str]
 WEIGHT: Key = (InputSource.STREAM, "weight")
 GRAD: Key = (InputSource.STREAM, "grad")
 STEP: Key = (InputSource.STEP, "t")
+SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "rows"), (InputSource.DIMENSION, "cols"))
 
 
 def stored(name: str) -> Key:

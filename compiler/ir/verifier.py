@@ -13,7 +13,6 @@ from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import SCALAR, Kind
 
-DIMENSIONS: Set[ir.Key] = {(ir.InputSource.DIMENSION, "rows"), (ir.InputSource.DIMENSION, "cols")}
 ORDERED_AFTER = ("schedule", "guard", "storage")
 
 
@@ -90,7 +89,7 @@ def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[i
             yield declaration.function, hypers | {ir.STEP}
         case ir.Penalty():
             for rule in declaration.rules:
-                yield rule.update, hypers | {ir.WEIGHT} | DIMENSIONS
+                yield rule.update, hypers | {ir.WEIGHT, *ir.SIZES}
         case ir.Optimizer():
             for rule in declaration.rules:
                 yield from readers_in_rule(rule, hypers)
@@ -98,7 +97,7 @@ def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[i
 
 def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:
     """A step and events read states, and each stage what those before it have combined; first values no state."""
-    first = {*hypers, ir.WEIGHT, ir.GRAD, *DIMENSIONS}
+    first = {*hypers, ir.WEIGHT, ir.GRAD, *ir.SIZES}
     known = {*first, ir.STEP, *(ir.stored(state.name) for state in rule.states)}
     machines = [(rule.step, known)]
     for event in rule.events:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from ..contract.interface import State
+from ..contract.interface import DIMENSIONS, State
 from ..contract.precision import _States
 from ..routing.places import Place, Slot
 from .buffers import Buffer, _apart, _storage
@@ -42,6 +42,12 @@ class Bucket:
         self.cuts: Sequence[slice | None] = [None]
         if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows and columns of a whole matrix; nothing in the elementwise layout."""
+        unit = self.entries[0][1].unit
+        return dict(zip(DIMENSIONS, unit, strict=True)) if len(unit) == 2 else {}
 
     def gather(self, tensors: Sequence[Tensor], kept: State | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""

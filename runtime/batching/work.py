@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,16 +16,24 @@ from ..contract.precision import _compute_dtype, _states_of
 
 @dataclass(frozen=True)
 class Scalars:
-    """The scalars of a call by their part in graphs: `numbers` stay outside, `tensors` are operands, `flags` decide."""
+    """The scalars of a call by their part in graphs.
+
+    `numbers` stay outside, `tensors` are operands; a graph is made for its `flags`: what decides, and sizes.
+    """
 
     numbers: dict[str, Any]  # Python numbers, or 0-d tensors of float64 where the device counts
     tensors: dict[str, Tensor]
-    flags: dict[str, bool | str]
+    flags: Mapping[str, bool | str | int]
 
     @property
     def all(self) -> dict[str, Any]:
         """As the kernel takes them."""
         return {**self.numbers, **self.tensors, **self.flags}
+
+    def sized(self, kernel: Kernel, sizes: Mapping[str, int]) -> Scalars:
+        """The same for matrices of these sizes, as far as the kernel reads them."""
+        read = {name: size for name, size in sizes.items() if name in kernel.scalars}
+        return replace(self, flags={**self.flags, **read}) if read else self
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
+DIMENSIONS = ("rows", "cols")
 PARAMETER = ("weight", "grad")  # what kernels call the parameter
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
@@ -29,6 +30,10 @@ class Kernel:
     - "tensor": those of one parameter; (batch, numel, 1), and (batch, 1, 1) for one value per parameter.
     - "matrix": those of one matrix, by rows and columns; (batch, rows, cols), and 1 where a value is per row or column.
 
+    `along` are the dimensions, "rows" and "cols", along which elements of one matrix interact; not given: both, and in
+    the elementwise layout none. What is cut along another dimension is computed piece by piece. The keywords `rows` and
+    `cols` are the sizes of whole matrices.
+
     `sums` run before, in their order, for all parameters that have a gradient, those of other rules too; the sum of
     each of their outputs over all these is from then on a scalar of its name.
     """
@@ -40,11 +45,14 @@ class Kernel:
     outputs: tuple[str, ...] = ()
     fused: Callable[..., None] | None = None
     sums: tuple[Kernel, ...] = ()
+    along: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         keywords = tuple(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
         inputs = self.inputs or tuple(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)
+        if self.along is None:
+            object.__setattr__(self, "along", () if self.layout == "elementwise" else DIMENSIONS)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "scalars", self.scalars or keywords)
         object.__setattr__(self, "outputs", self.outputs or tuple(name for name in inputs if name != "grad"))

@@ -56,12 +56,13 @@ class Call:
     def evaluate(self, scalars: Scalars) -> tuple[Any, ...]:
         """The kernel's outputs for the whole bucket; nothing is written."""
         given = self.computation.given({name: source.batch for name, source in self.sources.items()})
-        values: tuple[Any, ...] = self.computation.values(given, self.computation.kernel.function, scalars.all)
+        known = self._sized(scalars).all
+        values: tuple[Any, ...] = self.computation.values(given, self.computation.kernel.function, known)
         return values
 
     def execute(self, scalars: Scalars, generator: torch.Generator | None = None) -> None:
         """Runs the kernel and writes its outputs to the weights and states."""
-        function, known = self.computation.kernel.function, scalars.all
+        function, known = self.computation.kernel.function, self._sized(scalars).all
         for cut in self.bucket.cuts:
             stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
             for name, value in self.computation.results(stored, function, known).items():
@@ -80,10 +81,13 @@ class Call:
         stored = {name: source.batch for name, source in self.sources.items()}
         if not stored:
             return
-        graph = _graph_for(self.computation, stored, scalars, compiled, options)
+        graph = _graph_for(self.computation, stored, self._sized(scalars), compiled, options)
         for value in graph(stored, scalars):
             stored["weight"].copy_(self.computation.rounded("weight", value, generator))
         self._write_back()
+
+    def _sized(self, scalars: Scalars) -> Scalars:
+        return scalars.sized(self.computation.kernel, self.bucket.sizes)
 
     def _store(self, name: str, value: Any, target: Tensor, replace: bool) -> None:
         if value is target:

@@ -60,6 +60,8 @@ class Number:
     def __torch_function__(cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.full_like:
             return torch.zeros_like(args[0]) + _as_tensor(args[1])
+        if function is Tensor.new_full:
+            return args[0].new_zeros(args[1]) + _as_tensor(args[2])
         return function(*tree_map(_as_tensor, args), **tree_map(_as_tensor, kwargs or {}))
 
     def tensor(self) -> Tensor:

@@ -244,7 +244,8 @@ def test_a_step_stores_what_the_kernel_returns(cls):
         set_gradients([p], t)
         held = {"weight": p.detach(), "grad": p.grad, **optimizer.state[p]}
         inputs = [held[name].clone().reshape(view or (1, *held[name].shape)) for name in rule.step.inputs]
-        scalars = {**optimizer.param_groups[0], "t": t}
+        sizes = dict(zip(("rows", "cols"), p.shape, strict=False))
+        scalars = {**optimizer.param_groups[0], "t": t, **sizes}
         values = rule.step.function(*inputs, **{name: scalars[name] for name in rule.step.scalars})
         expected = dict(zip(rule.step.outputs, values, strict=True))
         optimizer.step()

@@ -95,9 +95,15 @@ def place(function: ir.Function, cut: Cut, owned: Set[str] | None = None) -> Pla
     return Placing(function, cut, owned).placement()
 
 
-def along(function: ir.Function, owned: Set[str] = frozenset()) -> tuple[Dim, ...]:
-    """The dimensions along which elements of one matrix interact."""
-    return tuple(dim for dim in (Dim.ROWS, Dim.COLS) if not place(function, Cut(dim), owned or None).is_local)
+def along(function: ir.Function, step: ir.Function) -> tuple[Dim, ...]:
+    """The dimensions along which elements of one matrix interact in a function of the rule that has this step."""
+    return tuple(dim for dim in (Dim.ROWS, Dim.COLS) if not place_beside(function, step, Cut(dim)).is_local)
+
+
+def place_beside(function: ir.Function, step: ir.Function, cut: Cut) -> Placement:
+    """The placement of a function of a rule: states are where the step has them."""
+    placed = place(step, cut)
+    return placed if function is step else place(function, cut, placed.owned)
 
 
 class Placing:

@@ -12,24 +12,13 @@ from typing import TypeGuard, assert_never
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Level, Pattern
-from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Shape
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Kind, Shape
 
 HOLE = re.compile(r"\{(\d+)(?::(\w+))?\}")
 SIMPLE_OPERAND = re.compile(r"-?(\d[\d.]*(e[+-]?\d+)?|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")
 AXES = {"all": "(-2, -1)", "row": "-1", "col": "-2"}
-LIKE = {
-    FULL: "weight",
-    SCALAR: "weight[..., :1, :1]",
-    PER_ROW: "weight[..., :, :1]",
-    PER_COL: "weight[..., :1, :]",
-    FULL[::-1]: "weight.mT",
-    PER_ROW[::-1]: "weight.mT[..., :1, :]",
-    PER_COL[::-1]: "weight.mT[..., :, :1]",
-}
-GRAM_SIZES = {
-    Dim.ROWS: "(*weight.shape[:-1], weight.shape[-2])",
-    Dim.COLS: "(*weight.shape[:-2], weight.shape[-1], weight.shape[-1])",
-}
+LIKE = {FULL: "weight", FULL[::-1]: "weight.mT"}
+SIZES = {Dim.ONE: "1", Dim.ROWS: "weight.shape[-2]", Dim.COLS: "weight.shape[-1]"}
 
 
 def quoted(text: str) -> str:
@@ -138,13 +127,13 @@ class Writer:
         shape = node.type.shape
         assert shape is not None
         if not value.type.is_scalar_phase:
-            target = f"expand_as({LIKE[shape]})" if shape in LIKE else f"expand({gram_size(shape)})"
+            target = f"expand_as({LIKE[shape]})" if shape in LIKE else f"expand({size_text(shape)})"
             return f"{self.text(value, Level.POSTFIX)}.{target}"
         kind = ", dtype=torch.bool" if node.type.kind is Kind.BOOLEAN else ""
         is_bare = self.is_flat and shape == SCALAR
         if is_bare or shape not in LIKE:
             self.used |= {"torch"} if kind else set()
-            return f"weight.new_full({'()' if is_bare else gram_size(shape)}, {self.text(value)}{kind})"
+            return f"weight.new_full({'()' if is_bare else size_text(shape)}, {self.text(value)}{kind})"
         self.used.add("torch")
         return f"torch.full_like({LIKE[shape]}, {self.text(value)}{kind})"
 
@@ -237,8 +226,11 @@ MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "n
 OPPOSITE = {"eq": "ne", "ne": "eq"}
 
 
-def gram_size(shape: Shape) -> str:
-    return GRAM_SIZES[shape[0]]
+def size_text(shape: Shape) -> str:
+    """The size of a batch of tensors; of the weight's own sizes only those are read that the shape has."""
+    if shape[0] is Dim.ROWS:
+        return f"(*weight.shape[:-1], {SIZES[shape[1]]})"
+    return f"(*weight.shape[:-2], {SIZES[shape[0]]}, {SIZES[shape[1]]})"
 
 
 def is_runtime_call(expr: ir.Expr) -> TypeGuard[ir.Apply]:

@@ -11,7 +11,19 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.verifier import InternalError
 
-SCALAR_SOURCES = (ir.InputSource.STEP, ir.InputSource.HYPER, ir.InputSource.ARGUMENT, ir.InputSource.COMBINED)
+SCALAR_SOURCES = (
+    ir.InputSource.DIMENSION,
+    ir.InputSource.STEP,
+    ir.InputSource.HYPER,
+    ir.InputSource.ARGUMENT,
+    ir.InputSource.COMBINED,
+)
+
+OWN_NAMES = (
+    ir.InputSource.DIMENSION,
+    ir.InputSource.STEP,
+    ir.InputSource.HYPER,
+)  # whose keyword is the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +48,16 @@ class PyFunction:
 def require_own_names(function: ir.Function, lowered: PyFunction) -> None:
     """Raise :class:`InternalError` where two inputs, told apart by what they are, have one name in the text.
 
-    Hypers and the step count must keep their own, by which the runtime looks them up; and the parameters in the text
-    are the names of what is read, each once.
+    Sizes, hypers and the step count must keep their own, by which the runtime looks them up; and the parameters in the
+    text are the names of what is read, each once.
     """
-    read = {node.key for node in inputs_of(function) if node.source is not ir.InputSource.DIMENSION}
+    read = {node.key for node in inputs_of(function)}
     names = {key: lowered.names[key] for key in read}
     for text in (text for text, count in Counter(names.values()).items() if count > 1):
         meant = [f"{source.value} `{name}`" for (source, name), other in names.items() if other == text]
         raise InternalError(f"`{lowered.name}` says `{text}` for {' and '.join(sorted(meant))}")
     for (source, name), text in names.items():
-        if source in (ir.InputSource.HYPER, ir.InputSource.STEP) and text != name:
+        if source in OWN_NAMES and text != name:
             raise InternalError(f"`{lowered.name}` says `{text}` for {source.value} `{name}`")
     tensors = [lowered.names[ir.stored(name)] for name in lowered.inputs]
     found = parameters_of(lowered)

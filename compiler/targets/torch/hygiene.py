@@ -1,10 +1,10 @@
 """Names in generated functions: each thing its own, whatever the spec calls the others.
 
-A kernel's scalars come by keyword, and the runtime looks them up by that word: hypers in the parameter group,
-arguments in the call of the event, sums among what was combined before. So hypers keep their names, which users
-see; arguments and sums that are called like a hyper, or like each other, get a number behind theirs. The functions
-of a class share these names, since an event goes to all rules that have it. Everything else in a function is its own
-and gets a name that is free there.
+A kernel's scalars come by keyword, and the runtime looks them up by that word: sizes in the bucket, hypers in the
+parameter group, arguments in the call of the event, sums among what was combined before. So hypers keep their names,
+which users see; arguments and sums that are called like a hyper, or like each other, get a number behind theirs. The
+functions of a class share these names, since an event goes to all rules that have it. Everything else in a function is
+its own and gets a name that is free there.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def free_name(wanted: str, taken: set[str]) -> str:
 
 
 def scalar_names(node: ir.Declaration) -> ScalarNames:
-    """The keyword of each scalar of a declaration: the step count and hypers in their order, then the others."""
-    names: dict[ir.Key, str] = {ir.STEP: "t"}
+    """The keyword of each scalar of a declaration: sizes, the step count and hypers in their order, then the others."""
+    names: dict[ir.Key, str] = {**{key: key[1] for key in ir.SIZES}, ir.STEP: "t"}
     names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     rules = () if isinstance(node, ir.Schedule) else node.rules
     events = [event for rule in rules for event in rule.events]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optforge.compiler.analysis.layouts import layout_of, step_layout
+from optforge.compiler.analysis.sharding.placement import along
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import FULL, Dim
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrapped
@@ -95,15 +96,24 @@ def kernel_lines(
     """The lines of ``Kernel(...)`` with what the signature of its function does not say."""
     space, head = " " * indent, f"{argument}=Kernel(" if argument else "Kernel("
     layout = step_layout(rule) if function is rule.update else layout_of(function)
+    dims = tuple(dim.value for dim in along(function, rule.update))
+    usual = () if layout == "elementwise" else tuple(key[1] for key in ir.SIZES)
+    sides = [] if dims == usual else [f"along={tuple_text(dims)}"]
     is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name != "grad")
     names = {} if is_named_alike(lowered) else {"inputs": lowered.inputs}
     names |= {} if is_step_like else {"outputs": lowered.outputs}
     last = [f"fused={fused}"] if fused else []
-    parts = [lowered.name, f'layout="{layout}"', *(f"{key}={tuple_text(of)}" for key, of in names.items()), *last]
+    parts = [
+        lowered.name,
+        f'layout="{layout}"',
+        *sides,
+        *(f"{key}={tuple_text(of)}" for key, of in names.items()),
+        *last,
+    ]
     flat = f"{space}{head}{', '.join(parts)}),"
     if not sums and len(flat) + 8 <= WIDTH:
         return [flat]
-    first = [f"{space}    {part}," for part in parts[:2]]
+    first = [f"{space}    {part}," for part in parts[: 2 + len(sides)]]
     tuples = [line for key, of in names.items() for line in assigned_tuple(key, quote_all(of), indent + 4)]
     return [f"{space}{head}", *first, *tuples, *(f"{space}    {part}," for part in last), *sums, f"{space}),"]
 

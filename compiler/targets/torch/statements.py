@@ -17,7 +17,7 @@ from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.operators import Level
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
-from optforge.compiler.targets.torch.functions import SCALAR_SOURCES, PyFunction, require_own_names
+from optforge.compiler.targets.torch.functions import OWN_NAMES, SCALAR_SOURCES, PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import TAKEN, free_name, python_name
 
 WIDTH = 88
@@ -25,7 +25,6 @@ LINE_LIMIT = 100  # of names and a call of them that nothing can shorten
 CHOICE = 32  # how much longer the line of a choice may be before it becomes an `if` statement
 PART = re.compile(r"_part(_\d+)?$")
 WEIGHT = re.compile(r"\bweight\b")
-DIMENSIONS: tuple[ir.Key, ...] = ((ir.InputSource.DIMENSION, "rows"), (ir.InputSource.DIMENSION, "cols"))
 
 
 def lower_function(
@@ -79,7 +78,6 @@ class Lowering:
         scalars = self._name_scalars()
         self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
         read = {state: self._name_state(state) for state in self.states if ir.stored(state) in self.inputs}
-        self._name_dimensions()
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
         returns = tuple(self._returned(output) for output in self.function.outputs)
@@ -103,8 +101,8 @@ class Lowering:
     # Names
 
     def _name_scalars(self) -> list[str]:
-        """The keywords of what the function reads: the step count and hypers in their order, then the others."""
-        order = [key for key in self.scalars if key[0] in (ir.InputSource.STEP, ir.InputSource.HYPER)]
+        """The keywords of what the function reads: sizes, the step count and hypers in their order, then the others."""
+        order = [key for key in self.scalars if key[0] in OWN_NAMES]
         read = [key for key, node in self.inputs.items() if node.source in SCALAR_SOURCES]
         read.sort(key=lambda key: order.index(key) if key in order else len(order))
         self.names |= {key: self.scalars[key] for key in read}
@@ -113,15 +111,6 @@ class Lowering:
     def _name_state(self, state: str) -> str:
         name = self.names[ir.stored(state)] = self.free(python_name(state))
         return name
-
-    def _name_dimensions(self) -> None:
-        used = [key for key in DIMENSIONS if key in self.inputs]
-        for key in used:
-            self.names[key] = self.free(key[1])
-        if used == list(DIMENSIONS):
-            self.lines.append(f"{', '.join(self.names[key] for key in used)} = weight.shape[-2:]")
-        elif used:
-            self.lines.append(f"{self.names[used[0]]} = weight.shape[{DIMENSIONS.index(used[0]) - 2}]")
 
     def free(self, wanted: str) -> str:
         return free_name(wanted, set(self.names.values()) | TAKEN)
@@ -274,7 +263,7 @@ class Lowering:
 
 
 def signature_lines(
-    name: str, positional: list[str], keywords: list[str], width: int = WIDTH, returns: str = ""
+    name: str, positional: list[str], keywords: list[str], width: int = LINE_LIMIT, returns: str = ""
 ) -> tuple[str, ...]:
     """``def name(positional, *, keywords):``, one parameter a line where it is long."""
     parameters = [*positional, *(["*", *keywords] if keywords else [])]
