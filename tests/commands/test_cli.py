@@ -121,6 +121,18 @@ def test_explain_gives_the_long_text(capsys: pytest.CaptureFixture[str]) -> None
     assert all(code in capsys.readouterr().out for code in list(CATALOGUE)[:1])
 
 
+def test_explain_says_what_a_spec_does_on_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "NorMuon"]) == 0
+    told = capsys.readouterr().out
+    assert "NorMuon, rule matrix\n  cut between rows: one rank, the owner, sees the whole matrix\n" in told
+    assert "to the owner  m\n    and back      o\n" in told and "rule rest\n  cut anywhere: every rank steps" in told
+    assert main(["explain", written("a.opt", GOOD), "--json"]) == 0
+    (only,) = json.loads(capsys.readouterr().out)
+    assert (only["kind"], only["rounds"], only["bytes"]) == ("local", 0, "0")
+    assert main(["explain", written("b.opt", WRONG)]) == 1
+    assert main(["explain", "NoSuchThing"]) == 2
+
+
 def test_new_writes_a_spec_that_is_right_and_formatted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "Mine"]) == 0
     assert main(["check", "mine.opt"]) == 0
