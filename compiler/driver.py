@@ -13,6 +13,7 @@ from pathlib import Path
 
 from optforge.compiler.analysis.facts import with_facts
 from optforge.compiler.frontend.files import Answer, Files, Lookup
+from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import Report, ReservedNames
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
@@ -51,6 +52,7 @@ class Snapshot:
         tree: what the text says; None if it does not parse.
         typed: its declarations with names and types found; None with at least one error.
         program: the same as functions of states; None with at least one error.
+        references: what its names mean, as far as they were looked at.
         diagnostics: errors and warnings.
         asked: what it took from other files, and what these said.
     """
@@ -60,6 +62,7 @@ class Snapshot:
     tree: ast.File | None = None
     typed: RawProgram | None = None
     program: ir.Program | None = None
+    references: References = field(default_factory=References)
     diagnostics: tuple[Diagnostic, ...] = ()
     asked: Mapping[Lookup, Answer] = field(default_factory=dict)
 
@@ -92,18 +95,21 @@ def check_source(
     files = files or Files()
     if tree is None or report.failed:
         return Snapshot(source, Path(source.path), diagnostics=tuple(report.diagnostics))
-    typed, program, found = check_tree(tree, folder, report, files)
-    return Snapshot(source, Path(source.path), tree, typed, program, found, files.asked)
+    references = References()
+    typed, program, found = check_tree(tree, folder, report, files, references)
+    return Snapshot(source, Path(source.path), tree, typed, program, references, found, files.asked)
 
 
 Checked = tuple["RawProgram | None", "ir.Program | None", tuple[Diagnostic, ...]]
 
 
-def check_tree(tree: ast.File, folder: Path | None, report: Report, files: Files) -> Checked:
+def check_tree(
+    tree: ast.File, folder: Path | None, report: Report, files: Files, references: References | None = None
+) -> Checked:
     """The stages after the parser: what they made of a tree, and everything that was reported."""
     typed = program = None
     try:
-        resolved = resolve_file(tree, folder, report, files)
+        resolved = resolve_file(tree, folder, report, files, references)
         typed = None if report.failed else check_program(resolved, report)
         program = None if report.failed or typed is None else check_streams(typed, report)
     except SpecError as error:

@@ -43,6 +43,10 @@ class Span:
     def text(self) -> str:
         return self.source.text[self.start : self.end]
 
+    def covers(self, other: Span) -> bool:
+        """Whether the other one lies within this one."""
+        return self.source is other.source and self.start <= other.start and other.end <= self.end
+
     def to(self, other: Span) -> Span:
         """The range from the start of this span to the end of the other."""
         return Span(self.source, self.start, other.end)

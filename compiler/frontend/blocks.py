@@ -37,13 +37,13 @@ class Machine:
         hypers: Mapping[str, ir.Expr],
         report: Report,
         rule: Block | None = None,
-        arguments: tuple[str, ...] = (),
+        arguments: Mapping[str, Span] | None = None,
         what: str = "a rule",
         streams: bool = True,
         hint: str | None = None,
     ) -> None:
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
-        self.arguments, self.what, self.streams, self.hint = arguments, what, streams, hint
+        self.arguments, self.what, self.streams, self.hint = arguments or {}, what, streams, hint
         self.equations = Equations(self.report.growth)
         self.visible_elsewhere: dict[str, ir.StreamRef] = {}
         self.definitions: dict[str, list[Span]] = {}
@@ -53,6 +53,7 @@ class Machine:
                 self.definitions.setdefault(stream, []).append(definition.name.span)
         if rule is not None:
             self.visible_elsewhere |= {stream: ir.StreamRef("step", stream) for stream in rule.bindings}
+            self.definitions |= {stream: [definition.name.span] for stream, definition in rule.bindings.items()}
         for name in block.bindings:
             self.equations.fresh(name)
             self.equations.define(name, number("0", block.bindings[name].name.span), block.bindings[name].name.span)
@@ -92,18 +93,23 @@ class Machine:
         return [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
 
     def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr | None:
-        text = name.name
+        text, references = name.name, definition.scope.references
         if text == "super":
             return self.super_value(name, definition, binding, path)
         if text in self.arguments:
+            references.record(name.span, "argument", self.arguments[text])
             return ir.Input(text, ir.InputSource.ARGUMENT)
         if text in self.block.bindings:
+            references.record(name.span, "equation", self.block.bindings[text].name.span)
             return ir.Ref(text)
-        found = universal(name) or self.hypers.get(text)
-        if found is not None:
+        if found := universal(name):
             return found
+        if text in self.hypers:
+            references.record(name.span, "hyper", self.hypers[text].span)
+            return self.hypers[text]
         if text in self.visible_elsewhere:
             self.require_one_event(text)
+            references.record(name.span, "equation", self.definitions[text][0])
             return ir.Latest(self.visible_elsewhere[text])
         return None
 
@@ -128,6 +134,7 @@ class Machine:
             )
             self.report(errors.no_super(reason, name.span, hint))
             return number("0", name.span)
+        definition.scope.references.record(name.span, "equation", definition.below.name.span)
         below = f"{path}.super"
         if below not in self.equations.found:
             self.equations.fresh(below)

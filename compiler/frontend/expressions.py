@@ -15,6 +15,7 @@ from optforge.compiler.frontend.builtins import UNIVERSAL, universal
 from optforge.compiler.frontend.equations import DEPTH_LIMIT, Equations
 from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
+from optforge.compiler.frontend.references import NameKind
 from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
 from optforge.compiler.frontend.scopes import Scope, prelude
 from optforge.compiler.ir import nodes as ir
@@ -268,6 +269,9 @@ class Place:
         given = self._match_arguments(node, parameters, shown_signature(function))
         if given is None:
             return number("0", node.span)
+        for keyword, _ in node.keywords:
+            meant = next(each.name for each in function.parameters if each.name.name == keyword.name)
+            self.scope.references.record(keyword.span, "parameter", meant.span)
         if scope is not prelude() or self.scope is scope:
             return self._body(function, scope, given, node.span)
         before = len(self.equations.names)
@@ -307,9 +311,15 @@ class Place:
 
     def _body(self, function: ast.Function, scope: Scope, given: Mapping[str, ast.Expression], span: Span) -> ir.Expr:
         names: dict[str, ir.Expr] = {}
+        homes: dict[str, tuple[NameKind, Span]] = {}
+        homes |= {each.target.name: ("local", each.target.span) for each in function.body}
+        homes |= {each.name.name: ("parameter", each.name.span) for each in function.parameters}
 
         def lookup(name: ast.Name) -> ir.Expr | None:
-            return names.get(name.name) or universal(name)
+            if name.name not in names:
+                return universal(name)
+            scope.references.record(name.span, *homes[name.name])
+            return names[name.name]
 
         def visible() -> Iterable[str]:
             return (*names, *UNIVERSAL)

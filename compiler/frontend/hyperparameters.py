@@ -99,7 +99,7 @@ def add_requirement(
         return
     equations = Equations(report.growth)
     place = Place(
-        scope, hyper_lookup(values), equations, report, "", "", lambda: values,
+        scope, hyper_lookup(values, scope), equations, report, "", "", lambda: values,
         state=False, totals=False, what="a condition",
     )  # fmt: skip
     condition = equations.written_out(place.expression(node.condition), node.condition.span, report)
@@ -108,11 +108,14 @@ def add_requirement(
     requirements.setdefault(condition, ir.Requirement(shown, subject, condition, node.condition.span))
 
 
-def hyper_lookup(values: Mapping[str, ir.Expr]) -> Lookup:
+def hyper_lookup(values: Mapping[str, ir.Expr], scope: Scope) -> Lookup:
     """Lookup for places that see hypers and nothing else."""
 
     def lookup(name: ast.Name) -> ir.Expr | None:
-        return values.get(name.name) or (universal(name) if name.name == "pi" else None)
+        if name.name not in values:
+            return universal(name) if name.name == "pi" else None
+        scope.references.record(name.span, "hyper", values[name.name].span)
+        return values[name.name]
 
     return lookup
 
@@ -132,11 +135,13 @@ def delegate_hypers(
         if keyword.name not in flat.hypers:
             report(errors.bad_keyword(flat.name, keyword.name, "has no hyperparameter", keyword.span, flat.hypers))
             continue
+        meant, _ = flat.hypers[keyword.name]
+        scope.references.record(keyword.span, "hyper", meant.name.span, meant.doc)
         if keyword.name in bound:
             report(errors.bad_keyword(flat.name, keyword.name, "is given twice the argument", keyword.span, ()))
         equations = Equations(report.growth)
         place = Place(
-            scope, hyper_lookup(outer.values), equations, report, "", "", lambda: outer.values,
+            scope, hyper_lookup(outer.values, scope), equations, report, "", "", lambda: outer.values,
             state=False, totals=False, what="the arguments of `use`",
         )  # fmt: skip
         given = equations.written_out(place.expression(value), value.span, report)

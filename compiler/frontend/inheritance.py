@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from optforge.compiler.frontend.builtins import RESERVED
+from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Report, few
 from optforge.compiler.frontend.scopes import Scope
 from optforge.dsl import ast, errors
@@ -108,7 +109,27 @@ def flatten_optimizer(
         return None
     for name in base.hypers.keys() & own.hypers.keys():
         require_same_default(base.name, base.hypers[name][0], own.hypers[name][0], report)
+    record_replaced(node, base, own, scope.references)
     return merge_optimizers(base, own)
+
+
+def record_replaced(node: ast.Optimizer, base: FlatOptimizer, own: FlatOptimizer, references: References) -> None:
+    """What an extension writes anew means what it replaces: hypers, events, rules by their roles, and equations."""
+    for name in base.hypers.keys() & own.hypers.keys():
+        below = base.hypers[name][0]
+        references.record(own.hypers[name][0].name.span, "hyper", below.name.span, below.doc)
+    for name in base.events.keys() & own.events.keys():
+        event = base.events[name].node
+        references.record(own.events[name].node.name.span, "event", event.name.span, event.doc)
+    for member in node.members:
+        for role in member.roles if isinstance(member, ast.Rule | ast.Delegate) else ():
+            for rule in (rule for rule in base.rules if role.name in rule.words):
+                references.record(role.span, "rule", rule.span)
+    pairs = [(one.block, two.block) for one in base.rules for two in own.rules if {*one.words} & {*two.words}]
+    pairs += [(base.events[name].block, own.events[name].block) for name in base.events.keys() & own.events.keys()]
+    for one, two in pairs:
+        for name in one.bindings.keys() & two.bindings.keys():
+            references.record(two.bindings[name].name.span, "equation", one.bindings[name].name.span)
 
 
 DEFAULTS: dict[type, str] = {ast.Number: "a number", ast.Boolean: "true or false", ast.Text: "a string"}

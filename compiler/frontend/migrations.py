@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from optforge.compiler.frontend.builtins import UNIVERSAL
 from optforge.compiler.frontend.equations import Equations
@@ -27,13 +28,14 @@ PLACE = "what a state was"
 def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Report) -> tuple[RawWas, ...]:
     """What the states of a rule were: hypers are those of today, `t` the steps taken, other names old states."""
 
-    def lookup(name: ast.Name) -> ir.Expr | None:
+    def lookup(scope: Scope, name: ast.Name) -> ir.Expr | None:
         if name.name in ("t", "pi"):
             return UNIVERSAL[name.name]
         if name.name in UNIVERSAL or name.name == "super":
             report(errors.not_available(name.name, PLACE, name.span))
             return UNIVERSAL["pi"]
         if name.name in hypers:
+            scope.references.record(name.span, "hyper", hypers[name.name].span)
             return hypers[name.name]
         require_usable_name(ast.Identifier(name.name, span=name.span), "value", report)
         return ir.Input(name.name, ir.InputSource.STATE)
@@ -44,7 +46,7 @@ def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Re
         if isinstance(node, ast.Text):  # a state whose name is no name of the language, such as "u.s"
             value: ir.Expr = ir.Input(node.value, ir.InputSource.STATE, span=node.span)
         else:
-            value = past_value(node, each.scope, lookup, report)
+            value = past_value(node, each.scope, partial(lookup, each.scope), report)
         found.append(RawWas(each.node.target.name, value, each.node.span, each.is_inherited))
     return tuple(found)
 

@@ -28,6 +28,7 @@ from optforge.compiler.frontend.inheritance import (
     flatten_optimizer,
 )
 from optforge.compiler.frontend.migrations import require_no_past, resolve_hyper_past, resolve_past, used_hyper_past
+from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_function_name, require_usable_name
 from optforge.compiler.frontend.resolved import RawDeclaration, RawEvent, RawProgram, RawRule
@@ -42,15 +43,25 @@ from optforge.dsl.source import Source, Span
 TENSOR_WORDS = {"tensor", "rest", "vector"}
 
 
-def resolve_file(file: ast.File, folder: Path | None, report: Report, files: Files | None = None) -> RawProgram:
-    """All declarations of a file; others are found in ``folder``, and problems go to ``report``."""
-    scope = scope_of(file, folder, files or Files())
+def resolve_file(
+    file: ast.File,
+    folder: Path | None,
+    report: Report,
+    files: Files | None = None,
+    references: References | None = None,
+) -> RawProgram:
+    """All declarations of a file; others are found in ``folder``.
+
+    Problems go to ``report``, and what names mean to ``references``.
+    """
+    scope = scope_of(file, folder, files or Files(), references or References())
     require_functions(file, scope, report)
     seen: dict[str, Span] = {}
     declarations: list[RawDeclaration] = []
     for item in file.items:
         if isinstance(item, ast.Function):
             continue
+        scope.references.enter(item)
         require_usable_name(item.name, "class", report)
         if item.name.name in seen:
             report(errors.duplicate("name", item.name.name, item.name.span, seen[item.name.name]))
@@ -81,6 +92,7 @@ def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
     for item in file.items:
         if not isinstance(item, ast.Function):
             continue
+        scope.references.enter(item)
         name = item.name
         require_usable_function_name(name, report)
         if name.name in seen:
@@ -192,6 +204,9 @@ def resolve_rule(
         report(errors.missing_update("weight", rule.span))
     universe = universe_of(rule.words)
     step = machine.function(universe)
+    for past in rule.block.was:
+        if told := rule.block.bindings.get(past.node.target.name):
+            past.scope.references.record(past.node.target.span, "equation", told.name.span)
     return RawRule(
         rule.words[0],
         roles,
@@ -269,7 +284,7 @@ def resolve_event(
         taken.setdefault(parameter.name.name, parameter.name.span)
         node = ast.Hyper(parameter.name, parameter.default, span=parameter.span)
         parameters.append(resolve_hyper(parameter.name.name, node, report))
-    arguments = tuple(parameter.name for parameter in parameters)
+    arguments = {parameter.name: parameter.span for parameter in parameters}
     hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
     machine = Machine(event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint)
     machine.check_names()

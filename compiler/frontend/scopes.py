@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from optforge.compiler.frontend.files import PACKAGE, SPECS, Files, parse_text
+from optforge.compiler.frontend.references import References
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic, SpecError
 
@@ -25,28 +26,42 @@ Item = TypeVar("Item", ast.Function, ast.Optimizer)
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The definitions of one file, and the folder and the files in which others are found."""
+    """The definitions of one file, and the folder and the files in which others are found.
+
+    ``references`` are those of the text that is checked, whose names are looked up in the scopes of several files.
+    """
 
     folder: Path | None
     files: Files = field(default_factory=Files)
+    references: References = field(default_factory=References)
     functions: dict[str, ast.Function] = field(default_factory=dict)
     optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
     def find_function(self, name: ast.Identifier) -> tuple[ast.Function, Scope] | Diagnostic | None:
         """The function of that name; a diagnostic where it cannot be told which one, or where it cannot be read."""
+        found: tuple[ast.Function, Scope] | Diagnostic | None
         if name.name in self.functions:
-            return self.functions[name.name], self
-        found = self._find_beside("def", name, ast.Function)
+            found = self.functions[name.name], self
+        else:
+            found = self._find_beside("def", name, ast.Function)
         if found is None and name.name in prelude().functions:
-            return prelude().functions[name.name], prelude()
+            found = prelude().functions[name.name], prelude()
+            self.references.paths[found[0].span.source] = PRELUDE
+        if isinstance(found, tuple):
+            self.references.record(name.span, "function", found[0].name.span, found[0].doc)
         return found
 
     def find_optimizer(self, name: ast.Identifier) -> tuple[ast.Optimizer, Scope] | Diagnostic | None:
         """The optimizer of that name, as :meth:`find_function` does."""
+        found: tuple[ast.Optimizer, Scope] | Diagnostic | None
         if name.name in self.optimizers:
-            return self.optimizers[name.name], self
-        return self._find_beside("optimizer", name, ast.Optimizer)
+            found = self.optimizers[name.name], self
+        else:
+            found = self._find_beside("optimizer", name, ast.Optimizer)
+        if isinstance(found, tuple):
+            self.references.record(name.span, "optimizer", found[0].name.span, found[0].doc)
+        return found
 
     def _find_beside(
         self, keyword: str, name: ast.Identifier, wanted: type[Item]
@@ -61,7 +76,8 @@ class Scope:
                 except SpecError as problem:
                     broken.append(problem.diagnostics[0])
                     continue
-                scope = scope_of(file, folder, self.files)
+                self.references.paths[file.span.source] = path
+                scope = scope_of(file, folder, self.files, self.references)
                 found += [
                     (item, scope) for item in file.items if isinstance(item, wanted) and item.name.name == name.name
                 ]
@@ -97,9 +113,9 @@ class Scope:
         return [*self.functions, *others, *prelude().functions]
 
 
-def scope_of(file: ast.File, folder: Path | None, files: Files) -> Scope:
+def scope_of(file: ast.File, folder: Path | None, files: Files, references: References) -> Scope:
     """The scope of a parsed file; of two definitions of one name the first counts."""
-    scope = Scope(folder, files)
+    scope = Scope(folder, files, references)
     for item in file.items:
         if isinstance(item, ast.Function):
             scope.functions.setdefault(item.name.name, item)
@@ -113,4 +129,4 @@ def scope_of(file: ast.File, folder: Path | None, files: Files) -> Scope:
 @lru_cache(maxsize=1)
 def prelude() -> Scope:
     """The functions of ``prelude.opt``, written in the language itself; like the compiler's own code, read once."""
-    return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Files())
+    return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Files(), References())

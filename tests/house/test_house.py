@@ -183,7 +183,7 @@ def test_only_what_writes_or_loads_modules_knows_the_torch_target() -> None:
 
 
 MODULES_LIMIT = 14
-LARGE_FOLDERS = {"compiler/frontend": 18}  # names, scopes, blocks and their hints belong together
+LARGE_FOLDERS = {"compiler/frontend": 19}  # names, scopes, blocks and their hints belong together
 
 
 def test_folders_stay_small() -> None:

@@ -147,7 +147,7 @@ def test_a_checkpoint_has_the_form_of_torch_and_says_what_its_states_mean():
     assert optimizer.param_groups[0]["spec"] == group["spec"] and "spec" not in repr(optimizer)
     told = json.loads(group["spec"])
     assert told["version"] == 1 and told["hypers"] == ["lr", "beta1", "beta2"]
-    assert told["rules"]["tensor"]["states"]["exp_avg"][1] == "exp_avg = beta1 * prev(exp_avg) + (1 - beta1) * grad"
+    assert told["rules"]["tensor"]["memories"]["exp_avg"][1] == "exp_avg = beta1 * prev(exp_avg) + (1 - beta1) * grad"
     assert told["hash"] == type(optimizer).SPEC.hash
 
 
