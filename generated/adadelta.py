@@ -46,7 +46,7 @@ class Adadelta(SpecOptimizer, runtime=3):
         rho: decay of both averages; `0 <= rho < 1`.
         eps: added under both roots; `eps > 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

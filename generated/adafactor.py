@@ -84,7 +84,7 @@ class Adafactor(SpecOptimizer, runtime=3):
         eps: smallest scale of a parameter; `eps >= 0`.
         clip: largest root mean square of an update; `clip >= 1`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

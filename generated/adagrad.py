@@ -71,7 +71,7 @@ class Adagrad(SpecOptimizer, runtime=3):
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         initial: where the sum of squares starts; `initial >= 0`.
         eps: added to the root; `eps >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

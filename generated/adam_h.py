@@ -101,7 +101,7 @@ class AdamH(SpecOptimizer, runtime=3):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -46,7 +46,7 @@ class Adamax(SpecOptimizer, runtime=3):
         beta2: decay of the largest gradient; `0 <= beta2 < 1`.
         eps: added to the size of the gradient; `eps >= 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -100,7 +100,7 @@ class AdamP(SpecOptimizer, runtime=3):
         eps: added to the root of the second moment; `eps >= 0`.
         delta: largest cosine, times sqrt(cols); `delta >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -64,7 +64,7 @@ class Adan(SpecOptimizer, runtime=3):
         beta3: decay of the second moment; `0 <= beta3 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

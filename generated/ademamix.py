@@ -95,7 +95,7 @@ class AdEMAMix(SpecOptimizer, runtime=3):
         beta3: decay of the slow momentum; `beta1 <= beta3 < 1`.
         alpha: weight of the slow momentum; `alpha >= 0`.
         warmup: steps over which alpha and beta3 grow; `warmup >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

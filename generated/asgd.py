@@ -70,7 +70,7 @@ class ASGD(SpecOptimizer, runtime=3):
         alpha: how fast the step size falls.
         t0: step at which averaging starts.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -101,7 +101,7 @@ class ContraMuonRestored(SpecOptimizer, runtime=3):
         contra: twice the part of the longest direction that is left out; `0 <=
             contra < 2`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -96,7 +96,7 @@ class HTMuon(SpecOptimizer, runtime=3):
         exponent: power of the singular values; `0 <= exponent < 1`.
         eps: added to the eigenvalues of the Gram matrix; `eps > 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -51,7 +51,7 @@ class LAMB(SpecOptimizer, runtime=3):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

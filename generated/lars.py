@@ -54,7 +54,7 @@ class LARS(SpecOptimizer, runtime=3):
         momentum: decay of the sum of steps; `momentum >= 0`.
         trust: length of a step, relative to the weights; `trust > 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

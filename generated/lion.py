@@ -42,7 +42,7 @@ class Lion(SpecOptimizer, runtime=3):
         beta1: share of the momentum in the sign; `0 <= beta1 < 1`.
         beta2: decay of the momentum; `0 <= beta2 < 1`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

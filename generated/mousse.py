@@ -138,7 +138,7 @@ class Mousse(SpecOptimizer, runtime=3):
         eps: added to the factors, whose mean eigenvalue is 1; `eps > 0`.
         every: steps between two roots; `every >= 1`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

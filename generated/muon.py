@@ -92,7 +92,7 @@ class Muon(SpecOptimizer, runtime=3):
         steps: Newton-Schulz iterations; `steps >= 1`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

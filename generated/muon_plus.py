@@ -106,7 +106,7 @@ class MuonPlus(SpecOptimizer, runtime=3):
         mode: `mode == "col" or mode == "row" or mode == "col_row" or mode ==
             "row_col"`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

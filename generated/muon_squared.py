@@ -107,7 +107,7 @@ class MuonSquared(SpecOptimizer, runtime=3):
         beta2: decay of the squared gradient; `0 <= beta2 < 1`.
         eps: added under the root; `eps > 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -94,7 +94,7 @@ class MuonTorch(SpecOptimizer, runtime=3):
         adjust: `adjust == "original" or adjust == "match_rms_adamw"`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

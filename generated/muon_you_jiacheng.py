@@ -96,7 +96,7 @@ class MuonYouJiacheng(SpecOptimizer, runtime=3):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -74,7 +74,7 @@ class NAdam(SpecOptimizer, runtime=3):
         eps: added to the root of the second moment; `eps >= 0`.
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         momentum_decay: how slowly the momentum warms up; `momentum_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

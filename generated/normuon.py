@@ -91,7 +91,7 @@ class NorMuon(SpecOptimizer, runtime=3):
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
         rest_eps: added to the root of the second moment; `rest_eps >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -90,7 +90,7 @@ class PolarGrad(SpecOptimizer, runtime=3):
         method: `method == "svd" or method == "polar_express" or method ==
             "newton_schulz"`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

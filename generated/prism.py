@@ -134,7 +134,7 @@ class PRISM(SpecOptimizer, runtime=3):
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         gamma: weight of what the momentum does not predict; `gamma >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -100,7 +100,7 @@ class Prodigy(SpecOptimizer, runtime=3):
         eps: added, times d, to the root; `eps > 0`.
         weight_decay: decay of the weights per unit of step size; `weight_decay >=
             0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -94,7 +94,7 @@ class RadialBrakeMuon(SpecOptimizer, runtime=3):
         rest_ratio: lr of the rest, relative to lr; `rest_ratio >= 0`.
         brake: share of the way outward that is not taken; `0 <= brake <= 1`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -50,7 +50,7 @@ class RMSprop(SpecOptimizer, runtime=3):
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         momentum: decay of the sum of steps; `momentum >= 0`.
         centered: subtract the mean gradient's square.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

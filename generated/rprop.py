@@ -58,7 +58,7 @@ class Rprop(SpecOptimizer, runtime=3):
         grow: factor when the sign stays; `grow > 1`.
         least: smallest step size; `least >= 0`.
         most: largest step size; `most >= least`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -96,7 +96,7 @@ class SAM(SpecOptimizer, runtime=3):
         nesterov: look one step ahead; `not nesterov or momentum > 0 and dampening
             == 0`.
         rho: length of the way uphill; `rho >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

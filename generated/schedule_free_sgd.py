@@ -87,7 +87,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=3):
         beta1: share of the mean where gradients are taken; `0 < beta1 < 1`.
         warmup: steps of linear warm-up; `warmup >= 0`.
         weight_decay: decay of the fast weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

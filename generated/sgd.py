@@ -66,7 +66,7 @@ class SGD(SpecOptimizer, runtime=3):
         weight_decay: added to the gradient, times the weight; `weight_decay >= 0`.
         nesterov: look one step ahead; `not nesterov or momentum > 0 and dampening
             == 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

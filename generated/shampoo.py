@@ -79,7 +79,7 @@ class Shampoo(SpecOptimizer, runtime=3):
         eps: added to the diagonal of the statistics; `eps > 0`.
         every: steps between two roots; `every >= 1`.
         rest_eps: added to the root; `rest_eps >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

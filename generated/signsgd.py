@@ -36,7 +36,7 @@ class SignSGD(SpecOptimizer, runtime=3):
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: learning rate; `lr >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -70,7 +70,7 @@ class SophiaGOfficial(SpecOptimizer, runtime=3):
         eps: added to the divisor; `eps > 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         batch_size: labels in a batch, all processes together; `batch_size > 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

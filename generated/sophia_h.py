@@ -69,7 +69,7 @@ class SophiaH(SpecOptimizer, runtime=3):
         rho: share of the curvature that divides; `rho > 0`.
         eps: smallest divisor; `eps > 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -45,7 +45,7 @@ class Tiger(SpecOptimizer, runtime=3):
         lr: learning rate; `lr >= 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
         beta: decay of the momentum; `0 <= beta < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

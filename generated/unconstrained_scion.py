@@ -81,7 +81,7 @@ class UnconstrainedScion(SpecOptimizer, runtime=3):
         head_rho: radius for head and embedding; `head_rho >= 0`.
         vector_rho: radius for vectors; `vector_rho >= 0`.
         steps: Newton-Schulz iterations; `steps >= 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

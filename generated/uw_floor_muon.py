@@ -99,7 +99,7 @@ class UWFloorMuon(SpecOptimizer, runtime=3):
         least: smallest norm of a step per unit of lr, relative to the weights';
             `least >= 0`.
         rest_beta1: decay of the momentum; `0 <= rest_beta1 < 1`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -57,7 +57,7 @@ class Yogi(SpecOptimizer, runtime=3):
         initial: where the second moment starts; `initial >= 0`.
         eps: added to the root of the second moment; `eps > 0`.
         weight_decay: decay of the weights per unit of lr; `weight_decay >= 0`.
-        options: precision, skip_nonfinite, backend and capturable, as
+        options: precision, seed, skip_nonfinite, backend and capturable, as
             `SpecOptimizer` has them.
 
     Raises:

@@ -63,6 +63,7 @@ class _Reader:
             origin = _origin_told_by(other[SPEC_KEY]) if SPEC_KEY in other else None
             if origin is not None and self.spec is not None and origin.hash != self.spec.hash:
                 self._convert_hypers(group, mine, origin)
+            group.setdefault("seed", mine["seed"])  # which checkpoints have not always had
             for name in (*self.defaults, "rule", *VIEW_KEYS, "precision"):
                 if name not in group:
                     raise ValueError(f"loaded state dict has a parameter group without {name!r}")

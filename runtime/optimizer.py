@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from .batching.counters import Counters, DeviceCounters, _is_capturing
+from .batching.noise import Noise
 from .batching.roster import Roster
 from .batching.states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
 from .batching.work import Work
@@ -31,7 +32,7 @@ from .routing.groups import (
     Group,
     _explains_arguments,
     _require_known_keys,
-    _require_precision,
+    _require_rounding,
     _second_names,
 )
 from .routing.parameters import _has_grad, _require_dense
@@ -52,6 +53,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         hypers: the defaults of the hypers.
         precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
+        seed: of stochastic rounding; a key of groups, and so of checkpoints, which all ranks have to give alike.
         skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
             NaN or infinity.
         backend: "eager" runs kernels as they are written, "compile" by torch.compile or inductor, "auto" by torch's
@@ -59,8 +61,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         capturable: count steps on the device, and read hypers that are tensors there, so that a CUDA graph can hold
             a step; run a few steps before capturing one.
 
-    `generator`, an attribute, gives the random numbers of stochastic rounding; `compile_options`, another, are the
-    options that torch.compile gets, such as `{"triton.cudagraphs": True}`.
+    `compile_options`, an attribute, are the options that torch.compile gets, such as `{"triton.cudagraphs": True}`.
 
     Faults: what can be checked in advance (hypers, gradients, the closure) raises before a step or event has changed
     anything. An operation that fails later (no memory left, LAPACK) raises to the caller, who may call `step` again:
@@ -75,7 +76,6 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
     MOMENTUM: ClassVar[tuple[str, ...]] = ()  # the hypers that play the momentum, one for each rule that has one
     SPEC: ClassVar[Spec | None] = None
 
-    generator: torch.Generator | None = None
     skip_nonfinite: bool = False
     _arriving: list[tuple[dict[str, Any], set[str]]] | None = None  # groups and the keys given, until all are there
 
@@ -85,6 +85,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         hypers: Mapping[str, Any],
         *,
         precision: str = "plain",
+        seed: int = 0,
         skip_nonfinite: bool = False,
         backend: str = "auto",
         capturable: bool = False,
@@ -93,8 +94,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
         if capturable and skip_nonfinite:
             raise ValueError("skip_nonfinite waits for the device in each step, which a capturable step must not")
-        self.skip_nonfinite = skip_nonfinite
-        self.backend, self.capturable = backend, capturable
+        self.skip_nonfinite, self.backend, self.capturable = skip_nonfinite, backend, capturable
         self.compile_options: dict[str, Any] = {}
         self._hyper_names = tuple(hypers)
         self._forget()
@@ -102,7 +102,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             params = param_groups(params)
         self._arriving = []
-        super().__init__(params, self._group({**hypers, **DEFAULTS, "precision": precision}))
+        super().__init__(params, self._group({**hypers, **DEFAULTS, "precision": precision, "seed": seed}))
         arrived, self._arriving = self._arriving, None
         self._admit(arrived)
         _warn_of_guesses(type(self), self.param_groups)
@@ -126,7 +126,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         return DeviceCounters() if self.capturable else Counters()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("skip_nonfinite", "backend", "capturable", "compile_options", "generator", "_hyper_names")
+        names = ("skip_nonfinite", "backend", "capturable", "compile_options", "_hyper_names")
         own = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **own, "_spec": self.SPEC.hash if self.SPEC else None}
 
@@ -186,7 +186,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers and options are valid."""
         _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
-        _require_precision(group["precision"])
+        _require_rounding(group)
         if group.get("differentiable"):  # torch gives groups the key, as False
             raise ValueError("invalid differentiable=True: no gradient flows through a step")
 
@@ -196,11 +196,11 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         if _is_capturing():
             return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(v) for v in given])
         values = tuple([_plain(v) for v in given])
-        checked = (*values, group["precision"])
+        checked = (*values, group["seed"], group["precision"])
         known = self._checked.get(id(group))
         if checked != known:
             _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
-            _require_precision(group["precision"])
+            _require_rounding(group)
             if known and known[-1] != group["precision"]:
                 self._forget_precision(group["params"])
             self._checked[id(group)] = checked
@@ -230,7 +230,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             for work, buckets in settled:
                 step = work.rule.step
                 scalars = work.scalars(step, sums[work.rule.name], {})
-                run = self._runner(step, work)
+                run = self._runner(step, work, "step")
                 for bucket, stored in buckets:
                     run(bucket, scalars, stored)
                     self._counters.advance("step", self.state, bucket.completed, work.count)
@@ -272,16 +272,17 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             for work in works:
                 found = events[work.rule.name]
                 scalars = work.scalars(found.kernel, sums[work.rule.name], given[work.rule.name])
-                run = self._runner(found.kernel, work)
+                run = self._runner(found.kernel, work, f"{event}_step")
                 layout = _wider(work.rule.step.layout, found.kernel.layout)
                 for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
                     run(bucket, scalars)
                     self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)
                     interrupts.pause()
 
-    def _runner(self, kernel: Kernel, work: Work) -> Runner:
+    def _runner(self, kernel: Kernel, work: Work, counter: str) -> Runner:
         strategy = _strategy(kernel, work, self.backend, self.capturable, self._refused)
-        return Runner(kernel, work, self.state, strategy, self.generator, self.compile_options, self._refused)
+        noise = Noise(work.seed, counter, work.t, self._roster.marks)
+        return Runner(kernel, work, self.state, strategy, noise, self.compile_options, self._refused)
 
     def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
         """The works in which the event, or the first values of states, are computed from gradients."""
@@ -299,7 +300,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         counts = self._counters.known(counter, self.state)
         for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
             values = self._values(group)
-            run = runs.setdefault((_distinguished(values), group["precision"]), len(runs))
+            run = runs.setdefault((_distinguished(values), group["precision"], group["seed"]), len(runs))
             work: Work | None = None
             for p, slot in zip(group["params"], listing.slots, strict=True):
                 if not takes_part(slot.rule, p) or not p.numel():
@@ -311,13 +312,14 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                     _require_dense(p)
                 known = counts.get(p)
                 count = known.number + 1 if known else 1
-                if work is None or not work.takes(slot.rule, slot.dtype, slot.device, count):
-                    work = works.get(key := (run, slot.rule.name, slot.dtype, slot.device, count))
+                kind = (slot.dtype, slot.device, count)
+                if work is None or not work.takes(slot.rule, *kind):
+                    work = works.get(key := (run, slot.rule.name, *kind))
                 if work is None:
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))
                     t = self._counters.current(counter, self.state, p, count)
-                    work = works[key] = Work(slot.rule, precision, slot.dtype, slot.device, count, t, hypers)
+                    work = works[key] = Work(slot.rule, precision, *kind, t, hypers, group["seed"])
                 work.params.append(p)
         return list(works.values())
 

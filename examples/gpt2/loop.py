@@ -240,7 +240,7 @@ def _quiet(loss: nn.Module, is_last: bool) -> AbstractContextManager[object]:
 
 
 def _seed(seed: int, step: int, place: int) -> None:
-    """Let random numbers (dropout, stochastic rounding) depend on the step and the place in it alone."""
+    """Let random numbers (dropout) depend on the step and the place in it alone."""
     torch.manual_seed(_mix(seed, step, place))
 
 

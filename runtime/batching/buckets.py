@@ -37,6 +37,7 @@ class Bucket:
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
         self.buffers: dict[str, Buffer] = {}
         self.fused: tuple[Any, Any] | None = None  # the kernel that fits the buffers, and the weights of these forms
+        self.lattice: Any = None  # of the noise, once there is any
         self.completed: list[Tensor] = self.params  # those of which no later bucket of the arrangement has a part
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
         self.cuts: Sequence[slice | None] = [None]

@@ -20,6 +20,7 @@ from ..routing.parameters import _require_apart, _require_parameter
 from ..routing.places import VIEW_KEYS, Slot, _view_in
 from ..routing.readings import Reading, _readings_of
 from ..routing.routes import _rule_named
+from .noise import Mark
 from .states import _is_untouched
 
 _State = Mapping[Tensor, Mapping[str, Any]]
@@ -78,6 +79,7 @@ class Roster:
     def __init__(self, listings: Sequence[_Listing] = ()) -> None:
         self.listings = tuple(listings)
         self.slots = {p: slot for each in listings for p, slot in zip(each.params, each.slots, strict=True)}
+        self.marks = {p: Mark(number) for number, p in enumerate(self.slots)}
 
     def is_current(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups list the same, each parameter the same way; what a slot fits is for the step to see."""

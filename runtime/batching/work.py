@@ -38,7 +38,7 @@ class Scalars:
 
 @dataclass(frozen=True)
 class Work:
-    """Parameters of one rule, dtype, device, precision, step count and values of all hypers.
+    """Parameters of one rule, dtype, device, precision, seed, step count and values of all hypers.
 
     `t` is the count as kernels see it, and like hypers a 0-d tensor where a capturable optimizer counts on the device.
     """
@@ -50,6 +50,7 @@ class Work:
     count: int
     t: Any
     hypers: dict[str, Any]
+    seed: int = 0  # of stochastic rounding, where there is any
     params: list[Tensor] = field(default_factory=list)
 
     def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:

@@ -12,6 +12,7 @@ class Options(TypedDict, total=False):
     """What the constructor of every generated optimizer takes besides hypers; `SpecOptimizer` says what they mean."""
 
     precision: str
+    seed: int
     skip_nonfinite: bool
     backend: str
     capturable: bool

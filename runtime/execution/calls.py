@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..batching.buckets import Bucket
+from ..batching.noise import Noise
 from ..batching.work import Scalars, Work
 from ..contract.interface import PARAMETER, Kernel, State
-from .computations import Computation
+from .computations import NOISE, Computation
 from .graphs import _graph_for
 
 
@@ -34,17 +35,27 @@ class Source:
 class Call:
     """One kernel on one bucket: gathers what is read, runs the kernel piece by piece, writes back what it returns."""
 
-    def __init__(self, kernel: Kernel, bucket: Bucket, work: Work, state: Mapping[Tensor, dict[str, Any]]) -> None:
-        self.bucket, self.state = bucket, state
+    def __init__(
+        self,
+        kernel: Kernel,
+        bucket: Bucket,
+        work: Work,
+        state: Mapping[Tensor, dict[str, Any]],
+        noise: Noise | None = None,
+    ) -> None:
+        self.bucket, self.state, self.noise = bucket, state, noise
         self.computation = Computation(kernel, work.precision, work.dtype)
         states = {kept.name: kept for kept, _ in work.states}
-        stored = [name for name in self.computation.names if name in states or name in PARAMETER]
+        stored = [name for name in self.computation.names if name in states or name in (*PARAMETER, NOISE)]
         self.sources = {name: self._source(name, states) for name in stored}
 
     def _source(self, name: str, states: Mapping[str, State]) -> Source:
         bucket = self.bucket
         if name in bucket.buffers:
             return Source(bucket.buffers[name].batch, True, [], states[name])
+        if name == NOISE:
+            assert self.noise is not None
+            return Source(self.noise.numbers(bucket), True, [], None)
         if name == "grad":
             return Source(bucket.gather([cast(Tensor, p.grad) for p in bucket.params]), False, [], None)
         kept = states.get(name)
@@ -60,30 +71,22 @@ class Call:
         values: tuple[Any, ...] = self.computation.values(given, self.computation.kernel.function, known)
         return values
 
-    def execute(self, scalars: Scalars, generator: torch.Generator | None = None) -> None:
+    def execute(self, scalars: Scalars) -> None:
         """Runs the kernel and writes its outputs to the weights and states."""
         function, known = self.computation.kernel.function, self._sized(scalars).all
         for cut in self.bucket.cuts:
             stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
             for name, value in self.computation.results(stored, function, known).items():
-                value = self.computation.rounded(name, value, generator)
                 self._store(name, value, stored[name], replace=cut is None)
         self._write_back()
 
-    def execute_graph(
-        self,
-        scalars: Scalars,
-        generator: torch.Generator | None = None,
-        compiled: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def execute_graph(self, scalars: Scalars, compiled: bool = False, options: Mapping[str, Any] | None = None) -> None:
         """As `execute`, by the kernel's graph, compiled or as it was recorded."""
         stored = {name: source.batch for name, source in self.sources.items()}
         if not stored:
             return
         graph = _graph_for(self.computation, stored, self._sized(scalars), compiled, options)
-        for value in graph(stored, scalars):
-            stored["weight"].copy_(self.computation.rounded("weight", value, generator))
+        graph(stored, scalars)
         self._write_back()
 
     def _sized(self, scalars: Scalars) -> Scalars:

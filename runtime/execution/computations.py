@@ -14,6 +14,9 @@ from ..contract.interface import Kernel
 from ..contract.precision import _compute_dtype, _precision_state
 from ..linalg.numbers import round_stochastically
 
+NOISE = "(noise)"  # what stochastic rounding reads, under a name that no state can have
+_BESIDE = ("kahan", "master", NOISE)  # what precisions need beside what the kernel sees
+
 
 @dataclass(frozen=True)
 class Computation:
@@ -25,8 +28,10 @@ class Computation:
 
     @property
     def names(self) -> list[str]:
-        """The stored tensors that it reads or writes: parameter, gradient and states; sums are not stored."""
+        """The stored tensors that it reads or writes: parameter, gradient, states and noise; sums are not stored."""
         names = list(dict.fromkeys((*self.kernel.inputs, *self.kernel.outputs)))
+        if self.precision == "stochastic" and "weight" in self.kernel.outputs:
+            names.append(NOISE)
         state = _precision_state(self.precision)
         return [*names, state.name] if state and "weight" in names else names
 
@@ -43,7 +48,7 @@ class Computation:
         A weight that no longer is its master, rounded, has been set from outside (a loaded model, a mask), and counts.
         """
         dtype = _compute_dtype(self.dtype)
-        given = {name: batch.to(dtype) for name, batch in stored.items() if name not in ("kahan", "master")}
+        given = {name: batch.to(dtype) for name, batch in stored.items() if name not in _BESIDE}
         if "kahan" in stored:
             given["weight"] = given["weight"] + stored["kahan"]
         if "master" in stored:
@@ -61,22 +66,18 @@ class Computation:
         function: Callable[..., Any],
         scalars: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """The new value of each stored tensor; of weights that are rounded stochastically, the value before that."""
+        """The new value of each stored tensor; noise is used up."""
         given = self.given(stored)
         values = self.values(given, function, scalars)
         results = dict(zip(self.kernel.outputs, _unaliased(self.kernel.outputs, values, given), strict=True))
         if "weight" in results:
             weight = results["weight"]
+            if self.precision == "stochastic":
+                results["weight"] = round_stochastically(weight, self.dtype, stored[NOISE])
             if self.precision in ("kahan", "master"):
                 low = results["weight"] = weight.to(self.dtype)
                 results[self.precision] = weight - low if self.precision == "kahan" else weight
         return results
-
-    def rounded(self, name: str, value: Any, generator: torch.Generator | None) -> Any:
-        """The value as it is to be stored."""
-        if name == "weight" and self.precision == "stochastic":
-            return round_stochastically(value, self.dtype, generator)
-        return value
 
 
 def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:

@@ -21,10 +21,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..batching.counters import _is_capturing
 from ..batching.work import Scalars
 from ..contract.precision import _compute_dtype
-from .computations import Computation
+from .computations import NOISE, Computation
 from .fences import _fenced
 from .probes import Probe, _lively
-from .stages import _is_single, _results, _stages
+from .stages import _is_single, _stages
 from .tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
@@ -50,7 +50,7 @@ class Graph:
         self.expressions, self.guards = tuple(recorder.places), recorder.guards
         self.holds = _condition(recorder.guards, list(scalars.numbers))
         self.evaluate = _evaluator(self.expressions, list(scalars.numbers))
-        self.run: Callable[..., tuple[Tensor, ...]] = self.module
+        self.run: Callable[..., object] = self.module
         self.last: tuple[bytes, Tensor] | None = None
         self.problem: str | None = None  # how its steps differ from the kernel's
 
@@ -67,13 +67,16 @@ class Graph:
         function = _with_numbers(self.computation.kernel.function)
         plain = {name: x.item() if isinstance(x, Tensor) else x for name, x in scalars.numbers.items()}
 
-        def body(vector: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        def body(vector: Tensor, *tensors: Tensor) -> tuple[()]:
             recorder = Recorder(vector)
             recorders.append(recorder)
             numbers = {name: Number(recorder, value, name) for name, value in plain.items()}
             seen = {**scalars.flags, **numbers, **dict(zip(scalars.tensors, tensors, strict=False))}
             inputs = dict(zip(stored, tensors[len(scalars.tensors) :], strict=True))
-            return self._write(self.computation.results(inputs, function, seen), inputs)
+            if NOISE in inputs:  # hashed in place, which compiled code is not to store
+                inputs[NOISE] = inputs[NOISE].clone()
+            self._write(self.computation.results(inputs, function, seen), inputs)
+            return ()
 
         vector = torch.ones(self.size, dtype=self.dtype, device=self.device)
         # Flat tensors leave no size in the graph.
@@ -81,18 +84,14 @@ class Graph:
         self.module = trace(vector, *scalars.tensors.values(), *stored.values())
         return recorders[-1]
 
-    def _write(self, results: Mapping[str, Any], stored: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Writes the results within the graph; returns the weight if it is still to be rounded stochastically."""
-        left = []
+    def _write(self, results: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
+        """Writes the results within the graph."""
         for name, value in results.items():
             value = value.tensor() if isinstance(value, Number) else value
-            if name == "weight" and self.computation.precision == "stochastic":
-                left.append(value)
-            elif not isinstance(value, Tensor):
+            if not isinstance(value, Tensor):
                 stored[name].fill_(value)
             elif value is not stored[name]:
                 stored[name].copy_(value)
-        return tuple(left)
 
     def compile(self, options: Mapping[str, Any]) -> None:
         """From now on runs compiled; raises CompileError, or torch.compile's error in the first run.
@@ -106,17 +105,14 @@ class Graph:
         else:
             self.run = _compiled_when_run(_fenced(self.module), self.is_elementwise, options)
 
-    def stage(self, prepare: Callable[[GraphModule], Callable[..., tuple[Tensor, ...]]]) -> None:
+    def stage(self, prepare: Callable[[GraphModule], Callable[..., object]]) -> None:
         """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
-        count = len(_results(self.module.graph))
         *early, last = _stages(self.module)
-        first = [each.forward if _is_single(each) else prepare(each) for each in early]
-        then = prepare(last)
+        ready = [*(each.forward if _is_single(each) else prepare(each) for each in early), prepare(last)]
 
-        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            for each in first:
+        def run(*tensors: Tensor) -> None:
+            for each in ready:
                 each(*tensors)
-            return then(*tensors)[:count]
 
         self.run = run
 
@@ -135,8 +131,8 @@ class Graph:
         except (ArithmeticError, ValueError):
             return False
 
-    def __call__(self, stored: Mapping[str, Tensor], scalars: Scalars) -> tuple[Tensor, ...]:
-        return self.run(self._vector(scalars), *scalars.tensors.values(), *stored.values())
+    def __call__(self, stored: Mapping[str, Tensor], scalars: Scalars) -> None:
+        self.run(self._vector(scalars), *scalars.tensors.values(), *stored.values())
 
     def _vector(self, scalars: Scalars) -> Tensor:
         """The numbers of this step, as the graph reads them."""

@@ -21,13 +21,13 @@ from torch import Tensor
 from ..batching.work import Scalars
 from ..contract.interface import PARAMETER
 from ..contract.precision import _compute_dtype
-from .computations import Computation
+from .computations import NOISE, Computation
 
 PROBE_ROUNDS = 3
 PROBE_NUMBER = 0.05  # numbers below it, as an lr of 0, become it: steps are then large beside rounding
 PROBE_LOOKS = 1 << 18  # elements of a tensor that are compared
 
-_Run = Callable[[Mapping[str, Tensor], Scalars], tuple[Tensor, ...]]
+_Run = Callable[[Mapping[str, Tensor], Scalars], None]
 _Fill = Callable[[Mapping[str, Tensor], int], None]
 
 
@@ -75,15 +75,13 @@ class Probe:
         """
         tensors = self._tensors()
         fill(tensors, seed)
-        before = {name: _looked_at(x) for name, x in tensors.items()}
+        before = {name: _looked_at(x) for name, x in tensors.items() if name != NOISE}
         expected = before | self._eager(tensors)
         if fill is _probed and not all(x.isfinite().any() for x in expected.values()):
             raise _NothingToSee
         fill(tensors, seed)
-        left = run(tensors, self.scalars)
+        run(tensors, self.scalars)
         found = {name: _looked_at(tensors[name]) for name in before}
-        if left:
-            found["weight"] = _looked_at(left[0])
         changes = {name: _largest(expected[name] - before[name]) for name in before}
         margins = {name: self._margin(name, changes[name], expected[name]) for name in before}
         apart = {name: _gap(found[name], expected[name]) for name in before}
@@ -96,28 +94,27 @@ class Probe:
         return {name: (apart[name] > margins[name], _largest(apart[name]) / (changes[name] or 1.0)) for name in before}
 
     def _eager(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the kernel makes of the tensors that are written; weights before they are rounded stochastically."""
+        """What the kernel makes of the tensors that are written."""
         try:
             results = self.computation.results(tensors, self.computation.kernel.function, self.scalars.all)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ArithmeticError, ValueError) as problem:
             raise _NothingToSee from problem
-        unrounded = {"weight"} if self.computation.precision == "stochastic" else set()
         for name, value in results.items():
-            if name in unrounded or value is tensors[name]:
+            if value is tensors[name]:
                 continue
             elif isinstance(value, Tensor):
                 tensors[name].copy_(value)
             else:
                 tensors[name].fill_(value)
-        return {name: _looked_at(results[name] if name in unrounded else tensors[name]) for name in results}
+        return {name: _looked_at(tensors[name]) for name in results}
 
     def _margin(self, name: str, change: float, expected: Tensor) -> Tensor:
         """The differences that rounding explains: parts of the change, and last places of what is stored."""
         fine, stored = _compute_dtype(self.computation.dtype), self.stored[name].dtype
         eps = torch.finfo(fine).eps
-        coarse = torch.finfo(stored).eps if stored is not fine and self.computation.precision != "stochastic" else 0.0
+        coarse = torch.finfo(stored).eps if stored is not fine else 0.0
         sizes = expected.abs().nan_to_num(0.0, 0.0, 0.0)
         return math.sqrt(eps) * change + 8 * eps * _largest(expected) + coarse * sizes
 
@@ -151,6 +148,8 @@ def _probed(tensors: Mapping[str, Tensor], seed: int) -> None:
         generator = torch.Generator(x.device).manual_seed(seed * len(tensors) + i)
         if name in PARAMETER:
             x.uniform_(-1.5, 1.5, generator=generator)
+        elif name == NOISE:
+            x.random_(-(2**31), 2**31, generator=generator)
         elif name == "kahan":
             x.uniform_(-(2**-10), 2**-10, generator=generator)
         elif x.ndim > 1 and x.shape[-1] == x.shape[-2] > 1:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored, _arranged
+from ..batching.noise import Noise
 from ..batching.work import Scalars, Work
 from ..contract.interface import Kernel
 from ..routing.routes import _columns
@@ -87,7 +88,7 @@ class Runner:
     work: Work
     state: Mapping[Tensor, dict[str, Any]]
     strategy: Strategy
-    generator: torch.Generator | None
+    noise: Noise
     options: Mapping[str, Any]
     refused: Refused
 
@@ -96,9 +97,9 @@ class Runner:
         name = self.strategy.name
         if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
             return
-        call = Call(self.kernel, bucket, self.work, self.state)
+        call = Call(self.kernel, bucket, self.work, self.state, self.noise)
         if name not in ("graph", "compile") or not self._run_graph(call, scalars):
-            call.execute(scalars, self.generator)
+            call.execute(scalars)
 
     def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
         """Whether torch's fused kernel could take the tensors of the bucket, and has."""
@@ -132,7 +133,7 @@ class Runner:
         if (name, call.computation) in self.refused:
             return False
         try:
-            call.execute_graph(scalars, self.generator, name == "compile", self.options)
+            call.execute_graph(scalars, name == "compile", self.options)
         except WrongGraph as problem:
             way = "compiled" if name == "compile" else "as a recorded graph"
             self._refuse(call, f"{way}, it takes other steps", problem)

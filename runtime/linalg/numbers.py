@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .hashing import _mix_
 from .ieee import ieee
 
 
@@ -34,17 +35,20 @@ def power(x: Any, y: Any) -> Any:
     return torch.where(no_number, math.nan, size).to(like.dtype)
 
 
-def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
-    """float32 x in `dtype` (bfloat16 or float16), rounded up or down at random so that the expected value is x."""
+def round_stochastically(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
+    """float32 x in `dtype` (bfloat16 or float16), rounded up or down so that the expected value is x.
+
+    `noise` has an int32 for each element, which is overwritten: it is hashed here, so that numbers which are merely
+    different make rounding random.
+    """
     if dtype == torch.bfloat16:
-        bits = x.view(torch.int32)
-        noise = torch.empty_like(bits).random_(0, 1 << 16, generator=generator)
-        rounded = noise.add_(bits).bitwise_and_(-1 << 16).view(torch.float32)
+        bits = _mix_(noise).bitwise_right_shift_(16).bitwise_and_(0xFFFF)
+        rounded = bits.add_(x.view(torch.int32)).bitwise_and_(-1 << 16).view(torch.float32)
     else:
         # Steps of float16 are 2^(exponent - 11), where frexp puts the mantissa in [1/2, 1), but never below 2^-24.
         step = torch.frexp(x).exponent.clamp_min_(-13).sub_(11)
         scaled = torch.ldexp(x, -step)
         floor = scaled.floor()
-        up = torch.empty_like(x).uniform_(generator=generator) < scaled - floor
-        rounded = torch.ldexp(floor + up, step)
+        bits = _mix_(noise).bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)
+        rounded = torch.ldexp(floor + (bits < (scaled - floor) * 2**24), step)
     return torch.where(x.isfinite(), rounded, x).to(dtype)

@@ -19,7 +19,7 @@ from ..contract.hypers import _nearest
 from ..contract.interface import PRECISIONS
 from .places import VIEW_KEYS
 
-OPTIONS = ("params", "param_names", "rule", *VIEW_KEYS, "precision")
+OPTIONS = ("params", "param_names", "rule", *VIEW_KEYS, "precision", "seed")
 DEFAULTS = {"rule": None, "transposed": False, "split": None, "batch": 0}
 SCHEDULER_KEYS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "differentiable")
 MOMENTUM = "momentum"
@@ -67,9 +67,13 @@ def _second_names(momentum: Sequence[str], hypers: Iterable[str]) -> tuple[str, 
     return () if MOMENTUM in hypers else tuple(momentum)
 
 
-def _require_precision(precision: object) -> None:
+def _require_rounding(group: Mapping[str, Any]) -> None:
+    """ValueError unless the group says in a valid way how its weights are rounded."""
+    precision, seed = group["precision"], group["seed"]
     if precision not in PRECISIONS:
         raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+        raise ValueError(f"invalid seed={seed!r}: a whole number from 0 to 2**64 - 1 is expected")
 
 
 # -- keys and arguments that are none of ours --------------------------------------------------------------------------

@@ -289,8 +289,7 @@ def together(*functions: Callable[[], Any]) -> list[Any]:
 def trained(cls: type[Any], seed: int, **options: Any) -> list[dict[str, Any]]:
     dtype = torch.bfloat16 if options.get("precision") == "stochastic" else torch.float32
     made = groups(cls, dtype, seed=seed)
-    optimizer = build(cls, made, **options)
-    optimizer.generator = torch.Generator().manual_seed(seed)
+    optimizer = build(cls, made, seed=seed, **options)
     for t in range(25):
         set_gradients(parameters(made), 100 * seed + t)
         optimizer.step()

@@ -881,13 +881,11 @@ def test_deepcopy_copies_all_public_attrs(info):
     """A deep copy and a pickle have all public attributes, and go on bitwise alike, apart from the original."""
     problem = Problem()
     optimizer = info.optim_cls(problem.params, skip_nonfinite=True)
-    optimizer.generator = torch.Generator().manual_seed(4)
     problem.train(optimizer, 2)
     set_gradients(problem.params)
     before = constants(optimizer)
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert public(other) == public(optimizer) and other.skip_nonfinite
-        assert torch.equal(other.generator.get_state(), optimizer.generator.get_state())
         assert same(constants(other), before)
         params = other.param_groups[0]["params"]
         set_gradients(params)

@@ -13,7 +13,7 @@ from optforge.compiler.targets.torch.statements import WIDTH
 from optforge.dsl import ast
 from optforge.dsl.printer import print_expression
 
-OPTIONS = "options: precision, skip_nonfinite, backend and capturable, as `SpecOptimizer` has them."
+OPTIONS = "options: precision, seed, skip_nonfinite, backend and capturable, as `SpecOptimizer` has them."
 
 
 def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ...]:

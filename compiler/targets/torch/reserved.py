@@ -9,7 +9,7 @@ from optforge.compiler.ir.operators import OPERATORS
 
 # Arguments of the constructors of optimizers, schedules and penalties, and of `fire`.
 ARGUMENTS = {
-    "self", "params", "model", "optimizer", "precision", "skip_nonfinite", "backend", "capturable", "generator",
+    "self", "params", "model", "optimizer", "precision", "seed", "skip_nonfinite", "backend", "capturable",
     "options", "last_epoch", "event",
 }  # fmt: skip
 
@@ -22,7 +22,7 @@ GROUP_KEYS = {
 # Attributes of torch.optim.Optimizer and of the runtime's base class that an event must not hide.
 METHODS = {
     "step", "zero_grad", "state", "state_dict", "load_state_dict", "add_param_group", "param_groups", "defaults",
-    "fire", "check_hypers", "generator", "skip_nonfinite", "backend", "capturable", "compile_options",
+    "fire", "check_hypers", "skip_nonfinite", "backend", "capturable", "compile_options",
     "profile_hook_step", "register_step_pre_hook",
     "register_step_post_hook", "register_state_dict_pre_hook", "register_state_dict_post_hook",
     "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook", "OptimizerPreHook",
@@ -55,6 +55,7 @@ MODULE_NAMES = {
     "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "make_fx", "math", "nn", "no_type_check",
     "nullcontext", "operator", "orthogonalize", "os", "param_groups", "partial", "platform", "power", "qr", "re",
     "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys", "threading",
+    "Lattice", "Mark", "NOISE", "Noise", "accumulate", "zlib",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
 

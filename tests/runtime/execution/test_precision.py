@@ -154,7 +154,6 @@ def test_training_reaches_the_minimum_where_plain_stalls(dtype):
     for precision in PRECISIONS:
         p = nn.Parameter(start.clone())
         optimizer = Descent([p], lr=lr, precision=precision)
-        optimizer.generator = torch.Generator().manual_seed(0)
         for _ in range(300):
             p.grad = (p.detach().float() - target).to(dtype)
             optimizer.step()
@@ -187,7 +186,6 @@ def test_stochastic_rounding_is_unbiased_in_whole_steps(cls, dtype):
     low, single = (one_per_rule(cls, kind, rows=40, cols=32) for kind in (dtype, torch.float32))
     params, twins = parameters(low), parameters(single)
     optimizer, twin = build(cls, low, precision="stochastic"), eager(cls, single)
-    optimizer.generator = torch.Generator().manual_seed(77)  # not the seed of the weights: the noise would follow them
     residuals, fractions, signs, directions = [], [], [], []
     for grads in gradients([p.shape for p in params], 6):
         with torch.no_grad():
@@ -217,20 +215,17 @@ def test_stochastic_rounding_is_unbiased_in_whole_steps(cls, dtype):
 
 
 @every_class
-def test_stochastic_rounding_is_reproducible_by_its_generator(cls):
-    """Also from the middle on, by a checkpoint and the generator's state, and in copies."""
+def test_stochastic_rounding_is_reproducible_by_its_seed(cls):
+    """Also from the middle on, by a checkpoint, which has the seed, and in copies."""
 
     def fresh(seed: int) -> tuple[Any, list[Tensor]]:
         made = one_per_rule(cls, torch.bfloat16)
-        optimizer = build(cls, made, precision="stochastic")
-        optimizer.generator = torch.Generator().manual_seed(seed)
-        return optimizer, parameters(made)
+        return build(cls, made, precision="stochastic", seed=seed), parameters(made)
 
     optimizer, params = fresh(0)
     grads = gradients([p.shape for p in params], 8)
     follow(optimizer, params, grads[:4])
     at, saved = weights(params), copy.deepcopy(optimizer.state_dict())
-    generator_state = optimizer.generator.get_state()
     copies = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]
     torch.rand(3)
     follow(optimizer, params, grads[4:])
@@ -248,22 +243,19 @@ def test_stochastic_rounding_is_reproducible_by_its_generator(cls):
         for p, old in zip(others, at, strict=True):
             p.copy_(old)
     other.load_state_dict(saved)
-    other.generator.set_state(generator_state)
+    assert all(group["seed"] == 0 for group in other.param_groups)
     follow(other, others, grads[4:])
     assert same(snapshot(other), expected)
 
 
-def test_without_a_generator_the_global_one_is_used():
-    results = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        p = nn.Parameter(torch.ones(100, dtype=torch.bfloat16))
-        follow(Descent([p], lr=1e-3, precision="stochastic"), [p], [[torch.ones(100)]])
-        results.append(p.detach())
-    assert torch.equal(*results) and len(results[0].unique()) == 2
-    p = nn.Parameter(torch.ones(100, dtype=torch.bfloat16))
-    follow(Descent([p], lr=1e-3, precision="stochastic"), [p], [[torch.ones(100)]])
-    assert not torch.equal(p, results[0])
+def test_checkpoints_from_before_there_were_seeds_keep_the_one_given():
+    made = one_per_rule(Descent, torch.bfloat16)
+    saved = Descent(made, precision="stochastic").state_dict()
+    for group in saved["param_groups"]:
+        del group["seed"]
+    other = Descent(made, precision="stochastic", seed=5)
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["seed"] == 5
 
 
 # -- recorded and compiled kernels ----------------------------------------------------------------------------------
@@ -291,7 +283,6 @@ def test_graphs_keep_what_rounding_takes_off(cls, precision, how):
         made = one_per_rule(cls, torch.bfloat16)
         params = parameters(made)
         optimizer = build(cls, made, precision=precision, **options)
-        optimizer.generator = torch.Generator().manual_seed(0)
         start = torch.cat([p.detach().double().flatten() for p in params])
         follow(optimizer, params, gradients([p.shape for p in params], 6))
         extras = [optimizer.state[p].get(precision, torch.zeros_like(p)).detach().double().flatten() for p in params]
@@ -330,8 +321,6 @@ def test_states_keep_their_dtype_in_files(cls, precision):
         for name, value in other.state[p].items():
             assert name == "step" or value.dtype == (torch.bfloat16 if name == "kahan" else torch.float32), name
     assert (precision in other.state[others[0]]) == (precision in ("kahan", "master"))
-    for generator_of in (optimizer, other):
-        generator_of.generator = torch.Generator().manual_seed(0)
     follow(optimizer, params, grads[3:])
     follow(other, others, grads[3:])
     assert same(snapshot(other), snapshot(optimizer))

@@ -1,0 +1,1 @@
+"""Parameters that run as one call."""
