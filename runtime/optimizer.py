@@ -319,7 +319,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))
                     t = self._counters.current(counter, self.state, p, count)
-                    work = works[key] = Work(slot.rule, precision, *kind, t, hypers, group["seed"])
+                    work = works[key] = Work(slot.rule, precision, *kind, t, hypers, seed=group["seed"])
                 work.params.append(p)
         return list(works.values())
 

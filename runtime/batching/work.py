@@ -50,8 +50,8 @@ class Work:
     count: int
     t: Any
     hypers: dict[str, Any]
-    seed: int = 0  # of stochastic rounding, where there is any
     params: list[Tensor] = field(default_factory=list)
+    seed: int = 0  # of stochastic rounding, where there is any
 
     def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:
         """Whether this is the work of parameters like that in a group of these hypers."""

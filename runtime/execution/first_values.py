@@ -34,7 +34,7 @@ def _give_first_values(work: Work, slots: Mapping[Tensor, Slot], state: Mapping[
     fresh: dict[Tensor, dict[str, Any]] = {p: dict(_made(p, slots[p], work.states)) for p in new}
     init = work.rule.init
     if init is not None:
-        first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, params=new)
+        first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new)
         for bucket in _arranged([(p, slots[p]) for p in new], _wider(work.rule.step.layout, init.layout)):
             Call(init, bucket, first, fresh).execute(first.scalars(init, {}, {}))
     for p in new:

@@ -108,11 +108,13 @@ class Graph:
     def stage(self, prepare: Callable[[GraphModule], Callable[..., object]]) -> None:
         """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
         *early, last = _stages(self.module)
-        ready = [*(each.forward if _is_single(each) else prepare(each) for each in early), prepare(last)]
+        first = [each.forward if _is_single(each) else prepare(each) for each in early]
+        then = prepare(last)
 
         def run(*tensors: Tensor) -> None:
-            for each in ready:
+            for each in first:
                 each(*tensors)
+            then(*tensors)
 
         self.run = run
 

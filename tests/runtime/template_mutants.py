@@ -166,8 +166,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "dtypes mixed in a batch",
         "models of several dtypes fail, or step in the wrong precision",
         f"{RUNTIME}/optimizer.py",
-        "key := (run, slot.rule.name, slot.dtype, slot.device, count)",
-        "key := (run, slot.rule.name, slot.device, count)",
+        "key := (run, slot.rule.name, *kind)",
+        "key := (run, slot.rule.name, *kind[1:])",
     ),
     Mutant(
         "sums over parameters of the last bucket alone",
@@ -202,8 +202,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "hypers of the first group for all",
         "groups with an lr of their own step with another's",
         f"{RUNTIME}/optimizer.py",
-        'runs.setdefault((_distinguished(values), group["precision"]), len(runs))',
-        'runs.setdefault(group["precision"], len(runs))',
+        'runs.setdefault((_distinguished(values), group["precision"], group["seed"]), len(runs))',
+        'runs.setdefault((group["precision"], group["seed"]), len(runs))',
     ),
     Mutant(
         "defaults in place of group values",
