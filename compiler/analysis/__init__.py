@@ -1,4 +1,4 @@
-"""What can be said of a spec without running its generated code: its claims, its memory, its cost.
+"""What can be said of a spec without running its generated code: what its scalars may be, its cost, what classes know.
 
-Takes checked programs, gives verdicts on their claims. Nothing here changes a program or writes code.
+Takes checked programs. Nothing here changes what a program means or writes code.
 """

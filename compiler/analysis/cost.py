@@ -1,72 +1,15 @@
-"""``cost(expr)``: the arithmetic of a step, counted by the operator table, and whether it is O(expr).
+"""The arithmetic of a step, counted by the operator table: a polynomial in rows, cols and min(rows, cols).
 
-The count is a polynomial in rows, cols and min(rows, cols), of the equations as they are written: both branches of a
-choice, nothing shared, every hyperparameter at its default. Hyperparameters are constants, so a claim may not owe
-its growth to them.
-
-One polynomial bounds another up to a factor when, along every way rows and cols can grow, its largest exponent is at
-least as large. Let rows = n^a and cols = n^b: the exponent of a term is linear in (a, b) on either side of a = b, and
-the largest exponent of the claim bends only where two of its terms meet, so those points and the ends of the
-two sides decide. That is a proof, of the count that the table gives.
+Equations count as they are written: both branches of a choice, nothing shared, every hyperparameter at its default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
-from itertools import combinations
-from typing import TypeAlias
+from collections.abc import Iterable
 
-from optforge.compiler.analysis.claims import Proved, Question, Refuted, Unknown, Verdict
-from optforge.compiler.analysis.polynomials import (
-    CONSTANT,
-    Exponents,
-    Polynomial,
-    collected,
-    monomial,
-    polynomial_of,
-    power_text,
-)
+from optforge.compiler.analysis.polynomials import Polynomial, monomial
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import OPERATORS
-
-Direction: TypeAlias = tuple[Fraction, Fraction]  # rows = n^a, cols = n^b
-ZERO, ONE = Fraction(0), Fraction(1)
-
-
-def decide_cost(question: Question) -> Verdict:
-    rule = question.subject.rule
-    if question.claim.form != "cost" or rule is None:
-        return Unknown("it is not about cost")
-    claimed = polynomial_of(constants_as_one(question.claim.promise))
-    if claimed is None or any(factor < 0 for factor in claimed.terms.values()):
-        return Unknown("its growth is not that of a polynomial in rows and cols with positive terms")
-    total = cost_of([stage.function for stage in rule.step], question.subject.declaration)
-    direction = direction_of_excess(total.terms, claimed.terms)
-    if direction is None:
-        return Proved(f"grows as {highest(total)}")
-    worst = max(total.terms, key=lambda exponents: exponent_along(exponents, direction))
-    costly = [
-        equation.name
-        for equation in rule.update.equations
-        if worst in expression_cost(equation.value, question.subject.declaration).terms
-    ]
-    return Refuted(
-        (
-            ("costs", f"grows as {highest(total)}" + (f", the most in {', '.join(costly)}" if costly else "")),
-            ("where", f"{direction_text(direction)}: {along(total, direction)} against {along(claimed, direction)}"),
-        )
-    )
-
-
-def constants_as_one(expr: ir.Expr) -> ir.Expr:
-    """Hyperparameters do not grow with the shape."""
-    return ir.transform(
-        lambda node: (
-            ir.Literal(1.0, "1") if isinstance(node, ir.Input) and node.source is ir.InputSource.HYPER else node
-        ),
-        expr,
-    )
 
 
 def cost_of(functions: Iterable[ir.Function], declaration: ir.Declaration) -> Polynomial:
@@ -102,52 +45,3 @@ def setting_value(expr: ir.Expr, declaration: ir.Declaration) -> ir.Value | None
     return next(
         (hyper.default.value for hyper in declaration.hypers if hyper.name == expr.name and hyper.default), None
     )
-
-
-def direction_of_excess(found: Iterable[Exponents], claimed: Iterable[Exponents]) -> Direction | None:
-    """A way to grow along which some term outgrows all that are claimed; None where there is none."""
-    terms = tuple(claimed)
-    for direction in deciding_directions(terms):
-        bound = max((exponent_along(term, direction) for term in terms), default=Fraction(-1))
-        if any(exponent_along(term, direction) > bound for term in found):
-            return direction
-    return None
-
-
-def deciding_directions(terms: tuple[Exponents, ...]) -> Iterator[Direction]:
-    """Both dimensions alike, one alone, and where two terms grow alike."""
-    yield from ((ONE, ONE), (ONE, ZERO), (ZERO, ONE))
-    for one, two in combinations(terms, 2):
-        for first, second in ((0, 1), (1, 0)):  # the dimension that grows as n, and the other, as n^s
-            rise = (one[second] + one[2]) - (two[second] + two[2])
-            if rise and 0 < (slope := (two[first] - one[first]) / rise) < 1:
-                yield (ONE, slope) if first == 0 else (slope, ONE)
-
-
-def exponent_along(term: Exponents, direction: Direction) -> Fraction:
-    a, b = direction
-    return term[0] * a + term[1] * b + term[2] * min(a, b)
-
-
-def highest(polynomial: Polynomial) -> str:
-    """The terms that no other term outgrows, without their factors."""
-    terms = list(polynomial.terms)
-    kept = [term for term in terms if direction_of_excess([term], [other for other in terms if other != term])]
-    return str(collected((term, ONE) for term in (kept or [CONSTANT])))
-
-
-def along(polynomial: Polynomial, direction: Direction) -> str:
-    exponent = max((exponent_along(term, direction) for term in polynomial.terms), default=ZERO)
-    return power_text("n", exponent)
-
-
-def direction_text(direction: Direction) -> str:
-    match direction:
-        case a, b if a == b:
-            return "rows = cols = n"
-        case a, b if not b:
-            return "rows = n, cols fixed"
-        case a, b if not a:
-            return "cols = n, rows fixed"
-        case a, b:
-            return f"rows = {power_text('n', a)}, cols = {power_text('n', b)}"

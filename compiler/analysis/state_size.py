@@ -1,42 +1,14 @@
-"""``state(expr)``: the numbers a rule keeps from step to step, as a polynomial in rows and cols.
+"""How many numbers a rule keeps from step to step, as a polynomial in rows and cols.
 
-The shapes of states are part of their types, so the polynomial is exact, and so is the answer where the claim is a
-polynomial too: two that differ do so at a small shape. Step counts and the precision modes' copies are not counted:
-they belong to the generated class, not to the method.
+Step counts and the precision modes' copies are not counted: they belong to the generated class, not to the method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optforge.compiler.analysis.claims import Proved, Question, Refuted, Unknown, Verdict
-from optforge.compiler.analysis.polynomials import Polynomial, polynomial_of, size_of
+from optforge.compiler.analysis.polynomials import Polynomial, size_of
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import Type
-
-
-def decide_state(question: Question) -> Verdict:
-    rule = question.subject.rule
-    if question.claim.form != "state" or rule is None:
-        return Unknown("it is not about the state")
-    found = state_of(rule.states)
-    claimed = polynomial_of(question.claim.promise)
-    if claimed is None:
-        return Unknown("it is no polynomial in rows and cols")
-    different = shape_that_differs(found, claimed)
-    if found == claimed or (different is None and is_whole(claimed)):
-        return Proved(f"{found} numbers" if str(found) != "0" else "nothing is kept")
-    if different is None:
-        return Unknown("no small shape tells the two apart")
-    rows, cols = different
-    shown = ", ".join(f"{state.name} {shape_text(state.type)}" for state in rule.states) or "nothing"
-    return Refuted(
-        (
-            ("kept", shown),
-            ("in all", str(found)),
-            ("shape", f"{rows} x {cols}: {found.value(rows, cols):g} numbers, not {claimed.value(rows, cols):g}"),
-        )
-    )
 
 
 def state_of(states: Iterable[ir.State]) -> Polynomial:
@@ -46,22 +18,3 @@ def state_of(states: Iterable[ir.State]) -> Polynomial:
         assert state.type.shape is not None
         total += size_of(state.type.shape)
     return total
-
-
-def shape_that_differs(found: Polynomial, claimed: Polynomial) -> tuple[int, int] | None:
-    """The smallest shape at which two polynomials differ, if there is one up to 32 x 32.
-
-    With whole exponents up to 8 there is one, if they differ anywhere: no two such polynomials agree on so many shapes.
-    """
-    shapes = sorted(((r, c) for r in range(1, 33) for c in range(1, 33)), key=lambda shape: (sum(shape), shape))
-    return next((shape for shape in shapes if found.value(*shape) != claimed.value(*shape)), None)
-
-
-def is_whole(polynomial: Polynomial) -> bool:
-    """Whether no exponent is a fraction, negative or large."""
-    return all(each.denominator == 1 and -8 <= each <= 8 for exponents in polynomial.terms for each in exponents)
-
-
-def shape_text(found: Type) -> str:
-    assert found.shape is not None
-    return f"({found.shape[0].value}, {found.shape[1].value})"

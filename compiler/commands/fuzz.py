@@ -60,8 +60,9 @@ def run_fuzz(options: argparse.Namespace) -> int:
     from optforge.compiler.verify.differential.corpus import corpus_of
     from optforge.compiler.verify.differential.names import NameProblem
     from optforge.compiler.verify.differential.script import script
-    from optforge.compiler.verify.differential.search import SearchBudget, search
+    from optforge.compiler.verify.differential.search import search
     from optforge.compiler.verify.differential.setup import set_up
+    from optforge.compiler.verify.shared.budget import SearchBudget
 
     factory = loaded(options.against)
     try:

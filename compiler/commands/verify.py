@@ -18,9 +18,9 @@ from optforge.compiler.commands.console import (
 )
 
 if TYPE_CHECKING:
-    from optforge.compiler.analysis.claims import Budget
     from optforge.compiler.driver import Snapshot
     from optforge.compiler.verify.claims.report import Finding
+    from optforge.compiler.verify.shared.budget import Budget
 
 
 def add_parser(commands: Commands) -> None:
@@ -38,8 +38,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    from optforge.compiler.analysis.claims import Budget
     from optforge.compiler.verify.claims.report import finding_lines, findings_json
+    from optforge.compiler.verify.shared.budget import Budget
 
     if options.examples < 1 or options.seed < 0:
         raise CommandProblem("`--examples` must be 1 or more, and `--seed` 0 or more")

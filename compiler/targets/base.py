@@ -1,18 +1,17 @@
 """What a target is: everything that the compiler has to know of it.
 
-A target rewrites functions after the common passes or between them, has names of its own, and texts for operators.
+A target rewrites functions after the common passes or between them, has names of its own, and writes what is left.
 Adding one is a folder with such a record; nothing in front of it changes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from optforge.compiler.frontend.reporting import ReservedNames
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import Pattern
 from optforge.dsl.source import Source
 
 Pass = Callable[[ir.Function], ir.Function]
@@ -25,15 +24,6 @@ class Rewrites:
 
     recognize: tuple[NamedPass, ...] = ()  # before common subexpressions get names, which would hide the parts
     finish: tuple[NamedPass, ...] = ()  # after the common passes: on the final order and the final names
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """How a target writes an operator: by the phases of its arguments, as an update in place, and what it calls."""
-
-    forms: Mapping[str, Pattern]
-    in_place: Pattern | None = None
-    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +51,10 @@ class Target:
         name: what commands call it.
         rewrites: its passes beside the common ones.
         reserved: names that mean something in its code.
-        emission: the text of each operator; one that is not in it cannot be written.
         render: the text of a program after all passes.
     """
 
     name: str
     rewrites: Rewrites
     reserved: ReservedNames
-    emission: Mapping[str, Emission]
     render: Callable[[ir.Program, Origin], str]

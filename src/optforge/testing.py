@@ -56,9 +56,11 @@ def assert_matches(
         without: what the other need not do, such as "closure" or "nan".
         corpus: the folder where failures are kept, to be tried first the next time.
     """
-    from optforge.compiler.verify.differential import search, setup
+    from optforge.compiler.verify.differential import setup
     from optforge.compiler.verify.differential.corpus import corpus_of
     from optforge.compiler.verify.differential.script import script
+    from optforge.compiler.verify.differential.search import search
+    from optforge.compiler.verify.shared.budget import SearchBudget
 
     options = setup.Options(
         map or {}, fix or {}, optimizer, rest, role_key, tuple(dtypes), groups, tolerance, tuple(without)
@@ -66,8 +68,8 @@ def assert_matches(
     target = getattr(factory, "__qualname__", type(factory).__name__)
     opened = setup.set_up(spec, factory, options, target)
     kept = corpus_of(opened.source.text, target, Path(corpus))
-    budget = search.SearchBudget(examples, seconds, seed, patience)
-    result = search.search(opened.pair, opened.space, budget, kept.scenarios())
+    budget = SearchBudget(examples, seconds, seed, patience)
+    result = search(opened.pair, opened.space, budget, kept.scenarios())
     if result.finding is not None:
         kept.keep(result.finding.scenario)
         raise AssertionError(f"{result.finding.difference}\n\n{script(opened, result.finding)}")

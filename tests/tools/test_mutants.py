@@ -12,7 +12,7 @@ from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
-from optforge.compiler.verify.differential.search import SearchBudget
+from optforge.compiler.verify.shared.budget import SearchBudget
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 from tools.mutants import __main__ as mutants

@@ -18,9 +18,10 @@ from optforge.compiler.commands.cli import main
 from optforge.compiler.verify.differential.corpus import corpus_of
 from optforge.compiler.verify.differential.plan import Gradient, Group, Scenario, Step, read_scenario, scenario_text
 from optforge.compiler.verify.differential.script import script
-from optforge.compiler.verify.differential.search import Mismatch, SearchBudget, draw_scenarios, search
+from optforge.compiler.verify.differential.search import Mismatch, draw_scenarios, search
 from optforge.compiler.verify.differential.setup import NameProblem, Options, Setup, set_up
 from optforge.compiler.verify.differential.side_by_side import run_both
+from optforge.compiler.verify.shared.budget import SearchBudget
 from optforge.testing import assert_matches
 from tests.verify import wrong_adamw
 from tests.verify.wrong_adamw import MyAdamW

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from optforge.compiler.analysis.claims import Budget, Proved, Refuted, Unknown, Verdict
-from optforge.compiler.analysis.claims import Tested as Held  # pytest collects what is called Test...
-from optforge.compiler.analysis.cost import direction_of_excess
 from optforge.compiler.analysis.polynomials import polynomial_of, power_text
 from optforge.compiler.commands.cli import main
 from optforge.compiler.driver import Snapshot, check_file, check_source
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import ROWS, once_per_result
+from optforge.compiler.verify.claims.cost_claims import direction_of_excess
 from optforge.compiler.verify.claims.decide import decide
 from optforge.compiler.verify.claims.gradients import STREAMS
 from optforge.compiler.verify.claims.watch import questions_of, subjects_of
 from optforge.compiler.verify.properties.metamorphic import PROPERTIES, decide_property
+from optforge.compiler.verify.shared.budget import Budget
+from optforge.compiler.verify.shared.verdicts import Proved, Refuted, Unknown, Verdict
+from optforge.compiler.verify.shared.verdicts import Tested as Held  # pytest collects what is called Test...
 from optforge.dsl.printer import print_expression
 from optforge.dsl.source import Source
 

@@ -29,9 +29,10 @@ from optforge.compiler.targets.torch.render import render_program
 from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.corpus import digest
 from optforge.compiler.verify.differential.plan import Scenario
-from optforge.compiler.verify.differential.search import SearchBudget, draw_scenarios
+from optforge.compiler.verify.differential.search import draw_scenarios
 from optforge.compiler.verify.differential.setup import Setup, chosen, read_spec, set_up
 from optforge.compiler.verify.differential.side_by_side import Pair, SpecRefuses, run_both
+from optforge.compiler.verify.shared.budget import SearchBudget
 from optforge.dsl.parser import parse_source
 from tools.mutants.counterparts import Counterpart, find_counterparts
 from tools.mutants.program_mutations import checked, program_mutants

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import OPERATORS
-from optforge.compiler.targets.base import Emission, Origin, Target
+from optforge.compiler.targets.base import Origin, Target
 from optforge.compiler.targets.torch.passes import TORCH_REWRITES
 from optforge.compiler.targets.torch.reserved import RESERVED
 
@@ -20,6 +19,5 @@ TORCH = Target(
     name="torch",
     rewrites=TORCH_REWRITES,
     reserved=RESERVED,
-    emission={row.name: Emission(row.torch, row.in_place, row.imports) for row in OPERATORS.values() if row.torch},
     render=render,
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from optforge.compiler.analysis.claims import Question, Refuted, Subject, Tested, Unknown, Verdict
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.claims.examine import Counterexample, Examiner, examiner_for
 from optforge.compiler.verify.claims.gradients import PLAIN, STREAMS, Array
+from optforge.compiler.verify.claims.questions import Question, Subject
 from optforge.compiler.verify.claims.settings import NoValues, defaults_of
 from optforge.compiler.verify.claims.shrink import shrink_counterexample
 from optforge.compiler.verify.claims.trial import Case, draw_case
+from optforge.compiler.verify.shared.verdicts import Refuted, Tested, Unknown, Verdict
 
 
 def decide_by_cases(question: Question) -> Verdict:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from optforge.compiler.analysis.claims import Decider, Question, Unknown, Verdict
-from optforge.compiler.analysis.cost import decide_cost
-from optforge.compiler.analysis.state_size import decide_state
 from optforge.compiler.verify.claims.cases import decide_by_cases
+from optforge.compiler.verify.claims.cost_claims import decide_cost
+from optforge.compiler.verify.claims.questions import Decider, Question
+from optforge.compiler.verify.claims.state_claims import decide_state
+from optforge.compiler.verify.shared.verdicts import Unknown, Verdict
 
 DECIDERS: tuple[Decider, ...] = (
     decide_state,  # exact: shapes are types

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from optforge.compiler.analysis.claims import COMPARISON, Question
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.oracle.interpreter import as_array
 from optforge.compiler.verify.claims.gradients import Array
 from optforge.compiler.verify.claims.margins import Margins, comparisons
+from optforge.compiler.verify.claims.questions import COMPARISON, Question
 from optforge.compiler.verify.claims.settings import with_default_eps
 from optforge.compiler.verify.claims.trial import Case, Moment, run_case
 

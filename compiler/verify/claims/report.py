@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from optforge.compiler.analysis.claims import Proved, Refuted, Tested, Unknown, Verdict
+from optforge.compiler.verify.shared.verdicts import Proved, Refuted, Tested, Unknown, Verdict
 from optforge.dsl.source import Span
 
 WIDTH = 84  # of the place and the claim; longer ones push their verdict to the right

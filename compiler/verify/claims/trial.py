@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from optforge.compiler.analysis.claims import Subject
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.oracle.interpreter import Evaluation, OracleParameter, fire_event, run_step
 from optforge.compiler.verify.claims.gradients import Array, Random, Stream
+from optforge.compiler.verify.claims.questions import Subject
 from optforge.compiler.verify.claims.settings import Values, draw_hypers
 
 SHAPES = ((3, 3), (2, 5), (5, 2), (1, 4), (4, 1), (1, 1), (6, 6), (3, 8), (8, 3))

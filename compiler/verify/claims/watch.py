@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from optforge.compiler.analysis.claims import COMPARISON, Budget, Question, Subject
 from optforge.compiler.driver import Snapshot
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawRule
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.streams.lower_streams import RuleStreams
+from optforge.compiler.verify.claims.questions import COMPARISON, Question, Subject
+from optforge.compiler.verify.shared.budget import Budget
 from optforge.dsl import ast
 from optforge.dsl.diagnostics import SpecError
 

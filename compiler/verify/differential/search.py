@@ -14,20 +14,10 @@ from optforge.compiler.verify.differential.plan import Scenario
 from optforge.compiler.verify.differential.scenarios import Space, draw_scenario
 from optforge.compiler.verify.differential.shrink import shrink_scenario
 from optforge.compiler.verify.differential.side_by_side import Difference, Pair, SpecRefuses, explain, run_both
+from optforge.compiler.verify.shared.budget import SearchBudget
 from optforge.compiler.verify.shared.dice import dice_of
 
-EXAMPLES = 200
 CHANGING = "the other optimizer does not do the same each time"
-
-
-@dataclass(frozen=True)
-class SearchBudget:
-    """How much to try; ``patience`` is how many seconds of computing shrinking may take, on however busy a machine."""
-
-    examples: int = EXAMPLES
-    seconds: float = float("inf")
-    seed: int = 0
-    patience: float = 20.0
 
 
 @dataclass(frozen=True)

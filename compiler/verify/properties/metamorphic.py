@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from optforge.compiler.analysis.claims import Budget, Refuted, Tested, Unknown, Verdict
 from optforge.compiler.driver import Snapshot
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import module_for
@@ -20,6 +19,8 @@ from optforge.compiler.verify.claims.cases import value_text
 from optforge.compiler.verify.claims.report import Finding
 from optforge.compiler.verify.claims.settings import NoValues, Values, draw_hypers
 from optforge.compiler.verify.claims.trial import EVENT_ARGUMENTS
+from optforge.compiler.verify.shared.budget import Budget
+from optforge.compiler.verify.shared.verdicts import Refuted, Tested, Unknown, Verdict
 from optforge.dsl import ast
 
 STEPS = 3

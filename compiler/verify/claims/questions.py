@@ -1,8 +1,7 @@
-"""Claims and what can be found out about them.
+"""What is asked about claims: one claim of one rule, with all that is needed to answer it.
 
-A :class:`Question` is one claim of one rule with all that is needed to answer it. A decider takes a question and gives
-a verdict: proved, tested on so many cases, refuted by values, or unknown, which leaves it to the next decider. This
-module says what these are; the deciders have modules of their own, and ``decide.py`` their order.
+A decider takes a question and gives a verdict; the next one is asked where that is unknown. The deciders have modules
+of their own, and ``decide.py`` their order.
 """
 
 from __future__ import annotations
@@ -13,47 +12,10 @@ from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.verify.shared.budget import Budget
+from optforge.compiler.verify.shared.verdicts import Verdict
 
 COMPARISON = "comparison"
-
-
-@dataclass(frozen=True, slots=True)
-class Proved:
-    """It holds for all values; ``reason`` says why in a few words."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """It held in so many cases."""
-
-    cases: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuted:
-    """It does not hold for these values: names and what they are, in the order in which they are shown."""
-
-    values: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Nothing was found out, for this reason."""
-
-    reason: str
-
-
-Verdict: TypeAlias = Proved | Tested | Refuted | Unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How many random cases a claim may cost, and the seed that makes them."""
-
-    examples: int = 100
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
