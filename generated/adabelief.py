@@ -23,7 +23,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     parameters.
     """
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp((grad - m).square(), 1 - beta2) + eps
+    v = beta2 * v + (1 - beta2) * (grad - m).square() + eps
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v

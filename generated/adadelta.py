@@ -21,7 +21,7 @@ def tensor_rule(weight, grad, v, moved, *, lr, rho, eps, weight_decay):
     parameters.
     """
     g = grad + weight_decay * weight
-    v = v.lerp_(g.square(), 1 - rho)
+    v = v.mul_(rho).add_((1 - rho) * g.square())
     u = g.mul_((moved + eps).sqrt() / (v + eps).sqrt())
     weight = weight.sub_(lr * u)
     moved = moved.lerp_(u.square(), 1 - rho)

@@ -25,8 +25,8 @@ def matrix_rule(weight, grad, row_v, col_v, *, t, lr, beta2_decay, least, eps, c
     alpha = alpha_part * min(lr, 1 / math.sqrt(t))
     share = t**beta2_decay
     square_grad = grad.square()
-    row_v = row_v.lerp_(square_grad.mean(dim=-1, keepdim=True), share)
-    col_v = col_v.lerp_(square_grad.mean(dim=-2, keepdim=True), share)
+    row_v = row_v.mul_(1 - share).add_(share * square_grad.mean(dim=-1, keepdim=True))
+    col_v = col_v.mul_(1 - share).add_(share * square_grad.mean(dim=-2, keepdim=True))
     v = row_v @ col_v / row_v.mean(dim=(-2, -1), keepdim=True).clamp(min=least)
     u = grad / v.sqrt().clamp(min=least)
     denominator_part = u.square().mean(dim=(-2, -1), keepdim=True).sqrt() / clip
@@ -42,7 +42,7 @@ def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight
     alpha_part = weight.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=eps)
     alpha = alpha_part * min(lr, 1 / math.sqrt(t))
     share = t**beta2_decay
-    v = v.lerp_(grad.square(), share)
+    v = v.mul_(1 - share).add_(share * grad.square())
     u = grad / v.sqrt().clamp(min=least)
     denominator_part = u.square().mean(dim=(-2, -1), keepdim=True).sqrt() / clip
     denominator = denominator_part.clamp(min=1)

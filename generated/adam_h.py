@@ -30,7 +30,7 @@ __all__ = ["AdamH"]
 def matrix_rule(weight, grad, m, v, radius, *, t, lr, beta1, beta2, eps):
     """One step for matrix and conv parameters (..., rows, cols); radius (..., 1, 1)."""
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight_x_part_2 = u * radius / u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
     weight_x_part = lr * weight_x_part_2
@@ -49,7 +49,7 @@ def matrix_init(weight):
 def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = weight.sub_(lr * rest_ratio * u)
     return weight, m, v

@@ -37,7 +37,7 @@ def matrix_rule(weight, grad, m, v, *, cols, t, lr, beta1, beta2, eps, delta, we
     cosine_part = grad / grad.norm(dim=-1, keepdim=True).clamp(min=1e-10)
     cosine = (d_direction * cosine_part).sum(dim=-1, keepdim=True)
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     d_part = u - (u * d_direction).sum(dim=-1, keepdim=True) * d_direction
     d = torch.where(cosine.abs() < delta / math.sqrt(cols), d_part, u)
@@ -48,7 +48,7 @@ def matrix_rule(weight, grad, m, v, *, cols, t, lr, beta1, beta2, eps, delta, we
 def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v

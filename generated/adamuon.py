@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
+    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
-    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -27,12 +27,14 @@ from optforge.runtime import (
 __all__ = ["AdaMuon"]
 
 
-def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta, eps, weight_decay):
+def matrix_rule(weight, grad, m, v, *, lr, beta, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    m_m = m.lerp_(grad, 1 - beta)
-    m = m_m.lerp(grad, 1 - beta)
+    rows, cols = weight.shape[-2:]
+    mul_beta = (1 - beta) * grad
+    m_m = m.mul_(beta).add_(mul_beta)
+    m = mul_beta.add_(beta * m_m)
     o = orthogonalize(m.sign())
-    v = v.lerp_(o.square(), 1 - beta)
+    v = v.mul_(beta).add_((1 - beta) * o.square())
     u = o.div_(v.sqrt() + eps)
     denominator = u.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
     d = u * (0.2 * math.sqrt(rows * cols)) / denominator
@@ -43,7 +45,7 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta, eps, weight_decay):
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v
@@ -65,7 +67,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class AdaMuon(SpecOptimizer, runtime=3):
+class AdaMuon(SpecOptimizer, runtime=1):
     """AdaMuon: orthogonalized signs of the momentum with an elementwise second moment
     (arXiv 2507.11005).
 
@@ -105,13 +107,13 @@ class AdaMuon(SpecOptimizer, runtime=3):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            states=(State("m"), State("v")),
+            memories=(Memory("m"), Memory("v")),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            states=(State("m"), State("v")),
+            memories=(Memory("m"), Memory("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -159,7 +161,7 @@ class AdaMuon(SpecOptimizer, runtime=3):
 
 AdaMuon.SPEC = Spec(
     hash="e2669b5e32ae",
-    states={
+    memories={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
             "v": (

@@ -27,7 +27,7 @@ def tensor_rule(weight, grad, m, v, n, prev_grad, *, lr, beta1, beta2, beta3, ep
     m = m.lerp_(grad, 1 - beta1)
     change = grad - prev_grad
     v = v.lerp_(change, 1 - beta2)
-    n = n.lerp_((grad + beta2 * change).square(), 1 - beta3)
+    n = n.mul_(beta3).add_((1 - beta3) * (grad + beta2 * change).square())
     u = (m + beta2 * v) / (n.sqrt() + eps)
     weight = (weight - lr * u) / (1 + lr * weight_decay)
     return weight, m, v, n, grad

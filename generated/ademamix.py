@@ -57,7 +57,7 @@ def tensor_rule(
     decay_part = ieee.divide(math.log(beta1) * math.log(beta3), denominator)
     decay = ieee.exp(decay_part)
     slow = slow.lerp_(grad, 1 - decay)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     denominator_2 = (v / (1 - beta2**t)).sqrt() + eps
     u = (m / (1 - beta1**t) + share * alpha * slow) / denominator_2
     weight = (1 - lr * weight_decay) * weight - lr * u

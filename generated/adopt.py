@@ -25,8 +25,8 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """
     limit = (t - 1) ** 0.25
     n = (grad / v.sqrt().clamp(min=eps)).clamp(-limit, limit)
-    m = m.lerp_(n, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    m = m.mul_(beta1).add_((1 - beta1) * n)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     weight = (1 - lr * weight_decay) * weight - lr * m if t > 1 else weight
     return weight, m, v
 

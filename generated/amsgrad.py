@@ -22,7 +22,7 @@ def tensor_rule(weight, grad, m, v, top, *, t, lr, beta1, beta2, eps, weight_dec
     """
     g = grad + weight_decay * weight
     m = m.lerp_(g, 1 - beta1)
-    v = v.lerp_(g.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * g.square())
     top = top.clamp_(min=v)
     u = m / (1 - beta1**t) / ((top / (1 - beta2**t)).sqrt() + eps)
     weight = weight.sub_(lr * u)

@@ -18,7 +18,7 @@ __all__ = ["CautiousAdamW"]
 def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1)."""
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u_super = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     u_mask = (u_super * grad > 0).to(weight.dtype)
     u = u_super * u_mask / u_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)

@@ -17,10 +17,10 @@ __all__ = ["CautiousLion"]
 
 def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1)."""
-    u_super = m.lerp(grad, 1 - beta1).sign()
+    u_super = (beta1 * m + (1 - beta1) * grad).sign()
     u_mask = (u_super * grad > 0).to(weight.dtype)
     u = u_super * u_mask / u_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
-    m = m.lerp_(grad, 1 - beta2)
+    m = m.mul_(beta2).add_((1 - beta2) * grad)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m
 

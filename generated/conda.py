@@ -36,7 +36,8 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, t, lr, beta1, beta2, eps, wei
         left = eigenbasis(m @ m.mT)
     else:
         right = eigenbasis(m.mT @ m)
-    v = v.lerp_((left.mT @ grad if rows <= cols else grad @ right).square(), 1 - beta2)
+    v_part = (1 - beta2) * (left.mT @ grad if rows <= cols else grad @ right).square()
+    v = v.mul_(beta2).add_(v_part)
     denominator = (v / (1 - beta2**t)).sqrt() + eps
     n = (left.mT @ m if rows <= cols else m @ right) / (1 - beta1**t) / denominator
     update = lr * ((left @ n if rows <= cols else n @ right.mT) + weight_decay * weight)
@@ -47,7 +48,7 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, t, lr, beta1, beta2, eps, wei
 def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v

@@ -20,7 +20,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     parameters.
     """
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = grad.sign() * (m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)).abs()
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v

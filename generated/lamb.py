@@ -21,7 +21,7 @@ __all__ = ["LAMB"]
 def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1)."""
     m = m.lerp_(grad, 1 - beta1)
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     d = u.add_(weight_decay * weight)
     norm_weight = weight.norm(dim=(-2, -1), keepdim=True)

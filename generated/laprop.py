@@ -22,7 +22,7 @@ def tensor_rule(weight, grad, v, m, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     m = m.lerp_(grad / ((v / (1 - beta2**t)).sqrt() + eps), 1 - beta1)
     weight = (1 - lr * weight_decay) * weight - lr * (m / (1 - beta1**t))
     return weight, v, m

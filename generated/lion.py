@@ -20,8 +20,8 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
-    u = m.lerp(grad, 1 - beta1).sign()
-    m = m.lerp_(grad, 1 - beta2)
+    u = (beta1 * m + (1 - beta1) * grad).sign()
+    m = m.mul_(beta2).add_((1 - beta2) * grad)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m
 

@@ -35,7 +35,7 @@ def matrix_rule(weight, grad, m, v, prev_grad, *, t, lr, beta1, beta2, gamma, ep
     c_part = (1 / c_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)).clamp(max=1)
     c = c_x.mul_(c_part)
     m = m.lerp_(c, 1 - beta1)
-    v = v.lerp_(c.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * c.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     weight = weight.sub_(lr * (u + weight_decay * weight))
     return weight, m, v, grad
@@ -49,7 +49,7 @@ def matrix_init(grad):
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
+    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
-    State,
     fused_adamw,
     inverse_root,
     orthogonalize,
@@ -42,8 +42,6 @@ def matrix_rule(
     p,
     q,
     *,
-    rows,
-    cols,
     t,
     lr,
     beta,
@@ -58,11 +56,12 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); l (..., rows,
     rows), r (..., cols, cols), p (..., rows, rows), q (..., cols, cols).
     """
-    l = l.lerp_(grad @ grad.mT, 1 - beta2)
+    rows, cols = weight.shape[-2:]
+    l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
     p = inverse_root(l * rows / trace(l).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else p
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    r = r.lerp_(grad.mT @ grad, 1 - beta2)
+    r = r.mul_(beta2).add_((1 - beta2) * (grad.mT @ grad))
     q = inverse_root(r * cols / trace(r).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else q
     o = orthogonalize(p @ m @ q, steps=steps)
     update_x = p @ o @ q
@@ -76,7 +75,7 @@ def matrix_rule(
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + 1e-10)
     weight = weight.sub_(lr * rest_ratio * u)
     return weight, m, v
@@ -98,7 +97,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Mousse(SpecOptimizer, runtime=3):
+class Mousse(SpecOptimizer, runtime=1):
     """Mousse: Muon in coordinates that Shampoo's factors have made less uneven (arXiv
     2603.09697).
 
@@ -153,19 +152,19 @@ class Mousse(SpecOptimizer, runtime=3):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            states=(
-                State("m"),
-                State("l", ("rows", "rows")),
-                State("r", ("cols", "cols")),
-                State("p", ("rows", "rows")),
-                State("q", ("cols", "cols")),
+            memories=(
+                Memory("m"),
+                Memory("l", ("rows", "rows")),
+                Memory("r", ("cols", "cols")),
+                Memory("p", ("rows", "rows")),
+                Memory("q", ("cols", "cols")),
             ),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            states=(State("m"), State("v")),
+            memories=(Memory("m"), Memory("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -234,7 +233,7 @@ class Mousse(SpecOptimizer, runtime=3):
 
 Mousse.SPEC = Spec(
     hash="6a3e20f3dd6e",
-    states={
+    memories={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
             "l": ("016fe8a2df2c", "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')"),

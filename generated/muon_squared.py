@@ -48,7 +48,7 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     update = orthogonalize(m / (v + eps).sqrt(), steps=steps)
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(rows / cols) * update
     return weight, m_m, v
@@ -57,7 +57,7 @@ def matrix_rule(
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + 1e-10)
     weight = weight.sub_(lr * rest_ratio * u)
     return weight, m, v

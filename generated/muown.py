@@ -57,7 +57,7 @@ def matrix_rule(
     unit = weight / g.clamp(min=1e-10)
     grad_g = (grad * unit).sum(dim=-1, keepdim=True)
     g_m = g_m.lerp_(grad_g, 1 - beta1)
-    g_v = g_v.lerp_(grad_g.square(), 1 - beta2)
+    g_v = g_v.mul_(beta2).add_((1 - beta2) * grad_g.square())
     u = g_m / (1 - beta1**t) / ((g_v / (1 - beta2**t)).sqrt() + eps)
     grad_d = g / r.clamp(min=1e-10) * (grad - grad_g * unit)
     m_m = beta * m + grad_d
@@ -77,7 +77,7 @@ def matrix_init(weight):
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v

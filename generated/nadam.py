@@ -40,7 +40,7 @@ def tensor_rule(
     mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
     m = m.lerp_(g, 1 - beta1)
     u = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
-    v = v.lerp_(g.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * g.square())
     weight = weight.sub_(lr * u / ((v / (1 - beta2**t)).sqrt() + eps))
     return weight, m, v, product
 

@@ -36,7 +36,7 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, mu1, mu2, c, eps):
     """
     m = m.lerp_(grad, 1 - mu1)
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    v = v.lerp_(grad.norm(dim=-2, keepdim=True).square(), 1 - mu2)
+    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=-2, keepdim=True).square())
     alpha = bias * m.norm(dim=-2, keepdim=True) / (v.sqrt() + eps)
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
@@ -59,7 +59,7 @@ def matrix_init(weight):
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v

@@ -52,7 +52,7 @@ def matrix_rule(
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
-    v = v.lerp_(grad.norm(dim=-2, keepdim=True).square(), 1 - mu2)
+    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=-2, keepdim=True).square())
     alpha = bias * m.norm(dim=-2, keepdim=True) / (v.sqrt() + eps)
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
@@ -66,7 +66,7 @@ def matrix_rule(
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = math.sqrt(1 - 0.95**t) / (1 - rest_beta1**t) * m / (v.sqrt() + rest_eps)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m, v

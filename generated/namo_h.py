@@ -37,7 +37,7 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, mu1, mu2, eps):
     """
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
-    v = v.lerp_(grad.norm(dim=(-2, -1), keepdim=True).square(), 1 - mu2)
+    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=(-2, -1), keepdim=True).square())
     alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / (v.sqrt() + eps)
     weight_orthogonalize = orthogonalize(m)
     denominator = weight_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
@@ -58,7 +58,7 @@ def matrix_init(weight):
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v

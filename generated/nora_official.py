@@ -35,7 +35,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     """One step for a block of elements of embedding, head and vector parameters."""
     step = lr * rest_ratio * math.sqrt(1 - 0.95**t) / (1 - 0.9**t)
     m = m.lerp_(grad, 0.1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     weight = (1 - step * weight_decay) * weight - step * m / (v.sqrt() + 1e-10)
     return weight, m, v
 

@@ -57,7 +57,7 @@ def matrix_rule(
     m = grad + beta1 * m_m if nesterov else m_m
     o = orthogonalize(m, method=method)
     mean_o = o.square().mean(dim=-1, keepdim=True)
-    v = v.lerp_(mean_o, 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
     u = o / add_v
     denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
@@ -71,7 +71,7 @@ def matrix_rule(
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v

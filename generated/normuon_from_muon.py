@@ -50,7 +50,7 @@ def matrix_rule(
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)
     mean_update_super = update_super.square().mean(dim=-1, keepdim=True)
-    update_v = update.lerp_(mean_update_super, 1 - beta2)
+    update_v = update.mul_(beta2).add_((1 - beta2) * mean_update_super)
     add_update_v = update_v.sqrt() + eps
     update = update_super.div_(add_update_v)
     denominator_part_2 = (mean_update_super * cols).sqrt() / add_update_v
@@ -66,7 +66,7 @@ def matrix_rule(
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - rest_beta1**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v

@@ -22,7 +22,7 @@ def tensor_rule(weight, grad, v, m, *, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1);
     v (..., 1, 1).
     """
-    v = v.lerp_(grad.norm(dim=(-2, -1), keepdim=True).square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.norm(dim=(-2, -1), keepdim=True).square())
     m = beta1 * m + (grad / (v.sqrt() + eps) + weight_decay * weight)
     weight = weight.sub_(lr * m)
     return weight, v, m

@@ -44,21 +44,21 @@ def tensor_rule(
     """
     m = m.lerp_(d * grad, 1 - beta1)
     square_d = d.square()
-    v = v.lerp_(square_d * grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * (square_d * grad.square()))
     u = m / (v.sqrt() + d * eps)
     kept = math.sqrt(beta2)
     mul_lr = square_d.mul_(lr)
-    r = r.lerp_(mul_lr * total_1, 1 - kept)
+    r = r.mul_(kept).add_((1 - kept) * (mul_lr * total_1))
     d_2 = torch.maximum(d, torch.where(total_2 > 0, r / total_2, 0))
     weight = weight.sub_(lr * d * (u + weight_decay * weight))
-    s = s.lerp_(mul_lr * grad, 1 - kept)
+    s = s.mul_(kept).add_((1 - kept) * (mul_lr * grad))
     return weight, start, m, v, r, s, d_2
 
 
 def tensor_sums(weight, grad, start, s, d, *, lr, beta2):
     """What each parameter adds to `total_1` and `total_2`."""
     kept = math.sqrt(beta2)
-    s = s.lerp(lr * d.square() * grad, 1 - kept)
+    s = kept * s + (1 - kept) * (lr * d.square() * grad)
     total_1 = (grad * (start - weight)).sum(dim=(-2, -1), keepdim=True)
     total_2 = s.abs().sum(dim=(-2, -1), keepdim=True)
     return total_1, total_2

@@ -36,7 +36,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     length = longest - 2 * t * beta2**t / (1 - beta2**t)
     denominator = (longest - 4) * (longest - 2) * length
     ratio = ieee.divide((length - 4) * (length - 2) * longest, denominator)
-    v = v.lerp_(g.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * g.square())
     u = ieee.sqrt(ratio) * math.sqrt(1 - beta2**t) / (v.sqrt() + eps) if length > 5 else torch.full_like(weight, 1)
     weight = weight.sub_(lr * (m / (1 - beta1**t)) * u)
     return weight, m, v

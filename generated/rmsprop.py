@@ -21,8 +21,8 @@ def tensor_rule(weight, grad, v, mean, m, *, lr, alpha, eps, weight_decay, momen
     parameters.
     """
     g = grad + weight_decay * weight
-    v = v.lerp_(g.square(), 1 - alpha)
-    mean = mean.lerp_(g, 1 - alpha)
+    v = v.mul_(alpha).add_((1 - alpha) * g.square())
+    mean = mean.mul_(alpha).add_((1 - alpha) * g)
     u = g.div_(((v - mean.square()).sqrt() if centered else v.sqrt()) + eps)
     m = u.add_(momentum * m)
     weight = weight.sub_(lr * m)

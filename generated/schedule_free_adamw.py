@@ -34,7 +34,7 @@ def tensor_rule(weight, grad, z, squares, v, *, t, lr, beta1, warmup, weight_dec
     squares = squares.add_(gamma * gamma)
     c = torch.where(squares > 0, gamma * gamma / squares, 0)
     x = (weight - (1 - beta1) * z) / beta1
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     d = grad / (v.sqrt() + eps)
     z = z.sub_(gamma * (d + weight_decay * weight))
     weight = ((1 - c) * x + c * z).lerp(z, 1 - beta1)

@@ -55,23 +55,23 @@ def matrix_rule(
     q_l_n = t - 1
     q_l = eigenbasis(l) if q_l_n == 1 else qr(l @ q_l) if (q_l_n - 1) % every == 0 and q_l_n > 1 else q_l
     n = t - 1
-    m = m.lerp(grad, 1 - beta1) if t > 1 else m
+    m = beta1 * m + (1 - beta1) * grad if t > 1 else m
     q_r_n = t - 1
     q_r = eigenbasis(r) if q_r_n == 1 else qr(r @ q_r) if (q_r_n - 1) % every == 0 and q_r_n > 1 else q_r
-    v = v.lerp_((q_l.mT @ grad @ q_r).square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * (q_l.mT @ grad @ q_r).square())
     if t != 1:
         denominator = v.sqrt() + eps
         u = math.sqrt(1 - beta2**n) / (1 - beta1**n) * (q_l.mT @ m @ q_r) / denominator
     weight = weight if t == 1 else (1 - lr * weight_decay) * (weight - lr * (q_l @ u @ q_r.mT))
-    l = l.lerp_(grad @ grad.mT, 1 - beta2)
-    r = r.lerp_(grad.mT @ grad, 1 - beta2)
+    l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
+    r = r.mul_(beta2).add_((1 - beta2) * (grad.mT @ grad))
     return weight, l, r, q_l, q_r, m, v
 
 
 def rest_rule(weight, grad, m, v, *, t, lr, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 0.05)
-    v = v.lerp_(grad.square(), 0.05)
+    v = v.mul_(0.95).add_(0.05 * grad.square())
     u = m / (1 - 0.95**t) / ((v / (1 - 0.95**t)).sqrt() + rest_eps)
     weight = weight.sub_(lr * u)
     return weight, m, v

@@ -34,7 +34,7 @@ def tensor_rule(weight, grad, m, h, *, lr, beta1, rho, eps, weight_decay, batch_
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
-    m = m.lerp_(grad, 1 - beta1)
+    m = m.mul_(beta1).add_((1 - beta1) * grad)
     u = m.sign() * (m.abs() / (rho * batch_size * h + eps)).clamp(max=1)
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m
@@ -42,7 +42,7 @@ def tensor_rule(weight, grad, m, h, *, lr, beta1, rho, eps, weight_decay, batch_
 
 def tensor_curvature(grad, h, *, beta2):
     """What the event curvature does."""
-    h = h.lerp_(grad.square(), 1 - beta2)
+    h = h.mul_(beta2).add_((1 - beta2) * grad.square())
     return (h,)
 
 

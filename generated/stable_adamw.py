@@ -20,7 +20,7 @@ __all__ = ["StableAdamW"]
 
 def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1)."""
-    v = v.lerp_(grad.square(), 1 - beta2)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     sqrt_v = (v / (1 - beta2**t)).sqrt()
     ratio = grad / sqrt_v.clamp(min=eps)
     excess = ratio.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=1)

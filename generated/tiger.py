@@ -22,7 +22,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     """One step for a block of elements of matrix, conv, embedding, head and vector
     parameters.
     """
-    m = m.lerp_(grad, 1 - beta)
+    m = m.mul_(beta).add_((1 - beta) * grad)
     u = m.sign()
     weight = (1 - lr * weight_decay) * weight - lr * u
     return weight, m

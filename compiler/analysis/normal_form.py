@@ -15,7 +15,7 @@ from typing import TypeAlias, assert_never
 
 from optforge.compiler.ir import nodes as ir
 
-ARITHMETIC = {"add", "sub", "mul", "div", "neg", "fill", "square", "lerp", "pow"}
+ARITHMETIC = {"add", "sub", "mul", "div", "neg", "fill", "square", "lerp", "accumulate", "pow"}
 INVERSE = "1 / "
 TERM_LIMIT, DEGREE_LIMIT, KEY_LIMIT, POWER_LIMIT = 64, 16, 4000, 4
 
@@ -241,6 +241,8 @@ class Former:
             case "lerp", (x, y, w):
                 share = self.form(w)
                 return self.added((ONE - share) * self.form(x), share * self.form(y))
+            case "accumulate", (x, y, w):
+                return self.added(self.form(w) * self.form(x), self.form(y))
             case "pow", (x, y):
                 return self.power(node, self.form(x), self.form(y).number())
             case _:

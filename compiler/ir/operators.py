@@ -176,7 +176,8 @@ class Operator:
 
     ``interval`` is what the result may be for scalars from intervals. Where Python's own operator has not the
     meaning of ``scalar`` for every number, ``is_plain`` says for which intervals it has, and ``careful`` is the
-    runtime's function for all others.
+    runtime's function for all others. ``writes_early`` says that ``in_place`` writes its first argument before it reads
+    the others.
     """
 
     name: str
@@ -198,6 +199,7 @@ class Operator:
     interval: Callable[..., Interval] = lambda *arguments: ANYTHING
     careful: str = ""
     is_plain: Callable[..., bool] = lambda *arguments: True
+    writes_early: bool = False
 
     @property
     def elementwise(self) -> bool:
@@ -599,6 +601,9 @@ ROWS = (
     Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
              Pattern("{0:postfix}.lerp_({1}, {2})"), internal=True),
+    Operator("accumulate", Across.ELEMENTWISE, "w * x + y", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
+             one("{2:product} * {0:unary} + {1:product}", Level.SUM), lambda x, y, w: w * x + y,
+             lambda x, y, w: w * x + y, Pattern("{0:postfix}.mul_({2}).add_({1})"), internal=True, writes_early=True),
     Operator("fill", Across.ELEMENTWISE, "x as a tensor of the shape that is asked for", VALUE, elementwise_shape,
              {}, lambda x: x, internal=True),
 )  # fmt: skip

@@ -1,15 +1,33 @@
-"""Operators that torch has in one: averages as ``lerp``, powers of two as ``square``, halves as ``sqrt``."""
+"""Operators that torch has in one: averages as ``lerp``, powers of two as ``square``, halves as ``sqrt``.
+
+torch's ``lerp(x, y, w)`` subtracts x and y. What an average makes infinite, because it is or because the difference
+is too large, may be NaN there. So it stands only where either way loses the weight: where the average goes into the
+weight by operators that make nothing finite of it. Every other average is added up as it is written.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.passes.fold import is_literal
 
+# Operators of whose result something is infinite or NaN if something is of any argument, or of the first.
+KEEPING = {
+    "add", "sub", "mul", "neg", "abs", "square", "fill", "transpose", "matmul", "dot", "lerp", "accumulate",
+}  # fmt: skip
+KEEPING_THE_FIRST = {"div", "sum", "mean", "norm", "sqrt", "log", "orthogonalize"}
+NOTHING: frozenset[ir.Key | str] = frozenset()
+
 
 def recognize_idioms(function: ir.Function) -> ir.Function:
-    return ir.map_expressions(lambda expr: ir.transform(recognized, expr), function)
+    simple = ir.map_expressions(lambda expr: ir.transform(recognized, expr), function)
+    lost = values_that_lose(simple)
+    return replace(
+        simple,
+        equations=tuple(replace(each, value=averaged(each.value, each.name in lost)) for each in simple.equations),
+        outputs=tuple(replace(each, value=averaged(each.value, loses(each, lost))) for each in simple.outputs),
+    )
 
 
 def recognized(node: ir.Expr) -> ir.Expr:
@@ -23,20 +41,104 @@ def recognized(node: ir.Expr) -> ir.Expr:
                 return replace(node, operator="sqrt", arguments=(base,))
         case ir.Apply(operator="mul", arguments=(left, right)) if left == right:
             return replace(node, operator="square", arguments=(left,))
-        case ir.Apply(operator="add", arguments=(left, right)):
-            return average(node, left, right) or average(node, right, left) or node
     return node
 
 
-def average(node: ir.Apply, left: ir.Expr, right: ir.Expr) -> ir.Expr | None:
-    """``a * x + (1 - a) * y`` as ``lerp(x, y, 1 - a)``, starting from a state where there is one."""
+# Which values lose the weight
+
+
+def values_that_lose(function: ir.Function) -> frozenset[ir.Key | str]:
+    """Equations, by name, and inputs, by key, that make a weight or a loss infinite or NaN where they are so themselves.
+
+    A state is among them if it does so in the next step.
+    """
+    reached = Reached({equation.name: equation.value for equation in function.equations})
+    lost, before = NOTHING, None
+    while lost != before:
+        before = lost
+        lost = lost.union(*(reached.from_(output.value) for output in function.outputs if loses(output, lost)))
+    return lost
+
+
+def loses(output: ir.Output, lost: frozenset[ir.Key | str]) -> bool:
+    return output.name in ("weight", "loss") or ir.stored(output.name) in lost
+
+
+@dataclass
+class Reached:
+    """The values that make an expression infinite or NaN where they are so themselves."""
+
+    values: dict[str, ir.Expr]
+    known: dict[str, frozenset[ir.Key | str]] = field(default_factory=dict)
+
+    def from_(self, expr: ir.Expr) -> frozenset[ir.Key | str]:
+        match expr:
+            case ir.Input():
+                return frozenset({expr.key})
+            case ir.Ref(name=name):
+                if name not in self.known:
+                    self.known[name] = self.from_(self.values[name]) | {name}
+                return self.known[name]
+            case ir.Select():
+                return self.from_(expr.then) & self.from_(expr.otherwise)
+            case ir.Apply():
+                return NOTHING.union(*map(self.from_, kept_arguments(expr)))
+            case _:
+                return NOTHING
+
+
+def kept_arguments(node: ir.Apply) -> tuple[ir.Expr, ...]:
+    """The arguments that the operator makes nothing finite of."""
+    if node.operator in KEEPING:
+        return node.arguments
+    return node.arguments[:1] if node.operator in KEEPING_THE_FIRST else ()
+
+
+# Averages
+
+
+def averaged(expr: ir.Expr, is_lost: bool) -> ir.Expr:
+    """The expression with its averages in the form that their place allows.
+
+    Of a choice only one branch is computed, or counts in an element: in either an average is lost as the choice is.
+    """
+    if isinstance(expr, ir.Apply) and expr.operator == "add" and not expr.type.is_scalar_phase:
+        left, right = expr.arguments
+        expr = average(expr, left, right, is_lost) or average(expr, right, left, is_lost) or expr
+    match expr:
+        case ir.Apply():
+            kept = kept_arguments(expr)
+            arguments = tuple(
+                averaged(each, is_lost and index < len(kept)) for index, each in enumerate(expr.arguments)
+            )
+            return replace(expr, arguments=arguments)
+        case ir.Select(condition=condition, then=then, otherwise=otherwise):
+            return replace(
+                expr,
+                condition=averaged(condition, False),
+                then=averaged(then, is_lost),
+                otherwise=averaged(otherwise, is_lost),
+            )
+        case _:
+            return expr
+
+
+def average(node: ir.Apply, left: ir.Expr, right: ir.Expr, is_lost: bool) -> ir.Apply | None:
+    """``a * x + (1 - a) * y`` as ``lerp(x, y, 1 - a)`` if lost, else as ``accumulate(x, (1 - a) * y, a)`` of a state.
+
+    Both start from a state where there is one.
+    """
     for decay, start in scaled(left):
         for share, end in scaled(right):
             if not complementary(decay, share) or start.type != node.type or end.type != node.type:
                 continue
+            added = right
             if is_state(end) and not is_state(start):
-                start, end, share = end, start, decay
-            return replace(node, operator="lerp", arguments=(start, end, share))
+                start, end, decay, share, added = end, start, share, decay, left
+            if is_lost:
+                return replace(node, operator="lerp", arguments=(start, end, share))
+            if is_state(start):
+                return replace(node, operator="accumulate", arguments=(start, added, decay))
     return None
 
 

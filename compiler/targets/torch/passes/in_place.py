@@ -115,7 +115,8 @@ class Plan:
         if isinstance(target, ir.Input) and target.source not in (ir.InputSource.STATE, ir.InputSource.STREAM):
             return False
         storages = self.leaf(target)
-        if any(self.shown(other) & storages for other in others):
+        seen = self.reads if OPERATORS[value.operator].writes_early else self.shown
+        if any(seen(other) & storages for other in others):
             return False
         return all(self.is_free(storage, index) for storage in storages)
 
