@@ -203,7 +203,8 @@ def combine(stages: Sequence[ir.Stage], given: Sequence[Inputs]) -> dict[str, Ar
         inputs = [seen_in(stage.function.universe, replace(each, combined=combined)) for each in given]
         outputs = [evaluate_function(stage.function, each) for each in inputs] if stage.collectives else []
         names = [collective.name for collective in stage.collectives]
-        combined |= {name: np.sum([np.zeros((1, 1)), *(each[name] for each in outputs)], axis=0) for name in names}
+        with np.errstate(all="ignore"):
+            combined |= {name: np.sum([np.zeros((1, 1)), *(each[name] for each in outputs)], axis=0) for name in names}
     return combined
 
 

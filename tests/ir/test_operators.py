@@ -27,7 +27,10 @@ BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))
 SQUARE: Shape = (Dim.ROWS, Dim.ROWS)
 WITHOUT_PATTERN = {"fill", "total"}  # written by the lowering and by the runtime
-ONLY = {"lerp": ["TTS"], "accumulate": ["TTS"], **{row.name: ["S" * row.values] for row in CAREFUL.values()}}  # what passes make
+ONLY = {  # what passes make
+    **{name: ["TTS"] for name in ("lerp", "accumulate")},
+    **{row.name: ["S" * row.values] for row in CAREFUL.values()},
+}
 ELEMENTWISE_SHAPES = (FULL, PER_ROW, PER_COL)
 
 VARIANTS: dict[str, tuple[tuple[Any, ...], ...]] = {

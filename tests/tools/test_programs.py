@@ -323,6 +323,14 @@ def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         examine(program)
 
 
+def test_what_is_read_after_it_is_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = program_of((SAVED / "early_writes.opt").read_text(encoding="utf-8"))
+    examine(program)
+    change_row(monkeypatch, "accumulate", writes_early=False)
+    with pytest.raises(Disagreement, match="in place"):
+        examine(program)
+
+
 def read_inputs_by_name_alone(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
     """Of two inputs of one name the generated text reads one for both."""
     written = expressions.Writer._written

@@ -48,9 +48,9 @@ def recognized(node: ir.Expr) -> ir.Expr:
 
 
 def values_that_lose(function: ir.Function) -> frozenset[ir.Key | str]:
-    """Equations, by name, and inputs, by key, that make a weight or a loss infinite or NaN where they are so themselves.
+    """Equations, by name, and inputs, by key, that are not infinite or NaN without the weight, or a loss, being so.
 
-    A state is among them if it does so in the next step.
+    A state is among them if the weight of the next step is.
     """
     reached = Reached({equation.name: equation.value for equation in function.equations})
     lost, before = NOTHING, None
