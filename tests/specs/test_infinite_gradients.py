@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from classes import SEEDS, UNDETERMINED, generated_classes, hyper_arguments, roles
-from references import REFERENCES
-from test_agreement import program
 from torch import Tensor, nn
-from trials import EPS64, Interpreted, memories_of
+
+from tests.references import REFERENCES
+from tests.specs.test_agreement import program
+from tests.support.classes import SEEDS, UNDETERMINED, generated_classes, hyper_arguments, roles
+from tests.support.trials import EPS64, Interpreted, memories_of
 
 SHAPES = {
     "matrix": ((5, 5), (4, 6)),
