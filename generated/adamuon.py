@@ -14,11 +14,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     orthogonalize,
     require,
@@ -27,9 +27,8 @@ from optforge.runtime import (
 __all__ = ["AdaMuon"]
 
 
-def matrix_rule(weight, grad, m, v, *, lr, beta, eps, weight_decay):
+def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     mul_beta = (1 - beta) * grad
     m_m = m.mul_(beta).add_(mul_beta)
     m = mul_beta.add_(beta * m_m)
@@ -67,7 +66,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class AdaMuon(SpecOptimizer, runtime=1):
+class AdaMuon(SpecOptimizer, runtime=3):
     """AdaMuon: orthogonalized signs of the momentum with an elementwise second moment
     (arXiv 2507.11005).
 
@@ -107,13 +106,13 @@ class AdaMuon(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
         ),
     )
@@ -161,7 +160,7 @@ class AdaMuon(SpecOptimizer, runtime=1):
 
 AdaMuon.SPEC = Spec(
     hash="e2669b5e32ae",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
             "v": (

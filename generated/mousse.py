@@ -18,11 +18,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     fused_adamw,
     inverse_root,
     orthogonalize,
@@ -42,6 +42,8 @@ def matrix_rule(
     p,
     q,
     *,
+    rows,
+    cols,
     t,
     lr,
     beta,
@@ -56,7 +58,6 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); l (..., rows,
     rows), r (..., cols, cols), p (..., rows, rows), q (..., cols, cols).
     """
-    rows, cols = weight.shape[-2:]
     l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
     p = inverse_root(l * rows / trace(l).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else p
     m_m = m.lerp_(grad, 1 - beta)
@@ -97,7 +98,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Mousse(SpecOptimizer, runtime=1):
+class Mousse(SpecOptimizer, runtime=3):
     """Mousse: Muon in coordinates that Shampoo's factors have made less uneven (arXiv
     2603.09697).
 
@@ -152,19 +153,19 @@ class Mousse(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(
-                Memory("m"),
-                Memory("l", ("rows", "rows")),
-                Memory("r", ("cols", "cols")),
-                Memory("p", ("rows", "rows")),
-                Memory("q", ("cols", "cols")),
+            states=(
+                State("m"),
+                State("l", ("rows", "rows")),
+                State("r", ("cols", "cols")),
+                State("p", ("rows", "rows")),
+                State("q", ("cols", "cols")),
             ),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="rest",
             roles=("embedding", "head", "vector"),
-            memories=(Memory("m"), Memory("v")),
+            states=(State("m"), State("v")),
             step=Kernel(rest_rule, layout="elementwise", fused=rest_fused),
             lr_ratio="rest_ratio",
         ),
@@ -233,7 +234,7 @@ class Mousse(SpecOptimizer, runtime=1):
 
 Mousse.SPEC = Spec(
     hash="6a3e20f3dd6e",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
             "l": ("016fe8a2df2c", "l = beta2 * prev(l) + (1 - beta2) * (grad @ grad')"),

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     orthogonalize,
     require,
 )
@@ -29,18 +29,16 @@ from optforge.runtime import (
 __all__ = ["Scion"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, rho, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, rho, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta)
     d = rho * math.sqrt(rows / cols) * orthogonalize(m, steps=steps)
     weight = weight.sub_(lr * (d + weight))
     return weight, m
 
 
-def embedding_rule(weight, grad, m, *, lr, beta, head_rho):
+def embedding_rule(weight, grad, m, *, cols, lr, beta, head_rho):
     """One step for embedding and head parameters (..., rows, cols)."""
-    cols = weight.shape[-1]
     m = m.mul_(beta).add_((1 - beta) * grad)
     d = head_rho / cols * m.sign()
     weight = weight.sub_(lr * (d + weight))
@@ -57,7 +55,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class Scion(SpecOptimizer, runtime=1):
+class Scion(SpecOptimizer, runtime=3):
     """Scion: steps towards the farthest point of a ball, one kind for each kind of
     layer (arXiv 2502.07529).
 
@@ -107,19 +105,19 @@ class Scion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="embedding",
             roles=("embedding", "head"),
-            memories=(Memory("m"),),
-            step=Kernel(embedding_rule, layout="matrix"),
+            states=(State("m"),),
+            step=Kernel(embedding_rule, layout="matrix", along=()),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(vector_rule, layout="tensor"),
         ),
     )
@@ -159,7 +157,7 @@ class Scion(SpecOptimizer, runtime=1):
 
 Scion.SPEC = Spec(
     hash="056e37705ef3",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

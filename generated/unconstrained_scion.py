@@ -13,11 +13,11 @@ from torch import Tensor
 
 from optforge.runtime import (
     Kernel,
-    Memory,
     Options,
     Rule,
     Spec,
     SpecOptimizer,
+    State,
     orthogonalize,
     require,
 )
@@ -25,18 +25,16 @@ from optforge.runtime import (
 __all__ = ["UnconstrainedScion"]
 
 
-def matrix_rule(weight, grad, m, *, lr, beta, rho, steps):
+def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, rho, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    rows, cols = weight.shape[-2:]
     m = m.lerp_(grad, 1 - beta)
     d = rho * math.sqrt(rows / cols) * orthogonalize(m, steps=steps)
     weight = weight.sub_(lr * d)
     return weight, m
 
 
-def embedding_rule(weight, grad, m, *, lr, beta, head_rho):
+def embedding_rule(weight, grad, m, *, cols, lr, beta, head_rho):
     """One step for embedding and head parameters (..., rows, cols)."""
-    cols = weight.shape[-1]
     m = m.mul_(beta).add_((1 - beta) * grad)
     d = head_rho / cols * m.sign()
     weight = weight.sub_(lr * d)
@@ -53,7 +51,7 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class UnconstrainedScion(SpecOptimizer, runtime=1):
+class UnconstrainedScion(SpecOptimizer, runtime=3):
     """Unconstrained Scion: Scion's steps without the pull towards zero (arXiv
     2502.07529).
 
@@ -94,19 +92,19 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
         Rule(
             name="matrix",
             roles=("matrix", "conv"),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(matrix_rule, layout="matrix"),
         ),
         Rule(
             name="embedding",
             roles=("embedding", "head"),
-            memories=(Memory("m"),),
-            step=Kernel(embedding_rule, layout="matrix"),
+            states=(State("m"),),
+            step=Kernel(embedding_rule, layout="matrix", along=()),
         ),
         Rule(
             name="vector",
             roles=("vector",),
-            memories=(Memory("m"),),
+            states=(State("m"),),
             step=Kernel(vector_rule, layout="tensor"),
         ),
     )
@@ -146,7 +144,7 @@ class UnconstrainedScion(SpecOptimizer, runtime=1):
 
 UnconstrainedScion.SPEC = Spec(
     hash="4121ca812969",
-    memories={
+    states={
         "matrix": {
             "m": ("06dcd7e2492b", "m = beta * prev(m) + (1 - beta) * grad"),
         },

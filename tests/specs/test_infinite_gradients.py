@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tests.references import REFERENCES
 from tests.specs.test_agreement import program
 from tests.support.classes import SEEDS, UNDETERMINED, generated_classes, hyper_arguments, roles
-from tests.support.trials import EPS64, Interpreted, memories_of
+from tests.support.trials import EPS64, Interpreted, states_of
 
 SHAPES = {
     "matrix": ((5, 5), (4, 6)),
@@ -35,10 +35,10 @@ Groups = list[tuple[str, list[nn.Parameter]]]
 
 @dataclass(frozen=True)
 class Moment:
-    """A parameter and its memories after a step."""
+    """A parameter and its states after a step."""
 
     weight: Tensor
-    memories: dict[str, Tensor]
+    states: dict[str, Tensor]
 
 
 def classes() -> list[Any]:
@@ -86,7 +86,7 @@ def run(cls: type[Any], make: Callable[[Groups], Any], first: dict[int, float]) 
 
 
 def moment(p: Tensor, state: Any) -> Moment:
-    return Moment(p.detach().clone(), {name: x.detach().clone() for name, x in memories_of(state).items()})
+    return Moment(p.detach().clone(), {name: x.detach().clone() for name, x in states_of(state).items()})
 
 
 def both(cls: type[Any], hypers: dict[str, float], first: dict[int, float]) -> tuple[list[list[Moment]], ...]:
@@ -103,7 +103,7 @@ def both(cls: type[Any], hypers: dict[str, float], first: dict[int, float]) -> t
     return run(cls, make, first), run(cls, interpret, first)
 
 
-def short_memories(cls: type[Any]) -> dict[str, float]:
+def short_averages(cls: type[Any]) -> dict[str, float]:
     """All decays so small that `lerp` starts from the newest value: torch writes that in another way."""
     defaults = {name: a.default for name, a in hyper_arguments(cls).items()}
     return {name: 0.25 for name, x in defaults.items() if isinstance(x, float) and 0.5 <= x < 1}
@@ -125,11 +125,11 @@ def differences(found: list[list[Moment]], expected: list[list[Moment]]) -> Iter
                 continue
             if not agree(mine.weight, wanted.weight, wanted.weight - before.weight, 2 * step * EPS64):
                 yield step, index, "a step"
-            for name, memory in wanted.memories.items():
-                here = mine.memories[name].reshape(memory.shape)
-                if not torch.equal(kinds(here), kinds(memory)):
+            for name, held in wanted.states.items():
+                here = mine.states[name].reshape(held.shape)
+                if not torch.equal(kinds(here), kinds(held)):
                     yield step, index, name
-                elif not agree(here, memory, memory, EPS64):
+                elif not agree(here, held, held, EPS64):
                     yield step, index, f"values of {name}"
 
 
@@ -155,12 +155,12 @@ def kinds(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("first", [math.inf, -math.inf, 1e200])
 @pytest.mark.parametrize("cls", classes())
 def test_one_element_that_is_infinite_or_has_an_infinite_square(cls: type[Any], first: float) -> None:
-    for hypers in ({}, short_memories(cls)):
+    for hypers in ({}, short_averages(cls)):
         assert not list(differences(*both(cls, hypers, {1: first}))), hypers
 
 
 @pytest.mark.parametrize("name", ["Lion", "Signum"])
 def test_a_difference_that_is_infinite(name: str) -> None:
-    """The memory and the gradient are finite, and so is their average."""
+    """The state and the gradient are finite, and so is their average."""
     (cls,) = (cls for cls in generated_classes() if cls.__name__ == name)
-    assert not list(differences(*both(cls, short_memories(cls), {1: 1.7e308, 2: -1.7e308})))
+    assert not list(differences(*both(cls, short_averages(cls), {1: 1.7e308, 2: -1.7e308})))
