@@ -89,13 +89,16 @@ def no_words_about_processes():
         yield
 
 
-@few_classes
+@every_class
 @pytest.mark.parametrize("form", ["nested", "flattened"])
 def test_a_template_moves_no_training(cls, form):
-    """A new optimizer whose state was looked at, as helpers do before loading, trains as if nobody had."""
+    """A new optimizer whose state was looked at, as helpers do before loading, trains as if nobody had; so does one
+    that is given back what was seen.
+    """
     one, other = model(), model()
     looked, plain = routed(cls, one), routed(cls, other)
-    get_optimizer_state_dict(one, looked, options=FORMS[form])
+    seen = get_optimizer_state_dict(one, looked, options=FORMS[form])
+    set_optimizer_state_dict(one, looked, seen, options=FORMS[form])
     assert same(weights(list(one.parameters())), weights(list(other.parameters())))
     for each in (looked, plain):
         trained(each, range(3))
