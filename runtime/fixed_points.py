@@ -22,8 +22,9 @@ def _warn_of_fixed_points(works: Iterable[Work], roster: Roster, optimizer: str)
     for work in works:
         if work.count > 1 or not work.rule.keeps_zero or work.device.type == "meta" or _is_capturing():
             continue
-        moving = torch.stack([_moving(p, roster.slots[p]) for p in work.params]).tolist()
-        for p, (some, every) in zip(work.params, moving, strict=True):
+        params = [p for p in work.params if p not in work.parts]  # zeros of a part say nothing of the whole
+        moving = [_moving(p, roster.slots[p]) for p in params]
+        for p, (some, every) in zip(params, torch.stack(moving).tolist() if moving else (), strict=True):
             if every:
                 continue
             what = roster.name(p) if not some else f"one of the matrices in {roster.name(p)}"

@@ -20,8 +20,12 @@ from torch import Tensor
 from .batching.counters import Counters, _whole
 from .batching.states import _counters_of, _require_state
 from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
+from .contract.interface import State
 from .contract.precision import _compute_dtype, _states_of
 from .matching import _matched
+from .placement.layouts import _is_dtensor, _local
+from .placement.local_states import _seen
+from .placement.slots import LocalSlot
 from .routing.places import VIEW_KEYS, Slot
 
 _Entry = Mapping[str, Any]
@@ -130,7 +134,9 @@ class _Reader:
                 p, found = owners[key]
                 if read := self._entry(p, slots[p], found.group, entry, found.origin):
                     own = _counters_of(slots[p].rule)
-                    state[p] = read | {name: counters.begin(name, p, read.get(name, 0)) for name in own}
+                    state[p] = {}
+                    _seen(state[p], slots[p]).update(read)
+                    state[p] |= {name: counters.begin(name, p, read.get(name, 0)) for name in own}
             else:
                 state[key] = entry
         for notice in self.notices:
@@ -148,9 +154,10 @@ class _Reader:
         if not isinstance(entry, Mapping):
             raise ValueError(f"loaded state of a {slot.rule.name} parameter is no mapping, but {entry!r}")
         counts = {name: _whole(name, value) for name, value in entry.items() if _is_counter(name)}
+        entry = {name: _part_here(value, name, slot) for name, value in entry.items()}
         if _says_nothing(entry, counts):
             return {}
-        rule, states = slot.rule, _states_of(slot.rule, group["precision"], p.dtype) if p.numel() else []
+        rule, states = slot.rule, [] if slot.is_empty else _states_of(slot.rule, group["precision"], p.dtype)
         if self.spec is not None and (origin is None or origin.hash != self.spec.hash):
             entry = self._converted({**entry, **counts}, p, slot, group, origin)
         expected, counters = {kept.name for kept, _ in states}, _counters_of(rule)
@@ -256,6 +263,30 @@ def _require_data(x: object, what: str, shape: tuple[int, ...], p: Tensor) -> No
     _require_state(x, what, shape)
     if getattr(x, "is_meta", False) and not p.is_meta:
         raise ValueError(f"{what} is on the device meta, and has no data")
+
+
+def _part_here(value: Any, name: str, slot: Slot) -> Any:
+    """What this rank needs of a loaded value: of a state of all of a sharded parameter, the part that is here.
+
+    Raises:
+        ValueError: it is a DTensor that lies otherwise than the state does.
+    """
+    if not isinstance(value, Tensor) or not (_is_dtensor(value) or isinstance(slot, LocalSlot)):
+        return value
+    kept = None
+    if isinstance(slot, LocalSlot):
+        like_weight = State(name) if value.shape == slot.whole.shape else None  # a state that there was once
+        kept = slot.declared(name) or like_weight
+    if kept is None and not _is_dtensor(value):
+        return value
+    if kept is None or not isinstance(slot, LocalSlot) or (_is_dtensor(value) and not slot.holds(kept, value)):
+        raise ValueError(
+            f"loaded state {name} of a parameter of shape {tuple(slot.whole.shape)} is a DTensor that does not lie as "
+            "the parameter does: torch.distributed.checkpoint.state_dict.set_optimizer_state_dict loads it, from a "
+            "checkpoint that was read into what get_optimizer_state_dict gave of this optimizer, or from full tensors"
+        )
+    _require_state(value, f"loaded state {name}", slot.whole.state_shape(kept))
+    return _local(value) if _is_dtensor(value) else slot.cut(kept, value)
 
 
 def _is_common(name: str) -> bool:

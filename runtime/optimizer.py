@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo
 from .batching.counters import Counters, DeviceCounters, _is_capturing
 from .batching.noise import Noise
 from .batching.roster import Roster
-from .batching.states import _begin_states, _complete_states, _counters_of, _has_begun, _is_untouched
+from .batching.states import _begin_states, _complete_states, _counters_of, _drop_precision, _drop_untouched, _has_begun
 from .batching.work import Work
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .contract.generated import Generated
@@ -27,6 +27,8 @@ from .execution.strategies import BACKENDS, Refused, Runner, _strategy
 from .fixed_points import _warn_of_fixed_points
 from .loading import _Reader
 from .modes import _is_due, _mode_counts, _require_training, _why_not_due
+from .placement.fsdp import _require_in_place
+from .placement.parts import _part_of
 from .routing.groups import (
     DEFAULTS,
     Group,
@@ -35,8 +37,8 @@ from .routing.groups import (
     _require_rounding,
     _second_names,
 )
-from .routing.parameters import _has_grad, _require_dense
-from .routing.places import Slot, _wider
+from .routing.parameters import _has_grad
+from .routing.places import _wider
 from .routing.readings import _settle_rates, _warn_of_guesses
 from .routing.routes import param_groups
 
@@ -202,7 +204,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
             _require_rounding(group)
             if known and known[-1] != group["precision"]:
-                self._forget_precision(group["params"])
+                _drop_precision(group["params"], self.state)
             self._checked[id(group)] = checked
         if self.capturable:
             return tuple([v if isinstance(v, Tensor) else plain for v, plain in zip(given, values, strict=True)])
@@ -219,12 +221,16 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         works = self._collect("step", _has_grad)
+        _require_in_place(self._roster.slots, self._roster.name)
         _require_training(works, _mode_counts(self.RULES, self._counters, self.state))
         if self.skip_nonfinite and not _all_finite(works):
             return loss
         _warn_of_fixed_points(works, self._roster, type(self).__name__)
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
-            settled = [(work, self._arrangement.settled(work, self._roster.slots, self.state)) for work in works]
+            settled = [
+                (work, self._arrangement.settled(work, self._roster.slots, self._roster.seen(self.state)))
+                for work in works
+            ]
             rules = {work.rule.name: work.rule for work in works}
             sums = {name: self._sums(rule.step, works, {}) for name, rule in rules.items()}
             for work, buckets in settled:
@@ -266,7 +272,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
             for work in works:
-                self._arrangement.require_states(work, self._roster.slots, self.state)
+                self._arrangement.require_states(work, self._roster.slots, self._roster.seen(self.state))
             given = {name: found.scalars(arguments) for name, found in events.items()}
             sums = {name: self._sums(found.kernel, stepped, given[name]) for name, found in events.items()}
             for work in works:
@@ -282,7 +288,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
     def _runner(self, kernel: Kernel, work: Work, counter: str) -> Runner:
         strategy = _strategy(kernel, work, self.backend, self.capturable, self._refused)
         noise = Noise(work.seed, counter, work.t, self._roster.marks)
-        return Runner(kernel, work, self.state, strategy, noise, self.compile_options, self._refused)
+        states = self._roster.seen(self.state)
+        return Runner(kernel, work, states, strategy, noise, self.compile_options, self._refused)
 
     def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
         """The works in which the event, or the first values of states, are computed from gradients."""
@@ -308,8 +315,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                 if not slot.fits(p):
                     self._look_at_groups(resized=p)
                     return self._collect(counter, takes_part)
-                if p.grad is not None:
-                    _require_dense(p)
+                part = _part_of(p, slot, self._roster.name)
                 known = counts.get(p)
                 count = known.number + 1 if known else 1
                 kind = (slot.dtype, slot.device, count)
@@ -321,6 +327,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                     t = self._counters.current(counter, self.state, p, count)
                     work = works[key] = Work(slot.rule, precision, *kind, t, hypers, seed=group["seed"])
                 work.params.append(p)
+                if part is not None:
+                    work.parts[p] = part
         return list(works.values())
 
     def _look_at_groups(self, resized: Tensor | None = None) -> None:
@@ -332,22 +340,10 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._roster = old.renewed(self.param_groups, type(self), self.state)
         changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
         if changed:
-            self._arrangement.forget(changed, self.state)
-            self._forget_precision(changed)
-            self._drop_untouched(changed, ())
-        _begin_states(self.param_groups, self._roster.slots, self.state, self._counters)
-
-    def _drop_untouched(self, slots: Mapping[Tensor, Slot], kept: Collection[int]) -> None:
-        """Drops the states of these parameters that nothing has been written to, but for those kept, by identity."""
-        for p, slot in slots.items():
-            if id(p) not in kept and p in self.state and _is_untouched(self.state[p], slot.rule):
-                del self.state[p]
-
-    def _forget_precision(self, params: Iterable[Tensor]) -> None:
-        """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
-        for p in params:
-            for name in ("kahan", "master"):
-                self.state.get(p, {}).pop(name, None)
+            self._arrangement.forget(changed, old.seen(self.state))
+            _drop_precision(changed, self.state)
+            _drop_untouched(changed, self.state)
+        _begin_states(self.param_groups, self._roster.slots, self._roster.seen(self.state), self._counters)
 
     def _sums(self, last: Kernel, works: Sequence[Work], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the kernels before `last` sum up over the units of all works; later ones may use earlier sums."""
@@ -358,7 +354,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                 scalars = work.scalars(kernel, sums, arguments)
                 layout = _wider("tensor", work.rule.step.layout, kernel.layout)
                 for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
-                    values.append(Call(kernel, bucket, work, self.state).evaluate(scalars))
+                    values.append(Call(kernel, bucket, work, self._roster.seen(self.state)).evaluate(scalars))
             for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):
                 sums[name] = _ordered_sum(list(parts))
         return sums
@@ -370,8 +366,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
         Parameters that are to be trained have states before their first step, too: counts of 0, and states of zeros.
         """
-        self._drop_untouched(self._roster.slots, {id(p) for group in self.param_groups for p in group["params"]})
-        _complete_states(self.param_groups, self._roster.slots, self.state, self._counters)
+        listed = {id(p) for group in self.param_groups for p in group["params"]}
+        _drop_untouched({p: slot for p, slot in self._roster.slots.items() if id(p) not in listed}, self.state)
+        _complete_states(self.param_groups, self._roster.slots, self._roster.seen(self.state), self._counters)
         for group in self.param_groups:
             self._describe(group)
         return super().state_dict()
@@ -394,7 +391,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             self._check_group(group)
         roster, counters = Roster().renewed(groups, type(self), {}), self._new_counters()
         state = reader.state(state_dict["state"], saved, roster.slots, counters)
-        _begin_states(groups, roster.slots, state, counters)
+        _begin_states(groups, roster.slots, roster.seen(state), counters)
         self.__setstate__({"state": state, "param_groups": groups, "_roster": roster, "_counters": counters})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)

@@ -16,6 +16,7 @@ from .contract.generated import Generated
 from .contract.hypers import _checked_hypers, _computed, _nearest
 from .contract.interface import Rule
 from .contract.precision import _compute_dtype
+from .placement.layouts import _is_dtensor
 from .routing.groups import DEFAULTS
 from .routing.parameters import _require_parameter
 from .routing.places import Slot
@@ -41,8 +42,10 @@ class SpecPenalty(Generated, nn.Module):
         readings = _readings_of(groups)
         taken = [(p, r) for p, r in readings.items() if _rule_named(self.RULES, r.role) and p.numel()]
         for p, reading in taken:
-            _require_parameter(p, reading.role, reading.view, f"a parameter of shape {tuple(p.shape)}", type(self))
-        self._slots = [(p, _slot_of(p, reading, self.RULES)) for p, reading in taken]
+            if _is_dtensor(p):
+                raise NotImplementedError(f"{_named(p)} is a DTensor, and penalties are of whole tensors alone")
+            _require_parameter(p, reading.role, reading.view, _named(p), type(self))
+        self._slots = [(p, _slot_of(p, reading, self.RULES, _named(p))) for p, reading in taken]
         _warn_of_guesses(type(self), groups)
 
     def forward(self) -> Tensor:
@@ -60,6 +63,10 @@ class SpecPenalty(Generated, nn.Module):
                 given = scalars.sized(kernel, bucket.sizes).all
                 losses.append(kernel.function(weight, **{name: given[name] for name in kernel.scalars})[0].sum())
         return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+def _named(p: Tensor) -> str:
+    return f"a parameter of shape {tuple(p.shape)}"
 
 
 def _groups_of(params: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..contract.precision import _States
 from ..routing.places import Place, Slot
 from .buffers import Buffer, _apart, _storage
 
-_ParameterStates = Mapping[Tensor, dict[str, Any]]
+_ParameterStates = Mapping[Tensor, MutableMapping[str, Any]]
 Stored = Mapping[str, list[Tensor]]  # by name, one tensor for each parameter
 
 # On the CPU, units from 2^15 elements on run alone: they need no copy, and torch reduces smaller ones in one thread, so
@@ -39,6 +39,7 @@ class Bucket:
         self.fused: tuple[Any, Any] | None = None  # the kernel that fits the buffers, and the weights of these forms
         self.lattice: Any = None  # of the noise, once there is any
         self.completed: list[Tensor] = self.params  # those of which no later bucket of the arrangement has a part
+        self.is_empty = not entries[0][1].count or not math.prod(entries[0][1].unit)
         self.is_plain = all(place.whole and not place.transposed for _, place in entries)
         self.cuts: Sequence[slice | None] = [None]
         if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
@@ -47,13 +48,13 @@ class Bucket:
     @property
     def sizes(self) -> dict[str, int]:
         """Rows and columns of a whole matrix; nothing in the elementwise layout."""
-        unit = self.entries[0][1].unit
+        unit = self.entries[0][1].sizes or self.entries[0][1].unit
         return dict(zip(DIMENSIONS, unit, strict=True)) if len(unit) == 2 else {}
 
     def gather(self, tensors: Sequence[Tensor], kept: State | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
         flat: Tensor = _flatten_dense_tensors(self.windows(tensors, kept))  # type: ignore[no-untyped-call]
-        return flat.view(self.entries[0][1].batch(kept))
+        return flat.view(self.entries[0][1].batch(sum(self.counts), kept))
 
     def scatter(self, batch: Tensor, tensors: Sequence[Tensor], kept: State | None = None) -> None:
         """The reverse of `gather`: copies the units of the batch to where they belong, in that dtype."""
@@ -92,7 +93,8 @@ class Bucket:
                 batch = batch.clone()
             parts = map(_apart, torch.split(batch, self.counts))
             pieces[kept.name] = [
-                place.restored(part, kept, p.shape).data for (p, place), part in zip(self.entries, parts, strict=True)
+                place.restored(part, kept, x.shape).data
+                for (_, place), part, x in zip(self.entries, parts, given, strict=True)
             ]
             buffers[kept.name] = Buffer(batch, pieces[kept.name])
         # Only now, as everything before may run out of memory.
@@ -131,7 +133,8 @@ def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]
         for place in slot.places(layout):
             size, flat = math.prod(place.unit), len(place.unit) == 1
             alone = size >= CPU_ALONE if on_cpu else flat and size >= DEVICE_ALONE
-            key = (p, place) if alone else (flat or place.unit, place.whole)
+            alone = alone or not place.count * size  # of a parameter of which this rank has nothing
+            key = (p, place) if alone else (flat or (place.unit, place.sizes), place.whole)
             by_shape.setdefault(key, []).append((p, place))
     buckets: list[Bucket] = []
     for entries in by_shape.values():

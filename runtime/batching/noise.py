@@ -33,12 +33,13 @@ class Mark:
 
     Of a shard, also the sizes of the `whole` parameter and, in each of its dimensions, the index of the shard's `first`
     element: rows 4 to 7 of 12×5 are `Mark(number, (12, 5), (4, 0))`, the last two columns `Mark(number, (12, 5), (0,
-    3))`. The shard's elements are then rounded as in the whole.
+    3))`. The shard's elements are then rounded as in the whole. `shape` is the shard's, if the parameter has another.
     """
 
     number: int
     whole: tuple[int, ...] | None = None
     first: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ class Noise:
 
     def numbers(self, bucket: Bucket) -> Tensor:
         """One for each element of the bucket, in the form in which kernels see the weights."""
+        shape = bucket.entries[0][1].batch(sum(bucket.counts))
+        if bucket.is_empty:
+            return torch.empty(shape, dtype=torch.int32, device=bucket.params[0].device)
         marks = [self.marks[p] for p in bucket.params]
         lattice: Lattice | None = bucket.lattice
         if lattice is None or (lattice.seed, lattice.marks) != (self.seed, marks):
             lattice = bucket.lattice = Lattice(self.seed, marks, bucket)
-        return lattice.numbers(self._turn).view(bucket.entries[0][1].batch())
+        return lattice.numbers(self._turn).view(shape)
 
     @cached_property
     def _turn(self) -> Tensor:
@@ -72,7 +76,7 @@ class Lattice:
         self.seed, self.marks = seed, marks
         self.device = bucket.params[0].device
         pairs = zip(bucket.entries, marks, strict=True)
-        found = [_indices(place, p.shape, mark.whole, mark.first) for (p, place), mark in pairs]
+        found = [_indices(place, mark.shape or tuple(p.shape), mark.whole, mark.first) for (p, place), mark in pairs]
         firsts, self._axes = [first for first, _ in found], [axes for _, axes in found]
         self._sizes = [math.prod(size for size, _ in axes) for axes in self._axes]
         self._size, self._width = sum(self._sizes), math.gcd(*self._sizes)
@@ -117,7 +121,7 @@ _Axes = tuple[tuple[int, int], ...]  # sizes and strides
 
 
 @lru_cache(maxsize=4096)
-def _indices(place: Place, shape: torch.Size, whole: _Sizes | None, first: _Sizes) -> tuple[int, _Axes]:
+def _indices(place: Place, shape: _Sizes, whole: _Sizes | None, first: _Sizes) -> tuple[int, _Axes]:
     """Where the elements of a place are in a whole parameter: the index of the first one, and how the others follow."""
     like = torch.empty(shape if whole is None else whole, device="meta")  # whose strides are what an index consists of
     for axis, start in enumerate(first):

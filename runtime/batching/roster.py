@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor
 
 from ..contract.interface import Rule
+from ..placement.fsdp import _require_resharded
+from ..placement.layouts import _is_dtensor, _layout_of, _local
+from ..placement.local_states import LocalStates, _seen
+from ..placement.slots import LocalSlot, _local_slot, _require_own_sums
 from ..routing.parameters import _require_apart, _require_parameter
 from ..routing.places import VIEW_KEYS, Slot, _view_in
 from ..routing.readings import Reading, _readings_of
@@ -26,10 +30,17 @@ from .states import _is_untouched
 _State = Mapping[Tensor, Mapping[str, Any]]
 
 
-def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule]) -> Slot:
-    """The slot of p, for which there is a rule."""
+def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule], name: str) -> Slot:
+    """The slot of p, for which there is a rule; NotImplementedError for a DTensor whose parts the rule cannot take."""
     rule = cast(Rule, _rule_named(rules, reading.role))
-    return Slot(reading.role, rule, p.shape, p.dtype, p.device, reading.view)
+    slot = Slot(reading.role, rule, p.shape, p.dtype, p.device, reading.view)
+    return _local_slot(slot, _layout_of(p, name), name) if _is_dtensor(p) else slot
+
+
+def _mark_of(number: int, slot: Slot) -> Mark:
+    if not isinstance(slot, LocalSlot):
+        return Mark(number)
+    return Mark(number, tuple(slot.whole.shape), slot.layout.first, tuple(slot.shape))
 
 
 def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -79,7 +90,12 @@ class Roster:
     def __init__(self, listings: Sequence[_Listing] = ()) -> None:
         self.listings = tuple(listings)
         self.slots = {p: slot for each in listings for p, slot in zip(each.params, each.slots, strict=True)}
-        self.marks = {p: Mark(number) for number, p in enumerate(self.slots)}
+        self.marks = {p: _mark_of(number, slot) for number, (p, slot) in enumerate(self.slots.items())}
+        self._has_parts = any(isinstance(slot, LocalSlot) for slot in self.slots.values())
+
+    def seen(self, states: MutableMapping[Any, Any]) -> MutableMapping[Any, Any]:
+        """The states of the parameters as this rank sees them."""
+        return LocalStates(states, self.slots) if self._has_parts else states
 
     def is_current(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups list the same, each parameter the same way; what a slot fits is for the step to see."""
@@ -90,8 +106,8 @@ class Roster:
 
         Raises:
             ValueError: a parameter is listed twice, shares its memory, or no rule of the class `owner` takes it.
-            RuntimeError: it is not what it was routed as, or its state does not fit it.
-            NotImplementedError: it is sharded.
+            RuntimeError: it is not what it was routed as, its state does not fit it, or FSDP has made it for a while.
+            NotImplementedError: it is sharded in a way in which its rule cannot run.
         """
         listed = [p for group in groups for p in group["params"]]
         if len({id(p) for p in listed}) < len(listed):
@@ -108,8 +124,11 @@ class Roster:
                 gone = old.without(set(map(id, listed))) if old else []
                 old = self._listing(group, old, gone, readings, owner, state)
             listings.append(old)
-        _require_apart(listed)
-        return Roster(listings)
+        _require_apart(map(_local, listed))
+        roster = Roster(listings)
+        _require_resharded((p for p in listed if p not in self.slots), roster.name)
+        _require_own_sums((roster.name(p), slot) for p, slot in roster.slots.items())
+        return roster
 
     def _listing(
         self,
@@ -125,14 +144,14 @@ class Roster:
         slots = []
         for index, p in enumerate(group["params"]):
             known, name, reading = self.slots.get(p), _name_in(group, index), readings[p]
-            if known is not None and (not p.numel() or _is_still(known, p, reading, id(p) in seen, owner.RULES)):
+            if known is not None and (not p.numel() or _is_still(known, p, reading, id(p) in seen, owner.RULES, name)):
                 slots.append(known)  # as it was, or freed for a while
                 continue
             for former in gone if known is None else [known]:
                 _require_not_flattened(p, former, group, reading, name, owner.RULES)
             _require_parameter(p, reading.role, reading.view, name, owner)
-            slots.append(_slot_of(p, reading, owner.RULES))
-            entry = state.get(p, {})
+            slots.append(_slot_of(p, reading, owner.RULES, name))
+            entry = _seen(state.get(p, {}), slots[-1])
             if not _is_untouched(entry, (known or slots[-1]).rule):
                 _require_fitting_state(slots[-1], known, entry, name)
         return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
@@ -145,9 +164,9 @@ def _require_view(group: dict[str, Any]) -> None:
     group["split"] = _view_in(group).split
 
 
-def _is_still(known: Slot, p: Tensor, reading: Reading, is_told_so: bool, rules: Sequence[Rule]) -> bool:
+def _is_still(known: Slot, p: Tensor, reading: Reading, is_told_so: bool, rules: Sequence[Rule], name: str) -> bool:
     """Whether a parameter is what it was; while its group tells the same, what is beside it does not change that."""
-    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules)
+    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules, name)
 
 
 def _sees_shapes(rule: Rule) -> bool:
@@ -175,25 +194,26 @@ def _require_not_flattened(
     p: Tensor, former: Slot, group: Mapping[str, Any], reading: Reading, name: str, rules: Sequence[Rule]
 ) -> None:
     """RuntimeError if p, once `former` or in its place, has lost rows and columns that the rule needs."""
-    if p.ndim >= 2 or len(former.shape) < 2 or not math.prod(former.shape):
+    if p.ndim >= 2 or len(former.shape) < 2 or former.is_empty:
         return
     is_same = _rule_named(rules, reading.role) is former.rule
-    is_whole = former.rule.step.layout == "tensor" and p.numel() == math.prod(former.shape)
+    is_whole = former.rule.step.layout == "tensor" and p.numel() == math.prod(former.whole.shape)
     if (_sees_shapes(former.rule) and not is_whole) if is_same else group["rule"] is None:
+        shape = tuple(former.whole.shape)
         raise RuntimeError(
-            f"{name} stands where the rule {former.rule.name!r} had a parameter of shape {tuple(former.shape)}: a flat "
+            f"{name} stands where the rule {former.rule.name!r} had a parameter of shape {shape}: a flat "
             "shard, as FSDP1 and ZeRO make them, has no rows and columns left. Set the group's rule if it is meant so"
         )
 
 
 def _require_fitting_state(slot: Slot, known: Slot | None, entry: Mapping[str, Any], name: str) -> None:
     """RuntimeError unless the state of a parameter, if it has any, is one that this slot could have."""
-    if not math.prod(slot.shape):
+    if slot.is_empty:
         return
     held = {kept: entry[kept.name] for kept in slot.rule.states if isinstance(entry.get(kept.name), Tensor)}
     unfit = [kept for kept, value in held.items() if tuple(value.shape) != slot.state_shape(kept)]
     why = ""
-    if known is not None and entry and math.prod(known.shape):
+    if known is not None and entry and not known.is_empty:
         if known.rule is not slot.rule:
             why = f"it is that of the rule {known.rule.name!r}, and the parameter is now one for {slot.rule.name!r}"
         elif held and known.shape != slot.shape:

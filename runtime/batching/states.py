@@ -7,8 +7,7 @@ name, and need not make a step to see them. First values are computed at the fir
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -16,8 +15,12 @@ from torch import Tensor
 
 from ..contract.interface import Rule
 from ..contract.precision import _States, _states_of
+from ..placement.layouts import _local
+from ..placement.local_states import _seen
 from ..routing.places import Slot
 from .counters import Counters, _whole
+
+_Entries = MutableMapping[Any, Any]  # by parameter
 
 
 def _counters_of(rule: Rule) -> tuple[str, ...]:
@@ -25,7 +28,7 @@ def _counters_of(rule: Rule) -> tuple[str, ...]:
 
 
 def _begin_states(
-    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: dict[Any, Any], counters: Counters
+    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: _Entries, counters: Counters
 ) -> None:
     """Gives every parameter that is to be trained and has no state one in which nothing has been counted."""
     for group in groups:
@@ -44,7 +47,7 @@ def _blank_state(p: Tensor, slot: Slot, precision: str, counters: Counters) -> d
 
 def _states_in(slot: Slot, precision: str) -> _States:
     """The states of a parameter; one without elements never steps, and has none."""
-    return _states_of(slot.rule, precision, slot.dtype) if math.prod(slot.shape) else []
+    return [] if slot.is_empty else _states_of(slot.rule, precision, slot.dtype)
 
 
 def _has_begun(entry: Mapping[str, Any], rule: Rule) -> bool:
@@ -69,6 +72,20 @@ def _is_untouched(entry: Mapping[str, Any], rule: Rule) -> bool:
     return not _has_begun(entry, rule) and not any(_has_values(x) for name, x in entry.items() if name not in own)
 
 
+def _drop_untouched(slots: Mapping[Tensor, Slot], state: _Entries) -> None:
+    """Drops the states of these parameters that nothing has been written to."""
+    for p, slot in slots.items():
+        if p in state and _is_untouched(_seen(state[p], slot), slot.rule):
+            del state[p]
+
+
+def _drop_precision(params: Iterable[Tensor], state: _Entries) -> None:
+    """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
+    for p in params:
+        for name in ("kahan", "master"):
+            state.get(p, {}).pop(name, None)
+
+
 def _has_values(x: object) -> bool:
     """Whether this is something else than zeros."""
     if not isinstance(x, Tensor) or x.layout is not torch.strided:
@@ -80,7 +97,7 @@ def _require_states(p: Tensor, slot: Slot, entry: Mapping[str, Any], states: _St
     """ValueError unless the states in the entry are what a step of p can go on from."""
     for kept, _ in states:
         if kept.name in entry:
-            what = f"state {kept.name!r} of a {slot.rule.name} parameter of shape {tuple(p.shape)}"
+            what = f"state {kept.name!r} of a {slot.rule.name} parameter of shape {tuple(slot.shape)}"
             _require_state(entry[kept.name], what, slot.state_shape(kept))
             if (device := entry[kept.name].device) != p.device:
                 raise ValueError(f"{what} is on {device}, and the parameter on {p.device}; move it there before a step")
@@ -96,17 +113,17 @@ def _require_state(x: object, what: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense floating-point numbers are expected")
 
 
-def _made(p: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:
+def _made(weight: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:
     """States of zeros, and a master that is the weight."""
     shapes = [(kept, slot.state_shape(kept), dtype) for kept, dtype in states]
-    made = {kept.name: torch.zeros(shape, dtype=dtype, device=p.device) for kept, shape, dtype in shapes}
+    made = {kept.name: torch.zeros(shape, dtype=dtype, device=weight.device) for kept, shape, dtype in shapes}
     if "master" in made:
-        made["master"].copy_(p)
+        made["master"].copy_(weight)
     return made
 
 
 def _complete_states(
-    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: dict[Any, Any], counters: Counters
+    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: _Entries, counters: Counters
 ) -> None:
     """As `_begin_states`, and what is blank becomes zeros that can be written to as any tensor."""
     groups = list(groups)
@@ -116,4 +133,4 @@ def _complete_states(
             if p in slots and (entry := state.get(p)):
                 states = _states_in(slots[p], group["precision"])
                 lacking = [each for each in states if each[0].name not in entry or _is_blank(entry[each[0].name])]
-                entry.update(_made(p, slots[p], lacking))
+                entry.update(_made(_local(p), slots[p], lacking))

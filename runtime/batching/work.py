@@ -12,6 +12,7 @@ from torch import Tensor
 from ..contract.hypers import _computed
 from ..contract.interface import Kernel, Rule, State
 from ..contract.precision import _compute_dtype, _states_of
+from ..placement.parts import Part
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,21 @@ class Work:
     hypers: dict[str, Any]
     params: list[Tensor] = field(default_factory=list)
     seed: int = 0  # of stochastic rounding, where there is any
+    parts: dict[Tensor, Part] = field(default_factory=dict)  # of those that are DTensors
 
     def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:
         """Whether this is the work of parameters like that in a group of these hypers."""
         return self.rule is rule and self.dtype is dtype and self.count == count and self.device == device
+
+    def weights(self, params: list[Tensor]) -> list[Tensor]:
+        """The weights of some of its parameters, or what this rank has of them."""
+        if not self.parts:
+            return params
+        return [self.parts[p].weight if p in self.parts else p for p in params]
+
+    def gradients(self, params: list[Tensor]) -> list[Tensor]:
+        """Their gradients, which they have."""
+        return [self.parts[p].grad if p in self.parts else p.grad for p in params]  # type: ignore[misc]
 
     @property
     def compute_dtype(self) -> torch.dtype:

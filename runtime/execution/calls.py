@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from ..batching.buckets import Bucket
+from ..batching.buckets import Bucket, _ParameterStates
 from ..batching.noise import Noise
 from ..batching.work import Scalars, Work
 from ..contract.interface import PARAMETER, Kernel, State
@@ -36,14 +36,9 @@ class Call:
     """One kernel on one bucket: gathers what is read, runs the kernel piece by piece, writes back what it returns."""
 
     def __init__(
-        self,
-        kernel: Kernel,
-        bucket: Bucket,
-        work: Work,
-        state: Mapping[Tensor, dict[str, Any]],
-        noise: Noise | None = None,
+        self, kernel: Kernel, bucket: Bucket, work: Work, state: _ParameterStates, noise: Noise | None = None
     ) -> None:
-        self.bucket, self.state, self.noise = bucket, state, noise
+        self.bucket, self.work, self.state, self.noise = bucket, work, state, noise
         self.computation = Computation(kernel, work.precision, work.dtype)
         states = {kept.name: kept for kept, _ in work.states}
         stored = [name for name in self.computation.names if name in states or name in (*PARAMETER, NOISE)]
@@ -57,9 +52,9 @@ class Call:
             assert self.noise is not None
             return Source(self.noise.numbers(bucket), True, [], None)
         if name == "grad":
-            return Source(bucket.gather([cast(Tensor, p.grad) for p in bucket.params]), False, [], None)
+            return Source(bucket.gather(self.work.gradients(bucket.params)), False, [], None)
         kept = states.get(name)
-        tensors = [self.state[p][name] for p in bucket.params] if kept else bucket.params
+        tensors = [self.state[p][name] for p in bucket.params] if kept else self.work.weights(bucket.params)
         batch = bucket.gather(tensors, kept)
         live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], kept).data_ptr()
         return Source(batch, live, tensors, kept)
@@ -120,5 +115,5 @@ def _ordered_sum(values: list[Tensor]) -> Tensor:
 
 def _all_finite(works: Iterable[Work]) -> bool:
     """Whether no gradient has a NaN or infinity; waits for the device once."""
-    grads = [p.grad for work in works for p in work.params if p.grad is not None]
+    grads = [grad for work in works for grad in work.gradients(work.params) if grad is not None]
     return not grads or bool(get_total_norm(grads, math.inf).isfinite())

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..batching.buckets import _arranged
+from ..batching.buckets import _arranged, _ParameterStates
 from ..batching.states import _given, _is_blank, _made, _require_states
 from ..batching.work import Work
 from ..routing.places import Slot, _wider
 from .calls import Call
 
 
-def _give_first_values(work: Work, slots: Mapping[Tensor, Slot], state: Mapping[Tensor, dict[str, Any]]) -> None:
+def _give_first_values(work: Work, slots: Mapping[Tensor, Slot], state: _ParameterStates) -> None:
     """Gives the parameters of the work the states that they have not yet, or not yet in this precision.
 
     Raises:
@@ -31,10 +31,12 @@ def _give_first_values(work: Work, slots: Mapping[Tensor, Slot], state: Mapping[
     new = [p for p in work.params if len(given[p]) < len(work.states)]
     if not new:
         return
-    fresh: dict[Tensor, dict[str, Any]] = {p: dict(_made(p, slots[p], work.states)) for p in new}
+    fresh: dict[Tensor, dict[str, Any]] = {
+        p: dict(_made(weight, slots[p], work.states)) for p, weight in zip(new, work.weights(new), strict=True)
+    }
     init = work.rule.init
     if init is not None:
-        first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new)
+        first = Work(work.rule, work.precision, work.dtype, work.device, 1, 1, work.hypers, new, parts=work.parts)
         for bucket in _arranged([(p, slots[p]) for p in new], _wider(work.rule.step.layout, init.layout)):
             Call(init, bucket, first, fresh).execute(first.scalars(init, {}, {}))
     for p in new:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batching.buckets import Bucket, Stored, _arranged
+from ..batching.buckets import Bucket, Stored, _arranged, _ParameterStates
 from ..batching.noise import Noise
 from ..batching.work import Scalars, Work
 from ..contract.interface import Kernel
@@ -71,7 +71,7 @@ def _wanted(kernel: Kernel, work: Work, backend: str, capturable: bool) -> Strat
         return Strategy("compile", FORCED)
     if kernel.fused is not None and work.dtype is work.compute_dtype and not capturable:
         return Strategy("fused", "torch has a fused kernel for the rule")
-    if sum(p.numel() for p in work.params) < AUTO_ELEMENTS:
+    if sum(p.numel() for p in work.weights(work.params)) < AUTO_ELEMENTS:
         reason = f"fewer than {AUTO_ELEMENTS:,} elements"
     elif not _can_compile(work.device):
         reason = f"no compiler for {work.device.type}"
@@ -86,7 +86,7 @@ class Runner:
 
     kernel: Kernel
     work: Work
-    state: Mapping[Tensor, dict[str, Any]]
+    state: _ParameterStates
     strategy: Strategy
     noise: Noise
     options: Mapping[str, Any]
@@ -95,6 +95,8 @@ class Runner:
     def __call__(self, bucket: Bucket, scalars: Scalars, stored: Stored | None = None) -> None:
         """Runs the kernel on the bucket, whose states are in `stored` if it is settled."""
         name = self.strategy.name
+        if bucket.is_empty:
+            name = "eager"
         if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
             return
         call = Call(self.kernel, bucket, self.work, self.state, self.noise)
@@ -103,8 +105,8 @@ class Runner:
 
     def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
         """Whether torch's fused kernel could take the tensors of the bucket, and has."""
-        kernel, weights = self.kernel, bucket.params
-        lists = {name: stored.get(name) or self._listed(name, weights) for name in kernel.inputs}
+        kernel, weights = self.kernel, self.work.weights(bucket.params)
+        lists = {name: stored.get(name) or self._listed(name, bucket.params) for name in kernel.inputs}
         known = (kernel, _forms(weights))
         if kernel.fused is None or not _are_tame(scalars.numbers.values()):
             return False
@@ -117,11 +119,14 @@ class Runner:
         kernel.fused(*lists.values(), **scalars.all)
         return True
 
-    def _listed(self, name: str, weights: list[Tensor]) -> list[Tensor]:
+    def _listed(self, name: str, params: list[Tensor]) -> list[Tensor]:
         """The weights, gradients, or states of this name, one for each parameter."""
-        if name == "weight":
-            return weights
-        return [p.grad if name == "grad" else self.state[p][name] for p in weights]  # type: ignore[misc]
+        match name:
+            case "weight":
+                return self.work.weights(params)
+            case "grad":
+                return self.work.gradients(params)
+        return [self.state[p][name] for p in params]
 
     def _run_graph(self, call: Call, scalars: Scalars) -> bool:
         """Whether the call has run as a graph.

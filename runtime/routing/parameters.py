@@ -7,7 +7,7 @@ parameter. Hypers are checked elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from .routes import _rule_named
 
 def _require_parameter(p: Tensor, role: str, view: View, name: str, owner: type[Any]) -> None:
     """An error unless some rule of the class `owner` can step p, which has this role and is read so."""
-    if hasattr(p, "placements"):
-        raise NotImplementedError(f"{name} is a DTensor with placements {p.placements}; only local tensors work")
     if p.layout is not torch.strided or p.dtype not in DTYPES:
         raise RuntimeError(f"{name} is {p.dtype} with layout {p.layout}; only dense real parameters work")
     if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
@@ -38,7 +36,7 @@ def _require_parameter(p: Tensor, role: str, view: View, name: str, owner: type[
 
 
 def _require_apart(params: Iterable[Tensor]) -> None:
-    """ValueError if two of the parameters start at the same element of memory: a step of one would undo the other's."""
+    """ValueError if two of the tensors start at the same element of memory: a step of one would undo the other's."""
     seen: dict[tuple[int, object], Tensor] = {}
     for p in params:
         other = seen.setdefault((p.untyped_storage()._cdata, p.storage_offset()), p)
@@ -53,14 +51,14 @@ def _has_grad(rule: Rule, p: Tensor) -> bool:
     return p.grad is not None
 
 
-def _require_dense(p: Tensor) -> None:
-    """An error unless the gradient, which p has, is dense, real and local."""
-    grad = cast(Tensor, p.grad)
+def _require_dense(grad: Tensor) -> None:
+    """An error unless a gradient is dense, real and local."""
     if type(grad) is not Tensor and hasattr(grad, "placements"):
         raise NotImplementedError(
-            f"a gradient of shape {tuple(p.shape)} is a DTensor with placements {grad.placements}"
+            f"a gradient of shape {tuple(grad.shape)} is a DTensor with placements {grad.placements}, "
+            "and its parameter is none"
         )
     if grad.layout is not torch.strided or not grad.is_floating_point():
         raise RuntimeError(
-            f"a gradient of shape {tuple(p.shape)} is {grad.dtype}, {grad.layout}; it must be dense and real"
+            f"a gradient of shape {tuple(grad.shape)} is {grad.dtype}, {grad.layout}; it must be dense and real"
         )

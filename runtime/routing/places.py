@@ -58,6 +58,7 @@ class Place:
     leading: tuple[int, ...] = ()  # the dimensions before those of the matrices
     lengths_before: tuple[int, ...] = ()  # rows of the units before the first, in each matrix
     whole: bool = True
+    sizes: tuple[int, ...] = ()  # of the whole units of which these are parts
 
     def window(self, x: Tensor, state: State | None = None) -> Tensor:
         """The part of x that belongs to this place, as a view; x is like the parameter, or a state of `state`."""
@@ -72,16 +73,17 @@ class Place:
         rows = self.count // max(math.prod(self.leading), 1) * self.unit[0]
         return x if self.whole else x.narrow(axis, sum(self.lengths_before), rows)
 
-    def batch(self, state: State | None = None) -> tuple[int, ...]:
-        """The shape in which a kernel sees the weight or a state of several places: (-1, rows, cols) or (-1,)."""
+    def batch(self, count: int, state: State | None = None) -> tuple[int, ...]:
+        """The shape in which a kernel sees the weight or a state of `count` units: (count, rows, cols) or (count,).
+
+        In the elementwise layout elements are counted.
+        """
         sizes = self.unit if state is None or state.full else self._sizes(state, self.unit[0])
-        return (-1, *sizes) if len(self.unit) == 2 else (-1,)
+        return (count, *sizes) if len(self.unit) == 2 else (count,)
 
     def restored(self, block: Tensor, state: State, shape: torch.Size) -> Tensor:
-        """A view of a state's block of a whole parameter in the shape of its state; `shape` is the parameter's."""
-        if not state.full:
-            return block if self.count > 1 else block[0]
-        if not self.transposed:
+        """A view of a state's block of a whole parameter, in the shape that the state has."""
+        if not (state.full and self.transposed):
             return block.view(shape)
         axis = len(self.leading)
         rows, cols = shape[axis : axis + 2]
@@ -113,7 +115,7 @@ def _places(layout: str, shape: tuple[int, ...], view: View) -> tuple[Place, ...
     if len(sizes) < 2:
         raise ValueError(f"batch={view.batch} leaves no matrix of the shape {shape}")
     matrices = math.prod(leading)
-    rows, cols = sizes[view.transposed], math.prod(sizes) // max(sizes[view.transposed], 1)
+    rows, cols = sizes[view.transposed], sizes[not view.transposed] * math.prod(sizes[2:])
     runs = [(length, len(list(run))) for length, run in groupby(_row_counts(rows, view.split))]
     places: list[Place] = []
     before: tuple[int, ...] = ()
@@ -137,6 +139,16 @@ class Slot:
     def places(self, layout: str) -> tuple[Place, ...]:
         return _places(layout, self.shape, self.view)
 
+    @property
+    def whole(self) -> Slot:
+        """The slot of all of the parameter."""
+        return self
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the parameter has no elements, and so never steps."""
+        return not math.prod(self.whole.shape)
+
     def fits(self, p: Tensor) -> bool:
         return self.dtype is p.dtype and self.shape == p.shape and self.device == p.device
 
@@ -145,7 +157,7 @@ class Slot:
         if state.full:
             return tuple(self.shape)
         places = self.places(self.rule.step.layout)
-        sizes = [(place.count, *place.batch(state)[1:]) for place in places]
+        sizes = [place.batch(place.count, state) for place in places]
         if len(sizes) > 1:
             return (sum(map(math.prod, sizes)),)
         return sizes[0] if sizes[0][0] > 1 else sizes[0][1:]

@@ -768,16 +768,23 @@ def test_rule_may_be_a_role_or_the_name_of_a_rule():
     assert ["row" in optimizer.state[p] for p in params] == [False, False, True]
 
 
-def test_distributed_tensors_are_errors():
+def test_a_distributed_tensor_of_which_one_rank_has_all_steps_as_any_other():
     dist = pytest.importorskip("torch.distributed")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        sharded = distribute_tensor(torch.randn(4, 3), init_device_mesh("cpu", (1,)), [Shard(0)])
-        with pytest.raises(NotImplementedError, match=r"shape \(4, 3\).*Shard\(dim=0\)"):
-            Blend([nn.Parameter(sharded)])
+        mesh, whole = init_device_mesh("cpu", (1,)), parameter(4, 3)
+        sharded = nn.Parameter(distribute_tensor(whole.detach().clone(), mesh, [Shard(0)]))
+        one, other = Blend([whole]), Blend([sharded])
+        for _ in range(3):
+            whole.grad = torch.randn(4, 3)
+            sharded.grad = distribute_tensor(whole.grad, mesh, [Shard(0)])
+            one.step()
+            other.step()
+        assert torch.equal(whole, sharded.to_local())
+        assert torch.equal(one.state[whole]["row"], other.state[sharded]["row"].to_local())
     finally:
         dist.destroy_process_group()
 

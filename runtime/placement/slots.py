@@ -1,0 +1,168 @@
+"""Slots of parts: how this rank sees its part of a DTensor parameter, and which rules can run on it alone.
+
+Along a dimension in which its elements do not interact, a rule gives on a part what it gives on the whole; so the
+functions, buckets and graphs of whole parameters serve for parts. What else there is to say of a part is where its
+states lie in those of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..contract.interface import Kernel, Rule, State
+from ..contract.precision import _precision_state
+from ..routing.places import Place, Slot
+from .layouts import Layout, _is_dtensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSlot(Slot):
+    """The slot of the part of a DTensor parameter that is here: `shape` and the shapes of states are the part's."""
+
+    layout: Layout
+    of: Slot
+
+    @property
+    def whole(self) -> Slot:
+        return self.of
+
+    def fits(self, p: Tensor) -> bool:
+        return self.of.fits(p) and _is_dtensor(p) and self.layout.holds(p)
+
+    def places(self, layout: str) -> tuple[Place, ...]:
+        whole = self.of.places(layout)[0]  # of parts of a split matrix, which no kernel sees as parts, the first
+        return tuple(replace(place, sizes=whole.unit) for place in super().places(layout))
+
+    def state_shape(self, kept: State) -> tuple[int, ...]:
+        shape = self.of.state_shape(kept)
+        dim = self._cut_of(kept)
+        return shape if dim is None else (*shape[:dim], self.layout.part(shape[dim])[1], *shape[dim + 1 :])
+
+    def cut(self, kept: State, x: Tensor) -> Tensor:
+        """This rank's part of a state of all of the parameter."""
+        dim = self._cut_of(kept)
+        return x if dim is None else x.narrow(dim, *self.layout.part(x.shape[dim]))
+
+    def wrapped(self, kept: State, part: Tensor) -> DTensor:
+        """A state of this rank's part as the optimizer has it: a DTensor of the shape that it has of the whole."""
+        from torch.distributed.tensor import DTensor
+        from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+        shape = torch.Size(self.of.state_shape(kept))
+        meta = TensorMeta(shape, torch.empty(shape, device="meta").stride(), part.dtype)
+        # Not by `from_local`, which moves to the mesh's device what is kept elsewhere, and makes another tensor of it.
+        spec = DTensorSpec(self.layout.mesh, self._placements(kept), tensor_meta=meta)
+        return DTensor(part, spec, requires_grad=False)  # type: ignore[no-untyped-call]
+
+    def holds(self, kept: State, x: DTensor) -> bool:
+        """Whether a DTensor lies as the state does."""
+        return tuple(x.placements) == self._placements(kept) and x.device_mesh == self.layout.mesh
+
+    def declared(self, name: str) -> State | None:
+        """The state of this name: the rule's, or of a precision."""
+        return next((each for each in self.rule.states if each.name == name), None) or _precision_state(name)
+
+    def _is_cut_alike(self, kept: State, dim: int) -> bool:
+        """Whether torch cuts a state, which is not full, where it cuts the parameter along `dim`."""
+        side, view = _side(self.of, dim, self.rule.step), self.of.view
+        if (side == "rows" and view.split is not None) or (side == "batch" and math.prod(self.of.shape[:dim]) > 1):
+            return False  # the state counts matrices, whose rows lie on several ranks, or experts in another order
+        cut = self._cut_of(kept)
+        if cut is None:
+            return True
+        size, own = self.of.state_shape(kept)[cut], self.of.shape[dim]
+        parts = [(start * size, length * size) for start, length in self.layout.parts(own)]
+        return parts == [(start * own, length * own) for start, length in self.layout.parts(size)]
+
+    def _placements(self, kept: State) -> tuple[Placement, ...]:
+        from torch.distributed.tensor import Replicate, Shard
+
+        if kept.full:
+            return self.layout.placements
+        dim = self._cut_of(kept)
+        cut = Replicate() if dim is None else Shard(dim)
+        return tuple(cut if i == self.layout.mesh_dim else Replicate() for i in range(self.layout.mesh.ndim))
+
+    def _cut_of(self, kept: State) -> int | None:
+        """The dimension of a state along which it is cut as the parameter is; None if every rank has all."""
+        if kept.full or self.layout.dim is None:
+            return self.layout.dim
+        side, several = _side(self.of, self.layout.dim, self.rule.step), len(self.of.state_shape(kept)) == 3
+        if side == "batch":
+            return 0
+        return kept.shape.index(side) + several if side in kept.shape else None
+
+
+def _side(slot: Slot, dim: int, kernel: Kernel) -> str:
+    """What a kernel sees along a dimension of the parameter: "rows", "cols", or a "batch" of matrices."""
+    if kernel.layout != "matrix" or len(slot.shape) < 2:
+        return "rows"
+    axis = dim - slot.view.batch
+    return "batch" if axis < 0 else "rows" if axis == slot.view.transposed else "cols"
+
+
+def _local_slot(slot: Slot, layout: Layout, name: str) -> LocalSlot:
+    """The slot of this rank's part; NotImplementedError unless its rule can run on the part alone."""
+    if layout.dim is not None:
+        _require_local(slot, layout, layout.dim, name)
+    has_rows = layout.dim is not None and _side(slot, layout.dim, slot.rule.step) == "rows"
+    view = replace(slot.view, split=None) if has_rows else slot.view  # rows do not interact, whatever they are part of
+    return LocalSlot(slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, layout=layout, of=slot)
+
+
+def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
+    rule = slot.rule
+    start = f"{name} is a DTensor sharded along dimension {dim} over {layout.ranks} ranks"
+    if dim >= slot.view.batch + 2:
+        raise NotImplementedError(f"{start}: rules run on parts that are cut along rows, columns or experts alone")
+    if any(kernel.sums for kernel in rule.kernels):
+        raise NotImplementedError(f"{start}: {_of_sums(rule)}")
+    sides = [(kernel, _side(slot, dim, kernel)) for kernel in rule.kernels]
+    if slot.view.split is not None and any(side == "cols" for _, side in sides):
+        raise NotImplementedError(f"{start}, its columns, and has split={slot.view.split}: no rule is run on these yet")
+    for kernel, side in sides:
+        if side in (kernel.along or ()):
+            what = {"rows": "rows of one matrix", "cols": "columns of one matrix"}[side]
+            what = "elements of one tensor" if kernel.layout == "tensor" else what
+            raise NotImplementedError(
+                f"{start}: under the rule {rule.name!r} ({kernel.function.__name__}) {what} interact, and these lie on "
+                "several ranks; rules do not exchange values yet. Set another rule for its group"
+            )
+    reads_rows = any("rows" in kernel.scalars for kernel in rule.kernels)
+    if reads_rows and sides[0][1] == "rows" and len({place.unit for place in slot.places(rule.step.layout)}) > 1:
+        raise NotImplementedError(f"{start}, and has split={slot.view.split}, parts of unequal size: the rule reads it")
+    _require_cut_states(slot, layout, dim, start)
+
+
+def _require_cut_states(slot: Slot, layout: Layout, dim: int, start: str) -> None:
+    """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into."""
+    part = LocalSlot(slot.role, slot.rule, layout.shape, slot.dtype, slot.device, layout=layout, of=slot)
+    for kept in slot.rule.states:
+        if not (kept.full or part._is_cut_alike(kept, dim)):
+            raise NotImplementedError(
+                f"{start}: the state {kept.name!r} of the rule {slot.rule.name!r}, of shape "
+                f"{slot.state_shape(kept)}, cannot be cut as the parameter is"
+            )
+
+
+def _require_own_sums(slots: Iterable[tuple[str, Slot]]) -> None:
+    """NotImplementedError if a rule sums up over all parameters, and a rank has but a part of some."""
+    slots = list(slots)
+    rule = next((slot.rule for _, slot in slots if any(kernel.sums for kernel in slot.rule.kernels)), None)
+    for name, slot in slots:
+        if rule is not None and isinstance(slot, LocalSlot) and slot.layout.is_cut:
+            raise NotImplementedError(f"{name} is a DTensor sharded over {slot.layout.ranks} ranks: {_of_sums(rule)}")
+
+
+def _of_sums(rule: Rule) -> str:
+    return f"the rule {rule.name!r} sums up over all parameters, and rules do not exchange values between ranks yet"
