@@ -49,6 +49,7 @@ HEAVY = {
         "compiler/verify/properties",
         "compiler/verify/comparison",
         "compiler/verify/differential",
+        "compiler/verify/shared",
         "examples",
         "benchmarks",
     ),

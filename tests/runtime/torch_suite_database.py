@@ -25,7 +25,7 @@ from torch.optim import lr_scheduler
 from optforge.compiler.driver import check_file
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import find_spec
-from optforge.compiler.verify.differential.values import HyperValues
+from optforge.compiler.verify.shared.hyper_values import HyperValues
 from tests.support.classes import SEEDS, generated_classes
 
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.claims.examine import Counterexample, Examiner, examiner_for
-from optforge.compiler.verify.claims.gradients import PLAIN, STREAMS, Array
 from optforge.compiler.verify.claims.questions import Question, Subject
-from optforge.compiler.verify.claims.settings import NoValues, defaults_of
 from optforge.compiler.verify.claims.shrink import shrink_counterexample
 from optforge.compiler.verify.claims.trial import Case, draw_case
+from optforge.compiler.verify.shared.gradients import PLAIN, STREAMS, Array
+from optforge.compiler.verify.shared.hyper_values import HyperValues, NoValues
 from optforge.compiler.verify.shared.verdicts import Refuted, Tested, Unknown, Verdict
 
 
@@ -20,23 +20,22 @@ def decide_by_cases(question: Question) -> Verdict:
     if examine is None:
         return Unknown("only polynomials in rows and cols are decided")
     streams = PLAIN if question.claim.form == "scale_free" else STREAMS
-    decided = 0
+    values, decided = HyperValues(question.subject.declaration), 0
     for index in range(question.budget.examples):
         random = np.random.default_rng([question.budget.seed, index])
         try:
-            case = draw_case(question.subject, random, streams)
+            case = draw_case(question.subject, values, random, streams)
         except NoValues:
             return Unknown("no hyperparameters that keep all conditions were found")
         outcome = examine(case)
         if outcome.counterexample is not None:
-            return refutation(question, outcome.counterexample, examine)
+            return refutation(question, outcome.counterexample, examine, values)
         decided += outcome.decided
     return Tested(decided) if decided else Unknown("no case decided it")
 
 
-def refutation(question: Question, counterexample: Counterexample, examine: Examiner) -> Refuted:
-    declaration = question.subject.declaration
-    small = shrink_counterexample(counterexample, examine, declaration, defaults_of(declaration))
+def refutation(question: Question, counterexample: Counterexample, examine: Examiner, values: HyperValues) -> Refuted:
+    small = shrink_counterexample(counterexample, examine, values)
     return Refuted((*case_values(question.subject, small.case, small.step), *small.values))
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.oracle.interpreter import as_array
-from optforge.compiler.verify.claims.gradients import Array
 from optforge.compiler.verify.claims.margins import Margins, comparisons
 from optforge.compiler.verify.claims.questions import COMPARISON, Question
-from optforge.compiler.verify.claims.settings import with_default_eps
 from optforge.compiler.verify.claims.trial import Case, Moment, run_case
+from optforge.compiler.verify.shared.gradients import Array
+from optforge.compiler.verify.shared.hyper_values import with_default_eps
 
 TOLERANCE = 2.0**-40  # of the sizes of a comparison's terms: 8192 roundings of float64
 ORTHOGONAL = 1e-7  # how far a singular value may be from 0 and 1, since iterations end

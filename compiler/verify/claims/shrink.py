@@ -11,29 +11,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.claims.examine import Counterexample, Examiner
-from optforge.compiler.verify.claims.gradients import Array
-from optforge.compiler.verify.claims.settings import Values, keeps_conditions
 from optforge.compiler.verify.claims.trial import Case
+from optforge.compiler.verify.shared.gradients import Array
+from optforge.compiler.verify.shared.hyper_values import HyperValues, Values
 from optforge.compiler.verify.shared.shrink import shrink
 
 ATTEMPTS = 400
 
 
-def shrink_counterexample(
-    counterexample: Counterexample, examine: Examiner, declaration: ir.Declaration, defaults: Values
-) -> Counterexample:
+def shrink_counterexample(counterexample: Counterexample, examine: Examiner, values: HyperValues) -> Counterexample:
     """The simplest counterexample that a limited number of attempts comes to."""
     attempts = iter(range(ATTEMPTS))
 
     def retry(simpler: Case) -> Counterexample | None:
-        if next(attempts, None) is None or not keeps_conditions(declaration, simpler.hypers):
+        if next(attempts, None) is None or not values.holds(simpler.hypers):
             return None
         found = examine(simpler).counterexample
         return None if found is None else Counterexample(simpler, found.step, found.values)
 
-    return shrink(counterexample, lambda found: simpler_cases(found, defaults), retry)
+    return shrink(counterexample, lambda found: simpler_cases(found, values.written), retry)
 
 
 def simpler_cases(counterexample: Counterexample, defaults: Values) -> Iterator[Case]:

@@ -14,9 +14,9 @@ import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.oracle.interpreter import Evaluation, OracleParameter, fire_event, run_step
-from optforge.compiler.verify.claims.gradients import Array, Random, Stream
 from optforge.compiler.verify.claims.questions import Subject
-from optforge.compiler.verify.claims.settings import Values, draw_hypers
+from optforge.compiler.verify.shared.gradients import Array, Random, Stream
+from optforge.compiler.verify.shared.hyper_values import HyperValues, Values
 
 SHAPES = ((3, 3), (2, 5), (5, 2), (1, 4), (4, 1), (1, 1), (6, 6), (3, 8), (8, 3))
 STEPS = 6
@@ -73,9 +73,9 @@ class Moment:
     after: Array
 
 
-def draw_case(subject: Subject, random: Random, streams: Mapping[str, Stream]) -> Case:
+def draw_case(subject: Subject, values: HyperValues, random: Random, streams: Mapping[str, Stream]) -> Case:
     """A random case of a rule, schedule or penalty; gradients are those of one of the streams."""
-    hypers = draw_hypers(subject.declaration, subject.hypers, random)
+    hypers = values.draw([hyper.name for hyper in subject.hypers], random)
     if isinstance(subject.declaration, ir.Schedule):
         return Case(hypers, np.zeros((1, 1)), (np.zeros((1, 1)),) * SCHEDULE_STEPS, "steps")
     shape = SHAPES[int(random.integers(len(SHAPES)))]

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-Hyper: TypeAlias = "float | int | bool | str"
+from optforge.compiler.verify.shared.hyper_values import Hyper
+
 Shape: TypeAlias = tuple[int, ...]
 
 # The simplest first: shrinking goes that way.

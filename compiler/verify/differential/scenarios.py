@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.verify.differential.plan import GRADIENTS, WEIGHTS, Gradient, Group, Hyper, Scenario, Shape, Step
-from optforge.compiler.verify.differential.values import HyperValues
+from optforge.compiler.verify.differential.plan import GRADIENTS, WEIGHTS, Gradient, Group, Scenario, Shape, Step
 from optforge.compiler.verify.shared.dice import Dice
+from optforge.compiler.verify.shared.hyper_values import Hyper, HyperValues
 
 # What an optimizer can be said not to do; "changes" are those of hypers other than lr.
 ABILITIES = (

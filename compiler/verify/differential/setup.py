@@ -16,10 +16,9 @@ from optforge.compiler.frontend.files import shown_path
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import WORKSPACE, find_spec, module_for, program_for
 from optforge.compiler.verify.differential.names import NameProblem, match_names
-from optforge.compiler.verify.differential.plan import Hyper
 from optforge.compiler.verify.differential.scenarios import ABILITIES, Space
 from optforge.compiler.verify.differential.side_by_side import Pair
-from optforge.compiler.verify.differential.values import HyperValues
+from optforge.compiler.verify.shared.hyper_values import Hyper, HyperValues
 from optforge.dsl.diagnostics import SpecError
 from optforge.dsl.parser import read_source
 from optforge.dsl.source import Source

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from optforge.compiler.verify.differential.plan import Gradient, Group, Hyper, Scenario, Step
+from optforge.compiler.verify.differential.plan import Gradient, Group, Scenario, Step
 from optforge.compiler.verify.differential.scenarios import SHAPES, Space
+from optforge.compiler.verify.shared.hyper_values import Hyper
 from optforge.compiler.verify.shared.shrink import shrink
 
 PLAIN = Gradient()

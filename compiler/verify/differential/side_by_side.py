@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.verify.differential import data
 from optforge.compiler.verify.differential.names import STATES, Names
-from optforge.compiler.verify.differential.plan import Hyper, Scenario, Step
+from optforge.compiler.verify.differential.plan import Scenario, Step
 from optforge.compiler.verify.differential.tolerance import Bound, rounding_of, size
+from optforge.compiler.verify.shared.hyper_values import Hyper
 
 Grads = Sequence[data.Array | None]
 KEEPS_GRADIENTS = "kept_gradients"

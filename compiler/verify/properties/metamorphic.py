@@ -17,9 +17,9 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import module_for
 from optforge.compiler.verify.claims.cases import value_text
 from optforge.compiler.verify.claims.report import Finding
-from optforge.compiler.verify.claims.settings import NoValues, Values, draw_hypers
 from optforge.compiler.verify.claims.trial import EVENT_ARGUMENTS
 from optforge.compiler.verify.shared.budget import Budget
+from optforge.compiler.verify.shared.hyper_values import HyperValues, NoValues, Values
 from optforge.compiler.verify.shared.verdicts import Refuted, Tested, Unknown, Verdict
 from optforge.dsl import ast
 
@@ -154,10 +154,10 @@ def decide_property(
 ) -> Verdict:
     if differs is same_alone and has_totals(declaration):
         return Unknown("sums over all parameters are part of the method")
-    trials = -(-budget.examples // CASES_PER_TRIAL)
+    trials, values = -(-budget.examples // CASES_PER_TRIAL), HyperValues(declaration)
     for index in range(trials):
         try:
-            trial = draw_trial(make, declaration, np.random.default_rng([budget.seed, index]))
+            trial = draw_trial(make, declaration, values, np.random.default_rng([budget.seed, index]))
         except NoValues:
             return Unknown("no hyperparameters that keep all conditions were found")
         problem = differs(trial)
@@ -171,14 +171,16 @@ def has_totals(declaration: ir.Optimizer) -> bool:
     return any(stage.collectives for rule in declaration.rules for stage in rule.stages)
 
 
-def draw_trial(make: Callable[..., Any], declaration: ir.Optimizer, random: np.random.Generator) -> ClassTrial:
+def draw_trial(
+    make: Callable[..., Any], declaration: ir.Optimizer, values: HyperValues, random: np.random.Generator
+) -> ClassTrial:
     taken = {role for rule in declaration.rules for role in rule.roles}
     placed = [(role, shape) for role, shapes in SHAPES.items() if role in taken for shape in shapes]
     grads = tuple(tuple(random.standard_normal(shape) for _, shape in placed) for _ in range(STEPS))
     return ClassTrial(
         make,
         declaration,
-        draw_hypers(declaration, declaration.hypers, random),
+        values.draw([hyper.name for hyper in declaration.hypers], random),
         tuple(role for role, _ in placed),
         tuple(random.standard_normal(shape) for _, shape in placed),
         grads,

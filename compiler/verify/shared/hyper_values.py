@@ -1,6 +1,7 @@
 """The values of a spec's hypers that are worth trying: defaults, what lies inside the conditions, and their edges.
 
-Reads the conditions of the IR; draws nothing at random (`scenarios.py` does).
+Numbers are short in base 2, so that what is computed of them is exact where it can be; counts are whole. Who tries them
+draws with a generator of its own: claims and properties with :meth:`HyperValues.draw`, scenarios with dice.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice, product
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.types import Kind
-from optforge.compiler.verify.differential.plan import Hyper
+
+Hyper: TypeAlias = "float | int | bool | str"
+Values: TypeAlias = "dict[str, Hyper]"
+Random: TypeAlias = np.random.Generator
 
 COMPARISONS = ("lt", "le", "gt", "ge")
 # A number that is no share of anything: these and what is near the default.
@@ -21,13 +27,19 @@ PLAIN = (0.0, 0.1, 0.5, 1.0, 2.0)
 # A share, 0 <= x < 1: sums of powers of two, so that 1 - x is exact, and one that is not.
 SHARES = (0.0, 0.5, 0.75, 0.9, 0.96875, 1.0)
 WHOLE = (1, 2, 3)
+SMALL = 1e-3  # a default up to this size is an eps
 MOST_COMBINATIONS = 500
+ATTEMPTS = 100
+
+
+class NoValues(Exception):
+    """No values that keep all conditions were found."""
 
 
 class HyperValues:
     """The values to try for each hyper of an optimizer, the default first; ``fixed`` ones have only theirs."""
 
-    def __init__(self, declaration: ir.Optimizer, fixed: Mapping[str, Hyper] | None = None) -> None:
+    def __init__(self, declaration: ir.Declaration, fixed: Mapping[str, Hyper] | None = None) -> None:
         self.declaration = declaration
         whole = {hyper.name for hyper in declaration.hypers if is_whole(hyper)}
         self.fixed = {name: as_count(v) if name in whole else v for name, v in (fixed or {}).items()}
@@ -60,13 +72,15 @@ class HyperValues:
         found: dict[str, list[float]] = {}
         for requirement in self.declaration.requirements:
             for name, other in comparisons(requirement.condition):
-                value = evaluate_constant(other, self.fixed | self._written())
+                value = evaluate_constant(other, self.fixed | self.written)
                 if isinstance(value, float | int):
                     found.setdefault(name, []).append(float(value))
         return found
 
-    def _written(self) -> dict[str, ir.Value]:
-        return {hyper.name: hyper.default.value for hyper in self.declaration.hypers if hyper.default}
+    @property
+    def written(self) -> Values:
+        """The defaults that the spec itself gives."""
+        return {hyper.name: hyper.default.value for hyper in self.declaration.hypers if hyper.default}  # type: ignore[misc]
 
     def is_possible(self, hyper: ir.Hyper, value: Hyper) -> bool:
         """Whether each condition on the hyper can hold with this value, whatever it takes of the others."""
@@ -87,6 +101,17 @@ class HyperValues:
     def holds(self, hypers: Mapping[str, Hyper]) -> bool:
         """Whether these values satisfy all conditions."""
         return all(is_true(each.condition, hypers) for each in self.declaration.requirements)
+
+    def draw(self, names: Sequence[str], random: Random) -> Values:
+        """Values that keep every condition: the defaults, or some of them changed of the hypers named."""
+        for attempt in range(ATTEMPTS):
+            values = dict(self.defaults)
+            share = float(random.choice((0.0, 0.3, 0.7))) * (1 - attempt / ATTEMPTS)
+            for name in (name for name in names if random.random() < share):
+                values[name] = self.by_name[name][int(random.integers(len(self.by_name[name])))]
+            if self.holds(values):
+                return values
+        raise NoValues
 
     def allowed(self, wanted: Mapping[str, Hyper]) -> dict[str, Hyper]:
         """The wanted values, taken one after the other as long as all conditions hold; else the defaults.
@@ -128,13 +153,24 @@ def candidates(hyper: ir.Hyper, edges: Mapping[str, Sequence[float]]) -> list[An
         return [default, *WHOLE, default - 1, default + 1]
     near = [float(hyper.default.value)] if hyper.default else []  # type: ignore[arg-type]
     scaled = [factor * value for value in near for factor in (0.5, 3.0, 1 / 16)]
-    return [*own, *(SHARES if is_share(own) else (*PLAIN, *scaled)), *chain(*(inside(edge) for edge in own))]
+    plain = () if any(map(is_small, near)) else PLAIN
+    return [*own, *(SHARES if is_share(own) else (*plain, *scaled)), *chain(*(inside(edge) for edge in own))]
 
 
 def is_whole(hyper: ir.Hyper) -> bool:
     """Whether the default is written as a count: 5 is, 0, 1 and 5.0 are not."""
     default = hyper.default
-    return default is not None and default.spelling.isdecimal() and 2 <= int(default.spelling) <= 20
+    return default is not None and default.spelling.isdecimal() and int(default.spelling) >= 2
+
+
+def with_default_eps(declaration: ir.Declaration, values: Mapping[str, Hyper]) -> Values:
+    """The values with every small constant at its default."""
+    small = (hyper for hyper in declaration.hypers if hyper.default and is_small(hyper.default.value))
+    return {**values, **{hyper.name: hyper.default.value for hyper in small if hyper.default}}  # type: ignore[misc]
+
+
+def is_small(default: object) -> bool:
+    return isinstance(default, float) and 0 < abs(default) <= SMALL
 
 
 def as_count(value: Any) -> Hyper:
