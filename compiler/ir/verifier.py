@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator, Set
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Combination, Over
-from optforge.compiler.ir.operators import OPERATORS
-from optforge.compiler.ir.types import SCALAR, Kind
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.operators import OPERATORS, Across
+from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, operands_of
+from optforge.compiler.ir.types import GRAMS, SCALAR, Dim, Kind
 
+OF_RANKS = (ir.InputSource.STREAM, ir.InputSource.STATE)  # what each has its part of
 ORDERED_AFTER = ("schedule", "guard", "storage")
 
 
@@ -62,6 +65,54 @@ def require_valid_stages(stages: tuple[ir.Stage, ...], after: str) -> None:
             if how != (Combination.SUM, Over.PARAMETERS, SCALAR):
                 raise InternalError(f"after {after}: `{each.name}` is combined as nothing before a target combines")
     require_distinct("collectives", (each.name for stage in stages for each in stage.collectives), after)
+
+
+def require_valid_shards(stages: tuple[ShardStage, ...], combined: Set[str], after: str) -> None:
+    """A rank computes only with what it has, an owner with what is sent to it; each answer has a name of its own.
+
+    ``combined`` are the names of what was combined over parameters before.
+    """
+    if not stages or stages[-1].requests:
+        raise InternalError(f"after {after}: the last stage of a step on shards gives its results, and must be there")
+    requests = [request for stage in stages for request in stage.requests]
+    kept = {name for request in requests if isinstance(request, Owned) for name in request.kept}
+    known = set(combined)
+    for stage in stages:
+        require_valid_function(stage.function, after)
+        require_given(stage.function, {ir.stored(name) for name in kept}, known, after)
+        for node in (node for node in ir.nodes(stage.function) if isinstance(node, ir.Apply)):
+            if not is_done_by_ranks(node):
+                raise InternalError(f"after {after}: `{node.operator}` needs more than a rank has")
+        wanted = {name for each in stage.requests for name in operands_of(each)}
+        if stage.requests and {output.name for output in stage.function.outputs} != wanted:
+            raise InternalError(f"after {after}: the outputs of `{stage.function.name}` are not what is asked for")
+        for owned in (each for each in stage.requests if isinstance(each, Owned)):
+            require_valid_function(owned.function, after)
+            own = {ir.stored(name) for name in owned.kept}
+            away = {node.key for node in inputs_of(owned.function) if node.source in OF_RANKS and node.key not in own}
+            require_given(owned.function, away, set(owned.sent), after)
+        known |= {name for each in stage.requests for name in answers_of(each)}
+    names = [*combined, *(name for request in requests for name in answers_of(request))]
+    require_distinct("answers", names, after)
+
+
+def require_given(function: ir.Function, away: Set[ir.Key], combined: Set[str], after: str) -> None:
+    """The function reads nothing that is ``away``, and only those of the combined values."""
+    for node in inputs_of(function):
+        if node.key in away or (node.source is ir.InputSource.COMBINED and node.name not in combined):
+            raise InternalError(f"after {after}: `{function.name}` reads `{node.name}`, which is not there")
+
+
+def is_done_by_ranks(node: ir.Apply) -> bool:
+    """Whether a rank can compute its part of the result from its parts of the arguments."""
+    operator = OPERATORS[node.operator]
+    shapes = [argument.type.shape for argument in node.arguments[: operator.values]]
+    if operator.across is Across.PRODUCT:
+        are_grams = any(shape in GRAMS for shape in (*shapes, node.type.shape))
+        return not are_grams and shapes[0] is not None and shapes[0][1] is Dim.ONE
+    if operator.across is Across.WHOLE:
+        return False
+    return not operator.reduces or node.type.is_scalar_phase or all(shape == SCALAR for shape in shapes)
 
 
 def require_distinct(what: str, names: Iterable[str], stage: str) -> None:

@@ -36,13 +36,14 @@ class Inputs:
     states: Values = field(default_factory=dict)
     arguments: Values = field(default_factory=dict)
     combined: Values = field(default_factory=dict)
+    whole: tuple[int, int] | None = None  # the sizes of the matrix that the weight is a shard of
 
     def value(self, node: ir.Input) -> Any:
         match node.source:
             case ir.InputSource.STREAM:
                 return {"weight": self.weight, "grad": self.grad}[node.name]
             case ir.InputSource.DIMENSION:
-                return self.weight.shape[("rows", "cols").index(node.name)]
+                return (self.whole or self.weight.shape)[("rows", "cols").index(node.name)]
             case ir.InputSource.STEP:
                 return self.t
             case ir.InputSource.HYPER:
@@ -59,7 +60,7 @@ class Inputs:
     def size(self, wanted: Type) -> tuple[int, int]:
         """The shape that a type means for this weight."""
         assert wanted.shape is not None
-        rows, cols = self.weight.shape
+        rows, cols = self.whole if self.weight is None and self.whole else self.weight.shape
         size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
         return size[wanted.shape[0]], size[wanted.shape[1]]
 

@@ -34,17 +34,18 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Dataflow:
-    """The values of a function, each after all that it reads, and which of them is each output."""
+    """The values of a function, each after all that it reads; which is each output, and each node by its identity."""
 
     values: tuple[Tensor, ...]
     outputs: Mapping[str, int]
+    nodes: Mapping[int, int]
 
 
 def dataflow_of(function: ir.Function) -> Dataflow:
     """The values that the outputs of a function need."""
     walk = Walk(function)
     outputs = {output.name: walk.number(output.value) for output in function.outputs}
-    return Dataflow(tuple(walk.values), outputs)
+    return Dataflow(tuple(walk.values), outputs, walk.nodes)
 
 
 class Walk:
@@ -55,17 +56,20 @@ class Walk:
         self.values: list[Tensor] = []
         self.named: dict[str, int] = {}
         self.known: dict[object, int] = {}
+        self.nodes: dict[int, int] = {}
 
     def number(self, expr: ir.Expr, name: str = "") -> int:
         """The number of the expression's value, which is a new one unless an equal one has been seen."""
         if isinstance(expr, ir.Ref):
-            return self._named(expr.name)
+            self.nodes[id(expr)] = self._named(expr.name)
+            return self.nodes[id(expr)]
         reads = tuple([self.number(each) for each in operands(expr) if each.type.phase is Phase.STREAM])
         is_constant = not reads and not isinstance(expr, ir.Input)
         key = len(self.values) if is_constant else self._key(expr, reads)
         if key not in self.known:
             self.known[key] = len(self.values)
             self.values.append(Tensor(expr, reads, expr.name if isinstance(expr, ir.Input) else name))
+        self.nodes[id(expr)] = self.known[key]
         return self.known[key]
 
     def _named(self, name: str) -> int:

@@ -45,11 +45,13 @@ Node: TypeAlias = "int | str | Weight"  # a value by its number, a state by its 
 class Cut:
     """What is cut: a dimension of the matrices. ``split`` says that a parameter holds several of these.
 
-    Then a shard has rows of several matrices, and what is one thing for each matrix is with the owner.
+    Then a shard has rows of several matrices, and what is one thing for each matrix is with the owner. What is to be
+    computed in the same way for matrices that are cut along another dimension names that as well, in ``other``.
     """
 
     dim: Dim
     split: bool = False
+    other: Dim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class Placing:
             case Across.PRODUCT:
                 shapes = [each.type.shape for each in value.expr.arguments]
                 assert shapes[0] is not None
-                return shapes[0][1] is dim or any(shape in GRAMS for shape in shapes)
+                return shapes[0][1] in (dim, self.cut.other) or any(shape in GRAMS for shape in shapes)
             case _:
                 return False
 
