@@ -43,9 +43,9 @@ class SpecPenalty(Generated, nn.Module):
         taken = [(p, r) for p, r in readings.items() if _rule_named(self.RULES, r.role) and p.numel()]
         for p, reading in taken:
             if _is_dtensor(p):
-                raise NotImplementedError(f"{_named(p)} is a DTensor, and penalties are of whole tensors alone")
-            _require_parameter(p, reading.role, reading.view, _named(p), type(self))
-        self._slots = [(p, _slot_of(p, reading, self.RULES, _named(p))) for p, reading in taken]
+                raise NotImplementedError(f"{_shape_named(p)} is a DTensor, and penalties are of whole tensors alone")
+            _require_parameter(p, reading.role, reading.view, _shape_named(p), type(self))
+        self._slots = [(p, _slot_of(p, reading, self.RULES, _shape_named(p))) for p, reading in taken]
         _warn_of_guesses(type(self), groups)
 
     def forward(self) -> Tensor:
@@ -65,7 +65,7 @@ class SpecPenalty(Generated, nn.Module):
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
 
-def _named(p: Tensor) -> str:
+def _shape_named(p: Tensor) -> str:
     return f"a parameter of shape {tuple(p.shape)}"
 
 

@@ -20,7 +20,7 @@ from ..placement.local_states import _seen
 from ..routing.places import Slot
 from .counters import Counters, _whole
 
-_Entries = MutableMapping[Any, Any]  # by parameter
+_AllStates = MutableMapping[Any, Any]  # by parameter
 
 
 def _counters_of(rule: Rule) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def _counters_of(rule: Rule) -> tuple[str, ...]:
 
 
 def _begin_states(
-    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: _Entries, counters: Counters
+    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: _AllStates, counters: Counters
 ) -> None:
     """Gives every parameter that is to be trained and has no state one in which nothing has been counted."""
     for group in groups:
@@ -72,14 +72,14 @@ def _is_untouched(entry: Mapping[str, Any], rule: Rule) -> bool:
     return not _has_begun(entry, rule) and not any(_has_values(x) for name, x in entry.items() if name not in own)
 
 
-def _drop_untouched(slots: Mapping[Tensor, Slot], state: _Entries) -> None:
+def _drop_untouched(slots: Mapping[Tensor, Slot], state: _AllStates) -> None:
     """Drops the states of these parameters that nothing has been written to."""
     for p, slot in slots.items():
         if p in state and _is_untouched(_seen(state[p], slot), slot.rule):
             del state[p]
 
 
-def _drop_precision(params: Iterable[Tensor], state: _Entries) -> None:
+def _drop_precision(params: Iterable[Tensor], state: _AllStates) -> None:
     """Drops what a precision kept of the weights, which would be stale if they ever returned to it."""
     for p in params:
         for name in ("kahan", "master"):
@@ -123,7 +123,7 @@ def _made(weight: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:
 
 
 def _complete_states(
-    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: _Entries, counters: Counters
+    groups: Iterable[Mapping[str, Any]], slots: Mapping[Tensor, Slot], state: _AllStates, counters: Counters
 ) -> None:
     """As `_begin_states`, and what is blank becomes zeros that can be written to as any tensor."""
     groups = list(groups)

@@ -7,16 +7,12 @@ run on a part is decided in `slots`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-
-if TYPE_CHECKING:  # the import takes long, and most programs have no DTensor
-    from torch.distributed import ProcessGroup
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor.placement_types import Placement
+from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Layout:
     """
 
     mesh: DeviceMesh
-    placements: tuple[Placement, ...]
+    placements: tuple[Any, ...]
     whole: torch.Size
     shape: torch.Size
     mesh_dim: int | None = None
@@ -45,7 +41,7 @@ class Layout:
         return 1 if self.mesh_dim is None else self.mesh.size(self.mesh_dim)
 
     @property
-    def group(self) -> ProcessGroup | None:
+    def group(self) -> dist.ProcessGroup | None:
         """The ranks that together have the parameter, this one among them."""
         return None if self.mesh_dim is None else self.mesh.get_group(self.mesh_dim)
 
@@ -69,12 +65,13 @@ class Layout:
         """Offset and length of the part that this rank has."""
         return (0, size) if self.mesh_dim is None else self.parts(size)[self.mesh.get_local_rank(self.mesh_dim)]
 
-    def holds(self, x: DTensor) -> bool:
+    def holds(self, x: Tensor) -> bool:
         """Whether a DTensor of the same shape is cut in the same way."""
-        return x.placements == self.placements and x.device_mesh == self.mesh
+        return _is_dtensor(x) and x.placements == self.placements and x.device_mesh == self.mesh
 
 
-def _is_dtensor(x: object) -> TypeGuard[DTensor]:
+def _is_dtensor(x: object) -> TypeGuard[Any]:
+    """Whether x is a DTensor, whose module takes a second to import and is not loaded where there is none."""
     return hasattr(x, "placements")
 
 
@@ -83,10 +80,11 @@ def _local(x: Tensor) -> Tensor:
     if not _is_dtensor(x):
         return x
     with torch.no_grad():
-        return x.to_local()
+        part: Tensor = x.to_local()
+    return part
 
 
-def _layout_of(p: DTensor, name: str) -> Layout:
+def _layout_of(p: Any, name: str) -> Layout:
     """The layout of a parameter; NotImplementedError for placements that no rule runs on."""
 
     def refuse(reason: str) -> NotImplementedError:
@@ -106,7 +104,7 @@ def _layout_of(p: DTensor, name: str) -> Layout:
     layout = Layout(mesh, placements, p.shape, p.shape)
     if cuts:
         mesh_dim, shard = cuts[0]
-        layout = _cut(layout, mesh_dim, cast(Any, shard).dim % p.ndim)
+        layout = _cut(layout, mesh_dim, shard.dim % p.ndim)
     found = tuple(_local(p).shape)
     if found != tuple(layout.shape):
         raise refuse(f"this rank has a part of shape {found}, where torch would cut one of {tuple(layout.shape)}")

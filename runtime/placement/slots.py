@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,6 @@ from ..contract.interface import Kernel, Rule, State
 from ..contract.precision import _precision_state
 from ..routing.places import Place, Slot
 from .layouts import Layout, _is_dtensor
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor.placement_types import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,7 @@ class LocalSlot(Slot):
         dim = self._cut_of(kept)
         return x if dim is None else x.narrow(dim, *self.layout.part(x.shape[dim]))
 
-    def wrapped(self, kept: State, part: Tensor) -> DTensor:
+    def wrapped(self, kept: State, part: Tensor) -> Tensor:
         """A state of this rank's part as the optimizer has it: a DTensor of the shape that it has of the whole."""
         from torch.distributed.tensor import DTensor
         from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
@@ -64,7 +60,7 @@ class LocalSlot(Slot):
         spec = DTensorSpec(self.layout.mesh, self._placements(kept), tensor_meta=meta)
         return DTensor(part, spec, requires_grad=False)  # type: ignore[no-untyped-call]
 
-    def holds(self, kept: State, x: DTensor) -> bool:
+    def holds(self, kept: State, x: Any) -> bool:
         """Whether a DTensor lies as the state does."""
         return tuple(x.placements) == self._placements(kept) and x.device_mesh == self.layout.mesh
 
@@ -84,7 +80,7 @@ class LocalSlot(Slot):
         parts = [(start * size, length * size) for start, length in self.layout.parts(own)]
         return parts == [(start * own, length * own) for start, length in self.layout.parts(size)]
 
-    def _placements(self, kept: State) -> tuple[Placement, ...]:
+    def _placements(self, kept: State) -> tuple[Any, ...]:
         from torch.distributed.tensor import Replicate, Shard
 
         if kept.full:

@@ -106,7 +106,7 @@ def split_module(text: str) -> tuple[str, str, str]:
 EXPORTS = re.compile(r"^__all__ = \[[^\]]*\]\n", re.MULTILINE)
 CONSTANT = re.compile(r"\w+(?:, \w+)*(?:: [^=\n]*)? = ")
 SIBLING = re.compile(r"^from (\.+)([\w.]+) import ", re.MULTILINE)
-IMPORT = re.compile(r"(?:import [\w.]+|from [\w.]+ import (?:\([^)]*\)|[^\n(]+))\n")
+IMPORT = re.compile(r"(?:import [\w.]+(?: as \w+)?|from [\w.]+ import (?:\([^)]*\)|[^\n(]+))\n")
 
 
 def take_imports(text: str) -> tuple[list[str], str]:

@@ -55,6 +55,7 @@ MODULE_NAMES = {
     "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "make_fx", "math", "nn", "no_type_check",
     "nullcontext", "operator", "orthogonalize", "os", "param_groups", "partial", "platform", "power", "qr", "re",
     "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys", "threading",
+    "DeviceMesh", "Layout", "LocalEntry", "LocalSlot", "LocalStates", "Part", "TypeGuard", "dist",
     "Lattice", "Mark", "NOISE", "Noise", "accumulate", "zlib",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
