@@ -26,6 +26,7 @@ from optforge.compiler.analysis.normal_form import (
     single,
 )
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import FULL, Kind
 
 CONDITION_LIMIT, NODE_LIMIT = 3, 200
@@ -152,16 +153,16 @@ def output_forms(
     function: ir.Function, states: Mapping[str, str], chosen: Mapping[ir.Expr, bool], known: Mapping[str, Sum]
 ) -> Forms:
     """The normal form of each output; states go by their name in the pattern."""
-    kept: dict[str, str] = {}
+    kept: dict[EquationName, str] = {}
     for output in function.outputs:
         if output.name in states and isinstance(output.value, ir.Ref):
             kept.setdefault(output.value.name, states[output.name])
     former = ExactFormer(function, states, kept, chosen, known)
     forms = {}
     for output in function.outputs:
-        is_kept = output.name in states and isinstance(output.value, ir.Ref)
-        value = former.defined(output.value.name) if is_kept else former.form(output.value)  # type: ignore[union-attr]
-        forms[states.get(output.name, output.name)] = value
+        name, value = output.name, output.value
+        form = former.defined(value.name) if name in states and isinstance(value, ir.Ref) else former.form(value)
+        forms[states.get(name, name)] = form
     return forms
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from optforge.compiler.analysis.normal_form import Atom, Former, Sum, TooLarge, collected, inverse, named_atom, single
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName
 
 OPEN = (ir.InputSource.STEP, ir.InputSource.ARGUMENT, ir.InputSource.COMBINED)  # what may differ between two calls
 WEIGHT = single(named_atom("stream weight", False))
@@ -47,22 +48,26 @@ def weight_after(function: ir.Function) -> Sum:
 
 def after(first: ir.Function, second: ir.Function) -> ir.Function:
     """The second function on what the first one has left."""
-    left = {output.name: renamed(output.value) for output in first.outputs}
+    left = {ir.stored(output.name): renamed(output.value) for output in first.outputs}
 
     def fed(node: ir.Expr) -> ir.Expr:
-        is_left = isinstance(node, ir.Input) and node.name in left
-        return left[node.name] if is_left and node.source in (ir.InputSource.STREAM, ir.InputSource.STATE) else node  # type: ignore[union-attr]
+        return left.get(node.key, node) if isinstance(node, ir.Input) else node
 
-    before = [replace(each, name=f"first {each.name}", value=renamed(each.value)) for each in first.equations]
+    before = [replace(each, name=earlier(each.name), value=renamed(each.value)) for each in first.equations]
     whole = ir.map_expressions(lambda expr: ir.transform(fed, expr), second)
     return replace(whole, equations=(*before, *whole.equations))
 
 
 def renamed(expr: ir.Expr) -> ir.Expr:
     def change(node: ir.Expr) -> ir.Expr:
-        return replace(node, name=f"first {node.name}") if isinstance(node, ir.Ref) else node
+        return replace(node, name=earlier(node.name)) if isinstance(node, ir.Ref) else node
 
     return ir.transform(change, expr)
+
+
+def earlier(name: EquationName) -> EquationName:
+    """The name of an equation of the first function among those of the second."""
+    return replace(name, scope="first")
 
 
 def reduced(form: Sum) -> Sum:

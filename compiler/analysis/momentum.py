@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 
 # Functions of one value that keep its direction in some sense: odd, or a change of form.
 ODD = {"neg", "transpose", "fill", "sign", "tanh", "orthogonalize", "clamp"}
@@ -33,9 +34,9 @@ def momentum_of(step: ir.Function) -> str | None:
     return None
 
 
-def reached(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> Iterator[ir.Expr]:
+def reached(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> Iterator[ir.Expr]:
     """All that the expression is computed from, what is nearest to it first."""
-    seen: set[str] = set()
+    seen: set[EquationName] = set()
     level = [expr]
     while level:
         nodes = [node for each in level for node in ir.walk(each)]
@@ -61,7 +62,7 @@ def decay_of(term: ir.Expr) -> str | None:
     return sources.get(ir.InputSource.HYPER) if ir.InputSource.STATE in sources else None
 
 
-def is_direction(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> bool:
+def is_direction(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> bool:
     """Whether the gradient is a factor of the value, or of a term of it, and once only."""
     match expr:
         case ir.Input():

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import TypeAlias, assert_never
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 
 ARITHMETIC = {"add", "sub", "mul", "div", "neg", "fill", "square", "lerp", "accumulate", "pow"}
 INVERSE = "1 / "
@@ -183,13 +184,13 @@ class Former:
 
     function: ir.Function
     states: Mapping[str, str] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[EquationName, str] = field(default_factory=dict)
     chosen: Mapping[ir.Expr, bool] = field(default_factory=dict)
     known: Mapping[str, Sum] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.values = {equation.name: equation.value for equation in self.function.equations}
-        self.forms: dict[str, Sum] = {}
+        self.forms: dict[EquationName, Sum] = {}
 
     def form(self, expr: ir.Expr) -> Sum:
         """The normal form; raises :class:`TooLarge`."""
@@ -216,7 +217,7 @@ class Former:
             case _:
                 assert_never(expr)
 
-    def defined(self, name: str) -> Sum:
+    def defined(self, name: EquationName) -> Sum:
         """The form of an equation's own value."""
         if name not in self.forms:
             self.forms[name] = self.form(self.values[name])

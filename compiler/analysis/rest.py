@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import dependencies, ordered
+from optforge.compiler.ir.names import EquationName
 
 # Operators that give 0 where their first argument is 0, where any is, and where all are.
 OF_FIRST = {
@@ -52,9 +53,9 @@ class Values:
         order, _ = ordered(dependencies(function.equations), values)
         self.equations = {name: values[name] for name in order}
         self.outputs = {output.name: output.value for output in function.outputs}
-        self.known: dict[tuple[Callable[[ir.Expr], bool], str], bool] = {}
+        self.known: dict[tuple[Callable[[ir.Expr], bool], EquationName], bool] = {}
 
-    def defined(self, question: Callable[[ir.Expr], bool], name: str) -> bool:
+    def defined(self, question: Callable[[ir.Expr], bool], name: EquationName) -> bool:
         """The answer for the value of an equation; what it needs is asked for before it, however long the chain."""
         if (question, name) not in self.known:
             for each, value in self.equations.items():

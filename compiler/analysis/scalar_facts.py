@@ -25,6 +25,7 @@ from optforge.compiler.ir.intervals import (
     hull,
     subtract,
 )
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import Kind
 
@@ -63,7 +64,7 @@ class Facts:
 
     inputs: Mapping[ir.InputSource, Interval]  # what is known of inputs of which no condition speaks
 
-    def __init__(self, equations: Mapping[str, ir.Expr], given: tuple[ir.Expr, ...] = ()) -> None:
+    def __init__(self, equations: Mapping[EquationName, ir.Expr], given: tuple[ir.Expr, ...] = ()) -> None:
         self.equations = equations
         self.numbering = Numbering()
         self.number = self.numbering.number

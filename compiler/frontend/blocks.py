@@ -14,6 +14,7 @@ from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
@@ -47,16 +48,17 @@ class Machine:
         self.equations = Equations(self.report.growth)
         self.visible_elsewhere: dict[str, ir.StreamRef] = {}
         self.definitions: dict[str, list[Span]] = {}
-        for name, event in events.items():
+        for machine, event in events.items():
             for stream, definition in event.block.bindings.items():
-                self.visible_elsewhere.setdefault(stream, ir.StreamRef(name, stream))
+                self.visible_elsewhere.setdefault(stream, ir.StreamRef(machine, EquationName.of(stream)))
                 self.definitions.setdefault(stream, []).append(definition.name.span)
         if rule is not None:
-            self.visible_elsewhere |= {stream: ir.StreamRef("step", stream) for stream in rule.bindings}
-            self.definitions |= {stream: [definition.name.span] for stream, definition in rule.bindings.items()}
-        for name in block.bindings:
-            self.equations.fresh(name)
-            self.equations.define(name, number("0", block.bindings[name].name.span), block.bindings[name].name.span)
+            for stream, definition in rule.bindings.items():
+                self.visible_elsewhere[stream] = ir.StreamRef("step", EquationName.of(stream))
+                self.definitions[stream] = [definition.name.span]
+        for word, own in block.bindings.items():
+            name = self.equations.fresh(EquationName.of(word))
+            self.equations.define(name, number("0", own.name.span), own.name.span)
 
     def check_names(self) -> None:
         for name, definition in self.block.bindings.items():
@@ -68,23 +70,25 @@ class Machine:
                 self.report(errors.duplicate("value", name, definition.name.span, span, hint if hyper else None))
 
     def function(self, universe: Universe) -> ir.Function:
-        for name, definition in self.block.bindings.items():
-            self.equations.define(name, self.value_of(definition, name, name), definition.name.span)
+        for word, definition in self.block.bindings.items():
+            name = EquationName.of(word)
+            self.equations.define(name, self.value_of(definition, name), definition.name.span)
         outputs = [
-            ir.Output(name, self.value_of(definition, name, name)) for name, definition in self.block.updates.items()
+            ir.Output(word, self.value_of(definition, EquationName.of(word)))
+            for word, definition in self.block.updates.items()
         ]
         equations = tuple(self.equations.found.values())
         return ir.Function(self.owner, universe, equations, tuple(outputs))
 
-    def value_of(self, definition: Definition, binding: str, path: str) -> ir.Expr:
-        return self.place(definition, binding, path).expression(definition.value)
+    def value_of(self, definition: Definition, path: EquationName) -> ir.Expr:
+        return self.place(definition, path).expression(definition.value)
 
-    def place(self, definition: Definition, binding: str, path: str) -> Place:
+    def place(self, definition: Definition, path: EquationName) -> Place:
         def lookup(name: ast.Name) -> ir.Expr | None:
-            return self.lookup(name, definition, binding, path)
+            return self.lookup(name, definition, path)
 
         return Place(
-            definition.scope, lookup, self.equations, self.report, binding, path, self.visible,
+            definition.scope, lookup, self.equations, self.report, path, self.visible,
             state=self.streams, totals=self.streams, what=self.what, hint=self.hint,
         )  # fmt: skip
 
@@ -92,16 +96,16 @@ class Machine:
         """Every name that an equation here may use."""
         return [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
 
-    def lookup(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr | None:
+    def lookup(self, name: ast.Name, definition: Definition, path: EquationName) -> ir.Expr | None:
         text, references = name.name, definition.scope.references
         if text == "super":
-            return self.super_value(name, definition, binding, path)
+            return self.super_value(name, definition, path)
         if text in self.arguments:
             references.record(name.span, "argument", self.arguments[text])
             return ir.Input(text, ir.InputSource.ARGUMENT)
         if text in self.block.bindings:
             references.record(name.span, "equation", self.block.bindings[text].name.span)
-            return ir.Ref(text)
+            return ir.Ref(EquationName.of(text))
         if found := universal(name):
             return found
         if text in self.hypers:
@@ -119,10 +123,10 @@ class Machine:
         for place in places[1:]:
             self.report(errors.duplicate("value", name, place, places[0]))
 
-    def super_value(self, name: ast.Name, definition: Definition, binding: str, path: str) -> ir.Expr:
+    def super_value(self, name: ast.Name, definition: Definition, path: EquationName) -> ir.Expr:
         if definition.below is None:
             reason = "it stands for the equation of the same name in the base, and there is none"
-            others = [other for other in self.block.bindings if other != binding]
+            others = [other for other in self.block.bindings if other != path.root.word]
             inherited = [
                 other for other in others if self.block.bindings[other].name.span.source is not name.span.source
             ]
@@ -135,10 +139,10 @@ class Machine:
             self.report(errors.no_super(reason, name.span, hint))
             return number("0", name.span)
         definition.scope.references.record(name.span, "equation", definition.below.name.span)
-        below = f"{path}.super"
+        below = path.inside("super")
         if below not in self.equations.found:
             self.equations.fresh(below)
-            value = self.value_of(definition.below, binding, below)
+            value = self.value_of(definition.below, below)
             self.equations.define(below, value, definition.below.name.span)
         return ir.Ref(below)
 
@@ -175,7 +179,11 @@ class Machine:
         local = Equations(self.report.growth)
         definition = Definition(ast.Identifier("claim"), promise, scope)
         place = replace(
-            self.place(definition, "claim", "claim"), equations=local, state=state, totals=False, what="a claim"
+            self.place(definition, EquationName.of("claim")),
+            equations=local,
+            state=state,
+            totals=False,
+            what="a claim",
         )
         value = local.written_out(place.expression(promise), promise.span, self.report)
         self.require_plain_state(value, local)

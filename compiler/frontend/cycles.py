@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import ordered, references
+from optforge.compiler.ir.names import EquationName
 from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label
 
@@ -18,11 +19,11 @@ def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
     spans = {equation.name: equation.span for equation in function.equations}
     graph = {e.name: list(dict.fromkeys(references(without_initials(e.value)))) for e in function.equations}
     _, cycles = ordered(graph, spans)
-    found: dict[frozenset[str], Diagnostic] = {}
+    found: dict[frozenset[EquationName], Diagnostic] = {}
     for cycle in cycles:
         shown = shown_cycle(cycle)
-        labels = [Label(spans[name], f"`{local_name(name)}` is part of the cycle") for name in shown[1:-1][:SHOWN]]
-        words = [local_name(name) for name in shown]
+        labels = [Label(spans[name], f"`{name.word}` is part of the cycle") for name in shown[1:-1][:SHOWN]]
+        words = [name.word for name in shown]
         words = words if len(shown) <= SHOWN + 2 else [*words[:SHOWN], "...", *words[-2:]]
         found.setdefault(frozenset(cycle), errors.instantaneous_cycle(words, spans[shown[0]], labels))
     return list(found.values())
@@ -35,12 +36,7 @@ def without_initials(expr: ir.Expr) -> ir.Expr:
     return ir.map_children(without_initials, expr)
 
 
-def shown_cycle(cycle: Sequence[str]) -> list[str]:
+def shown_cycle(cycle: Sequence[EquationName]) -> list[EquationName]:
     """The cycle through what the rule itself defines; the inside of functions only where there is nothing else."""
-    own = [name for name in cycle[:-1] if "." not in name] or list(cycle[:-1])
+    own = [name for name in cycle[:-1] if name.is_written] or list(cycle[:-1])
     return [*own, own[0]]
-
-
-def local_name(name: str) -> str:
-    """The name as the spec writes it: ``s`` for the path ``m.s.2``."""
-    return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)

@@ -14,6 +14,7 @@ from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
 from optforge.compiler.ir.dependencies import dependencies, ordered, references
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span
@@ -28,9 +29,9 @@ class Equations:
     """The equations of one function while they are being collected; ``depth`` is that of the expression we are in."""
 
     growth: Growth
-    found: dict[str, ir.Equation] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    found: dict[EquationName, ir.Equation] = field(default_factory=dict)
+    names: list[EquationName] = field(default_factory=list)
+    counts: Counter[EquationName] = field(default_factory=Counter)
     depth: int = 0
 
     def has_room(self, is_called: bool) -> bool:
@@ -44,17 +45,17 @@ class Equations:
             return True
         return False
 
-    def fresh(self, name: str) -> str:
-        """The name itself, or with a number behind it where it is taken."""
+    def fresh(self, name: EquationName) -> EquationName:
+        """The name itself, or with a number where it is taken."""
         unique = name
         while unique in self.found:
             self.counts[name] += 1
-            unique = f"{name}.{self.counts[name] + 1}"
+            unique = name.numbered(self.counts[name] + 1)
         self.names.append(unique)
         self.found[unique] = ir.Equation(unique, ir.Literal(0.0, "0"))
         return unique
 
-    def define(self, name: str, value: ir.Expr, span: Span) -> None:
+    def define(self, name: EquationName, value: ir.Expr, span: Span) -> None:
         self.found[name] = ir.Equation(name, value, span)
 
     def report_growth(self, report: Reporter, span: Span) -> None:
@@ -72,8 +73,8 @@ class Equations:
             for problem in instantaneous_cycles(ir.Function("", Universe.TENSOR, tuple(self.found.values()), ())):
                 report(problem)
             return number("0", span)
-        values: dict[str, ir.Expr] = {}
-        sizes: dict[str, tuple[int, int]] = {}
+        values: dict[EquationName, ir.Expr] = {}
+        sizes: dict[EquationName, tuple[int, int]] = {}
         for name in (name for name in order if name in self.found):
             value = self.found[name].value
             sizes[name] = measured(value, sizes)
@@ -89,7 +90,7 @@ class Equations:
         return self.has_room(False)
 
 
-def measured(expr: ir.Expr, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def measured(expr: ir.Expr, known: dict[EquationName, tuple[int, int]]) -> tuple[int, int]:
     """How many operations the expression has, and how deep it is, with these names written out."""
     if isinstance(expr, ir.Ref):
         return known.get(expr.name, (1, 1))
@@ -97,6 +98,6 @@ def measured(expr: ir.Expr, known: dict[str, tuple[int, int]]) -> tuple[int, int
     return 1 + sum(size for size, _ in parts), 1 + max((height for _, height in parts), default=0)
 
 
-def put_in(expr: ir.Expr, values: dict[str, ir.Expr]) -> ir.Expr:
+def put_in(expr: ir.Expr, values: dict[EquationName, ir.Expr]) -> ir.Expr:
     """The expression with values for names."""
     return ir.transform(lambda node: values.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)

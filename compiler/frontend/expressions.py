@@ -1,8 +1,8 @@
 """Expressions: surface tree in, untyped IR out, with every function call written out.
 
 Each inlined call leaves named equations behind (its arguments and local bindings), so nothing is
-computed twice and each ``prev`` finds the equation it remembers. Equation names are paths such as
-``m.s``: the binding the call stands in, then the local name.
+computed twice and each ``prev`` finds the equation it remembers. Their names are paths: the binding
+that the call stands in, then the local name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
 from optforge.compiler.frontend.scopes import Scope, prelude
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, literal, number
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import BINARY, CALLABLE, UNARY, Formal, Operator, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
@@ -33,15 +34,15 @@ Lookup = Callable[[ast.Name], ir.Expr | None]
 class Place:
     """Where an expression stands: which names it sees and where its calls leave equations.
 
-    ``lookup`` gives None for an unknown name, ``visible`` the names it knows, ``hint`` what to say of others.
+    ``path`` is the name of the equation; ``lookup`` gives None for an unknown name, ``visible`` the names it knows,
+    ``hint`` what to say of others.
     """
 
     scope: Scope
     lookup: Lookup
     equations: Equations
     report: Reporter
-    binding: str
-    path: str
+    path: EquationName
     visible: Callable[[], Iterable[str]] = tuple
     inner: str = ""
     calls: tuple[str, ...] = ()
@@ -243,7 +244,7 @@ class Place:
             return number("0", node.span)
         stream = self.expression(x)
         if isinstance(stream, ir.Literal | ir.Apply | ir.Select | ir.Prev):
-            name = self.equations.fresh(f"{self.path}.{x.name}")
+            name = self.equations.fresh(self.path.inside(x.name))
             self.equations.define(name, stream, node.span)
             stream = ir.Ref(name, span=stream.span)
         initial = self.expression(given["init"]) if given and "init" in given else number("0", node.span)
@@ -252,7 +253,7 @@ class Place:
         ):
             self.report(errors.prev_needs_name(x.span, x.name))
             return number("0", node.span)
-        return ir.Prev(stream, initial, self.binding, x.name if self.inner else "", span=node.span)
+        return ir.Prev(stream, initial, self.path.root, x.name if self.inner else "", span=node.span)
 
     def _inline(self, node: ast.Call, function: ast.Function, scope: Scope) -> ir.Expr:
         name = function.name.name
@@ -330,12 +331,12 @@ class Place:
             name = parameter.name.name
             asked = given.get(name)
             value = self.expression(asked) if asked else local.expression(parameter.default or ast.Number("0"))
-            names[name] = self._named(value, f"{self.path}.{argument_name(asked, name)}", span)
+            names[name] = self._named(value, self.path.inside(argument_name(asked, name)), span)
         targets = {}
         for statement in few(function.body, EQUATION_LIMIT, "equations"):
             name = statement.target.name
             if name not in names:
-                targets[name] = self.equations.fresh(f"{self.path}.{name}")
+                targets[name] = self.equations.fresh(self.path.inside(name))
                 names[name] = ir.Ref(targets[name])
         for statement in function.body:
             name = statement.target.name
@@ -344,7 +345,7 @@ class Place:
                 self.equations.define(targets[name], value, statement.target.span)
         return local.expression(function.result)
 
-    def _named(self, value: ir.Expr, name: str, span: Span) -> ir.Expr:
+    def _named(self, value: ir.Expr, name: EquationName, span: Span) -> ir.Expr:
         """The value itself where it is a name or a literal, else a new equation that holds it."""
         if isinstance(value, ir.Literal | ir.Input | ir.Latest | ir.Ref):
             return value

@@ -16,6 +16,7 @@ from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.frontend.types.inference import kind_hint
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
@@ -66,7 +67,7 @@ def resolve_default(node: ast.Hyper, report: Report) -> ir.Literal | None:
     """The literal of a default: a number (possibly negative), true, false or a string."""
     match node.default:
         case ast.Number() | ast.Boolean() | ast.Text() as simple:
-            place = Place(Scope(None), universal, Equations(report.growth), report, "", "")
+            place = Place(Scope(None), universal, Equations(report.growth), report, EquationName.of("default"))
             literal = place.expression(simple)
             return literal if isinstance(literal, ir.Literal) else None
         case ast.Unary(operator="-", operand=ast.Number(spelling=spelling)):
@@ -99,7 +100,7 @@ def add_requirement(
         return
     equations = Equations(report.growth)
     place = Place(
-        scope, hyper_lookup(values, scope), equations, report, "", "", lambda: values,
+        scope, hyper_lookup(values, scope), equations, report, EquationName.of("where"), lambda: values,
         state=False, totals=False, what="a condition",
     )  # fmt: skip
     condition = equations.written_out(place.expression(node.condition), node.condition.span, report)
@@ -141,7 +142,7 @@ def delegate_hypers(
             report(errors.bad_keyword(flat.name, keyword.name, "is given twice the argument", keyword.span, ()))
         equations = Equations(report.growth)
         place = Place(
-            scope, hyper_lookup(outer.values, scope), equations, report, "", "", lambda: outer.values,
+            scope, hyper_lookup(outer.values, scope), equations, report, EquationName.of("use"), lambda: outer.values,
             state=False, totals=False, what="the arguments of `use`",
         )  # fmt: skip
         given = equations.written_out(place.expression(value), value.span, report)

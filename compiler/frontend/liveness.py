@@ -30,8 +30,8 @@ def warn_unused(raw: RawDeclaration, rules: Iterable[ir.Rule], report: Report) -
     for rule in raw.rules:
         live = live_names(rule)
         for owner, function in ((o, f) for o, f in raw_machines(rule).items() if f.name in machines):
-            for equation in (equation for equation in function.equations if "." not in equation.name):
-                defined[equation.span] = equation.name
+            for equation in (equation for equation in function.equations if equation.name.is_written):
+                defined[equation.span] = equation.name.word
                 used |= {equation.span} if ir.StreamRef(owner, equation.name) in live else set()
     for span, name in defined.items():
         if span not in used and span.source is raw.span.source:

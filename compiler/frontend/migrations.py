@@ -20,6 +20,7 @@ from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.resolved import RawWas
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.dsl import ast, errors
 
 PLACE = "what a state was"
@@ -99,5 +100,5 @@ def require_no_past(nodes: Sequence[ast.Node], what: str, report: Report) -> Non
 def past_value(node: ast.Expression, scope: Scope, lookup: Lookup, report: Report) -> ir.Expr:
     """The expression with its calls written out."""
     local = Equations(report.growth)
-    place = Place(scope, lookup, local, report, "was", "was", state=False, totals=False, what=PLACE)
+    place = Place(scope, lookup, local, report, EquationName.of("was"), state=False, totals=False, what=PLACE)
     return local.written_out(place.expression(node), node.span, report)

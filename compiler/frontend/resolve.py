@@ -36,6 +36,7 @@ from optforge.compiler.frontend.scopes import Scope, scope_of
 from optforge.compiler.frontend.unused_hypers import without_unread
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import names_read, reachable
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Source, Span
@@ -101,7 +102,7 @@ def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
         if overrides_prelude(item):
             report(errors.replaces_prelude(name.name, name.span))
         require_own_names(item, report)
-        place = Place(scope, universal, Equations(report.growth), report, "", name.name)
+        place = Place(scope, universal, Equations(report.growth), report, EquationName.of(name.name))
         arguments = tuple(ast.Name("weight", span=name.span) for each in item.parameters if each.default is None)
         result = place.inlined(ast.Call(name, arguments, span=name.span), item, scope)
         if not report.failed:
@@ -110,11 +111,11 @@ def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
 
 def warn_unused_locals(function: ast.Function, equations: Equations, result: ir.Expr, report: Report) -> None:
     """Equations of a function that its result does not depend on."""
-    prefix = f"{function.name.name}."
+    path = EquationName.of(function.name.name)
     graph = {name: names_read(equation.value) for name, equation in equations.found.items()}
     live = reachable(graph, names_read(result))
     for statement in function.body:
-        if isinstance(statement, ast.Binding) and f"{prefix}{statement.target.name}" not in live:
+        if isinstance(statement, ast.Binding) and path.inside(statement.target.name) not in live:
             report(errors.unused_binding(statement.target.name, statement.target.span))
 
 

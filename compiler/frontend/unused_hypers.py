@@ -12,6 +12,7 @@ from optforge.compiler.frontend.liveness import Read, live_names, raw_machines, 
 from optforge.compiler.frontend.resolved import RawDeclaration, RawRule
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import reachable
+from optforge.compiler.ir.names import EquationName
 from optforge.dsl import ast
 
 
@@ -47,10 +48,11 @@ def without_readers(rule: RawRule, lost: set[str]) -> RawRule:
             function, equations=tuple(e for e in function.equations if ir.StreamRef(owner, e.name) not in gone)
         )
 
+    def is_gone(line: ir.Written) -> bool:
+        return isinstance(line, ast.Binding) and ir.StreamRef("step", EquationName.of(line.target.name)) in gone
+
     events = tuple(replace(event, function=left(event.name, event.function)) for event in rule.events)
-    written = tuple(
-        w for w in rule.written if not (isinstance(w, ast.Binding) and ir.StreamRef("step", w.target.name) in gone)
-    )
+    written = tuple(each for each in rule.written if not is_gone(each))
     return replace(rule, step=left("step", rule.step), events=events, written=written)
 
 

@@ -7,28 +7,29 @@ from dataclasses import replace
 from typing import TypeVar
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 
-Name = TypeVar("Name", bound=Hashable)
+Item = TypeVar("Item", bound=Hashable)
 
 
-def references(expr: ir.Expr) -> list[str]:
+def references(expr: ir.Expr) -> list[EquationName]:
     """Names of the equations an expression reads, once per occurrence."""
     return [node.name for node in ir.walk(expr) if isinstance(node, ir.Ref)]
 
 
-def dependencies(equations: Iterable[ir.Equation]) -> dict[str, list[str]]:
+def dependencies(equations: Iterable[ir.Equation]) -> dict[EquationName, list[EquationName]]:
     """For each equation the equations it needs in the same step, in the order it reads them."""
     return {equation.name: list(dict.fromkeys(references(equation.value))) for equation in equations}
 
 
-def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+def ordered(graph: Mapping[Item, Sequence[Item]], roots: Iterable[Item]) -> tuple[list[Item], list[list[Item]]]:
     """What the roots need, each name after its own needs; and the cycles found on the way."""
-    order: list[str] = []
-    cycles: list[list[str]] = []
-    done: set[str] = set()
+    order: list[Item] = []
+    cycles: list[list[Item]] = []
+    done: set[Item] = set()
     for root in roots:
-        path: dict[str, None] = {}
-        stack: list[tuple[str, bool]] = [(root, False)]
+        path: dict[Item, None] = {}
+        stack: list[tuple[Item, bool]] = [(root, False)]
         while stack:
             name, leaving = stack.pop()
             if leaving:
@@ -45,16 +46,6 @@ def ordered(graph: Mapping[str, Sequence[str]], roots: Iterable[str]) -> tuple[l
     return order, cycles
 
 
-def free_path(wanted: str, taken: set[str]) -> str:
-    """The path itself, or with a number behind it where it is taken; it is taken from now on."""
-    path, count = wanted, 1
-    while path in taken:
-        count += 1
-        path = f"{wanted}.{count}"
-    taken.add(path)
-    return path
-
-
 def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:
     """The function reduced to some outputs and the equations they need, in computing order."""
     graph = dependencies(function.equations)
@@ -64,15 +55,15 @@ def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function
     return replace(function, equations=tuple(by_name[name] for name in order), outputs=outputs)
 
 
-def names_read(expr: ir.Expr) -> set[str]:
-    """The equations that an expression reads, in this step or the one before."""
+def names_read(expr: ir.Expr) -> list[EquationName]:
+    """The equations that an expression reads, in this step or the one before, each once."""
     nodes = [node.stream if isinstance(node, ir.Prev) else node for node in ir.walk(expr)]
-    return {node.name for node in nodes if isinstance(node, ir.Ref)}
+    return list(dict.fromkeys(node.name for node in nodes if isinstance(node, ir.Ref)))
 
 
-def reachable(graph: Mapping[Name, Iterable[Name]], roots: Iterable[Name]) -> set[Name]:
+def reachable(graph: Mapping[Item, Iterable[Item]], roots: Iterable[Item]) -> set[Item]:
     """The roots and all that they need, directly or not."""
-    found: set[Name] = set()
+    found: set[Item] = set()
     waiting = set(roots)
     while waiting:
         found |= waiting

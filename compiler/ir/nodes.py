@@ -16,6 +16,7 @@ from operator import is_
 from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.ir.collectives import Collective
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import UNTYPED, Kind, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
@@ -80,7 +81,7 @@ class StreamRef(NamedTuple):
     """An equation among those of all machines of a rule: its step, called ``step``, and its events."""
 
     machine: str
-    name: str
+    name: EquationName
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Latest(Node):
 class Ref(Node):
     """The value of the equation of that name, in the same function."""
 
-    name: str
+    name: EquationName
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,8 @@ class Prev(Node):
 
     stream: Ref | Input
     initial: Expr
-    binding: str  # the top-level binding this stands in
-    inner: str  # the local name inside the function that was inlined; "" when written directly
+    binding: EquationName  # the equation of the spec that this stands in
+    inner: str  # what the function that was written out calls the stream; "" when written directly
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,6 @@ class Select(Node):
 
 
 Written: TypeAlias = ast.Binding | ast.Update | ast.Delegate
-
 Expr: TypeAlias = Literal | Input | Latest | Ref | Prev | Apply | Select
 
 
@@ -137,7 +137,7 @@ class Equation:
     that the value's outermost operator overwrites its first argument.
     """
 
-    name: str
+    name: EquationName
     value: Expr
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     when: Expr | None = None

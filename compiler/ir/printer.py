@@ -14,8 +14,9 @@ A dumped function lists its inputs with their types, then its equations, then wh
 
         return m = m
 
-``prev(m)`` is a state, ``given("argument", "k")`` one of several inputs of a name, ``:=`` overwrites the first
-argument, and ``typed(x, "...")`` stands where the type of a part is not the one that its own parts give it.
+``value("m.gram")`` is an equation whose name is no word, ``prev(m)`` a state, ``given("argument", "k")`` one of
+several inputs of a name, ``:=`` overwrites the first argument, and ``typed(x, "...")`` stands where the type of a part
+is not the one that its own parts give it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import assert_never
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName, name_text, read_name
 from optforge.compiler.ir.operators import BINARY, OPERATORS, UNARY, Want
 from optforge.compiler.ir.types import SCALAR, Dim, Kind, Phase, Shape, Type, Universe, broadcast
 from optforge.dsl import ast
@@ -56,7 +58,7 @@ class Surface:
             case ir.Input():
                 return self.given(expr)
             case ir.Latest(stream=stream):
-                return ast.Name(stream.name)
+                return ast.Name(stream.name.word)
             case ir.Ref():
                 return self.reference(expr)
             case ir.Select(condition=condition, then=then, otherwise=otherwise):
@@ -72,7 +74,8 @@ class Surface:
         return ast.Name(node.name)
 
     def reference(self, node: ir.Ref) -> ast.Expression:
-        return ast.Name(node.name) if node.name.isidentifier() else call("value", ast.Text(node.name))
+        word = node.name.word
+        return ast.Name(word) if word.isidentifier() else call("value", ast.Text(word))
 
     def literal(self, node: ir.Literal) -> ast.Expression:
         match node.value:
@@ -209,7 +212,7 @@ class Dump(Surface):
 
     def equation(self, equation: ir.Equation) -> list[str]:
         sign = ":=" if equation.in_place else "="
-        line = f"{equation.name}: {type_text(equation.value.type)} {sign} {self.text(equation.value)}"
+        line = f"{name_text(equation.name)}: {type_text(equation.value.type)} {sign} {self.text(equation.value)}"
         return [line] if equation.when is None else [f"when {self.text(equation.when)}:", f"    {line}"]
 
     def node(self, expr: ir.Expr) -> ast.Expression:
@@ -234,8 +237,9 @@ class Dump(Surface):
         return ast.Name(node.name) if is_plain else call("given", ast.Text(node.source.value), ast.Text(node.name))
 
     def reference(self, node: ir.Ref) -> ast.Expression:
-        is_plain = node.name.isidentifier() and node.name not in self.inputs
-        return ast.Name(node.name) if is_plain else call("value", ast.Text(node.name))
+        text = name_text(node.name)
+        is_plain = text.isidentifier() and text not in self.inputs
+        return ast.Name(text) if is_plain else call("value", ast.Text(text))
 
     def literal(self, node: ir.Literal) -> ast.Expression:
         if isinstance(node.value, float) and node.spelling.startswith("-"):
@@ -266,7 +270,7 @@ def read_function(text: str) -> ir.Function:
         raise ValueError("a dump begins with `function NAME for UNIVERSE`")
     reader = Reader()
     body = [line for line in lines[1:] if not reader.declare(line)]
-    reader.types = {match[1]: read_type(match[2]) for line in body if (match := EQUATION.fullmatch(line))}
+    reader.types = {read_name(match[1]): read_type(match[2]) for line in body if (match := EQUATION.fullmatch(line))}
     equations, outputs, given, when = [], [], [], None
     for line in body:
         if line.startswith("given "):
@@ -277,7 +281,7 @@ def read_function(text: str) -> ir.Function:
             outputs.append(ir.Output(match[1], reader.expression(match[2])))
         elif match := EQUATION.fullmatch(line):
             value = reader.expression(match[4])
-            equations.append(ir.Equation(match[1], value, when=when, in_place=match[3] == ":="))
+            equations.append(ir.Equation(read_name(match[1]), value, when=when, in_place=match[3] == ":="))
             when = None
         else:
             raise ValueError(f"this line is no equation: {line}")
@@ -290,7 +294,7 @@ class Reader:
 
     inputs: dict[ir.Key, ir.Input] = field(default_factory=dict)
     plain: dict[str, ir.Input] = field(default_factory=dict)  # those that are no states, by name alone
-    types: Mapping[str, Type] = field(default_factory=dict)
+    types: Mapping[EquationName, Type] = field(default_factory=dict)
 
     def declare(self, line: str) -> bool:
         """Note the input that the line declares, if it does."""
@@ -340,7 +344,11 @@ class Reader:
             return literal(3.141592653589793, "pi")
         if name in AXES:
             return ir.Literal(name, name, type=literal_type(name, True))
-        return self.plain[name] if name in self.plain else ir.Ref(name, type=self.types[name])
+        return self.plain[name] if name in self.plain else self.reference(name)
+
+    def reference(self, text: str) -> ir.Ref:
+        name = read_name(text)
+        return ir.Ref(name, type=self.types[name])
 
     def triples(self, tree: ast.Tuple) -> ir.Expr:
         rows = [row.items for row in tree.items if isinstance(row, ast.Tuple)] or [tree.items]
@@ -368,7 +376,7 @@ class Reader:
             case "given":
                 return self.inputs[ir.InputSource(text), words[1]]
             case "value":
-                return ir.Ref(text, type=self.types[text])
+                return self.reference(text)
             case "literal":
                 return literal(float(text), text)
             case "typed":

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Set
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
 from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, operands_of
 from optforge.compiler.ir.types import GRAMS, SCALAR, Dim, Kind
@@ -164,9 +165,9 @@ def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Fun
 
 
 def require_valid_function(function: ir.Function, stage: str) -> None:
-    defined: set[str] = set()
+    defined: set[EquationName] = set()
     names = [equation.name for equation in function.equations]
-    require_distinct("equations", names, stage)
+    require_distinct("equations", map(name_text, names), stage)
     require_distinct("outputs", (output.name for output in function.outputs), stage)
     for equation in function.equations:
         known = defined if stage in ORDERED_AFTER else set(names)
@@ -175,16 +176,16 @@ def require_valid_function(function: ir.Function, stage: str) -> None:
         if equation.in_place and not (
             isinstance(equation.value, ir.Apply) and OPERATORS[equation.value.operator].in_place
         ):
-            raise InternalError(f"after {stage}: `{equation.name}` cannot be computed in place")
+            raise InternalError(f"after {stage}: `{name_text(equation.name)}` cannot be computed in place")
     for output in function.outputs:
         require_valid_expression(output.value, set(names), stage)
 
 
-def require_valid_expression(expr: ir.Expr, known: set[str], stage: str) -> None:
+def require_valid_expression(expr: ir.Expr, known: set[EquationName], stage: str) -> None:
     for node in ir.walk(expr):
         if isinstance(node, ir.Prev | ir.Latest):
             raise InternalError(f"after {stage}: a {type(node).__name__} is left")
         if isinstance(node, ir.Ref) and node.name not in known:
-            raise InternalError(f"after {stage}: `{node.name}` is read before it is defined")
+            raise InternalError(f"after {stage}: `{name_text(node.name)}` is read before it is defined")
         if node.type.kind is Kind.NUMBER and node.type.shape is None:
             raise InternalError(f"after {stage}: {node} has no shape")

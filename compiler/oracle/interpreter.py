@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
 from optforge.compiler.ir.types import Dim, Type, Universe
 
@@ -72,7 +73,7 @@ class Evaluation:
         self.equations = {equation.name: equation.value for equation in function.equations}
         self.outputs = function.outputs
         self.inputs = inputs
-        self.known: dict[str, Any] = {}
+        self.known: dict[EquationName, Any] = {}
 
     def value(self, expr: ir.Expr) -> Any:
         match expr:

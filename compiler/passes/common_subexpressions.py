@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName, Segment, free_name_among
 from optforge.compiler.ir.types import Kind
 
 Key = tuple[object, ...]
@@ -30,8 +31,8 @@ class Sharing:
         self.by_node: dict[int, int] = {}  # by identity: the function keeps its nodes alive
         self.reads: Counter[int] = Counter()
         self.strict: set[int] = set()
-        self.named: dict[int, str] = {}
-        self.added: dict[str, list[ir.Equation]] = {}
+        self.named: dict[int, EquationName] = {}
+        self.added: dict[EquationName | None, list[ir.Equation]] = {}  # before these equations, or at the end
         self.taken = {equation.name for equation in function.equations}
         self.seen: set[int] = set()
 
@@ -60,8 +61,8 @@ class Sharing:
         for equation in self.function.equations:
             changed = replace(equation, value=self._right_side(equation))
             equations += [*self.added.pop(equation.name, []), changed]
-        outputs = tuple(replace(output, value=self.rewritten(output.value, "")) for output in self.function.outputs)
-        return replace(self.function, equations=(*equations, *self.added.pop("", [])), outputs=outputs)
+        outputs = tuple(replace(output, value=self.rewritten(output.value, None)) for output in self.function.outputs)
+        return replace(self.function, equations=(*equations, *self.added.pop(None, [])), outputs=outputs)
 
     def _right_side(self, equation: ir.Equation) -> ir.Expr:
         """The equation's value with shared parts as names; a name altogether where another equation has it."""
@@ -96,7 +97,7 @@ class Sharing:
             and number in self.strict
         )
 
-    def rewritten(self, expr: ir.Expr, user: str) -> ir.Expr:
+    def rewritten(self, expr: ir.Expr, user: EquationName | None) -> ir.Expr:
         number = self.number(expr)
         if self.is_shareable(expr):
             if number in self.named:
@@ -109,13 +110,11 @@ class Sharing:
                 return ir.Ref(name, type=expr.type, span=expr.span)
         return ir.map_children(lambda child: self.rewritten(child, user), expr)
 
-    def fresh(self, expr: ir.Expr) -> str:
+    def fresh(self, expr: ir.Expr) -> EquationName:
         """A name made of the operator and what it is applied to: ``norm.grad``."""
-        base = expr.operator if isinstance(expr, ir.Apply) else "choice"
+        operator = expr.operator if isinstance(expr, ir.Apply) else "choice"
         leaf = next((node.name for node in ir.walk(expr) if isinstance(node, ir.Ref | ir.Input)), "value")
-        name, count = f"{base}.{leaf}", 1
-        while name in self.taken:
-            count += 1
-            name = f"{base}.{leaf}{count}"
+        of = leaf if isinstance(leaf, EquationName) else EquationName.of(leaf)
+        name = free_name_among(self.taken, replace(of, path=(Segment(operator), *of.path)))
         self.taken.add(name)
         return name

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import dependencies, ordered, references
+from optforge.compiler.ir.names import EquationName
 
 # Expressions deeper than this stay apart, so that whatever walks them by recursion comes to an end.
 HEIGHT_LIMIT = 40
@@ -23,8 +24,8 @@ def propagate_copies(function: ir.Function) -> ir.Function:
 
 def merge_aliases(function: ir.Function) -> ir.Function:
     values = {equation.name: equation.value for equation in function.equations}
-    groups: dict[str, list[str]] = {}
-    replacement: dict[str, ir.Expr] = {}
+    groups: dict[EquationName, list[EquationName]] = {}
+    replacement: dict[EquationName, ir.Expr] = {}
     for equation in function.equations:
         root = equation.value
         while isinstance(root, ir.Ref) and isinstance(values[root.name], ir.Ref):
@@ -38,7 +39,7 @@ def merge_aliases(function: ir.Function) -> ir.Function:
         elif is_atom(root):
             replacement[equation.name] = root
     for names in groups.values():
-        chosen = min(names, key=lambda name: (name.count("."), names.index(name)))
+        chosen = min(names, key=lambda name: (name.length, names.index(name)))
         for name in names:
             replacement[name] = ir.Ref(chosen, type=values[names[0]].type)
     return substituted(function, replacement)
@@ -48,7 +49,7 @@ def is_atom(expr: ir.Expr) -> bool:
     return isinstance(expr, ir.Literal | ir.Input)
 
 
-def substituted(function: ir.Function, replacement: dict[str, ir.Expr]) -> ir.Function:
+def substituted(function: ir.Function, replacement: dict[EquationName, ir.Expr]) -> ir.Function:
     """Every reference replaced; an equation is renamed to its group's name or dropped."""
 
     def change(node: ir.Expr) -> ir.Expr:
@@ -68,19 +69,19 @@ def substituted(function: ir.Function, replacement: dict[str, ir.Expr]) -> ir.Fu
 
 
 def inline_single_uses(function: ir.Function) -> ir.Function:
-    """Equations with a made-up name (a path) and one use take the place of that use."""
+    """Equations that the spec did not write and that have one use take the place of that use."""
     graph = dependencies(function.equations)
     values = {equation.name: equation.value for equation in function.equations}
     uses = Counter(name for value in values.values() for name in references(value))
     uses.update(name for output in function.outputs for name in references(output.value))
-    single: dict[str, ir.Expr] = {}
+    single: dict[EquationName, ir.Expr] = {}
 
     def expand(expr: ir.Expr) -> ir.Expr:
         return ir.transform(lambda node: single.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)
 
     for name in ordered(graph, values)[0]:
         value = expand(values[name])
-        if "." in name and uses[name] == 1 and height(value) <= HEIGHT_LIMIT:
+        if not name.is_written and uses[name] == 1 and height(value) <= HEIGHT_LIMIT:
             single[name] = value
     kept = tuple(replace(e, value=expand(e.value)) for e in function.equations if e.name not in single)
     outputs = tuple(replace(output, value=expand(output.value)) for output in function.outputs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, free_path, ordered
+from optforge.compiler.ir.dependencies import dependencies, ordered
+from optforge.compiler.ir.names import EquationName, free_name_among
 
 
 def schedule_equations(function: ir.Function) -> ir.Function:
@@ -26,8 +27,9 @@ def name_outputs(function: ir.Function) -> ir.Function:
     for output in function.outputs:
         value = output.value
         if isinstance(value, ir.Apply | ir.Select | ir.Literal):
-            name = output.name if output.name not in taken else f"{output.name}.new"
-            name = free_path(name, taken)
+            own = EquationName.of(output.name)
+            name = free_name_among(taken, own if own not in taken else own.inside("new"))
+            taken.add(name)
             equations.append(ir.Equation(name, value, value.span))
             value = ir.Ref(name, type=value.type, span=value.span)
         outputs.append(replace(output, value=value))

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from optforge.compiler.analysis.sharding.placement import Cut, Side, place
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import free_path, inputs_of, sliced
+from optforge.compiler.ir.dependencies import inputs_of, sliced
+from optforge.compiler.ir.names import EquationName, free_name_among, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
 from optforge.compiler.ir.printer import apply
 from optforge.compiler.ir.shards import Owned, Reduced, Request, ShardStage
@@ -36,8 +37,8 @@ class Cutting:
         self.placement = place(self.function, EITHER)
         self.values = self.placement.dataflow.values
         inputs = inputs_of(function)
-        self.given_names = {node.name for node in inputs if node.source is ir.InputSource.COMBINED}
-        self.taken = {equation.name for equation in function.equations} | {node.name for node in inputs}
+        self.given_names = {EquationName.of(n.name) for n in inputs if n.source is ir.InputSource.COMBINED}
+        self.taken = {each.name for each in function.equations} | {EquationName.of(node.name) for node in inputs}
         self.names: dict[int, str] = {}
         self.turns = self._turns()
         self.kept = {name: self._turn_of_state(name) for name in sorted(self.placement.owned)}
@@ -120,12 +121,19 @@ class Cutting:
         """What the value is called where it is given: as its equation, which is then computed elsewhere."""
         value = self.values[number]
         if isinstance(value.expr, ir.Input) and value.expr.source is ir.InputSource.COMBINED:
-            return value.name
+            return value.expr.name
         if number not in self.names:
-            shown = value.expr.operator if isinstance(value.expr, ir.Apply) else "value"
-            self.names[number] = free_path(value.name or free_path(shown, self.taken), self.given_names)
-            self.taken.add(self.names[number])
+            name = free_name_among(self.given_names, value.name or self._name_of(value.expr))
+            self.given_names.add(name)
+            self.taken.add(name)
+            self.names[number] = name_text(name)
         return self.names[number]
+
+    def _name_of(self, expr: ir.Expr) -> EquationName:
+        """A name for what is no equation's value: that of the input, or of the operator."""
+        if isinstance(expr, ir.Input):
+            return EquationName.of(expr.name)
+        return free_name_among(self.taken, EquationName.of(expr.operator if isinstance(expr, ir.Apply) else "value"))
 
     def given(self, number: int) -> ir.Input:
         """The value as an input of a function that does not compute it."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from optforge.compiler.analysis.scalar_facts import facts_of
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
 from optforge.compiler.passes.careful import PathCondition, care_needed, is_delicate
 
@@ -21,7 +22,7 @@ BOOLEAN = Type(Kind.BOOLEAN, SCALAR, Phase.STEP)
 
 def guard_branches(function: ir.Function) -> ir.Function:
     """The scheduled function with ``when`` set on equations whose every use stands under common conditions."""
-    contexts: dict[str, list[Context]] = {}
+    contexts: dict[EquationName, list[Context]] = {}
     everywhere = PathCondition(facts_of(function))
     for output in function.outputs:
         note_uses(output.value, (), contexts)
@@ -45,12 +46,12 @@ def is_eased(scalar: ir.Expr, context: Context, everywhere: PathCondition) -> bo
     return care_needed(scalar, inside) < care_needed(scalar, everywhere)
 
 
-def note_uses(expr: ir.Expr, context: Context, contexts: dict[str, list[Context]]) -> None:
+def note_uses(expr: ir.Expr, context: Context, contexts: dict[EquationName, list[Context]]) -> None:
     for name, place in uses(expr, context):
         contexts.setdefault(name, []).append(place)
 
 
-def uses(expr: ir.Expr, context: Context) -> Iterator[tuple[str, Context]]:
+def uses(expr: ir.Expr, context: Context) -> Iterator[tuple[EquationName, Context]]:
     """Each reference with the conditions it stands under."""
     if isinstance(expr, ir.Ref):
         yield expr.name, context

@@ -12,11 +12,13 @@ import hashlib
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import combinations
+from typing import TypeAlias
 
-from optforge.compiler.frontend.cycles import local_name
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import dependencies, ordered, reachable
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.printer import expression_text
 
@@ -79,12 +81,37 @@ class Value:
     expr: ir.Expr
 
 
-class Machines:
-    """The step and the events of a rule: all their values under keys, and what is known of these.
+class What(Enum):
+    """What a value of a rule is there for."""
 
-    Keys are ``next m`` and ``first m`` for what a state becomes and begins with, ``total name``, ``result owner name``
-    for other outputs, and ``owner|name`` for equations.
-    """
+    NEXT = "next"  # what a state becomes
+    FIRST = "first"  # what it begins with
+    RESULT = "result"  # another output of the step or an event
+    TOTAL = "total"  # what parameters add to a sum over all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """A value that has a name of its own: of a state, of a result of one machine, or of a sum."""
+
+    what: What
+    name: str
+    owner: str = ""
+
+
+Key: TypeAlias = Purpose | ir.StreamRef  # what values of a rule go by: purposes, and the equations of its functions
+
+
+def becomes(state: str) -> Purpose:
+    return Purpose(What.NEXT, state)
+
+
+def begins(state: str) -> Purpose:
+    return Purpose(What.FIRST, state)
+
+
+class Machines:
+    """The step and the events of a rule: all their values under keys, and what is known of these."""
 
     def __init__(self, rule: ir.Rule, past: Mapping[str, ir.Expr] | None = None) -> None:
         self.rule, self.past = rule, past or {}  # what stands in the place of hypers
@@ -93,26 +120,26 @@ class Machines:
         self.machines = {"step": rule.update} | {f"event {event.name}": event.update for event in rule.events}
         self.owners = {o.name: owner for owner, function in self.machines.items() for o in function.outputs}
         self.functions = dict(self.machines)
-        self.values: dict[str, Value] = {}
+        self.values: dict[Key, Value] = {}
         for owner, function in self.machines.items():
-            for output in function.outputs:
-                key = f"next {output.name}" if output.name in self.names else f"result {owner} {output.name}"
-                self.values[key] = Value(owner, output.value)
+            for o in function.outputs:
+                key = becomes(o.name) if o.name in self.names else Purpose(What.RESULT, o.name, owner)
+                self.values[key] = Value(owner, o.value)
         for function in (stage.function for stage in rule.stages if stage.collectives):
             self.functions[function.name] = function
-            self.values |= {f"total {o.name}": Value(function.name, o.value) for o in function.outputs}
+            self.values |= {Purpose(What.TOTAL, o.name): Value(function.name, o.value) for o in function.outputs}
         if rule.initial is not None:
             self.functions["init"] = rule.initial
-            self.values |= {f"first {o.name}": Value("init", o.value) for o in rule.initial.outputs}
+            self.values |= {begins(o.name): Value("init", o.value) for o in rule.initial.outputs}
         self.equations = {
             owner: {equation.name: equation.value for equation in function.equations}
             for owner, function in self.functions.items()
         }
         self.values |= {
-            f"{o}|{n}": Value(o, value) for o, named in self.equations.items() for n, value in named.items()
+            ir.StreamRef(o, n): Value(o, value) for o, named in self.equations.items() for n, value in named.items()
         }
         self.graph = {key: self._needs(value) for key, value in self.values.items()}
-        self.known: dict[str, str] = {}
+        self.known: dict[Key, str] = {}
         self.colors: dict[str, str] = {}
         for group in self._groups():
             self._settle(group)
@@ -121,24 +148,24 @@ class Machines:
 
     # What reads what
 
-    def _needs(self, value: Value) -> list[str]:
+    def _needs(self, value: Value) -> list[Key]:
         """The keys of what an expression reads in the same step."""
-        found = []
+        found: list[Key] = []
         for node in ir.walk(value.expr):
             if isinstance(node, ir.Ref):
-                found.append(f"{value.owner}|{node.name}")
+                found.append(ir.StreamRef(value.owner, node.name))
             elif isinstance(node, ir.Input) and node.source is ir.InputSource.COMBINED:
-                found.append(f"total {node.name}")
+                found.append(Purpose(What.TOTAL, node.name))
         return list(dict.fromkeys(found))
 
     def _groups(self) -> list[list[str]]:
         """The states, those that depend on each other together, each group after those it depends on."""
-        reads: dict[str, set[str]] = {}
+        reads: dict[Key, set[str]] = {}
         for key in self._unknown(list(self.values)):
             nodes = ir.walk(self.values[key].expr)
             own = {n.name for n in nodes if isinstance(n, ir.Input) and n.source is ir.InputSource.STATE}
             reads[key] = own.union(*(reads[needed] for needed in self.graph[key]))
-        direct = {name: reads[f"next {name}"] for name in self.names}
+        direct = {name: reads[becomes(name)] for name in self.names}
         within = {name: reachable(direct, {name}) for name in self.names}
         groups: dict[str, list[str]] = {}
         for name in sorted(self.names, key=lambda name: len(within[name])):
@@ -146,7 +173,7 @@ class Machines:
             groups.setdefault(first, []).append(name)
         return list(groups.values())
 
-    def _unknown(self, keys: list[str]) -> list[str]:
+    def _unknown(self, keys: Sequence[Key]) -> list[Key]:
         """Of the keys and all that they need, each after its needs, those of which nothing is known yet."""
         order, _ = ordered(self.graph, keys)
         return [key for key in order if key not in self.known]
@@ -159,7 +186,7 @@ class Machines:
         At first they look alike; in each round one is told from another by what its equation reads. After as many
         rounds as there are states nothing more is learned. Of absurdly many, names tell one from another.
         """
-        keys = [key for name in group for key in (f"first {name}", f"next {name}") if key in self.values]
+        keys = [key for name in group for key in (begins(name), becomes(name)) if key in self.values]
         pending = self._unknown(keys)
         if len(group) > MANY:
             named = self._round(pending, {name: f"memory {name}" for name in group})
@@ -171,42 +198,42 @@ class Machines:
             self.colors |= colors
         self._know(pending)
 
-    def _round(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
+    def _round(self, pending: list[Key], colors: Mapping[str, str]) -> dict[str, str]:
         found = self._digests(pending, {**self.colors, **colors})
         return {name: self._color(name, found) for name in colors}
 
-    def _color(self, name: str, found: Mapping[str, str]) -> str:
-        return digest(self.owners[name], self.shapes[name], found.get(f"first {name}", "0"), found[f"next {name}"])
+    def _color(self, name: str, found: Mapping[Key, str]) -> str:
+        return digest(self.owners[name], self.shapes[name], found.get(begins(name), "0"), found[becomes(name)])
 
-    def _know(self, pending: list[str]) -> None:
+    def _know(self, pending: list[Key]) -> None:
         """Keeps the digests of values that read no state without its fingerprint."""
         self.known |= self._digests(pending, self.colors)
         for key in pending:
             self.graph[key] = []
 
-    def _digests(self, pending: list[str], colors: Mapping[str, str]) -> dict[str, str]:
+    def _digests(self, pending: list[Key], colors: Mapping[str, str]) -> dict[Key, str]:
         """The digests of values in their order, given those of the states they read."""
-        found: dict[str, str] = {}
+        found: dict[Key, str] = {}
         known = ChainMap(found, self.known)
         for key in pending:
             value = self.values[key]
             found[key] = self._digest(value.owner, value.expr, known, colors)
         return found
 
-    def _digest(self, owner: str, expr: ir.Expr, known: Mapping[str, str], colors: Mapping[str, str]) -> str:
+    def _digest(self, owner: str, expr: ir.Expr, known: Mapping[Key, str], colors: Mapping[str, str]) -> str:
         match plain(expr, self.equations[owner]):
             case ir.Literal(value=value):
                 return digest("literal", repr(value))
             case ir.Input(name=name, source=ir.InputSource.STATE):
                 return digest("memory", colors[name])
             case ir.Input(name=name, source=ir.InputSource.COMBINED):
-                return digest("total", known[f"total {name}"])
+                return digest("total", known[Purpose(What.TOTAL, name)])
             case ir.Input(name=name, source=ir.InputSource.HYPER) if name in self.past:
                 return self._past_digest(self.past[name])
             case ir.Input(name=name, source=source):
                 return digest("input", source.value, name)
             case ir.Ref(name=name):
-                return known[f"{owner}|{name}"]
+                return known[ir.StreamRef(owner, name)]
             case ir.Select(condition=condition, then=then, otherwise=otherwise):
                 parts = [self._digest(owner, each, known, colors) for each in (condition, then, otherwise)]
                 return digest("select", *parts)
@@ -243,22 +270,24 @@ class Machines:
     def whole(self) -> str:
         """The fingerprint of all that the rule computes, with the names that a checkpoint has for it."""
         named = [f"{name} {self.colors[name]}" for name in sorted(self.names)]
-        results = [f"{key} {self.known[key]}" for key in self.values if key.startswith("result ")]
+        keys = [key for key in self.values if isinstance(key, Purpose) and key.what is What.RESULT]
+        results = [f"result {key.owner} {key.name} {self.known[key]}" for key in keys]
         arguments = [f"{event.name} {each.name}" for event in self.rule.events for each in event.parameters]
         return digest("rule", self.rule.name, *self.rule.roles, *named, *results, *arguments)
 
     def _equation(self, name: str) -> str:
         """The equation of a state as a spec would write it, what it reads written out as far as that stays short."""
-        text = f"{name} = {expression_text(self.shown[self.owners[name]].definition(self.values[f'next {name}'].expr))}"
-        if f"first {name}" in self.values:
-            text += f", at first {expression_text(self.shown['init'].definition(self.values[f'first {name}'].expr))}"
+        shown = self.shown[self.owners[name]]
+        text = f"{name} = {expression_text(shown.definition(self.values[becomes(name)].expr))}"
+        if begins(name) in self.values:
+            text += f", at first {expression_text(self.shown['init'].definition(self.values[begins(name)].expr))}"
         return text
 
     def _streams(self, owner: str) -> dict[str, ir.Expr]:
-        return {name: self.values[f"next {name}"].expr for name in self.names if self.owners[name] == owner}
+        return {name: self.values[becomes(name)].expr for name in self.names if self.owners[name] == owner}
 
 
-def plain(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> ir.Expr:
+def plain(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> ir.Expr:
     """The expression itself behind names, fills and choices that a literal has made already."""
     while True:
         match expr:
@@ -281,8 +310,10 @@ class Shown:
     def __init__(self, function: ir.Function, states: Mapping[str, ir.Expr]) -> None:
         self.values = {equation.name: equation.value for equation in function.equations}
         streams = {name: plain(value, {}) for name, value in states.items()}
-        self.states = {value.name: name for name, value in streams.items() if isinstance(value, ir.Ref)}
-        self.known: dict[str, ir.Expr] = {}
+        self.states = {
+            value.name: EquationName.of(name) for name, value in streams.items() if isinstance(value, ir.Ref)
+        }
+        self.known: dict[EquationName, ir.Expr] = {}
         order, _ = ordered(dependencies(function.equations), self.values)
         for name in order:
             self.known[name] = self.of(self.values[name])
@@ -300,4 +331,4 @@ class Shown:
         if found.name in self.states:
             return replace(found, name=self.states[found.name])
         is_short = sum(1 for _ in ir.walk(self.known[found.name])) <= LONG
-        return self.known[found.name] if is_short else replace(found, name=local_name(found.name))
+        return self.known[found.name] if is_short else found

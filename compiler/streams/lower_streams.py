@@ -11,17 +11,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from optforge.compiler.frontend.cycles import instantaneous_cycles, local_name
+from optforge.compiler.frontend.cycles import instantaneous_cycles
 from optforge.compiler.frontend.liveness import Read, raw_machines, streams_read, warn_unused
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Collective, Combination, Over
-from optforge.compiler.ir.dependencies import dependencies, free_path, inputs_of, ordered, reachable, sliced
+from optforge.compiler.ir.dependencies import dependencies, inputs_of, ordered, reachable, sliced
+from optforge.compiler.ir.names import EquationName, free_name_among
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.streams.migrations import check_hyper_past, check_past
-from optforge.compiler.streams.state_names import Slot, collect_slots, name_slots, root_of
+from optforge.compiler.streams.state_names import Remembered, Slot, collect_slots, identity, name_slots, root_of
 from optforge.dsl import errors
 from optforge.dsl.source import Span
 
@@ -107,9 +108,9 @@ class RuleStreams:
     def __post_init__(self) -> None:
         self.machines = raw_machines(self.raw)
         self.results = {output.name for function in self.machines.values() for output in function.outputs}
-        self.slots: dict[ir.StreamRef, Slot] = {}
+        self.slots: dict[Remembered, Slot] = {}
         for owner, function in self.machines.items():
-            self.slots |= {slot.ref: slot for slot in collect_slots(owner, function, self.report).values()}
+            self.slots |= collect_slots(owner, function, self.report)
         for node in (node for function in self.machines.values() for node in ir.nodes(function)):
             if isinstance(node, ir.Latest):
                 self._add_foreign(node)
@@ -128,17 +129,17 @@ class RuleStreams:
         value = next(e.value for e in self.machines[owner].equations if e.name == name)
         stream = self._root(owner, ir.Ref(name, type=value.type, span=node.span))
         slot = Slot(owner, stream, ZERO, name, "", node.span)
-        self.slots.setdefault(slot.ref, slot)
+        self.slots.setdefault(slot.remembered, slot)
 
     def _root(self, owner: str, stream: ir.Ref | ir.Input) -> ir.Ref | ir.Input:
         return root_of(stream, {equation.name: equation for equation in self.machines[owner].equations})
 
-    def _remembered(self, owner: str, node: ir.Prev | ir.Latest) -> ir.StreamRef:
+    def _remembered(self, owner: str, node: ir.Prev | ir.Latest) -> Remembered:
         """The stream in whose state the value is found."""
         if isinstance(node, ir.Prev):
-            return ir.StreamRef(owner, self._root(owner, node.stream).name)
+            return owner, identity(self._root(owner, node.stream))
         other, name = node.stream
-        return ir.StreamRef(other, self._root(other, ir.Ref(name)).name)
+        return other, identity(self._root(other, ir.Ref(name)))
 
     # Functions
 
@@ -218,10 +219,10 @@ class RuleStreams:
         """The live sums, each in the first stage that has all that it reads, and then what the machine is there for."""
         update, rounds = machine.update, max((each.round for each in machine.sums), default=-1) + 1
         groups = [[each for each in machine.sums if each.round == n and each.key in live] for n in range(rounds)]
-        names: set[str] = set()
-        stages = []
+        stages: list[ir.Stage] = []
         for outputs in (tuple(each.output for each in group) for group in groups if group):
-            function = replace(update, name=free_path(f"{update.name}.sums", names))
+            number = f".{len(stages) + 1}" if stages else ""
+            function = replace(update, name=f"{update.name}.sums{number}")
             if self.is_one_of_several:
                 function = replace(function, universe=Universe.TENSOR)
             sums = (Collective(o.name, Combination.SUM, Over.PARAMETERS, o.value.type) for o in outputs)
@@ -290,26 +291,30 @@ class RuleStreams:
             self._report_initial_cycle(cycle, starts, {e.name: e.span for e in equations})
         return None if cycles else self._require_startable(sliced(whole, outputs))
 
-    def _start_names(self) -> dict[Read, str]:
+    def _start_names(self) -> dict[Read, EquationName]:
         """What the equations of all machines, and the first values of states, are called in one function."""
-        names: dict[Read, str] = {}
-        taken: set[str] = set()
-        for owner, function in self.machines.items():
-            for equation in function.equations:
-                names[ir.StreamRef(owner, equation.name)] = free_path(f"{owner}:{equation.name}", taken)
-        return names | {ir.stored(name): free_path(f"first:{name}", taken) for name in self.names.values()}
+        names: dict[Read, EquationName] = {
+            ir.StreamRef(owner, equation.name): replace(equation.name, scope=owner)
+            for owner, function in self.machines.items()
+            for equation in function.equations
+        }
+        taken = {*names.values()}  # an event may be called `first` as well
+        return names | {
+            ir.stored(s): free_name_among(taken, EquationName.of(s, scope="first")) for s in self.names.values()
+        }
 
-    def _report_initial_cycle(self, cycle: list[str], starts: dict[Read, str], spans: dict[str, Span]) -> None:
+    def _report_initial_cycle(
+        self, cycle: list[EquationName], starts: dict[Read, EquationName], spans: dict[EquationName, Span]
+    ) -> None:
         """Show the cycle in the spec's names, beginning at an initial value."""
-        written = {name: key[1] for key, name in starts.items()}
-        firsts = {starts[ir.stored(name)] for name in self.names.values()}
-        start = next(index for index, name in enumerate(cycle) if name in firsts)
+        words = {starts[ir.stored(name)]: self.slots[key].binding.word for key, name in self.names.items()}
+        start = next(index for index, name in enumerate(cycle) if name in words)
         turned = [*cycle[start:-1], *cycle[: start + 1]]
-        shown = [local_name(written[name]) for name in turned if "." not in written[name] or name == turned[0]]
-        words = [name for index, name in enumerate(shown) if index == 0 or name != shown[index - 1]]
-        self.report(errors.initial_cycle(words if len(words) > 1 else words * 2, spans[turned[0]]))
+        shown = [words.get(name, name.word) for name in turned if name in words or name.is_written]
+        once = [word for index, word in enumerate(shown) if index == 0 or word != shown[index - 1]]
+        self.report(errors.initial_cycle(once if len(once) > 1 else once * 2, spans[turned[0]]))
 
-    def _at_start(self, owner: str, expr: ir.Expr, starts: dict[Read, str]) -> ir.Expr:
+    def _at_start(self, owner: str, expr: ir.Expr, starts: dict[Read, EquationName]) -> ir.Expr:
         """The expression at the first step: states have their first values, and t is 1."""
 
         def start(node: ir.Expr) -> ir.Expr:

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Kind, Phase, Type
 from optforge.dsl import errors
 from optforge.dsl.source import Span
 
 STATE_KEYS = {"step": "the step count", "kahan": "the rounding error", "master": "the master copy"}
 INPUT_NAMES = {"grad": "prev_grad", "weight": "prev_weight"}
+
+
+Remembered: TypeAlias = tuple[
+    str, EquationName | ir.Key
+]  # a machine, and what it keeps: an equation, or the data itself
+
+
+def identity(stream: ir.Ref | ir.Input) -> EquationName | ir.Key:
+    """What tells a stream from the others of its machine."""
+    return stream.name if isinstance(stream, ir.Ref) else stream.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +39,23 @@ class Slot:
     owner: str
     stream: ir.Ref | ir.Input
     initial: ir.Expr
-    binding: str
+    binding: EquationName
     inner: str
     span: Span
 
     @property
-    def ref(self) -> ir.StreamRef:
-        """The stream that is remembered, among those of all machines."""
-        return ir.StreamRef(self.owner, self.stream.name)
+    def remembered(self) -> Remembered:
+        """The stream, among those of all machines."""
+        return self.owner, identity(self.stream)
 
     @property
     def type(self) -> Type:
         return Type(Kind.NUMBER, self.stream.type.shape, Phase.STREAM)
 
 
-def root_of(stream: ir.Ref | ir.Input, equations: dict[str, ir.Equation]) -> ir.Ref | ir.Input:
+def root_of(stream: ir.Ref | ir.Input, equations: dict[EquationName, ir.Equation]) -> ir.Ref | ir.Input:
     """The stream itself, behind equations that only give it another name."""
-    seen: set[str] = set()
+    seen: set[EquationName] = set()
     while isinstance(stream, ir.Ref) and stream.name in equations and stream.name not in seen:
         seen.add(stream.name)
         value = equations[stream.name].value
@@ -55,33 +67,39 @@ def root_of(stream: ir.Ref | ir.Input, equations: dict[str, ir.Equation]) -> ir.
     return stream
 
 
-def collect_slots(owner: str, function: ir.Function, report: Report) -> dict[str, Slot]:
-    """The states of a machine by the name of the stream they hold, in source order."""
+def collect_slots(owner: str, function: ir.Function, report: Report) -> dict[Remembered, Slot]:
+    """The states of a machine by the stream that they hold, in source order."""
     equations = {equation.name: equation for equation in function.equations}
-    slots: dict[str, Slot] = {}
+    slots: dict[Remembered, Slot] = {}
     for node in ir.nodes(function):
         if not isinstance(node, ir.Prev):
             continue
-        stream = root_of(node.stream, equations)
-        found = slots.get(stream.name)
-        if found is None:
-            name = node.binding if node.inner else node.stream.name
-            slots[stream.name] = Slot(owner, stream, node.initial, name, node.inner, node.span)
-        elif found.initial != node.initial:
-            report(errors.conflicting_initial(node.stream.name, node.initial.span, found.initial.span))
+        slot = Slot(owner, root_of(node.stream, equations), node.initial, binding_of(node), node.inner, node.span)
+        found = slots.setdefault(slot.remembered, slot)
+        if found.initial != slot.initial:
+            shown = node.stream.name.word if isinstance(node.stream, ir.Ref) else node.stream.name
+            report(errors.conflicting_initial(shown, slot.initial.span, found.initial.span))
     return slots
 
 
-def name_slots(slots: list[Slot], report: Report) -> dict[ir.StreamRef, str]:
+def binding_of(node: ir.Prev) -> EquationName:
+    """What a state is named after: the stream, or the equation in which a function was called that remembers it."""
+    if node.inner:
+        return node.binding
+    return node.stream.name if isinstance(node.stream, ir.Ref) else EquationName.of(node.stream.name)
+
+
+def name_slots(slots: list[Slot], report: Report) -> dict[Remembered, str]:
     """A distinct name for each slot."""
     direct = {slot.binding for slot in slots if not slot.inner}
     wanted = Counter(slot.binding for slot in slots if slot.inner)
-    names: dict[ir.StreamRef, str] = {}
+    names: dict[Remembered, str] = {}
     taken: set[str] = set()
     for slot in slots:
-        name = INPUT_NAMES.get(slot.binding, slot.binding) if not slot.inner else slot.binding
-        if slot.inner and (wanted[name] > 1 or name in direct or name in INPUT_NAMES):
-            name = f"{slot.binding}.{slot.inner}"
+        binding = path_text(slot.binding)
+        name = INPUT_NAMES.get(binding, binding) if not slot.inner else binding
+        if slot.inner and (wanted[slot.binding] > 1 or slot.binding in direct or binding in INPUT_NAMES):
+            name = f"{binding}.{slot.inner}"
         if name in taken and slot.owner != "step":
             name = f"{slot.owner}.{name}"
         unique, count = name, 1
@@ -92,5 +110,10 @@ def name_slots(slots: list[Slot], report: Report) -> dict[ir.StreamRef, str]:
             reason = f"every state keeps {STATE_KEYS.get(unique, 'the count of an event')} under that name"
             report(errors.bad_state_name(unique, reason, slot.span))
         taken.add(unique)
-        names[slot.ref] = unique
+        names[slot.remembered] = unique
     return names
+
+
+def path_text(name: EquationName) -> str:
+    """A path as checkpoints have it."""
+    return ".".join(f"{word}.{number}" if number > 1 else word for word, number in name.path)

@@ -109,7 +109,7 @@ def cost(placing: Placing, sides: dict[int | str | Weight, Side]) -> int | None:
         is_given = isinstance(value.expr, ir.Input) and value.expr.source is not ir.InputSource.STATE
         if (side is Side.OWNER and is_given) or (side is Side.LOCAL and placing.is_whole(number)):
             return None
-        if isinstance(value.expr, ir.Input) and not is_given and side is not sides[value.name]:
+        if isinstance(value.expr, ir.Input) and not is_given and side is not sides[value.expr.name]:
             return None
         away = any(sides[reader] is not side for reader in placing.readers[number])
         if side is Side.LOCAL:
@@ -129,7 +129,7 @@ def cost(placing: Placing, sides: dict[int | str | Weight, Side]) -> int | None:
 
 def choices(placing: Placing) -> Iterator[dict[int | str | Weight, Side]]:
     """All ways to place what is not given."""
-    inputs = {value.name: number for number, value in enumerate(placing.values) if isinstance(value.expr, ir.Input)}
+    inputs = {value.expr.name: n for n, value in enumerate(placing.values) if isinstance(value.expr, ir.Input)}
     nodes = [*range(len(placing.values)), *(name for name in placing.states if name not in inputs)]
     given = [number for name, number in inputs.items() if name not in placing.states]
     free = [node for node in nodes if isinstance(node, str) or not (placing.is_whole(node) or node in given)]

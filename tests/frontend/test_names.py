@@ -16,6 +16,7 @@ import torch
 
 from optforge.compiler.driver import compile_program
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.printer import dump_function, read_function
 from optforge.compiler.ir.types import SCALAR, Kind, Phase, Type
 from optforge.compiler.ir.verifier import InternalError, functions_of, require_valid
@@ -401,7 +402,7 @@ def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
         (ir.Input("beta", ir.InputSource.STATE, type=NUMBER), "reads state `beta`, which it is not given"),
         (ir.Input("total_1", ir.InputSource.COMBINED, type=NUMBER), "reads combined `total_1`, which it is not given"),
         (ir.Input("m", ir.InputSource.HYPER, type=Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)), "`m` has two types"),
-        (ir.Latest(ir.StreamRef("event", "m")), "a Latest is left"),
+        (ir.Latest(ir.StreamRef("event", EquationName.of("m"))), "a Latest is left"),
     ],
 )
 def test_functions_read_what_they_are_given(node, message):
@@ -409,7 +410,7 @@ def test_functions_read_what_they_are_given(node, message):
     (declaration,) = program.declarations
     (rule,) = declaration.rules
     require_valid(program, "storage")
-    update = replace(rule.update, equations=(ir.Equation("odd", node), *rule.update.equations))
+    update = replace(rule.update, equations=(ir.Equation(EquationName.of("odd"), node), *rule.update.equations))
     broken = replace(declaration, rules=(replace(rule, step=(ir.Stage(update),)),))
     with pytest.raises(InternalError, match=message):
         require_valid(replace(program, declarations=(broken,)), "storage")

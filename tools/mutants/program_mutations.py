@@ -13,6 +13,7 @@ from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.frontend.types.typecheck import check_program
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import name_text
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import CONSTANT, Kind
@@ -92,7 +93,7 @@ def function_mutants(function: ir.Function, around: Surroundings) -> Iterator[tu
         for change, value in variants(equation.value, around):
             changed = replace(equation, value=value)
             equations = (*function.equations[:number], changed, *function.equations[number + 1 :])
-            yield equation.name, change, replace(function, equations=equations)
+            yield name_text(equation.name), change, replace(function, equations=equations)
     for number, output in enumerate(function.outputs):
         for change, value in variants(output.value, around):
             outputs = (*function.outputs[:number], replace(output, value=value), *function.outputs[number + 1 :])
@@ -137,7 +138,7 @@ def mistakes(node: ir.Expr, around: Surroundings) -> Iterator[ir.Expr]:
         case ir.Input():
             yield from wrong_inputs(node, around)
         case ir.Ref():
-            yield ir.Prev(node, number(0), node.name.partition(".")[0], "late")
+            yield ir.Prev(node, number(0), node.name.root, "late")
         case ir.Prev(stream=stream, initial=initial):
             yield stream
             is_zero = isinstance(initial, ir.Literal) and initial.value == 0

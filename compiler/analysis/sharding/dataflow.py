@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Phase, Shape
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """The expression that makes it, the values which that reads, and its name if it has one."""
+    """The expression that makes it, the values which that reads, and the equation that it is the value of, if any."""
 
     expr: ir.Expr
     reads: tuple[int, ...]
-    name: str
+    name: EquationName | None
 
     @property
     def shape(self) -> Shape:
@@ -54,11 +55,11 @@ class Walk:
     def __init__(self, function: ir.Function) -> None:
         self.equations = {equation.name: equation.value for equation in function.equations}
         self.values: list[Tensor] = []
-        self.named: dict[str, int] = {}
+        self.named: dict[EquationName, int] = {}
         self.known: dict[object, int] = {}
         self.nodes: dict[int, int] = {}
 
-    def number(self, expr: ir.Expr, name: str = "") -> int:
+    def number(self, expr: ir.Expr, name: EquationName | None = None) -> int:
         """The number of the expression's value, which is a new one unless an equal one has been seen."""
         if isinstance(expr, ir.Ref):
             self.nodes[id(expr)] = self._named(expr.name)
@@ -68,11 +69,11 @@ class Walk:
         key = len(self.values) if is_constant else self._key(expr, reads)
         if key not in self.known:
             self.known[key] = len(self.values)
-            self.values.append(Tensor(expr, reads, expr.name if isinstance(expr, ir.Input) else name))
+            self.values.append(Tensor(expr, reads, name))
         self.nodes[id(expr)] = self.known[key]
         return self.known[key]
 
-    def _named(self, name: str) -> int:
+    def _named(self, name: EquationName) -> int:
         if name in self.named:
             return self.named[name]
         number = self.number(self.equations[name], name)

@@ -135,7 +135,7 @@ class Placing:
         """The states that the function reads or writes."""
         for value in self.values:
             if isinstance(value.expr, ir.Input) and value.expr.source is ir.InputSource.STATE:
-                yield value.name, value.shape
+                yield value.expr.name, value.shape
         for output in function.outputs:
             if output.name not in ("weight", "factor", "loss") and output.value.type.shape is not None:
                 yield output.name, output.value.type.shape

@@ -9,6 +9,7 @@ from optforge.compiler.analysis.polynomials import Polynomial, size_of
 from optforge.compiler.analysis.sharding.dataflow import Tensor
 from optforge.compiler.analysis.sharding.placement import Placement
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName, one_word
 from optforge.compiler.ir.printer import expression_text
 
 FLOAT64 = 8  # bytes of a partial sum
@@ -61,16 +62,18 @@ def report_of(placement: Placement) -> PlacementReport:
 
 def shown(value: Tensor) -> str:
     """What the value is called, or how it is computed, with names as generated code has them."""
-    return plain(value.name) if value.name else expression_text(ir.transform(with_plain_name, value.expr))
+    name = value.expr.name if isinstance(value.expr, ir.Input) else value.name
+    return one_word(name) if name else expression_text(ir.transform(in_one_word, value.expr))
 
 
-def with_plain_name(node: ir.Expr) -> ir.Expr:
-    return replace(node, name=plain(node.name)) if isinstance(node, ir.Ref | ir.Input) else node
-
-
-def plain(name: str) -> str:
-    """A path within inlined functions as one word."""
-    return name.replace(".", "_")
+def in_one_word(node: ir.Expr) -> ir.Expr:
+    match node:
+        case ir.Ref(name=name):
+            return replace(node, name=EquationName.of(one_word(name)))
+        case ir.Input(name=name):
+            return replace(node, name=one_word(name))
+        case _:
+            return node
 
 
 def bytes_text(placement: Placement, moved: Iterable[Tensor], reduced: Iterable[Tensor]) -> str:

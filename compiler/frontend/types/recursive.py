@@ -55,7 +55,7 @@ def settle_types(universe: Universe, parts: Sequence[Part]) -> Settled:
 def in_reading_order(function: ir.Function) -> ir.Function:
     """The function with every equation after those that it reads, as far as that can be."""
     by_name = {equation.name: equation for equation in function.equations}
-    graph = {equation.name: sorted(names_read(equation.value)) for equation in function.equations}
+    graph = {equation.name: names_read(equation.value) for equation in function.equations}
     order, _ = ordered(graph, by_name)
     return replace(function, equations=tuple(by_name[name] for name in order))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from optforge.compiler.frontend.cycles import local_name
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.frontend.types.inference import Inference, Reporter
@@ -119,7 +118,7 @@ def report_undetermined(settled: Settled, parts: list[Part], report: Report) -> 
             if name in settled.undetermined:
                 shape = settled.types[name].shape or SCALAR
                 sides = [word for side, word in zip(shape, ("rows", "columns"), strict=True) if side is Dim.ONE]
-                report(errors.undetermined_shape(local_name(equation.name), sides, equation.span))
+                report(errors.undetermined_shape(equation.name.word, sides, equation.span))
                 settled.types[name] = replace(settled.types[name], shape=None)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from optforge.compiler.analysis.layouts import step_layout
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import name_text
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import Dim
 from optforge.compiler.targets.torch.fused import lower_fused
@@ -43,7 +44,7 @@ def rule_lines(rule: ir.Rule, optimizer: ir.Optimizer) -> Iterator[str]:
     yield line("layout", f"{layout}: {LAYOUTS[layout]}")
     if rule.states:
         yield line("states", f"{', '.join(map(state_text, rule.states))}; one buffer for a batch, states are views")
-    written = [equation.name for equation in rule.update.equations if equation.in_place]
+    written = [name_text(equation.name) for equation in rule.update.equations if equation.in_place]
     yield line("in place", ", ".join(written) or "nothing")
     numbers = sorted(set(numbers_of(rule.update)))
     yield line("numbers", f"{'; '.join(numbers) or 'none'}" + (" (kept outside of graphs)" if numbers else ""))

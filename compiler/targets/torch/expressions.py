@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeGuard, assert_never
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Level, Pattern
 from optforge.compiler.ir.types import FULL, SCALAR, Dim, Kind, Shape
 
@@ -45,7 +46,7 @@ class Writer:
     rows and columns (``is_flat``), scalars have no dimensions either.
     """
 
-    names: Mapping[ir.Key | str, str]
+    names: Mapping[ir.Key | EquationName, str]
     is_flat: bool = False
     used: set[str] = field(default_factory=set)
     known: dict[int, tuple[ir.Expr, str, Level]] = field(default_factory=dict)

@@ -232,10 +232,11 @@ def call_of(
     known = {key: scalar for key, scalar in scalars.items() if scalar in step.scalars}
     lowering = Lowering(ir.Function(name, Universe.TENSOR, (), outputs, given))
     lowering.names.update(known.items())
-    lowering.names.update({f"function:{function}": function for function in FUNCTIONS.values()})
+    lowering.taken.update(FUNCTIONS.values())
     lists: dict[str, str] = {}
     for key in step.inputs:
-        lists[key] = lowering.names[f"list:{key}"] = lowering.free(LISTS.get(key) or python_name(key))
+        lists[key] = lowering.free(LISTS.get(key) or python_name(key))
+        lowering.taken.add(lists[key])
     passed = [lists["weight"], lists["grad"], *(lists[state] for state in found.states.values())]
     reads_t = any(node.source is ir.InputSource.STEP for node in inputs_of(kernel.rules[0].update))
     passed += ["t=t"] if reads_t else []

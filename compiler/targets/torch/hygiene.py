@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName, one_word
 from optforge.compiler.ir.operators import OPERATORS
 
 RUNTIME_FUNCTIONS = {name for operator in OPERATORS.values() for name in operator.imports}
@@ -23,9 +24,9 @@ TAKEN = {"torch", "math", "abs", "min", "max", *RUNTIME_FUNCTIONS}
 ScalarNames: TypeAlias = Mapping[ir.Key, str]
 
 
-def python_name(name: str) -> str:
-    """A Python identifier for a path such as ``m.s``."""
-    text = name.replace(".", "_").replace(":", "_")
+def python_name(name: EquationName | str) -> str:
+    """A Python identifier for an equation, a state or what else has a name in a spec."""
+    text = one_word(name)
     return f"{text}_" if text in TAKEN or keyword.iskeyword(text) else text
 
 

@@ -14,6 +14,7 @@ from optforge.compiler.analysis.layouts import layout_of
 from optforge.compiler.analysis.scalar_facts import OPPOSITE
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName, free_name_among
 from optforge.compiler.ir.operators import Level
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
@@ -52,13 +53,15 @@ class Lowering:
     states: tuple[str, ...] = ()
     scalars: Mapping[ir.Key, str] = field(default_factory=dict)
     width: int = WIDTH
-    names: dict[ir.Key | str, str] = field(default_factory=dict)  # of inputs by their keys, of equations
+    names: dict[ir.Key | EquationName, str] = field(default_factory=dict)  # of inputs by their keys, of equations
+    taken: set[str] = field(default_factory=set)  # what else has a name in the text
     lines: list[str] = field(default_factory=list)
     guards: dict[ir.Expr, str] = field(default_factory=dict)
     block: tuple[int, ir.Expr | None] = (0, None)  # where the last block of a guard ends, and the guard
 
     def __post_init__(self) -> None:
         self.function = with_care(self.function)
+        self.equations = {equation.name: equation for equation in self.function.equations}
         self.inputs = {node.key: node for node in inputs_of(self.function)}
         self.writer = Writer(self.names, is_flat=layout_of(self.function) == "elementwise")
         self.last_read = self._last_reads()
@@ -95,7 +98,7 @@ class Lowering:
             tuple(scalars),
             tuple(output.name for output in self.function.outputs),
             frozenset(self.writer.used),
-            {key: text for key, text in self.names.items() if isinstance(key, tuple)},
+            {key: text for key, text in self.names.items() if not isinstance(key, EquationName)},
         )
 
     # Names
@@ -113,18 +116,16 @@ class Lowering:
         return name
 
     def free(self, wanted: str) -> str:
-        return free_name(wanted, set(self.names.values()) | TAKEN)
+        return free_name(wanted, {*self.names.values()} | self.taken | TAKEN)
 
     def _name_equation(self, index: int, equation: ir.Equation) -> str:
         """The equation's own name; that of an input which nobody reads any more may be taken over."""
-        wanted = [equation.name]
-        wanted += [output.name for output in self.function.outputs if is_ref(output.value, equation.name)]
-        for name in wanted:
-            text = python_name(name)
+        outputs = [output.name for output in self.function.outputs if is_ref(output.value, equation.name)]
+        for text in (python_name(equation.name), *map(python_name, outputs)):
             owners = [key for key, value in self.names.items() if value == text]
-            if not owners and text not in TAKEN:
-                return text
-            if owners and all(isinstance(key, tuple) and self._ends(key, index) for key in owners):
+            if text in self.taken or (not owners and text in TAKEN):
+                continue
+            if all(not isinstance(key, EquationName) and self._ends(key, index) for key in owners):
                 return text
         return self.free(python_name(equation.name))
 
@@ -160,7 +161,7 @@ class Lowering:
         """A name for a condition that no line can hold."""
         if when not in self.guards:
             name = self.free("is_needed")
-            self.names[f"guard:{name}"] = name
+            self.taken.add(name)
             self.lines.extend(self.assigned(name, when, self.width))
             self.guards[when] = name
         return self.guards[when]
@@ -214,11 +215,10 @@ class Lowering:
             if found is None:
                 break
             wanted, part = found
-            key = f"{name}.{len(self.names)}"
-            part_name = self.free(wanted)
-            self.names[key] = part_name
-            lines += self.assigned(part_name, part, width)
-            value = put_in(value, part, ir.Ref(key, type=part.type, span=part.span))
+            own = free_name_among([*self.names, *self.equations], EquationName.of(wanted, scope="line"))
+            self.names[own] = self.free(wanted)
+            lines += self.assigned(self.names[own], part, width)
+            value = put_in(value, part, ir.Ref(own, type=part.type, span=part.span))
         return lines, value
 
     def part_to_name(self, value: ir.Expr, name: str) -> tuple[str, ir.Expr] | None:
@@ -249,7 +249,7 @@ class Lowering:
             case ir.Input():
                 return {expr.key}
             case ir.Ref(name=name):
-                equation = next(e for e in self.function.equations if e.name == name)
+                equation = self.equations[name]
                 if equation.in_place:
                     assert isinstance(equation.value, ir.Apply)
                     return self.buffers(equation.value.arguments[0])
@@ -306,7 +306,7 @@ def is_opposite(guard: ir.Expr, other: ir.Expr) -> bool:
     return guard.operator == OPPOSITE.get(other.operator) and guard.arguments == other.arguments
 
 
-def is_ref(expr: ir.Expr, name: str) -> bool:
+def is_ref(expr: ir.Expr, name: EquationName) -> bool:
     return isinstance(expr, ir.Ref) and expr.name == name
 
 

@@ -24,6 +24,7 @@ from optforge.compiler.analysis.polynomials import (
     power_text,
 )
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import name_text
 from optforge.compiler.verify.claims.questions import Question
 from optforge.compiler.verify.shared.verdicts import Proved, Refuted, Unknown, Verdict
 
@@ -44,7 +45,7 @@ def decide_cost(question: Question) -> Verdict:
         return Proved(f"grows as {highest(total)}")
     worst = max(total.terms, key=lambda exponents: exponent_along(exponents, direction))
     costly = [
-        equation.name
+        name_text(equation.name)
         for equation in rule.update.equations
         if worst in expression_cost(equation.value, question.subject.declaration).terms
     ]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.oracle.interpreter import Evaluation, as_array
 
 # The margin of equal sides where nothing is rounded.
@@ -31,7 +32,7 @@ class Margins:
     def __init__(self, evaluation: Evaluation, slack: Mapping[ir.Expr, Any] = MappingProxyType({})) -> None:
         self.evaluation = evaluation
         self.slack = slack
-        self.sizes: dict[str, Any] = {}
+        self.sizes: dict[EquationName, Any] = {}
 
     def margin(self, promise: ir.Expr, wanted: bool = True) -> Any:
         """The margin of each element of a condition that is wanted to hold, or wanted not to."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import references
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.oracle.interpreter import OracleParameter, run_step
 from optforge.compiler.verify.comparison.runs import Run
 from optforge.compiler.verify.comparison.trials import Array, Trial
@@ -54,13 +55,12 @@ def interpreted_step(parameter: OracleParameter, grad: Array, hypers: Mapping[st
     return {**ordered_streams(rule, evaluation.known, parameter.states), WEIGHT: parameter.value}
 
 
-def ordered_streams(rule: ir.Rule, known: Mapping[str, Any], states: Mapping[str, Array]) -> Values:
+def ordered_streams(rule: ir.Rule, known: Mapping[EquationName, Any], states: Mapping[str, Array]) -> Values:
     """Equations as they were computed, each state right after the last equation that it reads."""
     order = {name: place for place, name in enumerate(known)}
-    places: dict[Stream, tuple[int, int]] = {
-        Stream("equation", name): (place, 0) for name, place in order.items() if "." not in name
-    }
-    values = {stream: as_float(known[stream.name]) for stream in places}
+    written = {name: Stream("equation", name.word) for name in known if name.is_written}
+    places = {stream: (order[name], 0) for name, stream in written.items()}
+    values = {stream: as_float(known[name]) for name, stream in written.items()}
     for output in rule.update.outputs:
         if output.name != "weight":
             stream = Stream("state", output.name)

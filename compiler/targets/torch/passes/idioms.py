@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.passes.fold import is_literal
 
 # Operators of whose result something is infinite or NaN if something is of any argument, or of the first.
@@ -17,7 +18,7 @@ KEEPING = {
     "add", "sub", "mul", "neg", "abs", "square", "fill", "transpose", "matmul", "dot", "lerp", "accumulate",
 }  # fmt: skip
 KEEPING_THE_FIRST = {"div", "sum", "mean", "norm", "sqrt", "log", "orthogonalize"}
-NOTHING: frozenset[ir.Key | str] = frozenset()
+NOTHING: frozenset[ir.Key | EquationName] = frozenset()
 
 
 def recognize_idioms(function: ir.Function) -> ir.Function:
@@ -47,7 +48,7 @@ def recognized(node: ir.Expr) -> ir.Expr:
 # Which values lose the weight
 
 
-def values_that_lose(function: ir.Function) -> frozenset[ir.Key | str]:
+def values_that_lose(function: ir.Function) -> frozenset[ir.Key | EquationName]:
     """Equations, by name, and inputs, by key, that are not infinite or NaN without the weight, or a loss, being so.
 
     A state is among them if the weight of the next step is.
@@ -60,7 +61,7 @@ def values_that_lose(function: ir.Function) -> frozenset[ir.Key | str]:
     return lost
 
 
-def loses(output: ir.Output, lost: frozenset[ir.Key | str]) -> bool:
+def loses(output: ir.Output, lost: frozenset[ir.Key | EquationName]) -> bool:
     return output.name in ("weight", "loss") or ir.stored(output.name) in lost
 
 
@@ -68,10 +69,10 @@ def loses(output: ir.Output, lost: frozenset[ir.Key | str]) -> bool:
 class Reached:
     """The values that make an expression infinite or NaN where they are so themselves."""
 
-    values: dict[str, ir.Expr]
-    known: dict[str, frozenset[ir.Key | str]] = field(default_factory=dict)
+    values: dict[EquationName, ir.Expr]
+    known: dict[EquationName, frozenset[ir.Key | EquationName]] = field(default_factory=dict)
 
-    def from_(self, expr: ir.Expr) -> frozenset[ir.Key | str]:
+    def from_(self, expr: ir.Expr) -> frozenset[ir.Key | EquationName]:
         match expr:
             case ir.Input():
                 return frozenset({expr.key})

@@ -8,13 +8,22 @@ the choice of a branch) share the storage of what they show, and keep it alive.
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 from typing import TypeAlias, TypeGuard
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS
 
-Storage: TypeAlias = "ir.Key | str"  # of an input by its key, of a tensor that an equation makes by its name
-SPREAD = "spread:"  # the storage of a value shown at several places at once: never free; no equation is called so
+Storage: TypeAlias = (
+    "ir.Key | EquationName | Spread"  # of an input by its key, of a tensor that an equation makes by its name
+)
+
+
+class Spread(Enum):
+    """The storage of a value that is shown at several places at once: never free."""
+
+    SPREAD = "spread"
 
 
 def plan_storage(function: ir.Function) -> ir.Function:
@@ -31,11 +40,13 @@ class Plan:
     """The storage that each name shares, and the last equation that reads each storage."""
 
     def __init__(self, function: ir.Function) -> None:
-        self.storage: dict[str, frozenset[Storage]] = {}
+        self.storage: dict[EquationName, frozenset[Storage]] = {}
         self.given_back = {ir.stored(output.name) for output in function.outputs}
         self.last_read: dict[Storage, int] = {}
         self.has_transposed = any(shows_transposed(equation.value) for equation in function.equations)
-        self.common: set[str] = set()  # equations with one value for all parameters, which follow from sums alone
+        self.common: set[EquationName] = (
+            set()
+        )  # equations with one value for all parameters, which follow from sums alone
         for index, equation in enumerate(function.equations):
             self.common |= {equation.name} if self.is_common(equation.value) else set()
             for node in (equation.value, *([equation.when] if equation.when else [])):
@@ -80,7 +91,7 @@ class Plan:
             case ir.Apply(operator="transpose", arguments=(inner,)):
                 return self.shown(inner)
             case ir.Apply(operator="fill", arguments=(inner,)) if not inner.type.is_scalar_phase:
-                return self.shown(inner) | {SPREAD}
+                return self.shown(inner) | {Spread.SPREAD}
             case ir.Select() if expr.condition.type.is_scalar_phase:
                 return self.shown(expr.then) | self.shown(expr.otherwise)
             case _:
@@ -121,7 +132,7 @@ class Plan:
         return all(self.is_free(storage, index) for storage in storages)
 
     def is_free(self, storage: Storage, index: int) -> bool:
-        if storage == SPREAD:
+        if storage is Spread.SPREAD:
             return False
         if isinstance(storage, tuple) and (storage not in self.given_back or storage == ir.GRAD):
             return False

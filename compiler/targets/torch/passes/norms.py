@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type
 
 AXES = ("row", "col")
@@ -35,7 +36,7 @@ def reuse_norms(function: ir.Function) -> ir.Function:
 
 
 def known_lengths(
-    function: ir.Function, values: Mapping[str, ir.Expr]
+    function: ir.Function, values: Mapping[EquationName, ir.Expr]
 ) -> Iterator[tuple[tuple[ir.Expr, str], ir.Expr]]:
     """For an orthogonalized matrix and an axis: its norms along it, from a reduction that the function has anyway."""
     for equation in function.equations:
@@ -54,7 +55,7 @@ def squared(expr: ir.Expr) -> ir.Expr | None:
     return expr.arguments[0] if isinstance(expr, ir.Apply) and expr.operator == "square" else None
 
 
-def is_orthogonalized(expr: ir.Expr, values: Mapping[str, ir.Expr]) -> bool:
+def is_orthogonalized(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> bool:
     while isinstance(expr, ir.Ref):
         expr = values[expr.name]
     return isinstance(expr, ir.Apply) and expr.operator == "orthogonalize"
@@ -74,7 +75,7 @@ def norms(reduction: ir.Apply, axis: str) -> ir.Expr:
 
 
 def length_of(
-    node: ir.Expr, values: Mapping[str, ir.Expr], lengths: Mapping[tuple[ir.Expr, str], ir.Expr]
+    node: ir.Expr, values: Mapping[EquationName, ir.Expr], lengths: Mapping[tuple[ir.Expr, str], ir.Expr]
 ) -> ir.Expr | None:
     """`norm(o * s)` or `norm(o / s)` over the whole matrix by the norms of its rows or columns."""
     if not (isinstance(node, ir.Apply) and node.operator == "norm"):

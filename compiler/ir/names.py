@@ -1,0 +1,106 @@
+"""What an equation is called: data, so that nobody has to look into text to find out what a name is.
+
+A name is a path: an equation that the spec wrote has one segment, what a function left behind that was called in it
+has more. Of several that would be the same, later ones are numbered. Names become text where somebody reads them: the
+printer writes them so that they read back, a target as the words of its language, a state as checkpoints have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class Segment(NamedTuple):
+    """One word of a path, and which one of several it is."""
+
+    word: str
+    number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EquationName:
+    """What tells an equation from the others of its function.
+
+    ``scope`` is empty but where the equations of several functions are put together: there it says whose this one is.
+    """
+
+    path: tuple[Segment, ...]
+    scope: str = ""
+
+    @classmethod
+    def of(cls, *words: str, scope: str = "") -> EquationName:
+        """The name of a path of words, none of them numbered."""
+        return cls(tuple(map(Segment, words)), scope)
+
+    @property
+    def word(self) -> str:
+        """What the spec calls it, in the place where it is written."""
+        return self.path[-1].word
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the spec's own equation is called so, and not one that a call left behind or the compiler made."""
+        return len(self.path) == 1
+
+    @property
+    def root(self) -> EquationName:
+        """The equation inside of which this one came about; itself if the spec wrote it."""
+        return replace(self, path=self.path[:1])
+
+    @property
+    def length(self) -> int:
+        """How much there is to read: words, and numbers where there are some."""
+        return sum(1 + (segment.number > 1) for segment in self.path)
+
+    def inside(self, word: str) -> EquationName:
+        """The name of what this equation has inside."""
+        return replace(self, path=(*self.path, Segment(word)))
+
+    def numbered(self, number: int) -> EquationName:
+        """The one of several of this name that has the number."""
+        return replace(self, path=(*self.path[:-1], self.path[-1]._replace(number=number)))
+
+
+def free_name_among(taken: Container[object], wanted: EquationName) -> EquationName:
+    """The name itself, or the first with a number that is not taken."""
+    name, number = wanted, wanted.path[-1].number
+    while name in taken:
+        number += 1
+        name = wanted.numbered(number)
+    return name
+
+
+# As text
+
+
+SEGMENT = re.compile(r"(?:([^\W\d]\w*)|'([^']*)')(?:\.(\d+))?")
+NAME = re.compile(rf"(?:(\w+):)?({SEGMENT.pattern}(?:\.{SEGMENT.pattern})*)")
+
+
+def name_text(name: EquationName) -> str:
+    """What dumps say: ``m.s.2`` for the second ``s`` inside of ``m``, ``step:m`` for an ``m`` of the step."""
+    path = [repr(word) if not word.isidentifier() else word for word, _ in name.path]
+    path = [word if number == 1 else f"{word}.{number}" for word, (_, number) in zip(path, name.path, strict=True)]
+    return (f"{name.scope}:" if name.scope else "") + ".".join(path)
+
+
+def read_name(text: str) -> EquationName:
+    """The name that a dump says; ValueError for text that is none."""
+    match = NAME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"this is no name: {text}")
+    path = (Segment(word or quoted, int(number or 1)) for word, quoted, number in SEGMENT.findall(match[2]))
+    return EquationName(tuple(path), match[1] or "")
+
+
+def one_word(name: EquationName | str) -> str:
+    """What code says, where a name has neither dots nor colons: ``m_s_2``; of a state's name as well."""
+    if isinstance(name, str):
+        return name.replace(".", "_")
+    words = [name.scope] if name.scope else []
+    for word, number in name.path:
+        words += [one_word(word), str(number)] if number > 1 else [one_word(word)]
+    return "_".join(words)
