@@ -23,7 +23,7 @@ from optforge.compiler.ir.verifier import require_valid
 from optforge.compiler.passes.common_subexpressions import share_subexpressions
 from optforge.compiler.passes.copy_propagation import propagate_copies
 from optforge.compiler.passes.dead_code import drop_dead
-from optforge.compiler.passes.fold import fold_constants, simplified
+from optforge.compiler.passes.fold import fold_constants, simplify
 from optforge.compiler.passes.order_equations import schedule_equations
 from optforge.compiler.passes.sink_into_branches import guard_branches
 from optforge.compiler.streams.fingerprints import with_fingerprints
@@ -212,7 +212,7 @@ def fold_requirements(program: ir.Program) -> ir.Program:
     """Conditions with what ``use`` binds put in; those that hold for sure are gone. Functions are told the others."""
 
     def folded(old: ir.Declaration) -> ir.Declaration:
-        simple = [replace(r, condition=ir.transform(simplified, r.condition)) for r in old.requirements]
+        simple = [replace(r, condition=ir.transform(simplify, r.condition)) for r in old.requirements]
         kept = tuple(r for r in simple if not isinstance(r.condition, ir.Literal))
         given = tuple(requirement.condition for requirement in kept)
 

@@ -52,16 +52,16 @@ def module_of(text: str, name: str) -> ModuleType:
         return module
 
 
-def restored_class(class_name: str, text: str, name: str) -> type:
+def restore_class(class_name: str, text: str, name: str) -> type:
     """The class of a generated text: the one that there is, if the process has loaded the text already."""
     found: type = getattr(module_of(text, name), class_name)
     return found
 
 
-def reduced_class(cls: type) -> str | tuple[object, tuple[str, str, str]]:
+def reduce_class(cls: type) -> str | tuple[object, tuple[str, str, str]]:
     """How a class is pickled: with its text, or by its name if it only extends one that has a text."""
     module = _texts.get(cls.__module__)
-    return (restored_class, (cls.__name__, *module)) if module else cls.__qualname__
+    return (restore_class, (cls.__name__, *module)) if module else cls.__qualname__
 
 
-copyreg.pickle(CarriedClass, reduced_class)  # type: ignore[arg-type]
+copyreg.pickle(CarriedClass, reduce_class)  # type: ignore[arg-type]

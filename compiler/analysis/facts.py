@@ -12,11 +12,13 @@ from optforge.compiler.ir import nodes as ir
 
 def with_facts(program: ir.Program) -> ir.Program:
     """The program with what is known of its optimizers."""
-    declarations = (examined(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations)
+    declarations = (
+        examine_optimizer(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations
+    )
     return replace(program, declarations=tuple(declarations))
 
 
-def examined(optimizer: ir.Optimizer) -> ir.Optimizer:
+def examine_optimizer(optimizer: ir.Optimizer) -> ir.Optimizer:
     has_lr = any(hyper.name == "lr" for hyper in optimizer.hypers)
     rules = tuple(
         replace(with_modes(rule), keeps_zero=keeps_zero(rule), moves_at_rest=has_lr and moves_at_rest(rule))

@@ -19,8 +19,8 @@ from optforge.compiler.analysis.normal_form import (
     Product,
     Sum,
     TooLarge,
-    collected,
-    named_atom,
+    collect_terms,
+    name_atom,
     outline_of,
     quotient,
     single,
@@ -73,7 +73,7 @@ class KernelRule:
         return self._forms[key]
 
     def _formed(self, truths: Mapping[ir.Expr, bool], known: Mapping[str, Sum]) -> Forms:
-        open_values = {name: single(named_atom(key, True)) for key, name in self.unknown(known).items()}
+        open_values = {name: single(name_atom(key, True)) for key, name in self.unknown(known).items()}
         states = {name: name for name in self.states}
         return output_forms(self.step, states, truths, {**known, **open_values})
 
@@ -93,7 +93,7 @@ def instance_of(pattern: KernelRule, rule: ir.Rule) -> Instance | None:
     for names in permutations(theirs):
         states = dict(zip(own, names, strict=True))
         try:
-            cases = [solved(pattern, rule, states, chosen) for chosen in choices(conditions)]
+            cases = [solve(pattern, rule, states, chosen) for chosen in choices(conditions)]
         except TooLarge:
             return None
         found = tuple(case for case in cases if case is not None)
@@ -134,7 +134,7 @@ def choices(conditions: list[ir.Expr]) -> Iterator[dict[ir.Expr, bool]]:
 # One case
 
 
-def solved(
+def solve(
     pattern: KernelRule, rule: ir.Rule, states: Mapping[str, str], chosen: Mapping[ir.Expr, bool]
 ) -> Specialization | None:
     """Values of the pattern's hypers with which it is the rule in this case."""
@@ -181,7 +181,7 @@ def fitted(
         forms = pattern.forms(truths, known)
         if not unknown:
             return known if forms == target else None
-        equations = [each for name in forms for each in equated(forms[name], target[name])]
+        equations = [each for name in forms for each in equate(forms[name], target[name])]
         if any(not side.terms and other.terms for side, other in equations):
             return None  # the target has something that the pattern has for no values
         found = dict(one for each in equations if (one := solution(*each, unknown)))
@@ -203,7 +203,7 @@ def solution(side: Sum, other: Sum, unknown: Mapping[str, str]) -> tuple[str, Su
         if any(mentions(atom, key) for atom in others) or len(atoms) - len(others) > 1:
             return None
         (rest if len(others) == len(atoms) else factor).append((others, number))
-    value = quotient(other - collected(rest), collected(factor))
+    value = quotient(other - collect_terms(rest), collect_terms(factor))
     return None if value is None else (unknown[key], value)
 
 
@@ -216,7 +216,7 @@ def mentions(atom: Atom, key: str) -> bool:
 # Which coefficients must agree
 
 
-def equated(one: Sum, two: Sum) -> list[Equation]:
+def equate(one: Sum, two: Sum) -> list[Equation]:
     """The scalar coefficients that two sums have for the same tensors, and those inside of these tensors."""
     mine, yours = by_tensors(one), by_tensors(two)
     found: list[Equation] = []
@@ -225,7 +225,7 @@ def equated(one: Sum, two: Sum) -> list[Equation]:
         if shape in mine and shape in yours:
             for left, right in zip(mine[shape][1], yours[shape][1], strict=True):
                 for part, other in zip(left.parts, right.parts, strict=True):
-                    found += equated(part, other)
+                    found += equate(part, other)
     return found
 
 
@@ -234,7 +234,7 @@ def by_tensors(form: Sum) -> dict[str, tuple[Sum, Product]]:
     found: dict[str, tuple[Sum, Product]] = {}
     for atoms, number in form.terms:
         tensors = tuple(sorted((atom for atom in atoms if not atom.is_scalar), key=lambda atom: atom.outline))
-        share = collected([(tuple(atom for atom in atoms if atom.is_scalar), number)])
+        share = collect_terms([(tuple(atom for atom in atoms if atom.is_scalar), number)])
         before, first = found.get(outline_of(tensors), (Sum(), tensors))
         found[outline_of(tensors)] = (before + share, first)
     return found

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optforge.compiler.analysis.normal_form import Atom, Former, Sum, TooLarge, collected, inverse, named_atom, single
+from optforge.compiler.analysis.normal_form import (
+    Atom,
+    Former,
+    Sum,
+    TooLarge,
+    collect_terms,
+    inverse,
+    name_atom,
+    single,
+)
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName
 
 OPEN = (ir.InputSource.STEP, ir.InputSource.ARGUMENT, ir.InputSource.COMBINED)  # what may differ between two calls
-WEIGHT = single(named_atom("stream weight", False))
+WEIGHT = single(name_atom("stream weight", False))
 
 
 def with_modes(rule: ir.Rule) -> ir.Rule:
@@ -72,7 +81,7 @@ def earlier(name: EquationName) -> EquationName:
 
 def reduced(form: Sum) -> Sum:
     """The sum with each factor that stands beside its own inverse left out, which is right where it is not 0."""
-    return collected((without_inverses(product), number) for product, number in form.terms)
+    return collect_terms((without_inverses(product), number) for product, number in form.terms)
 
 
 def without_inverses(product: tuple[Atom, ...]) -> tuple[Atom, ...]:

@@ -25,7 +25,7 @@ def momentum_hypers(optimizer: ir.Optimizer) -> tuple[str, ...]:
 def momentum_of(step: ir.Function) -> str | None:
     values = {equation.name: equation.value for equation in step.equations}
     (weight,) = (output.value for output in step.outputs if output.name == "weight")
-    for node in reached(weight, values):
+    for node in walk_inputs(weight, values):
         if isinstance(node, ir.Apply) and node.operator in ("add", "sub"):
             terms = list(summands(node))
             hypers = [name for term in terms if (name := decay_of(term)) is not None]
@@ -34,7 +34,7 @@ def momentum_of(step: ir.Function) -> str | None:
     return None
 
 
-def reached(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> Iterator[ir.Expr]:
+def walk_inputs(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> Iterator[ir.Expr]:
     """All that the expression is computed from, what is nearest to it first."""
     seen: set[EquationName] = set()
     level = [expr]

@@ -59,7 +59,7 @@ class Sum:
     terms: tuple[tuple[Product, Fraction], ...] = ()
 
     def __add__(self, other: Sum) -> Sum:
-        return collected((*self.terms, *other.terms))
+        return collect_terms((*self.terms, *other.terms))
 
     def __sub__(self, other: Sum) -> Sum:
         return self + other * constant(-1)
@@ -69,7 +69,7 @@ class Sum:
             raise TooLarge
         if ONE in (self, other):
             return self if other == ONE else other
-        return collected([(joined(a, b), x * y) for a, x in self.terms for b, y in other.terms])
+        return collect_terms([(joined(a, b), x * y) for a, x in self.terms for b, y in other.terms])
 
     @property
     def is_scalar(self) -> bool:
@@ -100,7 +100,7 @@ ONE = Sum((((), Fraction(1)),))
 
 
 def constant(value: Fraction | int) -> Sum:
-    return collected([((), Fraction(value))])
+    return collect_terms([((), Fraction(value))])
 
 
 def single(atom: Atom) -> Sum:
@@ -122,7 +122,7 @@ def order(product: Product) -> tuple[int, list[str]]:
     return len(product), [atom.key for atom in product]
 
 
-def collected(terms: Iterable[tuple[Product, Fraction]]) -> Sum:
+def collect_terms(terms: Iterable[tuple[Product, Fraction]]) -> Sum:
     """The sum of terms, equal products together."""
     found: dict[Product, Fraction] = {}
     for product, factor in terms:
@@ -201,10 +201,10 @@ class Former:
                 if source is ir.InputSource.HYPER and name in self.known:
                     return self.known[name]
                 shown = self.states.get(name, name) if source is ir.InputSource.STATE else name
-                return single(named_atom(f"{source.value} {shown}", expr.type.is_scalar_phase))
+                return single(name_atom(f"{source.value} {shown}", expr.type.is_scalar_phase))
             case ir.Ref(name=name):
                 if name in self.kept:
-                    return single(named_atom(f"new {self.kept[name]}", False))
+                    return single(name_atom(f"new {self.kept[name]}", False))
                 return self.defined(name)
             case ir.Select() if expr.condition in self.chosen:
                 return self.form(expr.then if self.chosen[expr.condition] else expr.otherwise)
@@ -284,7 +284,7 @@ def tensors_in(form: Sum) -> set[Product]:
     return {product for product, _ in form.terms if not all(atom.is_scalar for atom in product)}
 
 
-def named_atom(key: str, is_scalar: bool) -> Atom:
+def name_atom(key: str, is_scalar: bool) -> Atom:
     return Atom(key, "" if is_scalar else key)
 
 
@@ -302,4 +302,4 @@ def literal_form(node: ir.Literal) -> Sum:
             return constant(Fraction(node.spelling))
         except ValueError:  # `pi`
             pass
-    return single(named_atom(f"literal {node.spelling}", True))
+    return single(name_atom(f"literal {node.spelling}", True))

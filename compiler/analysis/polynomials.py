@@ -35,11 +35,11 @@ class Polynomial:
     terms: Mapping[Exponents, Fraction] = field(default_factory=dict)
 
     def __add__(self, other: Polynomial) -> Polynomial:
-        return collected([*self.terms.items(), *other.terms.items()])
+        return collect_terms([*self.terms.items(), *other.terms.items()])
 
     def __mul__(self, other: Polynomial) -> Polynomial:
         pairs = [(a, b) for a in self.terms.items() for b in other.terms.items()]
-        return collected([(product(one, two), x * y) for (one, x), (two, y) in pairs])
+        return collect_terms([(product(one, two), x * y) for (one, x), (two, y) in pairs])
 
     def value(self, rows: float, cols: float) -> float:
         """The polynomial at a shape."""
@@ -57,7 +57,7 @@ class Polynomial:
         return " + ".join(term_text(exponents, factor) for exponents, factor in ordered) or "0"
 
 
-def collected(terms: Iterable[tuple[Exponents, Fraction]]) -> Polynomial:
+def collect_terms(terms: Iterable[tuple[Exponents, Fraction]]) -> Polynomial:
     """The sum of terms, equal powers together."""
     found: dict[Exponents, Fraction] = {}
     for exponents, factor in terms:
@@ -90,7 +90,7 @@ def monomial(sizes: Iterable[Size], factor: float = 1) -> Polynomial:
     exponents = CONSTANT
     for size in sizes:
         exponents = product(exponents, UNITS[size])
-    return collected([(exponents, Fraction(factor))])
+    return collect_terms([(exponents, Fraction(factor))])
 
 
 def size_of(shape: Shape) -> Polynomial:
@@ -101,13 +101,13 @@ def polynomial_of(expr: ir.Expr) -> Polynomial | None:
     """The polynomial in rows and cols that an expression is; None where it is none."""
     match expr:
         case ir.Literal(value=float() as value) if value - value == 0:
-            return collected([(CONSTANT, Fraction(value))])
+            return collect_terms([(CONSTANT, Fraction(value))])
         case ir.Input(name="rows"):
             return monomial([Dim.ROWS])
         case ir.Input(name="cols"):
             return monomial([Dim.COLS])
         case ir.Apply(operator="pow", arguments=(base, ir.Literal(value=float() as power))):
-            return raised(polynomial_of(base), power)
+            return raise_to(polynomial_of(base), power)
         case ir.Apply(operator=("add" | "sub" | "mul" | "neg" | "div" | "min" | "max") as name, arguments=arguments):
             parts = [polynomial_of(argument) for argument in arguments]
             known = [part for part in parts if part is not None]
@@ -118,7 +118,7 @@ def polynomial_of(expr: ir.Expr) -> Polynomial | None:
 
 def combined(operator: str, parts: list[Polynomial]) -> Polynomial | None:
     """An operator on polynomials, where the result is one; a divisor must be a single term."""
-    minus = collected([(CONSTANT, -ONE)])
+    minus = collect_terms([(CONSTANT, -ONE)])
     match operator, parts:
         case "add", [x, y]:
             return x + y
@@ -130,21 +130,21 @@ def combined(operator: str, parts: list[Polynomial]) -> Polynomial | None:
             return minus * x
         case "div", [x, y] if len(y.terms) == 1:
             ((exponents, factor),) = y.terms.items()
-            return x * collected([((-exponents[0], -exponents[1], -exponents[2]), 1 / factor)])
+            return x * collect_terms([((-exponents[0], -exponents[1], -exponents[2]), 1 / factor)])
         case "min", [x, y] if {str(x), str(y)} == {"rows", "cols"}:
             return monomial([MIN])
         case "max", [x, y] if {str(x), str(y)} == {"rows", "cols"}:
-            return collected([((ONE, ONE, -ONE), ONE)])  # one of the two is the smaller, the other this
+            return collect_terms([((ONE, ONE, -ONE), ONE)])  # one of the two is the smaller, the other this
         case _:
             return None
 
 
-def raised(base: Polynomial | None, power: float) -> Polynomial | None:
+def raise_to(base: Polynomial | None, power: float) -> Polynomial | None:
     """A whole power of a polynomial, or any power of a single term with factor 1."""
     if base is None:
         return None
     if power.is_integer() and 0 <= power <= 8:
-        result = collected([(CONSTANT, ONE)])
+        result = collect_terms([(CONSTANT, ONE)])
         for _ in range(int(power)):
             result *= base
         return result
@@ -152,5 +152,5 @@ def raised(base: Polynomial | None, power: float) -> Polynomial | None:
         ((exponents, factor),) = base.terms.items()
         scale = Fraction(power).limit_denominator(64)
         if factor == 1 and float(scale) == power:
-            return collected([((exponents[0] * scale, exponents[1] * scale, exponents[2] * scale), ONE)])
+            return collect_terms([((exponents[0] * scale, exponents[1] * scale, exponents[2] * scale), ONE)])
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, ordered
+from optforge.compiler.ir.dependencies import dependencies, sort_topologically
 from optforge.compiler.ir.names import EquationName
 
 # Operators that give 0 where their first argument is 0, where any is, and where all are.
@@ -50,7 +50,7 @@ class Values:
     def __init__(self, function: ir.Function, zeros: Collection[ir.Key]) -> None:
         self.zeros = zeros
         values = {equation.name: equation.value for equation in function.equations}
-        order, _ = ordered(dependencies(function.equations), values)
+        order, _ = sort_topologically(dependencies(function.equations), values)
         self.equations = {name: values[name] for name in order}
         self.outputs = {output.name: output.value for output in function.outputs}
         self.known: dict[tuple[Callable[[ir.Expr], bool], EquationName], bool] = {}

@@ -14,7 +14,7 @@ from optforge.compiler.commands.console import (
     CommandProblem,
     Commands,
     add_command,
-    checked_snapshots,
+    check_snapshots,
     require_declarations,
     say,
 )
@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
 def run_build(options: argparse.Namespace) -> int:
     from optforge.compiler.commands.generated_files import BuildProblem, Form, generated_files, stale_files, sync_files
 
-    snapshots = checked_snapshots(options.files or default_specs())
+    snapshots = check_snapshots(options.files or default_specs())
     if not all(snapshot.program for snapshot in snapshots):
         return SPEC_IS_WRONG
     require_declarations(snapshots)
@@ -51,7 +51,7 @@ def run_build(options: argparse.Namespace) -> int:
         dump_snapshots(snapshots, options.dump_after, options.verify)
         return FINE
     if options.explain_schedule:
-        return explained(snapshots)
+        return explain_schedules(snapshots)
     whole = not options.files
     form = Form.VENDORED if options.vendor else Form.STANDALONE if options.standalone else Form.INSTALLED
     try:
@@ -61,7 +61,7 @@ def run_build(options: argparse.Namespace) -> int:
     except BuildProblem as problem:
         raise CommandProblem(str(problem)) from None
     if options.check:
-        return reported_differences([*different, *stale], options)
+        return report_differences([*different, *stale], options)
     for path in stale:
         path.unlink()
     for path in different:
@@ -70,7 +70,7 @@ def run_build(options: argparse.Namespace) -> int:
     return FINE
 
 
-def explained(snapshots: Sequence[Snapshot]) -> int:
+def explain_schedules(snapshots: Sequence[Snapshot]) -> int:
     from optforge.compiler.driver import run_passes
     from optforge.compiler.targets.torch.explain import explain_schedule
     from optforge.compiler.targets.torch.target import TORCH
@@ -86,7 +86,7 @@ def default_specs() -> list[Path]:
     return [Path("specs")]
 
 
-def reported_differences(different: Sequence[Path], options: argparse.Namespace) -> int:
+def report_differences(different: Sequence[Path], options: argparse.Namespace) -> int:
     if not different:
         return FINE
     for path in different:

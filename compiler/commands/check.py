@@ -13,7 +13,7 @@ from optforge.compiler.commands.console import (
     CommandProblem,
     Commands,
     add_command,
-    checked_snapshots,
+    check_snapshots,
     require_declarations,
 )
 
@@ -36,7 +36,7 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 def run_check(options: argparse.Namespace) -> int:
     if options.json and options.dump_after:
         raise CommandProblem("`--json` prints diagnostics and `--dump-after` a program: ask for one of them")
-    snapshots = checked_snapshots(options.files, options.json)
+    snapshots = check_snapshots(options.files, options.json)
     is_fine = all(snapshot.program for snapshot in snapshots)
     if is_fine and options.dump_after:
         dump_snapshots(snapshots, options.dump_after, options.verify)

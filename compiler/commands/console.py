@@ -104,7 +104,7 @@ def spec_paths(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def checked_snapshots(files: Sequence[Path], as_json: bool = False) -> list[Snapshot]:
+def check_snapshots(files: Sequence[Path], as_json: bool = False) -> list[Snapshot]:
     """Check every file and show all that is wrong, with all of them, in one go."""
     from optforge.compiler.driver import Workspace
     from optforge.compiler.targets.torch.reserved import RESERVED

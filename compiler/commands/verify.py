@@ -13,7 +13,7 @@ from optforge.compiler.commands.console import (
     CommandProblem,
     Commands,
     add_command,
-    checked_snapshots,
+    check_snapshots,
     require_declarations,
 )
 
@@ -43,7 +43,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
     if options.examples < 1 or options.seed < 0:
         raise CommandProblem("`--examples` must be 1 or more, and `--seed` 0 or more")
-    snapshots = checked_snapshots(options.files)
+    snapshots = check_snapshots(options.files)
     if not all(snapshot.program for snapshot in snapshots):
         return SPEC_IS_WRONG
     require_declarations(snapshots)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import ordered, references
+from optforge.compiler.ir.dependencies import references, sort_topologically
 from optforge.compiler.ir.names import EquationName
 from optforge.dsl import errors
 from optforge.dsl.diagnostics import Diagnostic, Label
@@ -18,7 +18,7 @@ def instantaneous_cycles(function: ir.Function) -> list[Diagnostic]:
     """A diagnostic for each cycle of equations that need each other within one step."""
     spans = {equation.name: equation.span for equation in function.equations}
     graph = {e.name: list(dict.fromkeys(references(without_initials(e.value)))) for e in function.equations}
-    _, cycles = ordered(graph, spans)
+    _, cycles = sort_topologically(graph, spans)
     found: dict[frozenset[EquationName], Diagnostic] = {}
     for cycle in cycles:
         shown = shown_cycle(cycle)

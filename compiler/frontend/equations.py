@@ -13,7 +13,7 @@ from optforge.compiler.frontend.cycles import instantaneous_cycles
 from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
-from optforge.compiler.ir.dependencies import dependencies, ordered, references
+from optforge.compiler.ir.dependencies import dependencies, references, sort_topologically
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
@@ -68,7 +68,7 @@ class Equations:
         """The expression, which stands at ``span``, with the equations that its calls left behind put back in."""
         own = [name for name in references(expr) if name in self.found]
         graph = dependencies(self.found.values())
-        order, cycles = ordered(graph, own)
+        order, cycles = sort_topologically(graph, own)
         if cycles:
             for problem in instantaneous_cycles(ir.Function("", Universe.TENSOR, tuple(self.found.values()), ())):
                 report(problem)
@@ -77,7 +77,7 @@ class Equations:
         sizes: dict[EquationName, tuple[int, int]] = {}
         for name in (name for name in order if name in self.found):
             value = self.found[name].value
-            sizes[name] = measured(value, sizes)
+            sizes[name] = measure(value, sizes)
             if not self._fits(*sizes[name]):
                 self.report_growth(report, span)
                 return number("0", span)
@@ -90,11 +90,11 @@ class Equations:
         return self.has_room(False)
 
 
-def measured(expr: ir.Expr, known: dict[EquationName, tuple[int, int]]) -> tuple[int, int]:
+def measure(expr: ir.Expr, known: dict[EquationName, tuple[int, int]]) -> tuple[int, int]:
     """How many operations the expression has, and how deep it is, with these names written out."""
     if isinstance(expr, ir.Ref):
         return known.get(expr.name, (1, 1))
-    parts = [measured(child, known) for child in ir.children(expr)]
+    parts = [measure(child, known) for child in ir.children(expr)]
     return 1 + sum(size for size, _ in parts), 1 + max((height for _, height in parts), default=0)
 
 

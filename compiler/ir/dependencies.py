@@ -22,7 +22,9 @@ def dependencies(equations: Iterable[ir.Equation]) -> dict[EquationName, list[Eq
     return {equation.name: list(dict.fromkeys(references(equation.value))) for equation in equations}
 
 
-def ordered(graph: Mapping[Item, Sequence[Item]], roots: Iterable[Item]) -> tuple[list[Item], list[list[Item]]]:
+def sort_topologically(
+    graph: Mapping[Item, Sequence[Item]], roots: Iterable[Item]
+) -> tuple[list[Item], list[list[Item]]]:
     """What the roots need, each name after its own needs; and the cycles found on the way."""
     order: list[Item] = []
     cycles: list[list[Item]] = []
@@ -46,11 +48,11 @@ def ordered(graph: Mapping[Item, Sequence[Item]], roots: Iterable[Item]) -> tupl
     return order, cycles
 
 
-def sliced(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:
+def slice_function(function: ir.Function, outputs: tuple[ir.Output, ...]) -> ir.Function:
     """The function reduced to some outputs and the equations they need, in computing order."""
     graph = dependencies(function.equations)
     roots = [name for output in outputs for name in references(output.value)]
-    order, _ = ordered(graph, roots)
+    order, _ = sort_topologically(graph, roots)
     by_name = {equation.name: equation for equation in function.equations}
     return replace(function, equations=tuple(by_name[name] for name in order), outputs=outputs)
 

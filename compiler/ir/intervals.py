@@ -115,7 +115,7 @@ def hull(parts: Iterable[Interval]) -> Interval:
 # What operators make of intervals
 
 
-def spanned(corners: Iterable[float], has_nan: bool, has_zero: bool, is_whole: bool) -> Interval:
+def span_corners(corners: Iterable[float], has_nan: bool, has_zero: bool, is_whole: bool) -> Interval:
     """From the smallest to the largest corner; one that is NaN (0 times infinity) stands beside others that count."""
     found = [0.0 if corner != corner else corner for corner in corners]
     return Interval(min(found), max(found), has_nan, has_zero, is_whole)
@@ -142,7 +142,7 @@ def subtract(x: Interval, y: Interval) -> Interval:
 
 def multiply(x: Interval, y: Interval) -> Interval:
     clashes = (x.has_zero and y.may_be_infinite) or (y.has_zero and x.may_be_infinite)
-    return spanned(
+    return span_corners(
         (a * b for a in (x.low, x.high) for b in (y.low, y.high)),
         x.has_nan or y.has_nan or clashes,
         not x.least * y.least > 0,  # also where the product of two small numbers is 0
@@ -156,7 +156,7 @@ def divide(x: Interval, y: Interval) -> Interval:
     if y.low <= 0 <= y.high:
         return Interval(has_nan=has_nan, has_zero=x.has_zero or not ieee.divide(x.least, y.largest) > 0)
     corners = [ieee.divide(a, b) for a in (x.low, x.high) for b in (y.low, y.high)]
-    return spanned(corners, has_nan, not x.least / y.largest > 0, is_whole=False)
+    return span_corners(corners, has_nan, not x.least / y.largest > 0, is_whole=False)
 
 
 def power(x: Interval, y: Interval) -> Interval:

@@ -257,7 +257,7 @@ def elementwise_shape(shapes: Shapes, axis: str) -> Shape | None:
     return result
 
 
-def reduced_shape(shapes: Shapes, axis: str) -> Shape | None:
+def reduce_shape(shapes: Shapes, axis: str) -> Shape | None:
     whole = elementwise_shape(shapes, axis)
     if axis == "all":
         return SCALAR
@@ -275,7 +275,7 @@ def product_shape(shapes: Shapes, axis: str) -> Shape | None:
     return left[0], right[1]
 
 
-def swapped_shape(shapes: Shapes, axis: str) -> Shape | None:
+def swap_shape(shapes: Shapes, axis: str) -> Shape | None:
     shape = shapes[0]
     return shape and (shape[1], shape[0])
 
@@ -435,7 +435,7 @@ def comparison(name: str, symbol: str, numpy_name: str, scalar: Any) -> Operator
 def reduction(name: str, across: Across, doc: str, numpy_reduce: Callable[..., Any]) -> Operator:
     """A reduction, which leaves a scalar as it is."""
     return Operator(
-        name, across, doc, (*VALUE, PER), reduced_shape,
+        name, across, doc, (*VALUE, PER), reduce_shape,
         {"S": Pattern("{0}"), "T": Pattern(f"{{0:postfix}}.{name}(dim={{1}}, keepdim=True)")},
         reduced(numpy_reduce), lambda x, axis: x, cost=once_per_argument, interval=lambda x, axis: x,
     )  # fmt: skip
@@ -564,7 +564,7 @@ ROWS = (
                   lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True))),
         torch={"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.norm(dim={1}, keepdim=True)")},
         scalar=lambda x, axis: abs(x), interval=lambda x, axis: intervals.absolute(x)),
-    Operator("dot", Across.SUM, "inner product", (*TWO, PER), reduced_shape,
+    Operator("dot", Across.SUM, "inner product", (*TWO, PER), reduce_shape,
              {"SS": Pattern("{0:product} * {1:unary}", Level.PRODUCT),
               "*": Pattern("({0:product} * {1:unary}).sum(dim={2}, keepdim=True)")},
              reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
@@ -573,7 +573,7 @@ ROWS = (
     Operator("matmul", Across.PRODUCT, "matrix product", (Formal("x", Want.MATRIX), Formal("y", Want.MATRIX)),
              product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
              symbol="@", cost=product_cost),
-    Operator("transpose", Across.TRANSPOSE, "transpose", (Formal("x", Want.MATRIX),), swapped_shape,
+    Operator("transpose", Across.TRANSPOSE, "transpose", (Formal("x", Want.MATRIX),), swap_shape,
              one("{0:postfix}.mT"), lambda x: x.T, symbol="'", cost=no_cost),
     matrix("trace", "sum of the diagonal", (GRAM,), scalar_shape, lambda s: s.trace().reshape(1, 1), diagonal_cost),
     matrix("det", "determinant", (GRAM,), scalar_shape, lambda s: lazy_numpy().linalg.det(s).reshape(1, 1),

@@ -227,7 +227,7 @@ def fire_event(
     """The event for every parameter whose rule has it; collectives range over all parameters with a gradient."""
     events = {p.rule.name: event for p in parameters for event in p.rule.events if event.name == name}
     combined = {
-        rule: combined_before(event.step, parameters, name, grads, hypers, arguments) if event.step[1:] else {}
+        rule: combine_before(event.step, parameters, name, grads, hypers, arguments) if event.step[1:] else {}
         for rule, event in events.items()
     }
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
@@ -248,7 +248,7 @@ def event_inputs(
     return replace(parameter.inputs(grad, hypers), arguments=arguments, t=float(count))
 
 
-def combined_before(
+def combine_before(
     stages: Sequence[ir.Stage],
     parameters: Sequence[OracleParameter],
     name: str,

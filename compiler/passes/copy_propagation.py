@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, ordered, references
+from optforge.compiler.ir.dependencies import dependencies, references, sort_topologically
 from optforge.compiler.ir.names import EquationName
 
 # Expressions deeper than this stay apart, so that whatever walks them by recursion comes to an end.
@@ -42,14 +42,14 @@ def merge_aliases(function: ir.Function) -> ir.Function:
         chosen = min(names, key=lambda name: (name.length, names.index(name)))
         for name in names:
             replacement[name] = ir.Ref(chosen, type=values[names[0]].type)
-    return substituted(function, replacement)
+    return substitute(function, replacement)
 
 
 def is_atom(expr: ir.Expr) -> bool:
     return isinstance(expr, ir.Literal | ir.Input)
 
 
-def substituted(function: ir.Function, replacement: dict[EquationName, ir.Expr]) -> ir.Function:
+def substitute(function: ir.Function, replacement: dict[EquationName, ir.Expr]) -> ir.Function:
     """Every reference replaced; an equation is renamed to its group's name or dropped."""
 
     def change(node: ir.Expr) -> ir.Expr:
@@ -79,7 +79,7 @@ def inline_single_uses(function: ir.Function) -> ir.Function:
     def expand(expr: ir.Expr) -> ir.Expr:
         return ir.transform(lambda node: single.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)
 
-    for name in ordered(graph, values)[0]:
+    for name in sort_topologically(graph, values)[0]:
         value = expand(values[name])
         if not name.is_written and uses[name] == 1 and height(value) <= HEIGHT_LIMIT:
             single[name] = value

@@ -32,7 +32,7 @@ SCALAR_REDUCTIONS = {"sum", "mean", "amax"}
 def fold_constants(function: ir.Function) -> ir.Function:
     """The function with every expression simplified, equations untouched otherwise."""
     facts = FiniteFacts({equation.name: equation.value for equation in function.equations}, function.given)
-    return ir.map_expressions(lambda expr: ir.transform(lambda node: simplified(node, facts), expr), function)
+    return ir.map_expressions(lambda expr: ir.transform(lambda node: simplify(node, facts), expr), function)
 
 
 class FiniteFacts(Facts):
@@ -41,7 +41,7 @@ class FiniteFacts(Facts):
     inputs = FINITE_INPUTS
 
 
-def simplified(node: ir.Expr, facts: Facts | None = None) -> ir.Expr:
+def simplify(node: ir.Expr, facts: Facts | None = None) -> ir.Expr:
     """The node in simpler form; its children are simple already, and its scalars are what the facts say."""
     match node:
         case ir.Select() if is_literal_truth(node.condition, True):
@@ -51,7 +51,7 @@ def simplified(node: ir.Expr, facts: Facts | None = None) -> ir.Expr:
         case ir.Select() if node.then == node.otherwise:
             return standing_for(node, node.then)
         case ir.Apply() if node.type.phase is Phase.CONSTANT and all_literals(node):
-            return computed(node)
+            return fold_operator(node)
         case ir.Apply(operator="eq" | "ne"):
             return without_known_side(node)
         case ir.Apply(operator="and" | "or"):
@@ -74,7 +74,7 @@ def all_literals(node: ir.Apply) -> bool:
     return all(isinstance(argument, ir.Literal) for argument in node.arguments)
 
 
-def computed(node: ir.Apply) -> ir.Expr:
+def fold_operator(node: ir.Apply) -> ir.Expr:
     """The literal that the operator gives on literals; the node itself where there is none."""
     exact = decimal_value(node)
     value = evaluate_constant(node, {}) if exact is None else exact
@@ -82,7 +82,7 @@ def computed(node: ir.Apply) -> ir.Expr:
         return ir.Literal(value, str(value).lower(), type=node.type, span=node.span)
     if not isinstance(value, float | int) or value != value:
         return node
-    return ir.Literal(float(value), spelled(float(value)), type=node.type, span=node.span)
+    return ir.Literal(float(value), spell(float(value)), type=node.type, span=node.span)
 
 
 def decimal_value(node: ir.Apply) -> float | None:
@@ -97,7 +97,7 @@ def decimal_value(node: ir.Apply) -> float | None:
     return float(exact)
 
 
-def spelled(value: float) -> str:
+def spell(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
@@ -148,11 +148,11 @@ def without_known_side(node: ir.Apply) -> ir.Expr:
         for truth in (True, False):
             if is_literal_truth(known, truth):
                 is_same = truth is (node.operator == "eq")
-                return standing_for(node, other if is_same else opposite(negated(other), other))
+                return standing_for(node, other if is_same else opposite(negate(other), other))
     return node
 
 
-def negated(expr: ir.Expr) -> ir.Apply:
+def negate(expr: ir.Expr) -> ir.Apply:
     return ir.Apply("not", (expr,), type=expr.type, span=expr.span)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, ordered
+from optforge.compiler.ir.dependencies import dependencies, sort_topologically
 from optforge.compiler.ir.names import EquationName, free_name_among
 
 
@@ -15,7 +15,7 @@ def schedule_equations(function: ir.Function) -> ir.Function:
     The result ``weight`` becomes the last equation.
     """
     named = name_outputs(function)
-    order, _ = ordered(dependencies(named.equations), [equation.name for equation in named.equations])
+    order, _ = sort_topologically(dependencies(named.equations), [equation.name for equation in named.equations])
     by_name = {equation.name: equation for equation in named.equations}
     return replace(named, equations=tuple(by_name[name] for name in order))
 

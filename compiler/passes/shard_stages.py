@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from optforge.compiler.analysis.sharding.placement import Cut, Side, place
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import inputs_of, sliced
+from optforge.compiler.ir.dependencies import inputs_of, slice_function
 from optforge.compiler.ir.names import EquationName, free_name_among, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
 from optforge.compiler.ir.printer import apply
@@ -156,7 +156,7 @@ class Cutting:
         change = self.rewritten(is_given)
         made = tuple(ir.Output(name, change(value)) for name, value in outputs)
         equations = tuple(replace(each, value=change(each.value)) for each in self.function.equations)
-        return sliced(replace(self.function, equations=equations), made)
+        return slice_function(replace(self.function, equations=equations), made)
 
     def stages(self) -> tuple[ShardStage, ...]:
         outputs = {output.name: output.value for output in self.function.outputs}

@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, ordered, reachable
+from optforge.compiler.ir.dependencies import dependencies, reachable, sort_topologically
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.printer import expression_text
@@ -175,7 +175,7 @@ class Machines:
 
     def _unknown(self, keys: Sequence[Key]) -> list[Key]:
         """Of the keys and all that they need, each after its needs, those of which nothing is known yet."""
-        order, _ = ordered(self.graph, keys)
+        order, _ = sort_topologically(self.graph, keys)
         return [key for key in order if key not in self.known]
 
     # Digests
@@ -314,7 +314,7 @@ class Shown:
             value.name: EquationName.of(name) for name, value in streams.items() if isinstance(value, ir.Ref)
         }
         self.known: dict[EquationName, ir.Expr] = {}
-        order, _ = ordered(dependencies(function.equations), self.values)
+        order, _ = sort_topologically(dependencies(function.equations), self.values)
         for name in order:
             self.known[name] = self.of(self.values[name])
 

@@ -17,7 +17,7 @@ from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Collective, Combination, Over
-from optforge.compiler.ir.dependencies import dependencies, inputs_of, ordered, reachable, sliced
+from optforge.compiler.ir.dependencies import dependencies, inputs_of, reachable, slice_function, sort_topologically
 from optforge.compiler.ir.names import EquationName, free_name_among
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
@@ -177,9 +177,9 @@ class RuleStreams:
         step = ir.map_expressions(lambda expr: ir.transform(even_branches, expr), raw.step)
         if self.raw.roles:
             outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in step.outputs)
-            step = sliced(step, outputs)
+            step = slice_function(step, outputs)
         else:
-            step = sliced(step, step.outputs)
+            step = slice_function(step, step.outputs)
         stages = (ir.Stage(step),)
         return ir.Rule(raw.name, raw.roles, raw.universe, (), stages, None, (), raw.claims, raw.written)
 
@@ -226,13 +226,13 @@ class RuleStreams:
             if self.is_one_of_several:
                 function = replace(function, universe=Universe.TENSOR)
             sums = (Collective(o.name, Combination.SUM, Over.PARAMETERS, o.value.type) for o in outputs)
-            stages.append(ir.Stage(sliced(function, outputs), tuple(sums)))
+            stages.append(ir.Stage(slice_function(function, outputs), tuple(sums)))
         outputs = tuple(o for o in update.outputs if o.name in self.results or ir.stored(o.name) in live)
-        return (*stages, ir.Stage(sliced(update, outputs)))
+        return (*stages, ir.Stage(slice_function(update, outputs)))
 
     def _with_sums(self, step: ir.Function, owner: str) -> SummedMachine:
         """Each ``total(x)`` becomes an input, and x what every parameter adds to it."""
-        order, _ = ordered(dependencies(step.equations), [equation.name for equation in step.equations])
+        order, _ = sort_topologically(dependencies(step.equations), [equation.name for equation in step.equations])
         by_name = {equation.name: equation for equation in step.equations}
         done: list[ir.Equation] = []
         sums: dict[ir.Expr, PlannedSum] = {}
@@ -244,7 +244,9 @@ class RuleStreams:
             if summand not in sums:
                 name = f"{'' if owner == 'step' else f'{owner}_'}total_{len(sums) + 1}"
                 output = ir.Output(name, fitted(summand, NUMBER_STREAM))
-                reads = inputs_of(self._require_common(sliced(replace(step, equations=tuple(done)), (output,)), node))
+                reads = inputs_of(
+                    self._require_common(slice_function(replace(step, equations=tuple(done)), (output,)), node)
+                )
                 earlier = [each.round for each in sums.values() if each.key in {read.key for read in reads}]
                 sums[summand] = PlannedSum(output, max(earlier, default=-1) + 1)
             return ir.Input(sums[summand].output.name, ir.InputSource.COMBINED, type=NUMBER_STREAM, span=node.span)
@@ -286,10 +288,10 @@ class RuleStreams:
             ir.Output(self.names[key], ir.Ref(root, type=self.slots[key].type)) for key, root in roots.items()
         )
         whole = ir.Function("init", self.raw.universe, tuple(equations), outputs)
-        _, cycles = ordered(dependencies(equations), roots.values())
+        _, cycles = sort_topologically(dependencies(equations), roots.values())
         for cycle in cycles:
             self._report_initial_cycle(cycle, starts, {e.name: e.span for e in equations})
-        return None if cycles else self._require_startable(sliced(whole, outputs))
+        return None if cycles else self._require_startable(slice_function(whole, outputs))
 
     def _start_names(self) -> dict[Read, EquationName]:
         """What the equations of all machines, and the first values of states, are called in one function."""

@@ -27,7 +27,7 @@ from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.load import compile_source
 from optforge.compiler.passes.careful import with_care
-from optforge.compiler.passes.fold import simplified
+from optforge.compiler.passes.fold import simplify
 from optforge.compiler.targets.torch.expressions import Writer
 from optforge.runtime.execution import tracing
 
@@ -139,7 +139,7 @@ def test_folding(row: Operator) -> None:
         if row.name == "mul" and any(map(is_tiny, values)):  # which their decimals are not
             return None
         operands = [literal(value, spelled(value)) for value in values]
-        folded = ir.transform(simplified, apply(row.name, *operands))
+        folded = ir.transform(simplify, apply(row.name, *operands))
         found = evaluate_constant(folded, {})
         assert isinstance(folded, ir.Literal) or found != found
         return found

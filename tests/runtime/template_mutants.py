@@ -316,8 +316,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "states of another size let through",
         "a resized weight ends in an error about some view",
         f"{RUNTIME}/batching/roster.py",
-        "if tuple(value.shape) != slot.state_shape(state)]",
-        "if value.ndim != len(slot.state_shape(state))]",
+        "if tuple(value.shape) != slot.state_shape(kept)]",
+        "if value.ndim != len(slot.state_shape(kept))]",
     ),
     Mutant(
         "sparse gradients let through",

@@ -13,7 +13,7 @@ import pytest
 
 from optforge.compiler.commands.cli import main
 from optforge.compiler.verify.comparison.compare import Row, compare, streams_of
-from optforge.compiler.verify.comparison.measures import measured
+from optforge.compiler.verify.comparison.measures import measure
 from optforge.compiler.verify.comparison.runs import run_target
 from optforge.compiler.verify.comparison.targets import TargetProblem, parse_target
 from optforge.compiler.verify.comparison.trials import make_trials
@@ -91,7 +91,7 @@ def divergences(*texts: str, **options: Any) -> list[tuple[int, str]]:
 
 def test_measures_of_steps_known_by_hand() -> None:
     first, step = np.array([[3.0, 0.0], [0.0, 4.0]]), np.array([[0.0, 0.0], [0.0, 8.0]])
-    found = measured(step, first, 0.5)
+    found = measure(step, first, 0.5)
     assert found.rms == pytest.approx(8.0)
     assert found.ratio == pytest.approx(1.6)
     assert found.cosine == pytest.approx(0.8)
@@ -101,10 +101,10 @@ def test_measures_of_steps_known_by_hand() -> None:
 
 def test_a_step_of_zero_has_no_direction() -> None:
     one, zero = np.ones((2, 2)), np.zeros((2, 2))
-    assert (measured(zero, one, 1.0).ratio, measured(zero, one, 1.0).difference) == (0.0, 1.0)
-    assert math.isnan(measured(zero, one, 1.0).cosine)
-    assert math.isnan(measured(one, zero, 1.0).difference)
-    assert measured(zero, zero, 1.0).difference == 0.0
+    assert (measure(zero, one, 1.0).ratio, measure(zero, one, 1.0).difference) == (0.0, 1.0)
+    assert math.isnan(measure(zero, one, 1.0).cosine)
+    assert math.isnan(measure(one, zero, 1.0).difference)
+    assert measure(zero, zero, 1.0).difference == 0.0
 
 
 def test_sizes_are_relative_to_the_lr_of_each_and_ratios_are_not() -> None:

@@ -84,7 +84,7 @@ def find_baseline(name: str, counterpart: Counterpart, budget: SearchBudget) -> 
     return Baseline(name, setup, counterpart, agreeing)
 
 
-def numbered(mutants: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def number_labels(mutants: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Mutants of equal label get a number, in order."""
     seen: dict[str, int] = {}
     for label, mutant in mutants:
@@ -105,7 +105,7 @@ def spec_verdicts(baseline: Baseline, known: Mapping[str, Verdict], most: int) -
     raw = resolve_file(file, folder, Report())
     found = [(f"{m.place}: {m.change}", m) for m in program_mutants(raw, baseline.name)]
     seen = {normal_form(baseline.setup.pair.declaration)}
-    for label, mutant in spread(list(numbered(iter(found))), most):
+    for label, mutant in spread(list(number_labels(iter(found))), most):
         if label in known:
             yield known[label]
             continue
@@ -157,7 +157,7 @@ def reference_verdicts(baseline: Baseline, known: Mapping[str, Verdict], most: i
     path = import_module(baseline.counterpart.module).__file__
     assert path is not None
     text = Path(path).read_text(encoding="utf-8")
-    for label, changed in spread(list(numbered(source_mutants(text))), most):
+    for label, changed in spread(list(number_labels(source_mutants(text))), most):
         if label in known:
             yield known[label]
             continue

@@ -108,7 +108,7 @@ def guarded(grower: Grower, shape: Shape, depth: int) -> Term:
     return Term(ast.Select(found.guard, node, other), SCALAR, max(found.bound, 1), found.phase)
 
 
-def saturated(grower: Grower, shape: Shape, depth: int) -> Term:
+def saturate(grower: Grower, shape: Shape, depth: int) -> Term:
     """A small value, whatever becomes of the edge."""
     found = edge(grower)
     x: ast.Expression = found.node
@@ -145,5 +145,5 @@ def has_edges(scope: Scope, shape: Shape) -> bool:
     return "wait" in scope.settings
 
 
-EDGES = (Production(7, guarded, has_edges), Production(4, saturated, has_edges))
+EDGES = (Production(7, guarded, has_edges), Production(4, saturate, has_edges))
 EDGE_CONDITIONS = (Production(3, beside_its_guard, has_edges),)

@@ -19,7 +19,7 @@ from tools.programs.terms import (
     minus,
     name,
     plus,
-    reduced_shape,
+    reduce_shape,
     times,
 )
 
@@ -108,7 +108,7 @@ def extremum(grower: Grower, shape: Shape, depth: int) -> Term:
     return elementwise(node, max(left.bound, right.bound), left, right)
 
 
-def clamped(grower: Grower, shape: Shape, depth: int) -> Term:
+def clamp(grower: Grower, shape: Shape, depth: int) -> Term:
     parts = [grower.number(shape, depth)]
     for spelling in ("-0.5", "1"):
         is_literal = grower.dice.chance(60)
@@ -155,7 +155,7 @@ def reduction(grower: Grower, shape: Shape, depth: int) -> Term:
     rows, cols = shape
     per = grower.dice.pick(("row", "col")) if grower.scope.is_matrix and grower.dice.chance(60) else None
     source = grower.some_shape() if per is None else ((rows, Dim.COLS) if per == "row" else (Dim.ROWS, cols))
-    if per is not None and not fits_in(reduced_shape(source, per), shape):
+    if per is not None and not fits_in(reduce_shape(source, per), shape):
         per, source = None, FULL
     term = grower.number(source, depth)
     if grower.dice.chance(20):
@@ -167,7 +167,7 @@ def inner_product(grower: Grower, left: Term, right: Term, per: str | None) -> T
     keywords: dict[str, ast.Expression] = {} if per is None else {"per": name(per)}
     node = grower.call("dot", left.node, right.node, **keywords)
     both = elementwise(node, 36 * left.bound * right.bound, left, right)
-    return Term(node, reduced_shape(both.shape, per), both.bound, both.phase, reduced_shape(both.ground, per))
+    return Term(node, reduce_shape(both.shape, per), both.bound, both.phase, reduce_shape(both.ground, per))
 
 
 def choice(grower: Grower, shape: Shape, depth: int) -> Term:
@@ -333,7 +333,7 @@ PRODUCTIONS = (
     Production(10, smooth_function),
     Production(8, rough_function, is_rough),
     Production(6, extremum, is_rough),
-    Production(4, clamped, is_rough),
+    Production(4, clamp, is_rough),
     Production(7, power),
     Production(6, average),
     Production(4, repeated),

@@ -25,7 +25,7 @@ from tools.programs.terms import (
     name,
     piped,
     plus,
-    reduced_shape,
+    reduce_shape,
     swapped,
     times,
 )
@@ -222,7 +222,7 @@ class Grower:
         smooth = (("mean", 1.0), ("sum", 36.0))
         kind, factor = self.dice.pick(smooth if self.scope.is_smooth else (*smooth, ("norm", 6.0), ("amax", 1.0)))
         keywords: dict[str, ast.Expression] = {} if per is None else {"per": name(per)}
-        shape, ground = reduced_shape(term.shape, per), reduced_shape(term.ground, per)
+        shape, ground = reduce_shape(term.shape, per), reduce_shape(term.ground, per)
         return Term(self.call(kind, term.node, **keywords), shape, factor * term.bound, term.phase, ground)
 
     def solid(self) -> Term | None:

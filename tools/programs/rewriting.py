@@ -18,7 +18,7 @@ from optforge.runtime.execution import graphs
 
 
 @contextmanager
-def compiled_by_rewriting() -> Iterator[None]:
+def compile_by_rewriting() -> Iterator[None]:
     """Within, what the runtime compiles are graphs that inductor has rewritten, without loops of its own."""
 
     def compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optforge.compiler.verify.shared.dice import dice_of, loaded_dice
+from optforge.compiler.verify.shared.dice import dice_of, replay_dice
 from optforge.compiler.verify.shared.shrink import shrink, simpler_numbers
 from tools.programs.differential import Disagreement, Shares, examine
 from tools.programs.programs import grow_file
@@ -48,7 +48,7 @@ class Shrinking:
         """What differs in the program of these numbers, if that takes fewer or smaller ones than the best so far."""
         if time.monotonic() > self.end:
             return None
-        dice = loaded_dice(rolled)
+        dice = replay_dice(rolled)
         program = grow_file(dice)
         taken = tuple(dice.rolled)
         if taken in self.tried or (len(taken), taken) >= (len(self.best.rolled), self.best.rolled):

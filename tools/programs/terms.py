@@ -130,7 +130,7 @@ def swapped(term: Term) -> Term:
     return Term(node, term.shape[::-1], term.bound, term.phase, term.ground[::-1])
 
 
-def reduced_shape(shape: Shape, per: str | None) -> Shape:
+def reduce_shape(shape: Shape, per: str | None) -> Shape:
     rows, cols = shape
     return {"row": (rows, Dim.ONE), "col": (Dim.ONE, cols), None: SCALAR}[per]
 

@@ -27,7 +27,7 @@ from tools.programs.differential import (
     size,
 )
 from tools.programs.programs import Trial
-from tools.programs.rewriting import compiled_by_rewriting
+from tools.programs.rewriting import compile_by_rewriting
 
 FEWEST_STEPS = 2  # every second program takes one more
 RECORDED: dict[str, Any] = {"backend": "eager", "capturable": True}
@@ -73,7 +73,7 @@ def graphs_of(shares: Shares, seed: int) -> Iterator[list[dict[str, Any]]]:
     """How a program of this seed runs as graphs; within, its graphs are compiled so, and none may be refused."""
     strategies = [RECORDED] if is_chosen(shares.recorded, seed) else []
     is_rewritten = is_chosen(shares.rewritten, seed)
-    compiler = compiled_by_rewriting() if is_rewritten else nullcontext()
+    compiler = compile_by_rewriting() if is_rewritten else nullcontext()
     strategies += [COMPILED] if is_rewritten or is_chosen(shares.compiled, seed) else []
     with compiler, warnings.catch_warnings():
         warnings.filterwarnings("error", message=r"\w+ runs eagerly")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import OPERATORS, elementwise_shape, reduced_shape, same_shape, square_shape
+from optforge.compiler.ir.operators import OPERATORS, elementwise_shape, reduce_shape, same_shape, square_shape
 from optforge.compiler.ir.types import SCALAR, Dim, Phase
 
 Side = tuple[ir.StreamRef, int]  # an equation, and 0 for its rows or 1 for its columns
@@ -86,13 +86,13 @@ def parts_along(expr: ir.Expr, axis: int) -> list[tuple[ir.Expr, int]]:
             if operator.shape is square_shape:
                 return [(values[0], 0), (values[0], 1)]
             per = {getattr(setting, "value", None) for setting in arguments[operator.values :]}
-            is_kept = operator.shape is reduced_shape and ("row", "col")[axis] in per
+            is_kept = operator.shape is reduce_shape and ("row", "col")[axis] in per
             return [(value, axis) for value in values] if is_kept or operator.shape in KEEPING else []
         case _:
             return []
 
 
-def stretched(functions: Mapping[str, ir.Function]) -> int:
+def count_stretches(functions: Mapping[str, ir.Function]) -> int:
     """In how many places a value of the data takes the larger shape of what it is added to, or chosen instead of."""
     values = [equation.value for function in functions.values() for equation in function.equations]
     return sum(is_stretching(node) for value in values for node in ir.walk(value))

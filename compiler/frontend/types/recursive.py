@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optforge.compiler.frontend.types.inference import BOTTOM, Inference, Types
-from optforge.compiler.frontend.types.open_sides import carriers, open_sides, stretched
+from optforge.compiler.frontend.types.open_sides import carriers, count_stretches, open_sides
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import names_read, ordered
+from optforge.compiler.ir.dependencies import names_read, sort_topologically
 from optforge.compiler.ir.operators import OPERATORS, Want
 from optforge.compiler.ir.types import SCALAR, Dim, Kind, Shape, Type, Universe, broadcast
 from optforge.dsl.diagnostics import Diagnostic
@@ -56,7 +56,7 @@ def in_reading_order(function: ir.Function) -> ir.Function:
     """The function with every equation after those that it reads, as far as that can be."""
     by_name = {equation.name: equation for equation in function.equations}
     graph = {equation.name: names_read(equation.value) for equation in function.equations}
-    order, _ = ordered(graph, by_name)
+    order, _ = sort_topologically(graph, by_name)
     return replace(function, equations=tuple(by_name[name] for name in order))
 
 
@@ -102,7 +102,7 @@ class Recursion:
             larger = self.grown(known, floor)
             left = self.mistakes(larger)
             if left < wrong and self.bears_itself_out(larger):
-                found.append(((left, stretched(self.typed(larger))), larger))
+                found.append(((left, count_stretches(self.typed(larger))), larger))
                 most = size(floor)
                 continue
             for name, shape in self.proposals(larger):

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.targets.torch.documents import docstring, wrapped
-from optforge.compiler.targets.torch.expressions import quoted
+from optforge.compiler.targets.torch.documents import docstring, wrap_text
+from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, given_names, scalar_names
 from optforge.compiler.targets.torch.rules import tuple_text
@@ -20,7 +20,7 @@ from optforge.compiler.targets.torch.statements import WIDTH, lower_function
 def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[str], list[PyFunction]]:
     """The lines of ``Spec(...)`` without their indentation, and the functions from older states and hypers."""
     scalars = scalar_names(node)
-    lines = ["Spec(", f"    hash={quoted(node.fingerprint)},", *states_lines(node.rules)]
+    lines = ["Spec(", f"    hash={quote(node.fingerprint)},", *states_lines(node.rules)]
     functions: list[PyFunction] = []
     entries: list[str] = []
     for rule in node.rules:
@@ -41,14 +41,14 @@ def past_function(function: ir.Function, name: str, scalars: ScalarNames) -> PyF
     """One state or hyper as a function of those of an older checkpoint."""
     target = function.outputs[0].name
     states = [each.name for each in inputs_of(function) if each.source is ir.InputSource.STATE]
-    doc = docstring(wrapped(f"The {target} of an older checkpoint.", WIDTH - 10))
+    doc = docstring(wrap_text(f"The {target} of an older checkpoint.", WIDTH - 10))
     lowered = lower_function(function, name, doc, tuple(dict.fromkeys(states)), scalars)
     return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))
 
 
 def was_lines(rule: str, target: str, function: PyFunction) -> list[str]:
     """``Was(rule, target, function, states, scalars),``, one argument a line where it is long."""
-    arguments = [quoted(rule), quoted(target), function.name, tuple_text(function.inputs), tuple_text(function.scalars)]
+    arguments = [quote(rule), quote(target), function.name, tuple_text(function.inputs), tuple_text(function.scalars)]
     line = f"Was({', '.join(arguments)}),"
     if len(line) + 8 <= WIDTH:
         return [line]
@@ -60,9 +60,9 @@ def states_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
     lines = ["    states={"]
     for rule in rules:
         if not rule.states:
-            lines.append(f"        {quoted(rule.name)}: {{}},")
+            lines.append(f"        {quote(rule.name)}: {{}},")
             continue
-        lines.append(f"        {quoted(rule.name)}: {{")
+        lines.append(f"        {quote(rule.name)}: {{")
         for state in rule.states:
             lines += [f"            {line}" for line in state_lines(state)]
         lines.append("        },")
@@ -74,18 +74,18 @@ def before_lines(rules: tuple[ir.Rule, ...]) -> list[str]:
     lines: list[str] = []
     for rule in rules:
         states = [state for state in rule.states if state.before]
-        lines += [f"        {quoted(rule.name)}: {{"] if states else []
+        lines += [f"        {quote(rule.name)}: {{"] if states else []
         for state in states:
-            lines.append(f"            {quoted(state.name)}: {{")
-            lines += [f"                {tuple_text(names)}: {quoted(mark)}," for names, mark in state.before]
+            lines.append(f"            {quote(state.name)}: {{")
+            lines += [f"                {tuple_text(names)}: {quote(mark)}," for names, mark in state.before]
             lines.append("            },")
         lines += ["        },"] if states else []
     return ["    before={", *lines, "    },"] if lines else []
 
 
 def state_lines(state: ir.State) -> list[str]:
-    parts = wrapped(state.equation, WIDTH - 20)
-    flat = f"{quoted(state.name)}: ({', '.join(quoted(text) for text in (state.fingerprint, *parts))}),"
+    parts = wrap_text(state.equation, WIDTH - 20)
+    flat = f"{quote(state.name)}: ({', '.join(quote(text) for text in (state.fingerprint, *parts))}),"
     if len(flat) + 12 <= WIDTH:
         return [flat]
-    return [f"{quoted(state.name)}: (", *(f"    {quoted(text)}," for text in (state.fingerprint, *parts)), "),"]
+    return [f"{quote(state.name)}: (", *(f"    {quote(text)}," for text in (state.fingerprint, *parts)), "),"]

@@ -24,7 +24,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
     for rule in rules:
         lines += [
             "",
-            *wrapped(f"For {roles_text(rule)} parameters:", WIDTH - 4),
+            *wrap_text(f"For {roles_text(rule)} parameters:", WIDTH - 4),
             "",
             *equation_block(tuple(each for each in rule.written if isinstance(each, ast.Delegate)) or rule.written),
             *fixed_point_lines(rule),
@@ -35,12 +35,12 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
     else:
         lines += ["    optimizer: its groups' lr is the base that the factor multiplies."]
     for hyper in sorted(node.hypers, key=lambda hyper: hyper.default is not None):
-        conditions = [escaped(expression_text(r.condition)) for r in node.requirements if r.subject == hyper.name]
-        parts = [escaped(hyper.doc)] if hyper.doc else []
+        conditions = [escape(expression_text(r.condition)) for r in node.requirements if r.subject == hyper.name]
+        parts = [escape(hyper.doc)] if hyper.doc else []
         parts += [f"`{condition}`" for condition in conditions]
-        lines += wrapped(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
+        lines += wrap_text(f"{hyper.name}: {'; '.join(parts) or 'a hyperparameter of the spec'}.", WIDTH - 8, "    ")
     if not isinstance(node, ir.Schedule | ir.Penalty):
-        lines += wrapped(OPTIONS, WIDTH - 8, "    ")
+        lines += wrap_text(OPTIONS, WIDTH - 8, "    ")
     lines += ["", "Raises:", "    ValueError: a hyperparameter breaks its condition; the message names it."]
     own = [rule for rule in rules if not any(isinstance(each, ast.Delegate) for each in rule.written)]
     of_rules = [claim for rule in own for claim in rule.claims]
@@ -49,7 +49,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
         lines += [
             "",
             "Claims of the spec:",
-            *(line for claim in claims for line in wrapped(escaped(claim), WIDTH - 8, "    ")),
+            *(line for claim in claims for line in wrap_text(escape(claim), WIDTH - 8, "    ")),
         ]
     return tuple(lines)
 
@@ -60,7 +60,7 @@ def fixed_point_lines(rule: ir.Rule) -> list[str]:
     said = [f"{roles[0].upper()}{roles[1:]} parameters that are all zeros stay so."] if rule.keeps_zero else []
     if rule.moves_at_rest:
         said.append(f"A step with lr = 0 does not leave {roles} parameters exactly as they are.")
-    return ["", *wrapped(" ".join(said), WIDTH - 4)] if said else []
+    return ["", *wrap_text(" ".join(said), WIDTH - 4)] if said else []
 
 
 def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def equation_block(equations: tuple[ir.Written, ...]) -> list[str]:
-    return [line for each in equations for line in wrapped(escaped(equation_text(each)), WIDTH - 8, "    ")]
+    return [line for each in equations for line in wrap_text(escape(equation_text(each)), WIDTH - 8, "    ")]
 
 
 def equation_text(written: ir.Written) -> str:
@@ -89,7 +89,7 @@ def equation_text(written: ir.Written) -> str:
             assert_never(written)
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Text that cannot end a docstring or mean anything in it."""
     shown = "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4)
@@ -97,7 +97,7 @@ def escaped(text: str) -> str:
     return shown.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
-def wrapped(text: str, width: int = WIDTH, indent: str = "", hanging: str = "    ") -> tuple[str, ...]:
+def wrap_text(text: str, width: int = WIDTH, indent: str = "", hanging: str = "    ") -> tuple[str, ...]:
     """A paragraph in lines, continued with a hanging indent where it has an indent at all."""
     rest = indent + hanging if indent else ""
     lines = textwrap.wrap(
@@ -109,11 +109,11 @@ def wrapped(text: str, width: int = WIDTH, indent: str = "", hanging: str = "   
 
 def doc_lines(text: str, width: int = WIDTH) -> tuple[str, ...]:
     """A docstring's own lines, unindented, long ones wrapped, ready to stand after the quotes."""
-    plain = textwrap.dedent(escaped(text).strip("\n"))
+    plain = textwrap.dedent(escape(text).strip("\n"))
     first, *rest = plain.strip().split("\n")
-    lines: list[str] = list(wrapped(first, width - 3))
+    lines: list[str] = list(wrap_text(first, width - 3))
     for line in textwrap.dedent("\n".join(rest)).split("\n") if rest else []:
-        lines += [line.rstrip()] if len(line.rstrip()) <= width else wrapped(line, width)
+        lines += [line.rstrip()] if len(line.rstrip()) <= width else wrap_text(line, width)
     if lines[-1].endswith('"'):
         lines[-1] = lines[-1][:-1] + '\\"'
     return tuple(lines)

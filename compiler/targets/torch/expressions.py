@@ -22,7 +22,7 @@ LIKE = {FULL: "weight", FULL[::-1]: "weight.mT"}
 SIZES = {Dim.ONE: "1", Dim.ROWS: "weight.shape[-2]", Dim.COLS: "weight.shape[-1]"}
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A Python string literal, everything unprintable escaped, in the quotes that formatters prefer."""
     escaped = text.encode("unicode_escape").decode("ascii")
     if escaped.count('"') > escaped.count("'"):
@@ -89,7 +89,7 @@ class Writer:
             case Kind.AXIS:
                 return AXES[str(node.value)], Level.POSTFIX
             case Kind.TEXT:
-                return quoted(str(node.value)), Level.POSTFIX
+                return quote(str(node.value)), Level.POSTFIX
             case Kind.TRIPLES:
                 return repr(node.value), Level.POSTFIX
             case Kind.BOOLEAN:

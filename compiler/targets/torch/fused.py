@@ -19,7 +19,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of, references
 from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import Universe
-from optforge.compiler.passes.fold import is_literal_truth, spelled
+from optforge.compiler.passes.fold import is_literal_truth, spell
 from optforge.compiler.targets.torch.functions import PyFunction, require_own_names
 from optforge.compiler.targets.torch.hygiene import ScalarNames, python_name
 from optforge.compiler.targets.torch.passes import TORCH_REWRITES
@@ -182,7 +182,7 @@ class Words:
         """The value as the spec has it, or put together from parts that the spec has; KeyError where it has not all."""
         number = value.number()
         if number is not None:
-            return self.numbers.get(number) or literal(float(number), spelled(float(number)))
+            return self.numbers.get(number) or literal(float(number), spell(float(number)))
         if value.key in self.written:
             return self.written[value.key]
         result: ir.Expr | None = None
@@ -195,7 +195,7 @@ class Words:
     def product(self, atoms: Product, factor: Fraction) -> ir.Expr:
         """One term of a sum; KeyError for an atom that no scalar of the spec is."""
         divisors = [atom.parts[0] for atom in atoms if atom.is_inverse]
-        result: ir.Expr | None = None if factor == 1 else literal(float(factor), spelled(float(factor)))
+        result: ir.Expr | None = None if factor == 1 else literal(float(factor), spell(float(factor)))
         for atom in atoms:
             if not atom.is_inverse:
                 part = self.written[single(atom).key]

@@ -18,10 +18,10 @@ from optforge.compiler.targets.torch.documents import (
     class_doc,
     doc_lines,
     docstring,
-    escaped,
-    wrapped,
+    escape,
+    wrap_text,
 )
-from optforge.compiler.targets.torch.expressions import number_text, quoted
+from optforge.compiler.targets.torch.expressions import number_text, quote
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.hygiene import scalar_names
 from optforge.compiler.targets.torch.reserved import MODULE_NAMES
@@ -123,7 +123,7 @@ def lower_program(program: ir.Program, origin: str) -> PyModule:
     used = {name for function in functions for name in function.used}
     used |= {name for each in classes for name in each.uses}
     return PyModule(
-        docstring((*doc_lines(program.doc or "A generated module."), "", *wrapped(escaped(origin)))),
+        docstring((*doc_lines(program.doc or "A generated module."), "", *wrap_text(escape(origin)))),
         import_lines(used),
         export_lines(sorted((each.name for each in classes), key=export_order)),
         functions,
@@ -182,7 +182,7 @@ def lower_declaration(
             scalars, ratios = scalar_names(node), lr_ratios(node.rules)
             for rule in node.rules:
                 text, own = lower_rule(rule, prefix, scalars, taken, node.requirements)
-                text[-1:-1] = [f"    lr_ratio={quoted(ratios[rule.name])},"] if rule.name in ratios else []
+                text[-1:-1] = [f"    lr_ratio={quote(ratios[rule.name])},"] if rule.name in ratios else []
                 rules.extend(text)
                 functions.extend(own)
             if isinstance(node, ir.Penalty):
@@ -215,7 +215,7 @@ def lower_class(
         rules,
         momentum_lines(node.momentum) if isinstance(node, ir.Optimizer) else (),
         (),
-        (first, *(declared(hyper) for hyper in hypers), *last),
+        (first, *(declare_hyper(hyper) for hyper in hypers), *last),
         hyper_lines(names),
         call,
         signature_lines("check_hypers", [], names, WIDTH - 12, " -> None"),
@@ -252,7 +252,7 @@ CONSTRUCTION: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def declared(hyper: ir.Hyper) -> str:
+def declare_hyper(hyper: ir.Hyper) -> str:
     """A hyper as it stands in a signature."""
     kind = "float | Tensor" if hyper.name == "lr" and hyper.kind is Kind.NUMBER else KIND_NAMES[hyper.kind]
     default = f" = {default_text(hyper.default)}" if hyper.default else ""
@@ -264,7 +264,7 @@ def default_text(literal: ir.Literal) -> str:
         case bool():
             return str(literal.value)
         case str():
-            return quoted(literal.value)
+            return quote(literal.value)
         case float():
             return number_text(literal.value, literal.spelling)
         case _:
@@ -280,8 +280,8 @@ def requirement_lines(node: ir.Declaration, index: int) -> tuple[str, ...]:
     shown_value, checked = (output.value for output in lowering.function.outputs)
     lowering.names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     shown = expression_text(requirement.condition)
-    text = quoted(shown if len(shown) <= 64 else f"{shown[:61]}...")
-    subject, value, condition = quoted(requirement.subject), *map(lowering.writer.text, (shown_value, checked))
+    text = quote(shown if len(shown) <= 64 else f"{shown[:61]}...")
+    subject, value, condition = quote(requirement.subject), *map(lowering.writer.text, (shown_value, checked))
     line = f"require({subject}, {value}, {text}, {condition})"
     if len(line) + 8 <= WIDTH:
         return (line,)
@@ -296,8 +296,8 @@ def lower_events(rules: tuple[ir.Rule, ...]) -> tuple[PyMethod, ...]:
     methods = []
     for name, parameters in ir.calls_of(rules).items():
         ordered = sorted(parameters, key=lambda parameter: parameter.default is not None)
-        arguments = ["self", *(declared(parameter) for parameter in ordered)]
-        given = [quoted(name), *(f"{parameter.name}={parameter.name}" for parameter in ordered)]
+        arguments = ["self", *(declare_hyper(parameter) for parameter in ordered)]
+        given = [quote(name), *(f"{parameter.name}={parameter.name}" for parameter in ordered)]
         call = f"self.fire({', '.join(given)})"
         body = (call,) if len(call) + 8 <= WIDTH else ("self.fire(", *(f"    {each}," for each in given), ")")
         doc = doc_lines(docs.get(name) or f"Advance what the spec computes on {name}.", WIDTH - 8)

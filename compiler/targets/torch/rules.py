@@ -9,8 +9,8 @@ from optforge.compiler.analysis.layouts import layout_of, step_layout
 from optforge.compiler.analysis.sharding.placement import along
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import FULL, Dim
-from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrapped
-from optforge.compiler.targets.torch.expressions import quoted
+from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrap_text
+from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
@@ -26,7 +26,7 @@ def lower_rule(
     stem = f"{prefix}{rule.name}"
 
     def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
-        doc = docstring(wrapped(sentence, WIDTH - 10))
+        doc = docstring(wrap_text(sentence, WIDTH - 10))
         return lower_function(function, free_name(name, taken), doc, states, scalars)
 
     def sum_lines(stages: tuple[ir.Stage, ...], name: str, indent: int) -> list[str]:
@@ -45,7 +45,7 @@ def lower_rule(
     shown = describe_tensors(rule)
     noun = "loss" if rule.update.outputs[0].name == "loss" else "rule"
     functions = [lowered(rule.update, f"{stem}_{noun}", f"{shown}.")]
-    lines = ["Rule(", f'    name="{rule.name}",', *assigned_tuple("roles", quote_all(rule.roles), 4)]
+    lines = ["Rule(", f'    name="{rule.name}",', *assign_tuple("roles", quote_all(rule.roles), 4)]
     lines += state_lines(rule)
     fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), scalars, requirements)
     if fused:
@@ -69,7 +69,7 @@ def lower_rule(
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
             lines += kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
             lines += renamed_lines(event, scalars)
-            lines += [f"            undoes={quoted(event.undoes)},"] if event.undoes else []
+            lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
             lines.append("        ),")
         lines.append("    ),")
     return [*lines, "),"], functions
@@ -80,8 +80,8 @@ def state_lines(rule: ir.Rule) -> list[str]:
     for state in rule.states:
         assert state.type.shape is not None
         dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in state.type.shape)
-        shown.append(f"State({quoted(state.name)}{'' if state.type.shape == FULL else f', ({dims})'})")
-    return assigned_tuple("states", shown, 4)
+        shown.append(f"State({quote(state.name)}{'' if state.type.shape == FULL else f', ({dims})'})")
+    return assign_tuple("states", shown, 4)
 
 
 def kernel_lines(
@@ -114,7 +114,7 @@ def kernel_lines(
     if not sums and len(flat) + 8 <= WIDTH:
         return [flat]
     first = [f"{space}    {part}," for part in parts[: 2 + len(sides)]]
-    tuples = [line for key, of in names.items() for line in assigned_tuple(key, quote_all(of), indent + 4)]
+    tuples = [line for key, of in names.items() for line in assign_tuple(key, quote_all(of), indent + 4)]
     return [f"{space}{head}", *first, *tuples, *(f"{space}    {part}," for part in last), *sums, f"{space}),"]
 
 
@@ -126,7 +126,7 @@ def is_named_alike(lowered: PyFunction) -> bool:
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
     """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
     names = {argument.name: scalars[ir.InputSource.ARGUMENT, argument.name] for argument in event.parameters}
-    shown = [f"{quoted(name)}: {quoted(text)}" for name, text in names.items() if text != name]
+    shown = [f"{quote(name)}: {quote(text)}" for name, text in names.items() if text != name]
     flat = f"            renamed={{{', '.join(shown)}}},"
     if len(flat) + 8 <= WIDTH:
         return [flat] if shown else []
@@ -134,14 +134,14 @@ def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
 
 
 def quote_all(names: tuple[str, ...]) -> list[str]:
-    return [quoted(name) for name in names]
+    return [quote(name) for name in names]
 
 
 def tuple_text(names: tuple[str, ...]) -> str:
     return f"({', '.join(quote_all(names))}{',' if len(names) == 1 else ''})"
 
 
-def assigned_tuple(name: str, items: list[str], indent: int) -> list[str]:
+def assign_tuple(name: str, items: list[str], indent: int) -> list[str]:
     """``name=(a, b),`` on one line where it fits, else one item a line."""
     space = " " * indent
     flat = f"{space}{name}=({', '.join(items)}{',' if len(items) == 1 else ''}),"

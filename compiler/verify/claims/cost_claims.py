@@ -19,7 +19,7 @@ from optforge.compiler.analysis.polynomials import (
     CONSTANT,
     Exponents,
     Polynomial,
-    collected,
+    collect_terms,
     polynomial_of,
     power_text,
 )
@@ -96,7 +96,7 @@ def highest(polynomial: Polynomial) -> str:
     """The terms that no other term outgrows, without their factors."""
     terms = list(polynomial.terms)
     kept = [term for term in terms if direction_of_excess([term], [other for other in terms if other != term])]
-    return str(collected((term, ONE) for term in (kept or [CONSTANT])))
+    return str(collect_terms((term, ONE) for term in (kept or [CONSTANT])))
 
 
 def along(polynomial: Polynomial, direction: Direction) -> str:

@@ -79,7 +79,7 @@ def examine_values(question: Question, case: Case) -> Outcome:
         if not (margin < -TOLERANCE).any():
             decided = True
             continue
-        without_rounding = relaxed_margin if is_comparison else relaxed_orthogonality
+        without_rounding = relax_margin if is_comparison else relax_orthogonality
         margin = evaluated(without_rounding, question, case, moment, promise)
         if margin is not None and (margin < -TOLERANCE).any():
             worst = np.unravel_index(int(np.nanargmin(margin)), margin.shape)
@@ -111,23 +111,23 @@ def orthogonality(moment: Moment, promise: ir.Expr) -> Any:
     return np.full((1, 1), ORTHOGONAL - np.minimum(abs(values), abs(values - 1)).max())
 
 
-def relaxed_margin(question: Question, case: Case, moment: Moment, promise: ir.Expr) -> Any:
+def relax_margin(question: Question, case: Case, moment: Moment, promise: ir.Expr) -> Any:
     """The margin where each comparison may be missed by as much as rounding moves its sides."""
     found = {node: Margins(moment.evaluation).gap(node) for node in comparisons(promise)}
     slack: dict[ir.Expr, Any] = {node: np.zeros(np.shape(gap)) for node, gap in found.items()}
-    for other in perturbed_moments(question, case, moment.step):
+    for other in perturb_moments(question, case, moment.step):
         for node, gap in found.items():
             slack[node] = np.maximum(slack[node], SPREAD * abs(Margins(other.evaluation).gap(node) - gap))
     return Margins(moment.evaluation, slack).margin(promise)
 
 
-def relaxed_orthogonality(question: Question, case: Case, moment: Moment, promise: ir.Expr) -> Any:
+def relax_orthogonality(question: Question, case: Case, moment: Moment, promise: ir.Expr) -> Any:
     found = orthogonality(moment, promise)
-    others = [orthogonality(other, promise) for other in perturbed_moments(question, case, moment.step)]
+    others = [orthogonality(other, promise) for other in perturb_moments(question, case, moment.step)]
     return found + SPREAD * np.max([abs(other - found) for other in (found, *others)], axis=0)
 
 
-def perturbed_moments(question: Question, case: Case, step: int) -> Iterator[Moment]:
+def perturb_moments(question: Question, case: Case, step: int) -> Iterator[Moment]:
     """The same step after a few runs with inputs that are rounded differently."""
     for seed in (1, 2, 3):
         for moment in run_case(question.subject.watched, case.perturbed(seed)):
@@ -224,7 +224,7 @@ def compared(
         if not (error > allowed).any():
             continue
         step = one.after - one.before
-        spread = [abs(other.after - other.before - step).max() for other in perturbed_moments(question, base, one.step)]
+        spread = [abs(other.after - other.before - step).max() for other in perturb_moments(question, base, one.step)]
         if not (error > allowed + SPREAD * max(spread, default=np.nan)).any():
             return Outcome(decided)  # what follows starts from two different weights
         place = np.unravel_index(int(error.argmax()), error.shape)

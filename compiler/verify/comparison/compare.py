@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optforge.compiler.verify.comparison.divergence import Divergence, first_divergence
-from optforge.compiler.verify.comparison.measures import Measures, measured
+from optforge.compiler.verify.comparison.measures import Measures, measure
 from optforge.compiler.verify.comparison.runs import Run, run_target
 from optforge.compiler.verify.comparison.streams import Values, streams_of_run, streams_of_spec
 from optforge.compiler.verify.comparison.targets import ComparedTarget
@@ -35,7 +35,7 @@ def compare(targets: Sequence[ComparedTarget], trials: Iterable[Trial]) -> Itera
 
 def compared(trial: Trial, first: ComparedTarget, first_run: Run, target: ComparedTarget, run: Run) -> Row:
     pairs = list(zip(run.steps, first_run.steps, strict=True))
-    measures = [measured(step, other, run.lr) for step, other in pairs]
+    measures = [measure(step, other, run.lr) for step, other in pairs]
     chosen = {step: measures[step - 1] for step in (1, len(measures))}
     divergence = None
     if target is not first and trial.dtype == "float64":

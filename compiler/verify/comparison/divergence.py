@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optforge.compiler.verify.comparison.measures import related
+from optforge.compiler.verify.comparison.measures import relate
 from optforge.compiler.verify.comparison.streams import WEIGHT, Stream, Values
 from optforge.compiler.verify.comparison.trials import Array
 
@@ -48,4 +48,4 @@ def relation(values: Array, first: Array, origin: Array) -> tuple[float, float, 
     """Ratio, cosine and difference from the origin; vectors may stand or lie, arrays of different sizes have none."""
     if values.size != first.size:
         return float("nan"), float("nan"), float("nan")
-    return related(values.reshape(first.shape) - origin, first - origin)
+    return relate(values.reshape(first.shape) - origin, first - origin)

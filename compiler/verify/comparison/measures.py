@@ -20,15 +20,15 @@ class Measures:
     spectral: float  # largest singular value of the step, per unit of lr
 
 
-def measured(step: Array, first: Array, lr: float | None) -> Measures:
+def measure(step: Array, first: Array, lr: float | None) -> Measures:
     """A step beside the step of the first target; without an lr the sizes are those of the step itself."""
     per_lr = 1 / lr if lr else 1.0
-    ratio, cosine, difference = related(step, first)
+    ratio, cosine, difference = relate(step, first)
     rms = float(np.sqrt(np.mean(step**2))) * per_lr
     return Measures(rms, ratio, cosine, difference, float(np.linalg.norm(step, 2)) * per_lr)
 
 
-def related(values: Array, first: Array) -> tuple[float, float, float]:
+def relate(values: Array, first: Array) -> tuple[float, float, float]:
     """Ratio of norms, cosine, and relative difference of two arrays of equal size."""
     flat, other = values.ravel(), first.ravel()
     size, reference = float(np.linalg.norm(flat)), float(np.linalg.norm(other))

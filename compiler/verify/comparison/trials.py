@@ -45,14 +45,14 @@ def make_trials(
     """Gradients keep a common part and vary in size, so that averages over them matter; weights are as in training."""
     for shape in shapes:
         random = np.random.default_rng((seed, *shape))
-        weight = rounded(random.standard_normal(shape) / np.sqrt(shape[1]))
+        weight = round_to_float32(random.standard_normal(shape) / np.sqrt(shape[1]))
         common = random.standard_normal(shape)
         sizes = 0.1 * 2.0 ** random.uniform(-1, 1, steps)
-        grads = tuple(rounded(size * (common + random.standard_normal(shape))) for size in sizes)
+        grads = tuple(round_to_float32(size * (common + random.standard_normal(shape))) for size in sizes)
         for dtype in dtypes:
             yield Trial(dtype, weight, grads)
 
 
-def rounded(values: Array) -> Array:
+def round_to_float32(values: Array) -> Array:
     """The nearest numbers that float32 holds."""
     return values.astype(np.float32).astype(np.float64)

@@ -89,7 +89,7 @@ def tensor(values: Any, dtype: torch.dtype, kind: str = "normal") -> Tensor:
     return plain.transpose(0, 1).contiguous().transpose(0, 1)
 
 
-def disturbed(values: Array, relative: float, random: np.random.Generator) -> Array:
+def disturb(values: Array, relative: float, random: np.random.Generator) -> Array:
     """Every value one rounding away, up or down at random."""
     signs: Array = random.choice([-1.0, 1.0], size=values.shape)
     return values * (1 + relative * signs)

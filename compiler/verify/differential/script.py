@@ -88,7 +88,7 @@ def script(setup: Setup, finding: Mismatch) -> str:
     head = HEAD.format(
         title=f"{name} and {setup.target or 'another optimizer'} differ at step {difference.step}.",
         import_other=imported(setup.pair.factory),
-        spec=quoted_spec(setup.source, name),
+        spec=quote_spec(setup.source, name),
         dtype=scenario.dtype,
     )
     last = max(difference.step, 1)
@@ -115,7 +115,7 @@ def imported(factory: Callable[..., Any]) -> str:
     return "Other = ...  # make this the optimizer that was compared"
 
 
-def quoted_spec(source: Source, name: str) -> str:
+def quote_spec(source: Source, name: str) -> str:
     """The spec in the script, where it needs no neighbours of its own; else its path."""
     from optforge.compiler.driver import check_source
 

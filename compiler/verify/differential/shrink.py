@@ -45,7 +45,7 @@ def neighbours(scenario: Scenario, space: Space) -> Iterator[Scenario]:
     yield from (replace(scenario, steps=scenario.steps[:end]) for end in range(1, len(scenario.steps)))
     yield from (without_group(scenario, number) for number in range(len(scenario.groups)) if len(scenario.groups) > 1)
     yield from (without_parameter(scenario, number) for number in range(len(scenario.shapes)))
-    yield from (replace(scenario, steps=dropped(scenario.steps, n)) for n in range(len(scenario.steps) - 1))
+    yield from (replace(scenario, steps=drop(scenario.steps, n)) for n in range(len(scenario.steps) - 1))
     yield replace(scenario, order=tuple(tuple(range(len(group.shapes))) for group in scenario.groups))
     yield replace(scenario, dtype=space.dtypes[0])
     yield from simpler_groups(scenario, space)
@@ -53,11 +53,11 @@ def neighbours(scenario: Scenario, space: Space) -> Iterator[Scenario]:
     yield replace(scenario, seed=0)
 
 
-def dropped(items: tuple[Any, ...], number: int) -> tuple[Any, ...]:
+def drop(items: tuple[Any, ...], number: int) -> tuple[Any, ...]:
     return (*items[:number], *items[number + 1 :])
 
 
-def exchanged(items: tuple[Any, ...], number: int, item: Any) -> tuple[Any, ...]:
+def exchange(items: tuple[Any, ...], number: int, item: Any) -> tuple[Any, ...]:
     return (*items[:number], item, *items[number + 1 :])
 
 
@@ -66,12 +66,10 @@ def without_group(scenario: Scenario, number: int) -> Scenario:
 
     def kept(step: Step) -> Step:
         gradients = tuple(g for g, owner in zip(step.gradients, owners, strict=True) if owner != number)
-        return replace(step, gradients=gradients, changes=dropped(step.changes, number))
+        return replace(step, gradients=gradients, changes=drop(step.changes, number))
 
     steps = tuple(kept(step) for step in scenario.steps)
-    return replace(
-        scenario, groups=dropped(scenario.groups, number), steps=steps, order=dropped(scenario.order, number)
-    )
+    return replace(scenario, groups=drop(scenario.groups, number), steps=steps, order=drop(scenario.order, number))
 
 
 def without_parameter(scenario: Scenario, number: int) -> Scenario:
@@ -81,18 +79,18 @@ def without_parameter(scenario: Scenario, number: int) -> Scenario:
     place = number - scenario.owners.index(owner)
     if len(group.shapes) == 1:
         return scenario
-    smaller = replace(group, shapes=dropped(group.shapes, place))
+    smaller = replace(group, shapes=drop(group.shapes, place))
     order = tuple(index - (index > place) for index in scenario.order[owner] if index != place)
-    steps = tuple(replace(step, gradients=dropped(step.gradients, number)) for step in scenario.steps)
-    groups = exchanged(scenario.groups, owner, smaller)
-    return replace(scenario, groups=groups, steps=steps, order=exchanged(scenario.order, owner, order))
+    steps = tuple(replace(step, gradients=drop(step.gradients, number)) for step in scenario.steps)
+    groups = exchange(scenario.groups, owner, smaller)
+    return replace(scenario, groups=groups, steps=steps, order=exchange(scenario.order, owner, order))
 
 
 def simpler_groups(scenario: Scenario, space: Space) -> Iterator[Scenario]:
     """Default hypers, all at once or one by one; normal weights; the first shape of the role."""
     for number, group in enumerate(scenario.groups):
         for simpler in simpler_group(group, space):
-            yield replace(scenario, groups=exchanged(scenario.groups, number, simpler))
+            yield replace(scenario, groups=exchange(scenario.groups, number, simpler))
 
 
 def simpler_group(group: Group, space: Space) -> Iterator[Group]:
@@ -105,13 +103,13 @@ def simpler_group(group: Group, space: Space) -> Iterator[Group]:
     smallest = SHAPES[group.role or space.roles[0]][0]
     for number, shape in enumerate(group.shapes):
         if shape != smallest:
-            yield replace(group, shapes=exchanged(group.shapes, number, smallest))
+            yield replace(group, shapes=exchange(group.shapes, number, smallest))
 
 
 def simpler_steps(scenario: Scenario) -> Iterator[Scenario]:
     for number, step in enumerate(scenario.steps):
         for simpler in simpler_step(step):
-            yield replace(scenario, steps=exchanged(scenario.steps, number, simpler))
+            yield replace(scenario, steps=exchange(scenario.steps, number, simpler))
 
 
 def simpler_step(step: Step) -> Iterator[Step]:
@@ -121,8 +119,8 @@ def simpler_step(step: Step) -> Iterator[Step]:
     yield replace(step, events=())
     yield replace(step, changes=())
     for number in range(len(step.changes)):
-        yield replace(step, changes=exchanged(step.changes, number, {}))
+        yield replace(step, changes=exchange(step.changes, number, {}))
     yield replace(step, gradients=(PLAIN,) * len(step.gradients))
     for number, gradient in enumerate(step.gradients):
-        yield replace(step, gradients=exchanged(step.gradients, number, PLAIN))
-        yield replace(step, gradients=exchanged(step.gradients, number, replace(gradient, exponent=0)))
+        yield replace(step, gradients=exchange(step.gradients, number, PLAIN))
+        yield replace(step, gradients=exchange(step.gradients, number, replace(gradient, exponent=0)))

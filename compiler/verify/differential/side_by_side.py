@@ -236,7 +236,7 @@ class SideBySide:
         self.stays_finite = not kinds & {"inf", "nan"}
 
     def near(self, arrays: Grads) -> list[Any]:
-        return [None if each is None else data.disturbed(each, self.eps, self.random) for each in arrays]
+        return [None if each is None else data.disturb(each, self.eps, self.random) for each in arrays]
 
     def run(self) -> Difference | None:
         number = 0

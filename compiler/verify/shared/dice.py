@@ -54,7 +54,7 @@ def dice_of(*seed: int) -> Dice:
     return Dice(Random(repr(seed)).randrange)
 
 
-def loaded_dice(rolled: Iterable[int]) -> Dice:
+def replay_dice(rolled: Iterable[int]) -> Dice:
     """Dice that roll these numbers, as far as they are allowed, and then zeros."""
     numbers = iter(rolled)
     return Dice(lambda count: min(next(numbers, 0), count - 1))

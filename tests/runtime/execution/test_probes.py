@@ -17,7 +17,7 @@ import optforge.generated as generated
 from optforge import compile_source, explain_schedule
 from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from optforge.runtime.execution import graphs, probes
-from tools.programs.rewriting import compiled_by_rewriting
+from tools.programs.rewriting import compile_by_rewriting
 
 SOURCE = """
 optimizer Flat:
@@ -143,7 +143,7 @@ def test_a_wrong_graph_is_found_in_every_precision(precision, monkeypatch):
 
 def test_what_fences_hold_back_is_found(monkeypatch):
     """Inductor, as far as it rewrites graphs, takes one stored tensor for another."""
-    with compiled_by_rewriting():
+    with compile_by_rewriting():
         messages, moved = warned(CLASSES.Delayed)
         assert not messages
         torch.testing.assert_close(moved, trained(CLASSES.Delayed, backend="eager")[1], rtol=1e-5, atol=1e-6)
