@@ -271,22 +271,27 @@ def _part_here(value: Any, name: str, slot: Slot) -> Any:
     Raises:
         ValueError: it is a DTensor that lies otherwise than the state does.
     """
-    if not isinstance(value, Tensor) or not (_is_dtensor(value) or isinstance(slot, LocalSlot)):
+    if not isinstance(value, Tensor):
         return value
-    kept = None
-    if isinstance(slot, LocalSlot):
-        like_weight = State(name) if value.shape == slot.whole.shape else None  # a state that there was once
-        kept = slot.declared(name) or like_weight
-    if kept is None and not _is_dtensor(value):
-        return value
-    if kept is None or not isinstance(slot, LocalSlot) or (_is_dtensor(value) and not slot.holds(kept, value)):
+    kept = slot.declared(name)
+    if kept is not None and not _is_dtensor(value) and tuple(value.shape) == slot.whole.shape_by_parts(kept):
+        value = value.reshape(slot.whole.state_shape(kept))  # by row, where older versions had it by part
+    is_local = isinstance(slot, LocalSlot)
+    if is_local and kept is None and value.shape == slot.whole.shape:
+        kept = State(name)  # one that there was once
+    if not _is_dtensor(value):
+        if not isinstance(slot, LocalSlot) or kept is None:
+            return value
+        _require_state(value, f"loaded state {name}", slot.whole.state_shape(kept))
+        return slot.cut(kept, value)
+    if not isinstance(slot, LocalSlot) or kept is None or not slot.holds(kept, value):
         raise ValueError(
             f"loaded state {name} of a parameter of shape {tuple(slot.whole.shape)} is a DTensor that does not lie as "
             "the parameter does: torch.distributed.checkpoint.state_dict.set_optimizer_state_dict loads it, from a "
             "checkpoint that was read into what get_optimizer_state_dict gave of this optimizer, or from full tensors"
         )
     _require_state(value, f"loaded state {name}", slot.whole.state_shape(kept))
-    return _local(value) if _is_dtensor(value) else slot.cut(kept, value)
+    return _local(value)
 
 
 def _is_common(name: str) -> bool:

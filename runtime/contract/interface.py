@@ -70,6 +70,11 @@ class State:
         """Whether there is one value per element of the parameter."""
         return self.shape == ("rows", "cols")
 
+    @property
+    def is_per_row(self) -> bool:
+        """Whether there is one value per row."""
+        return self.shape == ("rows", 1)
+
 
 @dataclass(frozen=True)
 class Event:

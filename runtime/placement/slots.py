@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..contract.interface import Kernel, Rule, State
-from ..contract.precision import _precision_state
 from ..routing.places import Place, Slot
 from .layouts import Layout, _is_dtensor
 
@@ -64,19 +63,14 @@ class LocalSlot(Slot):
         """Whether a DTensor lies as the state does."""
         return tuple(x.placements) == self._placements(kept) and x.device_mesh == self.layout.mesh
 
-    def declared(self, name: str) -> State | None:
-        """The state of this name: the rule's, or of a precision."""
-        return next((each for each in self.rule.states if each.name == name), None) or _precision_state(name)
-
     def _is_cut_alike(self, kept: State, dim: int) -> bool:
         """Whether torch cuts a state, which is not full, where it cuts the parameter along `dim`."""
-        side, view = _side(self.of, dim, self.rule.step), self.of.view
-        if (side == "rows" and view.split is not None) or (side == "batch" and math.prod(self.of.shape[:dim]) > 1):
-            return False  # the state counts matrices, whose rows lie on several ranks, or experts in another order
-        cut = self._cut_of(kept)
+        side, cut, shape = _side(self.of, dim, self.rule.step), self._cut_of(kept), self.of.state_shape(kept)
+        if len(shape) == 1 or (side == "batch" and math.prod(self.of.shape[:dim]) > 1):
+            return False  # its values stand in another order
         if cut is None:
-            return True
-        size, own = self.of.state_shape(kept)[cut], self.of.shape[dim]
+            return side != "rows" or self.of.view.split is None  # of matrices whose rows may lie on several ranks
+        size, own = shape[cut], self.of.shape[dim]
         parts = [(start * size, length * size) for start, length in self.layout.parts(own)]
         return parts == [(start * own, length * own) for start, length in self.layout.parts(size)]
 
@@ -96,7 +90,8 @@ class LocalSlot(Slot):
         side, several = _side(self.of, self.layout.dim, self.rule.step), len(self.of.state_shape(kept)) == 3
         if side == "batch":
             return 0
-        return kept.shape.index(side) + several if side in kept.shape else None
+        is_by_part = side == "rows" and self.of.view.split is not None and not kept.is_per_row
+        return kept.shape.index(side) + several if side in kept.shape and not is_by_part else None
 
 
 def _side(slot: Slot, dim: int, kernel: Kernel) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..contract.interface import Rule, State
+from ..contract.precision import _precision_state
 
 LAYOUTS = ("elementwise", "tensor", "matrix")  # each can run what the ones before it can
 
@@ -153,7 +154,24 @@ class Slot:
         return self.dtype is p.dtype and self.shape == p.shape and self.device == p.device
 
     def state_shape(self, state: State) -> tuple[int, ...]:
-        """The shape of a state in the state: the parameter's, (a, b), (count, a, b), or flat for unequal parts."""
+        """The shape of a state: the parameter's, (a, b), (count, a, b), or flat for unequal parts.
+
+        One value for each row is as of a parameter that is not split, so that it can be cut where the rows are.
+        """
+        if state.is_per_row and self._is_in_order():
+            return replace(self, view=replace(self.view, split=None)).shape_by_parts(state)
+        return self.shape_by_parts(state)
+
+    def _is_in_order(self) -> bool:
+        """Whether the matrices of a split parameter follow each other as their rows do."""
+        return len(self.places(self.rule.step.layout)) == 1 or math.prod(self.shape[: self.view.batch]) == 1
+
+    def declared(self, name: str) -> State | None:
+        """The state of this name: the rule's, or of a precision."""
+        return next((each for each in self.rule.states if each.name == name), None) or _precision_state(name)
+
+    def shape_by_parts(self, state: State) -> tuple[int, ...]:
+        """The shape of a state of which each part of a split parameter has its own."""
         if state.full:
             return tuple(self.shape)
         places = self.places(self.rule.step.layout)

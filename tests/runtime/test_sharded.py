@@ -196,6 +196,15 @@ def experts_alike(group: Any) -> None:
                 twins.require_same_bits()
 
 
+def split_rows_alike(group: Any) -> None:
+    """One value for each row, of a matrix that is split elsewhere than between ranks, in equal parts or not."""
+    for split in (2, (3, 7)):
+        twins = Twins(ByRows, group, ROWS, {"a": (10, 4), "b": (10, 3)}, keys={"split": split, "rule": "matrix"})
+        for t in range(1, 4):
+            twins.step(t)
+            twins.require_same_bits()
+
+
 def sizes_of_the_whole(group: Any) -> None:
     """What a rule reads of the sizes of a matrix is that of the whole, or of a part of the whole if it is split."""
 
@@ -235,7 +244,8 @@ def tied_and_appended(group: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [fused_and_compiled_steps, events_alike, experts_alike, sizes_of_the_whole, tied_and_appended]
+    "case",
+    [fused_and_compiled_steps, events_alike, experts_alike, split_rows_alike, sizes_of_the_whole, tied_and_appended],
 )
 def test_everything_else_runs_on_parts_as_well(ranks: Pool, case: Any) -> None:
     ranks.run(4, case)
@@ -274,7 +284,7 @@ def refusals(group: Any) -> None:
     refused("rule 'matrix' .*rows of one matrix interact", rows, namo, split=(3, 5), **matrices)
     refused("rule .*elements of one tensor interact", rows, generated.LAMB)
     refused("sums up over all parameters", rows, generated.Prodigy)
-    refused("state 'v' .* cannot be cut", rows, ByRows, split=2, **matrices)
+    refused("state 'v' .* cannot be cut", rows, ByParts, split=2, **matrices)
     shape, part = torch.Size((10, 2)), torch.ones(5, 2)
     other = DTensor.from_local(part, mesh, ROWS, run_check=False, shape=shape, stride=(2, 1))
     refused("where torch would cut", other)
@@ -448,6 +458,23 @@ class ByRows(SpecOptimizer):
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
+
+
+def by_parts(weight: Tensor, grad: Tensor, v: Tensor, *, lr: float) -> tuple[Tensor, ...]:
+    return weight - lr * grad, v + 1
+
+
+class ByParts(ByRows):
+    """One number for each part of a split matrix."""
+
+    RULES = (
+        Rule(
+            name="matrix",
+            roles=("matrix", "conv", "vector"),
+            states=(State("v", (1, 1)),),
+            step=Kernel(by_parts, layout="matrix", along=("cols",)),
+        ),
+    )
 
 
 OPTIMIZERS = {
