@@ -96,13 +96,17 @@ class Files:
         return self._indexes[folder]
 
     def _specs_in(self, folder: Path) -> list[Path]:
-        """The spec files of a folder in the order of their names; pipes, devices and folders are none."""
+        """The spec files of a folder in the order of their names; pipes, devices and folders are none.
+
+        A file that has several names by way of links is one file, under its own name if that is in the folder.
+        """
         opened = {path for path in self.overlays if path.parent == folder.resolve() and path.suffix == ".opt"}
         try:
             found = {path for path in folder.glob("*.opt") if path.is_file()}
         except OSError:
             found = set()
-        return sorted(found | {folder / path.name for path in opened})
+        named = sorted(found | {folder / path.name for path in opened}, key=lambda path: (not path.is_symlink(), path))
+        return sorted({path.resolve(): path for path in named}.values())
 
     def parse(self, path: Path) -> ast.File:
         """The tree of a file that an answer named; one that does not parse raises :class:`SpecError`."""

@@ -155,6 +155,16 @@ def test_what_is_no_plain_file_is_passed_by(write, tmp_path: Path) -> None:
     assert codes(tmp_path / "own.opt") == []
 
 
+def test_links_to_a_file_are_that_file(write, tmp_path: Path) -> None:
+    own = write("own.opt", USER.format("halved"))
+    kit = write("kit.opt", "def halved(x) = x / 2\n")
+    for name in ("a_kit.opt", "z_kit.opt"):
+        (tmp_path / name).symlink_to(kit)
+    assert codes(own) == []
+    write("other.opt", "def halved(x) = x / 2\n")
+    assert codes(own) == ["E060"]
+
+
 def test_a_snapshot_stays_the_same_while_nothing_it_rests_on_changes(write) -> None:
     own = write("own.opt", "optimizer Own extends Base:\n    hyper lr = 0.1\n")
     base = write("base.opt", PLAIN.format("Base"))
