@@ -12,13 +12,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, and those around it, where they are not there yet; ``OSError`` is one sentence."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        found = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        raise NotADirectoryError(f"{folder} cannot be a folder: {found} is something else") from None
+
+
+def describe_problem(error: Exception) -> str:
+    """The message of ``error`` as a sentence, with the file first where the system gives a number for a reason."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Another path in the folder of ``path``: the file that the block writes there becomes ``path`` at its end.
 
     Missing folders are made. Where the block or the disk fails, what was written is removed and the error goes on.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     draft = path.with_name(f"{path.name}.new")
     try:
         yield draft

@@ -17,6 +17,7 @@ from examples.double_descent.figure import draw_figure
 from examples.double_descent.plan import TUNING_SEED, Budget, perform_all, plan_runs, tuning_runs
 from examples.double_descent.report import collect, format_table, test_error, train_error, write_results
 from examples.double_descent.run import Outcome, Run
+from examples.files import describe_problem, make_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tune:
             tune(budget, options.processes)
         else:
-            options.out.mkdir(parents=True, exist_ok=True)
+            make_folder(options.out)
             show(budget, options.processes, options.out)
     except OSError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {describe_problem(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)

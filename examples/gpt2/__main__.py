@@ -13,19 +13,20 @@ from contextlib import nullcontext
 
 import torch
 
+from examples.files import describe_problem
 from examples.gpt2.arguments import ComparePlan, TrainPlan, make_parser
 from examples.gpt2.checkpoints import CheckpointError, find_checkpoints
 from examples.gpt2.compare import Grid, GridError, train_command
 from examples.gpt2.compare import compare as run_grid
 from examples.gpt2.config import ConfigError, ModelConfig, OptimizerConfig
 from examples.gpt2.data import TextError
-from examples.gpt2.folders import TENSORBOARD_FOLDER, FolderError, clear, holding
+from examples.gpt2.folders import TENSORBOARD_FOLDER, FolderError, clear, holding, require_clearable
 from examples.gpt2.logs import LogError, ResultRecord
 from examples.gpt2.model import build_model
 from examples.gpt2.optimizers import OptimizerError, build_optimizer, build_schedule
 from examples.gpt2.processes import Processes, join_processes
 from examples.gpt2.progress import open_progress, open_tensorboard
-from examples.gpt2.run import RunError, run
+from examples.gpt2.run import RunError, require_same_config, run
 from examples.gpt2.table import format_table
 from examples.gpt2.verdict.report import PAGE_FILE
 
@@ -44,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = options.make_plan(options)
         require_buildable([plan.config.optimizer] if isinstance(plan, TrainPlan) else plan.optimizers)
     except PROBLEMS as error:
-        parser.error(str(error))
+        parser.error(describe_problem(error))
     if plan.threads:
         torch.set_num_threads(plan.threads)
     try:
         return train(plan) if isinstance(plan, TrainPlan) else compare(plan, words)
     except PROBLEMS as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {describe_problem(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -67,6 +68,8 @@ def require_buildable(optimizers: Sequence[OptimizerConfig]) -> None:
 def train(plan: TrainPlan) -> int:
     """One run, continued if it was interrupted, in this process or in those of torchrun."""
     with join_processes(plan.config.loop.device) as processes:
+        if processes.is_first:  # before anything is written
+            require_clearable(plan.out) if plan.fresh else require_same_config(plan.config, plan.out)
         with holding(plan.out) if processes.is_first else nullcontext():
             if plan.fresh and processes.is_first:
                 clear(plan.out)

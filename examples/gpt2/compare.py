@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from examples.files import make_folder
 from examples.gpt2.config import OptimizerConfig, RunConfig, describe_changes
 from examples.gpt2.folders import OUTPUT_FILE, require_free
 from examples.gpt2.logs import (
@@ -146,7 +147,7 @@ def prepare(grid: Grid, folder: Path) -> list[Cell]:
         _require_same(folder / cell.name, cell.config)
     for cell in cells:
         home = folder / cell.name
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         if not (home / CONFIG_FILE).exists():
             write_config_file(home, cell.config)
     return cells

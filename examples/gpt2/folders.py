@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from examples.files import write_whole
+from examples.files import make_folder, write_whole
 from examples.gpt2.checkpoints import CHECKPOINTS
 from examples.gpt2.logs import CONFIG_FILE, LOG_FILE, read_config_file
 
@@ -39,7 +39,7 @@ def holding(folder: Path) -> Iterator[None]:
 
     Raises ``FolderError``, naming the holder, where another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(blocking=False)
@@ -60,10 +60,10 @@ def require_free(folder: Path) -> None:
         pass
 
 
-def clear(folder: Path) -> None:
-    """Remove the run in ``folder``, which the caller holds.
+def require_clearable(folder: Path) -> list[Path]:
+    """What a run has left in ``folder``, but for its configuration and lock.
 
-    Raises ``FolderError``, and removes nothing, if the folder holds anything that a run does not write.
+    Raises ``FolderError`` if the folder holds anything that a run does not write.
     """
     config = folder / CONFIG_FILE
     remains = [path for place, patterns in REMAINS.items() for name in patterns for path in (folder / place).glob(name)]
@@ -74,11 +74,16 @@ def clear(folder: Path) -> None:
             raise FolderError(f"{folder} holds {path.relative_to(folder)}, which no run wrote: nothing was removed")
     if remains or config.exists():
         read_config_file(config)  # that of something else is an error here
-    for path in remains:
+    return remains
+
+
+def clear(folder: Path) -> None:
+    """Remove the run in ``folder``, which the caller holds, or nothing where :func:`require_clearable` raises."""
+    for path in require_clearable(folder):
         path.unlink()
     if (folder / TENSORBOARD_FOLDER).is_dir():
         (folder / TENSORBOARD_FOLDER).rmdir()
-    config.unlink(missing_ok=True)  # last: what is left by an interruption is a run still
+    (folder / CONFIG_FILE).unlink(missing_ok=True)  # last: what is left by an interruption is a run still
 
 
 def _holder(folder: Path) -> str:

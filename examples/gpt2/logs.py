@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from examples.files import write_whole
+from examples.files import make_folder, write_whole
 from examples.gpt2.config import ConfigError, RunConfig, read_config, write_config
 
 CONFIG_FILE = "config.json"
@@ -141,7 +141,7 @@ class RunLog:
     @classmethod
     def create(cls, folder: Path, header: RunRecord) -> RunLog:
         """Start the log of a new run in ``folder``, over whatever log was there."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_config_file(folder, header.config)
         (folder / LOG_FILE).unlink(missing_ok=True)
         log = cls(folder / LOG_FILE)

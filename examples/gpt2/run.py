@@ -48,7 +48,7 @@ def run(
 
     A loss that is not finite ends the run: its result says that it diverged, and the last checkpoint is from before.
     """
-    _require_same_config(config, folder)
+    require_same_config(config, folder)
     require_shares(config, processes)
     if is_done(folder):
         return _result(folder)
@@ -117,7 +117,7 @@ def describe_machine(processes: Processes) -> dict[str, object]:
 # In the folder
 
 
-def _require_same_config(config: RunConfig, folder: Path) -> None:
+def require_same_config(config: RunConfig, folder: Path) -> None:
     """Refuse a folder that belongs to a run of another configuration."""
     if not (folder / CONFIG_FILE).exists():
         if (folder / LOG_FILE).exists() or find_checkpoints(folder):

@@ -70,10 +70,12 @@ def test_a_folder_with_anything_else_is_refused(
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).write_bytes(b"somebody's")
     before = everything_in(run)
+    (run / ".lock").unlink(missing_ok=True)
+    before.pop(".lock", None)
     assert main([*arguments(tmp_path), "--fresh"]) == 1
     told = capsys.readouterr().err
     assert "which no run wrote: nothing was removed" in told and name.split("/")[0] in told and told.count("\n") == 1
-    assert everything_in(run).items() >= before.items()
+    assert everything_in(run) == before
 
 
 def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
@@ -105,7 +107,20 @@ def test_a_log_without_a_configuration_is_not_written_over(tmp_path: Path, capsy
     command[command.index("--out") + 1] = str(tmp_path / "other")
     assert main(command) == 1
     assert "holds a log or checkpoints without config.json" in capsys.readouterr().err
-    assert (tmp_path / "other" / "log.jsonl").read_text(encoding="utf-8") == '{"of": "another program"}\n'
+    assert everything_in(tmp_path / "other") == {"log.jsonl": b'{"of": "another program"}\n'}
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_place_of_a_folder_is_named(
+    tmp_path: Path, command: str, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("somebody's", encoding="utf-8")
+    out = str(tmp_path / "file" / below)
+    words = ["compare", "--optimizers", "torch.optim.SGD", "--data", str(tmp_path / "text.txt"), "--out", out]
+    assert main([*arguments(tmp_path), "--out", out] if command == "train" else words) == 1
+    told = capsys.readouterr().err
+    assert str(tmp_path / "file") in told and "folder" in told and "Errno" not in told and told.count("\n") == 1
 
 
 # One process at a time
