@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from .batching.counters import Counters, _whole
 from .batching.states import _counters_of, _require_state
 from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
+from .contract.arguments import _require_kind
 from .contract.interface import State
 from .contract.precision import _compute_dtype, _states_of
 from .matching import _matched
@@ -38,6 +39,20 @@ class _SavedGroup:
     group: dict[str, Any]
     keys: list[Any]
     origin: _Origin | None
+
+
+def _require_form(state_dict: object) -> None:
+    """TypeError unless this has the form of a state dict of an optimizer."""
+    what, expected = "load_state_dict", "what state_dict() gave, a dictionary with 'state' and 'param_groups'"
+    _require_kind(what, state_dict, Mapping, expected)
+    parts = cast(Mapping[str, Any], state_dict)
+    if lacking := [key for key in ("state", "param_groups") if key not in parts]:
+        raise TypeError(f"{what} takes {expected}: {lacking[0]!r} is missing")
+    _require_kind(f"{what}: 'state'", parts["state"], Mapping, "a dictionary")
+    _require_kind(f"{what}: 'param_groups'", parts["param_groups"], (list, tuple), "a list of dictionaries")
+    for group in parts["param_groups"]:
+        _require_kind(f"{what}: 'param_groups'", group, Mapping, "a list of dictionaries")
+        _require_kind(f"{what}: 'params' of a group", group.get("params"), (list, tuple), "a list of keys of the state")
 
 
 class _Reader:

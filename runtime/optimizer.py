@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from .batching.counters import Counters, DeviceCounters, _is_capturing
@@ -16,23 +16,27 @@ from .batching.roster import Roster
 from .batching.states import _begin_states, _complete_states, _counters_of, _drop_precision, _drop_untouched, _has_begun
 from .batching.work import Work
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
+from .contract.arguments import _require_arguments, _require_callable, _require_kind
 from .contract.generated import Generated
-from .contract.hypers import _checked_hypers, _distinguished, _nearest, _plain
+from .contract.hypers import _checked_hypers, _distinguished, _plain
 from .contract.interface import Event, Kernel, Rule
 from .execution.arrangement import Arrangement
 from .execution.autocast import _without_autocast
 from .execution.calls import Call, _all_finite, _ordered_sum
 from .execution.interrupts import _DeferredInterrupts
-from .execution.strategies import BACKENDS, Refused, Runner, _strategy
+from .execution.strategies import Refused, Runner, _require_ways, _strategy
 from .fixed_points import _warn_of_fixed_points
-from .loading import _Reader
+from .loading import _Reader, _require_form
 from .modes import _is_due, _mode_counts, _require_training, _why_not_due
 from .placement.fsdp import _require_in_place
 from .placement.parts import _part_of
 from .routing.groups import (
-    DEFAULTS,
     Group,
+    _defaults_of,
     _explains_arguments,
+    _given_group,
+    _given_to,
+    _require_groups,
     _require_known_keys,
     _require_rounding,
     _second_names,
@@ -40,7 +44,6 @@ from .routing.groups import (
 from .routing.parameters import _has_grad
 from .routing.places import _wider
 from .routing.readings import _settle_rates, _warn_of_guesses
-from .routing.routes import param_groups
 
 
 class SpecOptimizer(Generated, torch.optim.Optimizer):
@@ -92,19 +95,14 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         backend: str = "auto",
         capturable: bool = False,
     ) -> None:
-        if backend not in BACKENDS:
-            raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
-        if capturable and skip_nonfinite:
-            raise ValueError("skip_nonfinite waits for the device in each step, which a capturable step must not")
-        self.skip_nonfinite, self.backend, self.capturable = skip_nonfinite, backend, capturable
+        _require_ways(backend, skip_nonfinite, capturable)
+        self.backend, self.skip_nonfinite, self.capturable = backend, skip_nonfinite, capturable
         self.compile_options: dict[str, Any] = {}
         self._hyper_names = tuple(hypers)
         self._forget()
         _checked_hypers(type(self), hypers)
-        if isinstance(params, nn.Module):
-            params = param_groups(params)
         self._arriving = []
-        super().__init__(params, self._group({**hypers, **DEFAULTS, "precision": precision, "seed": seed}))
+        super().__init__(_given_to(type(self), params), _defaults_of(type(self), hypers, precision, seed))
         arrived, self._arriving = self._arriving, None
         self._admit(arrived)
         _warn_of_guesses(type(self), self.param_groups)
@@ -154,9 +152,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; ValueError for misspelt keys, invalid hypers, or a parameter that no rule takes."""
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        group = self._group(param_group)
+        group = self._group(_given_group(param_group))
         self._describe(group)
         _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY,))
         given = set(group)
@@ -196,8 +192,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
         given = [group[name] for name in self._hyper_names]
         if _is_capturing():
-            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(v) for v in given])
-        values = tuple([_plain(v) for v in given])
+            named = zip(self._hyper_names, given, strict=True)
+            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(name, v) for name, v in named])
+        values = tuple(map(_plain, self._hyper_names, given))
         checked = (*values, group["seed"], group["precision"])
         known = self._checked.get(id(group))
         if checked != known:
@@ -218,6 +215,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         """One step for every parameter that has a gradient; returns the closure's loss. On faults see the class."""
         loss = None
         if closure is not None:
+            _require_callable("step", closure, "a function that computes the loss")
             with torch.enable_grad():
                 loss = closure()
         works = self._collect("step", _has_grad)
@@ -253,6 +251,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         events = {rule.name: found for rule in self.RULES if (found := rule.event(event))}
         if not events:
             raise ValueError(f"{type(self).__name__} has no event {event!r}")
+        _require_arguments(getattr(self, event, None), arguments)
 
         modes = _mode_counts(self.RULES, self._counters, self.state)
         blocked: list[Rule] = []
@@ -336,6 +335,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         old = self._roster
         if resized is None and old.is_current(self.param_groups):
             return
+        _require_groups(self.param_groups)
         self.param_groups[:] = [g if isinstance(g, Group) else self._group(g) for g in self.param_groups]
         self._roster = old.renewed(self.param_groups, type(self), self.state)
         changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
@@ -378,11 +378,14 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
         Raises:
             ValueError: states or hypers do not fit, or states mean something else in this spec. Nothing has changed.
+            TypeError: it is no state dict of an optimizer.
         """
+        _require_kind("load_state_dict", state_dict, dict, "what state_dict() gave")
         state_dict = state_dict.copy()
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
+        _require_form(state_dict)
         reader = _Reader(type(self).__name__, self.SPEC, {name: self.defaults[name] for name in self._hyper_names})
         saved = reader.groups(self.param_groups, state_dict["param_groups"])
         groups: list[dict[str, Any]] = [self._group(each.group) for each in saved]

@@ -17,11 +17,11 @@ from .contract.hypers import _checked_hypers, _computed, _nearest
 from .contract.interface import Rule
 from .contract.precision import _compute_dtype
 from .placement.layouts import _is_dtensor
-from .routing.groups import DEFAULTS
+from .routing.groups import DEFAULTS, _given_group, _given_to
 from .routing.parameters import _require_parameter
 from .routing.places import Slot
 from .routing.readings import _readings_of, _warn_of_guesses
-from .routing.routes import _rule_named, param_groups
+from .routing.routes import _rule_named
 
 
 class SpecPenalty(Generated, nn.Module):
@@ -38,7 +38,7 @@ class SpecPenalty(Generated, nn.Module):
     def __init__(self, params: Any, hypers: Mapping[str, Any]) -> None:
         super().__init__()
         self.hypers = _checked_hypers(type(self), hypers)
-        groups = _groups_of(params)
+        groups = _groups_of(type(self), params)
         readings = _readings_of(groups)
         taken = [(p, r) for p, r in readings.items() if _rule_named(self.RULES, r.role) and p.numel()]
         for p, reading in taken:
@@ -69,20 +69,21 @@ def _shape_named(p: Tensor) -> str:
     return f"a parameter of shape {tuple(p.shape)}"
 
 
-def _groups_of(params: Any) -> list[dict[str, Any]]:
+def _groups_of(owner: type[Any], params: Any) -> list[dict[str, Any]]:
     """The groups that an optimizer would make of what it is given."""
-    given = param_groups(params) if isinstance(params, nn.Module) else list(params)
+    given = _given_to(owner, params)
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     return [_group_of(group) for group in groups]
 
 
 def _group_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    group = {**DEFAULTS, **_given_group(given)}
     known = ("params", "param_names", *DEFAULTS)
-    for key in given:
+    for key in group:
         if key not in known:
             raise ValueError(f"unknown key {key!r} in a parameter group{_nearest(key, known)}")
-    members = [given["params"]] if isinstance(given["params"], Tensor) else list(given["params"])
-    group = {**DEFAULTS, **given, "params": [member[1] if isinstance(member, tuple) else member for member in members]}
-    if members and isinstance(members[0], tuple):
-        group["param_names"] = [name for name, _ in members]
+    if len({isinstance(member, tuple) for member in group["params"]}) > 1:
+        raise ValueError("in a parameter group of a penalty either all tensors have a name or none")
+    if isinstance(next(iter(group["params"]), None), tuple):
+        group["param_names"], group["params"] = map(list, zip(*group["params"], strict=True))
     return group

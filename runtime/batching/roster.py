@@ -66,9 +66,12 @@ class _Listing:
 
     def is_current(self, group: Mapping[str, Any]) -> bool:
         """Whether the group still lists these parameters, and sees them so."""
-        if group is not self.group or len(group["params"]) != len(self.params):
+        if group is not self.group:
             return False
-        return all(map(operator.is_, group["params"], self.params)) and _view_of(group) == self.view
+        params = group["params"]
+        if not isinstance(params, (list, tuple)) or len(params) != len(self.params):
+            return False
+        return all(map(operator.is_, params, self.params)) and _view_of(group) == self.view
 
     def without(self, listed: set[int]) -> list[Slot]:
         """The slots of the parameters that are in no group any more; `listed` are all that are, by identity."""

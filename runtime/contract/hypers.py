@@ -29,10 +29,15 @@ def _hyper_kinds(owner: type) -> dict[str, str]:
     return {a.name: getattr(a.annotation, "__name__", a.annotation) for a in arguments}
 
 
+def _require_scalar(name: str, value: Tensor) -> None:
+    if value.ndim:
+        raise ValueError(f"invalid {name}: a tensor hyper has no dimensions, this one has shape {tuple(value.shape)}")
+
+
 def _plain_hyper(name: str, value: object, kind: str) -> Any:
     """A hyper's value as Python number, bool or str; ValueError if it is not of its kind."""
-    if isinstance(value, Tensor) and value.ndim:
-        raise ValueError(f"invalid {name}: a tensor hyper has no dimensions, this one has shape {tuple(value.shape)}")
+    if isinstance(value, Tensor):
+        _require_scalar(name, value)
     plain = value if isinstance(value, (int, float, str)) else getattr(value, "item", lambda: value)()
     if kind in ("bool", "str"):
         if type(plain).__name__ != kind:
@@ -72,5 +77,8 @@ def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple([id(value) if isinstance(value, Tensor) else value for value in values])
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    """A hyper's value as the Python number that it is; ValueError for a tensor of several."""
+    if isinstance(value, Tensor):
+        _require_scalar(name, value)
     return value.item() if hasattr(value, "item") else value

@@ -20,6 +20,8 @@ from torch import Tensor
 from ..batching.buckets import Bucket, Stored, _arranged, _ParameterStates
 from ..batching.noise import Noise
 from ..batching.work import Scalars, Work
+from ..contract.arguments import _require_kind
+from ..contract.hypers import _nearest
 from ..contract.interface import Kernel
 from ..routing.routes import _columns
 from .calls import Call
@@ -34,6 +36,21 @@ BACKENDS = ("auto", "compile", "eager")
 AUTO_ELEMENTS = 1 << 24
 
 FORCED = 'backend="compile"'
+
+
+def _require_backend(backend: object) -> None:
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
+
+
+def _require_ways(backend: object, skip_nonfinite: object, capturable: object) -> None:
+    """ValueError unless steps can be taken in these ways."""
+    _require_backend(backend)
+    for name, value in (("skip_nonfinite", skip_nonfinite), ("capturable", capturable)):
+        if not isinstance(value, bool):
+            raise ValueError(f"invalid {name}={value!r}: a bool is expected")
+    if capturable and skip_nonfinite:
+        raise ValueError("skip_nonfinite waits for the device in each step, which a capturable step must not")
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,8 @@ def _strategy(
 
 
 def _wanted(kernel: Kernel, work: Work, backend: str, capturable: bool) -> Strategy:
-    """How the kernel would be run if that works."""
+    """How the kernel would be run if that works; ValueError for a backend that there is not."""
+    _require_backend(backend)
     if backend == "eager":
         return Strategy("graph", "capturable") if capturable else Strategy("eager", 'backend="eager"')
     if backend == "compile":
@@ -91,6 +109,9 @@ class Runner:
     noise: Noise
     options: Mapping[str, Any]
     refused: Refused
+
+    def __post_init__(self) -> None:
+        _require_kind("optimizer.compile_options", self.options, Mapping, "a dictionary of options")
 
     def __call__(self, bucket: Bucket, scalars: Scalars, stored: Stored | None = None) -> None:
         """Runs the kernel on the bucket, whose states are in `stored` if it is settled."""

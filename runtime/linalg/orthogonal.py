@@ -20,28 +20,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ..contract.hypers import _nearest
+from ..contract.arguments import _kind_of, _require_kind
 from .matrices import _at_least_float32, _polar_factor, _shielded
+from .polynomials import Triples, _margin, _triples
 from .symmetric import _explained_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
-
-Triples = Sequence[tuple[float, float, float]]
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-EXACT_QUINTIC = (2.0, -1.5, 0.5)
-POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-    (1.875, -1.25, 0.375),  # and so on
-)
-POLAR_EXPRESS_SAFETY = 1.01
-
-_METHODS = ("newton_schulz", "polar_express", "exact", "svd")
-
 
 # -- in what dtype -----------------------------------------------------------------------------------------------------
 
@@ -59,11 +41,26 @@ def iterate_in(dtype: torch.dtype) -> Iterator[None]:
     Arm's BF16, there from a short side of 128 on), else float32. In a given dtype machines agree up to its rounding.
     A compiled program asks when it runs; where it needs a derivative, when it is compiled.
     """
+    _require_floating("iterate_in", dtype)
     token = _iteration_dtype.set(dtype)
     try:
         yield
     finally:
         _iteration_dtype.reset(token)
+
+
+def _require_floating(what: str, dtype: object) -> None:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"{what} takes the dtype of real numbers, such as torch.float32, not {dtype!r}")
+
+
+def _device_named(what: str, device: torch.device | str) -> torch.device:
+    """The device; TypeError if it is none."""
+    _require_kind(what, device, (str, torch.device), "a device or its name")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise TypeError(f"{what} takes a device or its name, such as 'cuda:0', not {device!r}") from None
 
 
 def _dtype_of_iteration(dtype: torch.dtype, device: torch.device, shape: Sequence[int]) -> torch.dtype:
@@ -106,30 +103,6 @@ def _onednn_multiplies_bfloat16() -> bool:
     if not (backend.is_available() and backend.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):  # type: ignore[no-untyped-call]
         return False
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
-
-
-# -- by which polynomials ----------------------------------------------------------------------------------------------
-
-
-def _triples(method: str, steps: float) -> Triples:
-    """The coefficients (a, b, c) of each of the steps x -> a x + b x³ + c x⁵ on singular values."""
-    if steps != int(steps):
-        raise ValueError(f"invalid steps={steps!r} of orthogonalize: a whole number is expected")
-    steps = int(steps)
-    if method == "newton_schulz":
-        return [NEWTON_SCHULZ] * steps
-    if method == "exact":
-        return [EXACT_QUINTIC] * steps
-    if method != "polar_express":
-        raise ValueError(f"unknown method {method!r} of orthogonalize{_nearest(method, _METHODS)}")
-    table = [POLAR_EXPRESS[min(k, len(POLAR_EXPRESS) - 1)] for k in range(steps)]
-    s = POLAR_EXPRESS_SAFETY
-    return [(a / s, b / s**3, c / s**5) for a, b, c in table[:-1]] + table[-1:]
-
-
-def _margin(method: str, coefficients: Triples | None) -> float:
-    """What the norm is multiplied by before it divides the matrix."""
-    return POLAR_EXPRESS_SAFETY if method == "polar_express" and coefficients is None else 1.0
 
 
 # -- in which form -----------------------------------------------------------------------------------------------------
@@ -209,14 +182,19 @@ def explain_orthogonalize(
 
     Says what holds here and now: on this machine, whose dtype need not be that of another (see `iterate_in`), under
     `iterate_in`, torch's precision of float32 products, and what was measured.
-    ValueError as `orthogonalize`.
+    TypeError and ValueError as `orthogonalize`.
     """
+    what = "explain_orthogonalize"
+    sizes = shape if isinstance(shape, (tuple, list)) else ()
+    if len(sizes) < 2 or not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise TypeError(f"{what} takes the shape of matrices, two or more sizes, not {shape!r}")
+    _require_floating(what, dtype)
+    device = _device_named(what, device)
     size = f"{'×'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
     if method == "svd" and coefficients is None:
         return f"{size}: singular value decomposition"
-    device = torch.device(device)
     inside = _dtype_of_iteration(dtype, device, shape)
-    pieces = _pieces(shape, inside, device, _triples(method, steps) if coefficients is None else coefficients)
+    pieces = _pieces(shape, inside, device, _triples(method, steps, coefficients))
     counts = [len(piece) for piece in pieces]
     form = "plain form" if max(counts, default=0) <= 1 else "Gram form"
     restarts = [str(sum(counts[: i + 1])) for i in range(len(counts) - 1)] if form == "Gram form" else []
@@ -238,12 +216,16 @@ def orthogonalize(
     `coefficients` are explicit triples, one per step, instead of those of `method` and `steps`. The matrix is first
     divided by its Frobenius norm. Iterates in float64 for float64, in bfloat16 where the device multiplies it fast,
     else in float32 (`iterate_in` says where, and overrides). Zero stays zero; NaN and infinity give NaN. Result in the
-    dtype of x, contiguous. ValueError for an unknown method or a fractional number of steps.
+    dtype of x, contiguous. ValueError for an unknown method, a number of steps that is none, or coefficients that are
+    no triples; TypeError where x holds no matrices of real numbers.
     """
+    if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
+        given = f"one of {x.dtype} and shape {tuple(x.shape)}" if isinstance(x, Tensor) else _kind_of(x)
+        raise TypeError(f"orthogonalize takes a real tensor (..., rows, cols), not {given}")
     if method == "svd" and coefficients is None:
         wide = _at_least_float32(x)
         return torch.where(_frobenius_norm(wide) == 0, wide, _shielded(_polar_factor, wide)).to(x.dtype)
-    triples = _triples(method, steps) if coefficients is None else coefficients
+    triples = _triples(method, steps, coefficients)
     margin = _margin(method, coefficients)
     if x.requires_grad and torch.is_grad_enabled():
         start, plain = _divided(x, margin), [[triple] for triple in triples]

@@ -14,10 +14,13 @@ from functools import cache, wraps
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from ..contract.arguments import _as_list, _kind_of, _members, _require_kind
 from ..contract.hypers import _nearest
 from ..contract.interface import PRECISIONS
 from .places import VIEW_KEYS
+from .routes import param_groups
 
 OPTIONS = ("params", "param_names", "rule", *VIEW_KEYS, "precision", "seed")
 DEFAULTS = {"rule": None, "transposed": False, "split": None, "batch": 0}
@@ -62,9 +65,65 @@ class Group(dict[str, Any]):
         return self
 
 
+class Defaults(Group):
+    """The defaults of an optimizer, in which those schedulers look whether there is a momentum to cycle.
+
+    A hyper that is called so and plays none, as the compiler finds, is not in them when they ask, though it can be read
+    as any other: cycling it would set something else.
+    """
+
+    has_momentum: bool = True
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) and (key != MOMENTUM or self.has_momentum)
+
+
+def _defaults_of(owner: type[Any], hypers: Mapping[str, Any], precision: str, seed: int) -> Defaults:
+    """What the groups of an optimizer have where they say nothing."""
+    options = {**DEFAULTS, "precision": precision, "seed": seed}
+    found = Defaults({**hypers, **options}, _second_names(owner.MOMENTUM, hypers))
+    found.has_momentum = MOMENTUM in owner.MOMENTUM or MOMENTUM not in hypers
+    return found
+
+
 def _second_names(momentum: Sequence[str], hypers: Iterable[str]) -> tuple[str, ...]:
     """The hypers that "momentum" is another name for in groups: none where a hyper has that name."""
     return () if MOMENTUM in hypers else tuple(momentum)
+
+
+# -- what is given as groups -------------------------------------------------------------------------------------------
+
+
+def _given_to(owner: type[Any], params: Any) -> list[Any]:
+    """What a constructor is given, as a list of groups or of parameters; a module's are groups by role.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(params, nn.Module):
+        return list(param_groups(params))
+    given = _as_list(owner.__name__, params, "a module, its named parameters, tensors, or groups of these")
+    return given if given and isinstance(given[0], dict) else _members(owner.__name__, given)
+
+
+def _given_group(group: Any) -> dict[str, Any]:
+    """A copy of a group as it is given, with its parameters as a list; TypeError for anything else."""
+    if not isinstance(group, dict):
+        raise TypeError(f"param_group must be a dict, but got {_kind_of(group)}")
+    if "params" not in group:
+        raise TypeError("a parameter group lacks 'params'")
+    return {**group, "params": _members("a parameter group", group["params"])}
+
+
+def _require_groups(groups: Iterable[Any]) -> None:
+    """TypeError unless these are groups that list tensors, and names for them if any."""
+    for group in groups:
+        _require_kind("optimizer.param_groups", group, dict, "dictionaries")
+        for key, kind, expected in (("params", Tensor, "tensors"), ("param_names", str, "names")):
+            what = f"{key!r} of a parameter group"
+            _require_kind(what, listed := group.get(key, ()), (list, tuple), f"a list of {expected}")
+            for each in listed:
+                _require_kind(what, each, kind, expected)
 
 
 def _require_rounding(group: Mapping[str, Any]) -> None:

@@ -46,7 +46,10 @@ def _view_in(group: Mapping[str, Any]) -> View:
         raise ValueError(f"invalid transposed={transposed!r}: a bool is expected")
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 0:
         raise ValueError(f"invalid batch={batch!r}: how many dimensions count matrices is expected, 0 for none")
-    return View(transposed, split if isinstance(split, (int, type(None))) else tuple(split), batch)
+    parts = split if isinstance(split, (tuple, list)) else [1 if split is None else split]
+    if not all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in parts):
+        raise ValueError(f"invalid split={split!r}: a number of parts is expected, or the rows of each part")
+    return View(transposed, tuple(split) if isinstance(split, list) else split, batch)
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,8 @@ def _row_counts(rows: int, split: int | tuple[int, ...] | None) -> tuple[int, ..
     """The rows of each unit; ValueError if `split` does not divide them."""
     if split is None:
         return (rows,)
-    parts = split if isinstance(split, tuple) else (rows // max(split, 1),) * split
-    if sum(parts) != rows or any(part <= 0 for part in parts):
+    parts = split if isinstance(split, tuple) else (rows // split,) * min(split, rows)
+    if sum(parts) != rows:
         raise ValueError(f"split={split} does not divide {rows} rows")
     return parts
 

@@ -41,6 +41,9 @@ def _readings_of(groups: Iterable[Mapping[str, Any]]) -> dict[Tensor, Reading]:
     Names are looked at together, also those of groups with a rule: what a parameter is may follow from another's shape.
     """
     groups = list(groups)
+    for group in groups:
+        if not isinstance(group["rule"], (str, type(None))):
+            raise ValueError(f"invalid rule={group['rule']!r}: the name of a rule or a role is expected, or None")
     routes = {}
     if any(group["rule"] is None and "param_names" in group for group in groups):
         named = [pair for group in groups for pair in zip(group.get("param_names", ()), group["params"], strict=False)]

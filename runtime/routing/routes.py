@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..contract.arguments import _is_named, _kind_of
 from ..contract.interface import Rule
 from .places import VIEW_KEYS, View, _places
 from .roles import Occurrence, Surroundings, _role
@@ -34,11 +35,13 @@ def route(model: nn.Module | Named) -> list[Route]:
         model: a module, or its named parameters, of which only names and shapes are known.
 
     Raises:
+        TypeError: what is given is neither a module nor named parameters.
         ValueError: a parameter is lazy and has no shape yet.
     """
-    if isinstance(model, nn.Module):
-        return _routes_of_module(model)
-    named = {parameter: name for name, parameter in model}
+    given = _model_for("route", model)
+    if isinstance(given, nn.Module):
+        return _routes_of_module(given)
+    named = {parameter: name for name, parameter in given}
     root, places = _tree_of_names((name, parameter) for parameter, name in named.items())
     known = Surroundings.of(root)
     uses = [Occurrence(p, node, own, known) for p, (node, own) in places.items() if p.is_floating_point()]
@@ -114,18 +117,11 @@ def _model_for(function: str, given: Any) -> nn.Module | list[tuple[str, Tensor]
     if isinstance(given, nn.Module):
         return given
     pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor, type)) else [given]
-    if not all(isinstance(pair, tuple) and isinstance(pair[-1], Tensor) for pair in pairs):
+    if not all(map(_is_named, pairs)):
         raise TypeError(
             f"`{function}` takes a model, a torch.nn.Module, or its named parameters, not {_kind_of(given)}"
         )
     return pairs
-
-
-def _kind_of(value: Any) -> str:
-    """What something is, for messages."""
-    return (
-        f"the class {value.__qualname__}" if isinstance(value, type) else f"a value of type {type(value).__qualname__}"
-    )
 
 
 def _columns(table: Sequence[Sequence[str]]) -> str:

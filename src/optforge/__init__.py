@@ -68,6 +68,8 @@ def compile_source(text: str, name: str = "<string>") -> ModuleType:
 
     if not isinstance(text, str):
         raise TypeError(f"`compile_source` takes the text of a spec, not {type(text).__qualname__}")
+    if not isinstance(name, str):
+        raise TypeError(f"`compile_source` takes the name of a spec as text, not {type(name).__qualname__}")
     return compile_text(text, name)
 
 

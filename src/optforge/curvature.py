@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +35,21 @@ class Estimator:
         generator: where random numbers come from, on the device of what is drawn; torch's own without it.
     """
 
+    GIVES: ClassVar[tuple[str, ...]] = ()  # the arguments of the event that it knows
+
     def __init__(
         self, optimizer: torch.optim.Optimizer, every: int = 10, generator: torch.Generator | None = None
     ) -> None:
         if not callable(getattr(optimizer, "curvature", None)):
             raise TypeError(f"{type(optimizer).__name__} has no event `curvature`")
-        if every < 1:
-            raise ValueError(f"invalid every={every!r}: the condition is every >= 1")
+        self.takes = tuple(inspect.signature(optimizer.curvature).parameters)  # type: ignore[attr-defined]
+        if unknown := [name for name in self.takes if name not in self.GIVES]:
+            names = type(optimizer).__name__, type(self).__name__
+            raise TypeError(f"the event `curvature` of {names[0]} needs {unknown[0]!r}, which {names[1]} does not know")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"invalid every={every!r}: a whole number from 1 on is expected")
+        if not isinstance(generator, (torch.Generator, type(None))):
+            raise TypeError(f"invalid generator={generator!r}: a torch.Generator is expected")
         self.optimizer = optimizer
         self.every = every
         self.generator = generator
@@ -57,6 +65,8 @@ class Estimator:
         return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        if not isinstance(state, dict) or not isinstance(state.get("calls"), int):
+            raise TypeError("load_state_dict takes what state_dict() gave, a dictionary with the number of 'calls'")
         self.calls = state["calls"]
 
     def params(self) -> list[Tensor]:
@@ -81,6 +91,8 @@ class GaussNewtonBartlett(Estimator):
     its expectation. Call it with what the model is called with; it runs the model once more, forward and backward.
     """
 
+    GIVES = ("batch_size",)
+
     def __init__(
         self,
         model: nn.Module,
@@ -89,8 +101,9 @@ class GaussNewtonBartlett(Estimator):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(optimizer, every, generator)
+        if isinstance(model, type) or not callable(model):
+            raise TypeError(f"GaussNewtonBartlett takes a model to call, not {model!r}")
         self.model = model
-        self.takes_batch_size = "batch_size" in inspect.signature(optimizer.curvature).parameters  # type: ignore[attr-defined]
 
     def __call__(self, *inputs: Any, **named: Any) -> None:
         if self.is_due():
@@ -99,8 +112,7 @@ class GaussNewtonBartlett(Estimator):
                 logits = getattr(output, "logits", output).flatten(0, -2)
                 loss = cross_entropy(logits, draw_labels(logits, self.generator))
                 grads = torch.autograd.grad(loss, self.trained(), allow_unused=True)
-            arguments = {"batch_size": float(len(logits))} if self.takes_batch_size else {}
-            self.fire(dict(zip(self.trained(), grads, strict=True)), **arguments)
+            self.fire(dict(zip(self.trained(), grads, strict=True)), **dict.fromkeys(self.takes, float(len(logits))))
 
 
 class Hutchinson(Estimator):
@@ -110,6 +122,8 @@ class Hutchinson(Estimator):
     """
 
     def __call__(self, loss: Callable[[], Tensor]) -> None:
+        if isinstance(loss, type) or not callable(loss):
+            raise TypeError(f"Hutchinson takes a function that computes the loss, not {loss!r}")
         if self.is_due():
             with torch.enable_grad():
                 estimates = self.products(loss())

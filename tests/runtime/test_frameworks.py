@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
 import io
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+from torch.optim import lr_scheduler, swa_utils
 
 import optforge.generated
 from optforge.generated import LAMB, NAMO, SGD, AdamW, Lion, Muon, Prodigy, ScheduleFreeSGD
@@ -489,6 +490,52 @@ def test_the_momentum_of_a_group_is_one_value_under_two_names():
             assert "momentum" not in list(held) and "momentum" not in repr(held)
         with pytest.raises(KeyError, match="nothing"):
             first["nothing"]
+
+
+def keys_of_schedulers() -> set[str]:
+    """The keys that torch's schedulers read and write in groups and defaults, as their source says."""
+    keys = set()
+    for module in (lr_scheduler, swa_utils):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            match node:
+                case ast.Subscript(value=holder, slice=ast.Constant(value=str(key))):
+                    pass
+                case ast.Compare(left=ast.Constant(value=str(key)), comparators=[holder]):
+                    pass
+                case _:
+                    continue
+            if ast.unparse(holder).endswith(("group", "defaults")):
+                keys.add(key)
+    return keys
+
+
+def test_no_hyper_has_a_name_that_schedulers_have_for_something_else():
+    found = keys_of_schedulers()
+    assert {"initial_lr", "max_momentum", "betas", "lr", "momentum", "swa_lr"} <= found
+    for key in found - {"lr", "momentum"}:
+        spec = f"optimizer A:\n    hyper {key} = 0.1\n    for tensor:\n        weight <- weight - {key} * grad\n"
+        with pytest.raises(optforge.SpecError, match="parameter groups have a key of that name"):
+            optforge.compile_source(spec)
+
+
+@pytest.mark.parametrize("name", CYCLES)
+def test_a_hyper_that_is_only_called_momentum_is_not_cycled(name):
+    """As a class without momentum, it is refused: whether another hyper plays one or none does."""
+    for direction in ("grad", "ema(grad, beta)"):
+        spec = f"""
+optimizer Bounded:
+    hyper lr = 0.1
+    hyper beta = 0.9 where 0 <= beta < 1
+    hyper momentum = 0.5 where momentum >= 0
+    for tensor:
+        weight <- weight - lr * clamp({direction}, -momentum, momentum + beta)
+"""
+        optimizer = optforge.compile_source(spec).Bounded([parameter(3)])
+        for each in ways_to_hold(optimizer):
+            assert each.defaults["momentum"] == each.param_groups[0]["momentum"] == 0.5
+            with pytest.raises(ValueError, match="must support momentum"):
+                CYCLES[name](each)
+        lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=8, cycle_momentum=False)
 
 
 def test_classes_whose_hyper_is_called_momentum_have_only_that():

@@ -149,6 +149,8 @@ def error_inputs(cls: type[Any], device: str, dtype: torch.dtype) -> list[Any]:
     for each in errors:
         if each.error_type is UserWarning:  # torch warns and steps twice
             each.error_type, each.error_regex = ValueError, "appear more than once in the parameter groups"
+        if each.error_regex.startswith("params argument"):
+            each.error_regex = "takes a module, its named parameters, tensors, or groups of these, not a value of type"
         if "Tensor lr" in each.error_regex:
             each.optimizer_error_input.params = [torch.nn.Parameter(torch.zeros(2, 2, device=device, dtype=dtype))]
             each.error_regex = r"invalid lr: a tensor hyper has no dimensions, this one has shape \(2,\)"

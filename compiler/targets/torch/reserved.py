@@ -15,7 +15,7 @@ ARGUMENTS = {
 
 # Keys that a parameter group has, may have, or has for other optimizers and torch's own code.
 GROUP_KEYS = {
-    "param_names", "rule", "split", "transposed", "batch", "initial_lr", "max_lr", "min_lr", "base_momentum",
+    "param_names", "rule", "split", "transposed", "batch", "betas", "initial_lr", "max_lr", "min_lr", "base_momentum",
     "max_momentum", "swa_lr", "maximize", "foreach", "capturable", "differentiable", "fused", "backend", "spec",
 }  # fmt: skip
 
@@ -35,7 +35,7 @@ MODULE_NAMES = {
     "Buffer", "CHUNKS", "CONTAINERS", "COUNT_LIMIT", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable",
     "ClassVar", "Collection", "CompileError", "Computation", "ContextVar", "Count", "Counter", "Counters", "DEFAULTS",
     "DEVICE_ALONE", "DEVICE_BATCH", "DIMENSIONS", "DTYPES", "DeviceCounters", "EXACT_QUINTIC", "Event", "ExitStack",
-    "FEW_ELEMENTS",
+    "Defaults", "FEW_ELEMENTS", "MEMBERS",
     "FORCED", "FakeTensor", "FrameType", "FunctionType", "GENERIC", "GRAPHS_LIMIT", "Generated", "Graph", "GraphModule",
     "Group", "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LARGEST", "LASTS", "LAYERS",
     "LAYOUTS", "LEAST_WIDTH", "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "State",
