@@ -85,8 +85,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "gradient written",
         "p.grad has changed after the step",
         f"{RUNTIME}/execution/calls.py",
-        "bucket.gather([cast(Tensor, p.grad) for p in bucket.params])",
-        "bucket.gather([cast(Tensor, p.grad).nan_to_num_() for p in bucket.params])",
+        "bucket.gather(self.work.gradients(bucket.params))",
+        "bucket.gather([g.nan_to_num_() for g in self.work.gradients(bucket.params)])",
     ),
     Mutant(
         "gradient overwritten by a kernel",
@@ -302,8 +302,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "flattened parameters let through",
         "a framework that shards parameters makes a matrix rule run on a piece of a row",
         f"{RUNTIME}/batching/roster.py",
-        "if p.ndim >= 2 or len(former.shape) < 2 or not math.prod(former.shape):",
-        "if p.ndim < 2 or len(former.shape) < 2 or not math.prod(former.shape):",
+        "if p.ndim >= 2 or len(former.shape) < 2 or former.is_empty:",
+        "if p.ndim < 2 or len(former.shape) < 2 or former.is_empty:",
     ),
     Mutant(
         "changed lists not looked at",
