@@ -13,7 +13,7 @@ from optforge.compiler.frontend.cycles import instantaneous_cycles
 from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
-from optforge.compiler.ir.dependencies import dependencies, references, sort_topologically
+from optforge.compiler.ir.dependencies import dependencies, put_in, references, sort_topologically
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
@@ -96,8 +96,3 @@ def measure(expr: ir.Expr, known: dict[EquationName, tuple[int, int]]) -> tuple[
         return known.get(expr.name, (1, 1))
     parts = [measure(child, known) for child in ir.children(expr)]
     return 1 + sum(size for size, _ in parts), 1 + max((height for _, height in parts), default=0)
-
-
-def put_in(expr: ir.Expr, values: dict[EquationName, ir.Expr]) -> ir.Expr:
-    """The expression with values for names."""
-    return ir.transform(lambda node: values.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)

@@ -17,6 +17,11 @@ def references(expr: ir.Expr) -> list[EquationName]:
     return [node.name for node in ir.walk(expr) if isinstance(node, ir.Ref)]
 
 
+def put_in(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> ir.Expr:
+    """The expression with values in the place of the equations that have one."""
+    return ir.transform(lambda node: values.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)
+
+
 def dependencies(equations: Iterable[ir.Equation]) -> dict[EquationName, list[EquationName]]:
     """For each equation the equations it needs in the same step, in the order it reads them."""
     return {equation.name: list(dict.fromkeys(references(equation.value))) for equation in equations}

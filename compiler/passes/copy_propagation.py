@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import dependencies, references, sort_topologically
+from optforge.compiler.ir.dependencies import dependencies, put_in, references, sort_topologically
 from optforge.compiler.ir.names import EquationName
 
 # Expressions deeper than this stay apart, so that whatever walks them by recursion comes to an end.
@@ -75,16 +75,12 @@ def inline_single_uses(function: ir.Function) -> ir.Function:
     uses = Counter(name for value in values.values() for name in references(value))
     uses.update(name for output in function.outputs for name in references(output.value))
     single: dict[EquationName, ir.Expr] = {}
-
-    def expand(expr: ir.Expr) -> ir.Expr:
-        return ir.transform(lambda node: single.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)
-
     for name in sort_topologically(graph, values)[0]:
-        value = expand(values[name])
+        value = put_in(values[name], single)
         if not name.is_written and uses[name] == 1 and height(value) <= HEIGHT_LIMIT:
             single[name] = value
-    kept = tuple(replace(e, value=expand(e.value)) for e in function.equations if e.name not in single)
-    outputs = tuple(replace(output, value=expand(output.value)) for output in function.outputs)
+    kept = tuple(replace(e, value=put_in(e.value, single)) for e in function.equations if e.name not in single)
+    outputs = tuple(replace(output, value=put_in(output.value, single)) for output in function.outputs)
     return replace(function, equations=kept, outputs=outputs)
 
 

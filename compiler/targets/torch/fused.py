@@ -16,7 +16,7 @@ from optforge.compiler.analysis.matching import Instance, KernelRule, Specializa
 from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarge, single
 from optforge.compiler.driver import check_source, run_passes
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import inputs_of, references
+from optforge.compiler.ir.dependencies import inputs_of, put_in, references
 from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import Universe
 from optforge.compiler.passes.fold import is_literal_truth, spell
@@ -211,7 +211,7 @@ def inlined(expr: ir.Expr, step: ir.Function) -> ir.Expr:
     while references(expr):
         if len(list(ir.walk(expr))) > SIZE_LIMIT:
             raise TooLarge
-        expr = ir.transform(lambda node: values[node.name] if isinstance(node, ir.Ref) else node, expr)
+        expr = put_in(expr, values)
     return expr
 
 
