@@ -60,26 +60,26 @@ def memory_limit(bytes_per_parameter: int) -> Contestant:
 
 
 def _elementwise(method: str, device_type: str) -> Race:
-    rivals = torchs("AdamW" if method == "SophiaG" else method)
-    rivals = rivals[:1] if method == "SophiaG" else rivals
+    counterparts = torchs("AdamW" if method == "SophiaG" else method)
+    counterparts = counterparts[:1] if method == "SophiaG" else counterparts
     others = [*ours(method), *packages(method)]
     if method == "SophiaG":
         others += sophias_events()
     if device_type == "cuda":
         others += in_graphs(method)
-    field = (memory_limit(BYTES[method]), *rivals, *others)
-    return Race(method, "all", rivals[0].name, field, ("gpt2-small", "6x384"))
+    field = (memory_limit(BYTES[method]), *counterparts, *others)
+    return Race(method, "all", counterparts[0].name, field, ("gpt2-small", "6x384"))
 
 
 def _orthogonalizing(methods: Sequence[str], device_type: str, model: str) -> Race:
     """Everybody; but where a step takes many seconds, of the backends that one gets without choosing alone."""
-    rivals = [*torchs("Muon"), *packages("Muon"), *packages("MuonYouJiacheng"), *packages("NorMuon")]
+    counterparts = [*torchs("Muon"), *packages("Muon"), *packages("MuonYouJiacheng"), *packages("NorMuon")]
     quick = device_type == "cuda" or model != "gpt2-small"
     generated = [contestant for method in methods for contestant in (ours(method) if quick else ours(method)[:1])]
     if device_type == "cuda":
         generated += [contestant for method in methods for contestant in in_graphs(method)]
     name = "orthogonalizing"
-    return Race(name, "hidden", rivals[0].name, (*rivals, *generated), ("gpt2-small", "6x384"))
+    return Race(name, "hidden", counterparts[0].name, (*counterparts, *generated), ("gpt2-small", "6x384"))
 
 
 def _normalizing(methods: Sequence[str], device_type: str) -> Race:
@@ -92,8 +92,8 @@ def _normalizing(methods: Sequence[str], device_type: str) -> Race:
 
 def _whole_model() -> Race:
     """Muon as it is used: hidden matrices orthogonalized, AdamW for the rest."""
-    rivals = [*torchs("Muon"), *packages("Muon")[:1]]
-    return Race("Muon with AdamW for the rest", "all", rivals[0].name, (*rivals, *ours("Muon")), ("6x384",))
+    counterparts = [*torchs("Muon"), *packages("Muon")[:1]]
+    return Race("Muon with AdamW for the rest", "all", counterparts[0].name, (*counterparts, *ours("Muon")), ("6x384",))
 
 
 def races(model: str, methods: Sequence[str] = METHODS, *, device_type: str = "cpu", slow: bool = False) -> list[Race]:

@@ -181,40 +181,42 @@ def _fastest(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) 
     key = (_form(a), a.stride(), b.stride(), c is not None, _precision(a))
     choice = _choices.get(key)
     if choice is None:
-        rivals = _rivals(a.dtype)
-        if not rivals or torch.cuda.is_current_stream_capturing():
+        candidates = _candidates(a.dtype)
+        if not candidates or torch.cuda.is_current_stream_capturing():
             return None  # a capture cannot wait for a clock
         with _choosing:
-            choice = _choices.get(key) or _measured(rivals, a, b, alpha, beta, c)
+            choice = _choices.get(key) or _measured(candidates, a, b, alpha, beta, c)
             _choices[key] = choice
     return choice.by
 
 
-def _rivals(dtype: torch.dtype) -> list[_Tiles | str]:
+def _candidates(dtype: torch.dtype) -> list[_Tiles | str]:
     """What is installed that may be faster than the plain product."""
-    rivals: list[_Tiles | str] = [] if _kernel() is None else [*_TILES[dtype]]
-    return rivals if dtype == torch.float32 or _quack() is None else [*rivals, _QUACK]
+    candidates: list[_Tiles | str] = [] if _kernel() is None else [*_TILES[dtype]]
+    return candidates if dtype == torch.float32 or _quack() is None else [*candidates, _QUACK]
 
 
 def _form(x: Tensor) -> tuple[Any, ...]:
     return (x.device, x.dtype, *x.shape)
 
 
-def _measured(rivals: list[_Tiles | str], a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Choice:
-    """Times the plain product and all rivals; where every one of them fails it is the plain one, with a warning."""
+def _measured(
+    candidates: list[_Tiles | str], a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None
+) -> _Choice:
+    """Times the plain product and all candidates; where every one of them fails it is the plain one, with a warning."""
     plain = _milliseconds(partial(_plain_product, a, b, alpha, beta, c))
     times: dict[_Tiles | str, float] = {}
-    for rival in rivals:
+    for candidate in candidates:
         try:
-            if rival == _QUACK:
+            if candidate == _QUACK:
                 _require_agreement(a, b, alpha, beta, c)
-            times[rival] = _milliseconds(partial(_product_by, rival, a, b, alpha, beta, c))
+            times[candidate] = _milliseconds(partial(_product_by, candidate, a, b, alpha, beta, c))
         except Exception as error:  # a compiler that is missing or fails, tiles that this device has no room for
             problem = f"{type(error).__name__}: {error}"
     if not times:
         warnings.warn(f"no kernel multiplies {_named(a)} here, plain products are used ({problem})", stacklevel=2)
         return _Choice(None, plain, float("inf"))
-    best = min(times, key=lambda rival: times[rival])
+    best = min(times, key=lambda candidate: times[candidate])
     return _Choice(best if times[best] < plain else None, plain, times[best])
 
 

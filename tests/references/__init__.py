@@ -1,7 +1,7 @@
 """Hand-written optimizers in plain torch, one parameter at a time: what the specs must agree with.
 
 Written from the methods' equations, one module each. Each class is a small ``torch.optim.Optimizer`` whose arguments
-and memories have the names of the spec. Nothing of optforge is imported here.
+and states have the names of the spec. Nothing of optforge is imported here.
 """
 
 import pkgutil

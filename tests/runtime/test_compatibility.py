@@ -191,14 +191,14 @@ def test_schedulers_move_the_weights_as_lr_set_by_hand(cls, as_tensor, name):
 
     scheduled, by_hand = mlp(), mlp()
     optimizer, other = cls(scheduled, lr=lr()), cls(by_hand)
-    rival = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in optimizer.param_groups], lr=lr())
+    counterpart = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in optimizer.param_groups], lr=lr())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a first step of the scheduler before one of `rival`
-        scheduler, reference = SCHEDULERS[name](optimizer), SCHEDULERS[name](rival)
+        warnings.simplefilter("ignore")  # about a first step of the scheduler before one of `counterpart`
+        scheduler, reference = SCHEDULERS[name](optimizer), SCHEDULERS[name](counterpart)
         seen = set()
         for t in range(6):
             for group, scheduled_group, beside in zip(
-                other.param_groups, optimizer.param_groups, rival.param_groups, strict=True
+                other.param_groups, optimizer.param_groups, counterpart.param_groups, strict=True
             ):
                 assert isinstance(scheduled_group["lr"], Tensor) == isinstance(beside["lr"], Tensor)
                 assert scheduled_group["lr"] == beside["lr"]

@@ -417,15 +417,17 @@ def test_cycles_of_torch_move_the_momentum_with_their_defaults(cls, name):
         pytest.skip("has no lr")
     scheduled, by_hand = groups(cls), groups(cls)
     optimizer, other = build(cls, scheduled), build(cls, by_hand)
-    rival = torch.optim.SGD([{"params": [parameter(1)]} for _ in scheduled], momentum=0.5)
+    counterpart = torch.optim.SGD([{"params": [parameter(1)]} for _ in scheduled], momentum=0.5)
     if not optimizer.MOMENTUM:
         with pytest.raises(ValueError, match="must support momentum"):
             CYCLES[name](optimizer)
         return
-    scheduler, reference = CYCLES[name](optimizer), CYCLES[name](rival)
+    scheduler, reference = CYCLES[name](optimizer), CYCLES[name](counterpart)
     seen = set()
     for t in range(6):
-        for group, theirs, ours in zip(other.param_groups, rival.param_groups, optimizer.param_groups, strict=True):
+        for group, theirs, ours in zip(
+            other.param_groups, counterpart.param_groups, optimizer.param_groups, strict=True
+        ):
             group["lr"] = theirs["lr"]
             for hyper in optimizer.MOMENTUM:
                 group[hyper] = theirs["momentum"]
@@ -433,7 +435,7 @@ def test_cycles_of_torch_move_the_momentum_with_their_defaults(cls, name):
             seen.add(theirs["momentum"])
         run(optimizer, parameters(scheduled), range(t, t + 1))
         run(other, parameters(by_hand), range(t, t + 1))
-        rival.step()
+        counterpart.step()
         scheduler.step()
         reference.step()
     assert len(seen) > 2 and same(weights(parameters(scheduled)), weights(parameters(by_hand)))

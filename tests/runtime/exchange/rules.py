@@ -1,6 +1,6 @@
 """Rules written by hand for whole matrices and, as generators, for shards of them.
 
-Memories are full unless `memories` says otherwise; what is `owned` lives with the owner of a matrix.
+States are full unless `states` says otherwise; what is `owned` lives with the owner of a matrix.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Step = Generator[Any, Any, Values]
 
 @dataclass(frozen=True)
 class HandWritten:
-    """`plain(weight, grad, *memories, rows=, cols=)`, and `shards` with `over=` beside them."""
+    """`plain(weight, grad, *states, rows=, cols=)`, and `shards` with `over=` beside them."""
 
     plain: Callable[..., Values]
     shards: Callable[..., Step]
-    memories: Mapping[str, Dims]
+    states: Mapping[str, Dims]
     owned: frozenset[str] = frozenset()
 
 
@@ -142,7 +142,7 @@ def reductions_shards(weight: Tensor, grad: Tensor, r: Tensor, c: Tensor, *, ove
 
 
 def soap_whole(grad: Tensor, row: Tensor, n: Tensor, *owned: Tensor, scale: float) -> Values:
-    """The update, the mean square of its columns and the norm of it all; and the new owned memories.
+    """The update, the mean square of its columns and the norm of it all; and the new owned states.
 
     What is added to l keeps its eigenvalues apart, as otherwise the last bits of a gradient decide about a basis.
     """

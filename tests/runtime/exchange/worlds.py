@@ -72,10 +72,10 @@ def zeros(count: int, dims: Dims, sizes: Mapping[str | int, int], dtype: torch.d
 
 
 def stepped_alone(batch: Batch, dtype: torch.dtype) -> list[Tensor]:
-    """The weight and the memories of whole matrices, parts apart, after some steps in one process."""
+    """The weight and the states of whole matrices, parts apart, after some steps in one process."""
     rule, sizes = RULES[batch.rule], batch.part_sizes
     weight = weights(batch, dtype).view(-1, sizes["rows"], sizes["cols"])
-    values: Sequence[Tensor] = [weight, *(zeros(len(weight), dims, sizes, dtype) for dims in rule.memories.values())]
+    values: Sequence[Tensor] = [weight, *(zeros(len(weight), dims, sizes, dtype) for dims in rule.states.values())]
     for grad in gradients(batch, dtype):
         values = rule.plain(values[0], grad.view_as(weight), *values[1:], rows=sizes["rows"], cols=sizes["cols"])
     return list(values)
@@ -108,7 +108,7 @@ def step_shards(group: dist.ProcessGroup, batches: Sequence[Batch], dim: str | N
     outcome = Outcome([], [Record() for _ in batches])
     for batch, sharding in zip(batches, lain, strict=True):
         values = [shard(weights(batch, dtype), FULL, sharding, batch.transposed)]
-        for name, dims in RULES[batch.rule].memories.items():
+        for name, dims in RULES[batch.rule].states.items():
             if name in RULES[batch.rule].owned:
                 count = sharding.owned[sharding.ranks.rank] * batch.parts
                 values.append(zeros(count, dims, batch.part_sizes, dtype))
@@ -126,8 +126,8 @@ def step_shards(group: dist.ProcessGroup, batches: Sequence[Batch], dim: str | N
 def begin(outcome: Outcome, name: str, index: int, grad: Tensor, sharding: Sharding) -> Run:
     over = Over(sharding)
     sizes = {"rows": sharding.rows // sharding.parts, "cols": sharding.cols}
-    weight, *memories = outcome.values[index]
-    step = RULES[name].shards(weight, grad, *memories, over=over, **sizes)
+    weight, *states = outcome.values[index]
+    step = RULES[name].shards(weight, grad, *states, over=over, **sizes)
     return Run(step, over, finisher(outcome, index), outcome.records[index])
 
 
@@ -144,7 +144,7 @@ def assembled(batches: Sequence[Batch], dim: str, outcomes: Sequence[Outcome]) -
     whole = []
     for index, (batch, sharding) in enumerate(zip(batches, lain, strict=True)):
         rule = RULES[batch.rule]
-        dims = {"weight": FULL, **rule.memories}
+        dims = {"weight": FULL, **rule.states}
         pieces = zip(*(outcome.values[index] for outcome in outcomes), strict=True)
         joined = []
         for (name, each), found in zip(dims.items(), pieces, strict=True):
