@@ -216,10 +216,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "hypers read once",
         "schedulers have no effect after the first step",
         f"{RUNTIME}/optimizer.py",
-        "        values = tuple([_plain(v) for v in given])\n",
+        "        values = tuple(map(_plain, self._hyper_names, given))\n",
         "        if id(group) in self._checked:\n"
         "            return self._checked[id(group)][:-1]\n"
-        "        values = tuple([_plain(v) for v in given])\n",
+        "        values = tuple(map(_plain, self._hyper_names, given))\n",
     ),
     Mutant(
         "changed hypers not checked",
@@ -309,7 +309,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "changed lists not looked at",
         "a parameter that replaces another steps with what was known of that one",
         f"{RUNTIME}/batching/roster.py",
-        'return all(map(operator.is_, group["params"], self.params)) and _view_of(group) == self.view',
+        "return all(map(operator.is_, params, self.params)) and _view_of(group) == self.view",
         "return _view_of(group) == self.view",
     ),
     Mutant(

@@ -175,6 +175,15 @@ def test_an_unpickled_optimizer_sees_that_a_state_is_of_another_size():
     refused(other, [q], RuntimeError, r"had shape \(5, 6\) when it was made")
 
 
+def test_a_state_that_is_moved_to_a_parameter_of_another_size_is_refused():
+    optimizer = AdamW([p := parameter(5, 6)])
+    run(optimizer, [p], range(1))
+    q = parameter(3, 6)
+    optimizer.state[q] = optimizer.state.pop(p)
+    optimizer.param_groups[0]["params"][0] = q
+    refused(optimizer, [q], RuntimeError, r"m has shape \(5, 6\), and \(3, 6\) is needed")
+
+
 def test_a_rule_changed_after_construction_counts():
     """Before the first step it is the rule; afterwards the state is of the old one, which is said."""
     p, alike = parameter(5, 6), parameter(5, 6)
