@@ -33,12 +33,13 @@ class Vanishes(TooLarge):
 class Atom:
     """``key`` says which value it is, ``outline`` the same but for the scalars in it ("" for a scalar).
 
-    ``parts`` are the arguments of a function or the divisor of an inverse.
+    ``parts`` are the arguments of a function, which is ``operator``, or the divisor of an inverse.
     """
 
     key: str
     outline: str = field(compare=False)
     parts: tuple[Sum, ...] = field(compare=False, default=(), repr=False)
+    operator: str = field(compare=False, default="", repr=False)
 
     @property
     def is_scalar(self) -> bool:
@@ -46,7 +47,7 @@ class Atom:
 
     @property
     def is_inverse(self) -> bool:
-        return self.key.startswith(INVERSE)
+        return self.operator == INVERSE
 
 
 Product: TypeAlias = tuple[Atom, ...]  # sorted by their keys, repeated for powers
@@ -292,7 +293,7 @@ def atom_of(operator: str, parts: tuple[Sum, ...]) -> Atom:
     """A function of sums."""
     is_scalar = all(part.is_scalar for part in parts)
     outline = "" if is_scalar else f"{operator}[{', '.join(part.outline for part in parts)}]"
-    return Atom(f"{operator}[{', '.join(part.key for part in parts)}]", outline, parts)
+    return Atom(f"{operator}[{', '.join(part.key for part in parts)}]", outline, parts, operator)
 
 
 def literal_form(node: ir.Literal) -> Sum:

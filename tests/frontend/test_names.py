@@ -5,16 +5,20 @@ What each spec means is written down here by hand, in NumPy: the interpreter and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from inspect import signature
+from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from optforge.compiler.driver import compile_program
+from optforge.compiler.driver import check_source, compile_program
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.printer import dump_function, read_function
@@ -275,6 +279,85 @@ def test_generated_classes_take_the_steps_written_by_hand(case, way):
         optimizer.step()
         found.append(p.detach().numpy().copy())
     assert_same_steps(found, list(case.steps(weight, grads)), weight)
+
+
+# Words drawn from few
+
+
+# Each letter stands for a word. Those of one line must differ: two functions; what the first has; what the second has;
+# hypers, argument and equations of the optimizer; its event.
+SCOPES = ("FG", "XKAB", "YC", "HJQRSUV", "E")
+TEMPLATE = Template("""
+def $F($X, $K):
+    $A = $K * prev($A) + $X
+    $B = $G($A) + 0.5 * prev($B, $X)
+    return $A + 0.1 * $B
+
+def $G($Y):
+    $C = 2 * $Y
+    return $C * $C + cos($C)
+
+optimizer Plain:
+    hyper $H = 0.1
+    hyper $J = 0.5
+    on $E($Q):
+        $R = 0.9 * prev($R, norm(weight)) + 0.3 * $G(grad)
+        $S = 0.5 * prev($S, $G($R)) + $Q * $F(grad, $J)
+    for tensor:
+        $U = $F(grad, $J) - $R
+        $V = $F($U, 0.25) + $G(prev($U)) * $G(t)
+        weight <- weight - $H * ($U + $V + prev($V) + prev(grad) + total(sum($U))) / (1 + $R^2 + $S^2)
+""")
+# Some are what the compiler calls things, and some are what becomes of others in Python.
+WORDS = ("m", "s", "m_s", "m_s_2", "first", "first_m", "new", "line", "init", "part", "update", "prev_grad", "total_1")
+
+
+@st.composite
+def chosen_words(draw: st.DrawFn) -> dict[str, str]:
+    return {letter: word for scope in SCOPES for letter, word in zip(scope, draw(st.permutations(WORDS)), strict=False)}
+
+
+def oracle_steps(program: ir.Program, words: Mapping[str, str]) -> list[Any]:
+    """The weight and the states after each step, with the event before it."""
+    (declaration,) = program.declarations
+    weight, grads = stream()
+    parameter = interpret.OracleParameter(weight, declaration.rules[0])
+    found, hypers = [], {hyper.name: hyper.default.value for hyper in declaration.hypers}
+    for grad in grads:
+        interpret.fire_event([parameter], words["E"], [grad], [hypers], {words["Q"]: 0.3})
+        interpret.run_step([parameter], [grad], [hypers])
+        found.append([parameter.value, *parameter.states.values()])
+    return found
+
+
+@cache
+def steps_of_distinct_words() -> list[Any]:
+    words = {letter: f"word_{letter.lower()}" for letter in "".join(SCOPES)}
+    return oracle_steps(check_source(Source("names.opt", TEMPLATE.substitute(words))).require(), words)
+
+
+@settings(max_examples=10, deadline=None)
+@given(chosen_words())
+def test_words_do_not_change_what_a_spec_means(words: dict[str, str]) -> None:
+    """Not before the passes nor after them, nor in dumps and in Python, whatever else is called so."""
+    source = Source("names.opt", TEMPLATE.substitute(words))
+    for program in (check_source(source).require(), compile_program(source, TORCH)):
+        require_valid(program, "naming")
+        for function in functions_of(program):
+            assert read_function(dump_function(function)) == function
+        for one, other in zip(oracle_steps(program, words), steps_of_distinct_words(), strict=True):
+            for found, wanted in zip(one, other, strict=True):
+                np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    cls = compile_source(source.text).Plain
+    weight, grads = stream()
+    p = torch.nn.Parameter(torch.from_numpy(weight.copy()))
+    optimizer, found = cls([p], backend="eager"), []
+    for grad in grads:
+        p.grad = torch.from_numpy(grad)
+        getattr(optimizer, words["E"])(0.3)
+        optimizer.step()
+        found.append(p.detach().numpy().copy())
+    assert_same_steps(found, [wanted for wanted, *_ in steps_of_distinct_words()], weight)
 
 
 # Events of one name

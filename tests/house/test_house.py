@@ -209,6 +209,55 @@ def test_class_names_are_unique() -> None:
     assert not {each: names for each, names in several.items() if sorted(names) != sorted(SAID_WITH_THEIR_MODULE)}
 
 
+# What may look into text, or put names together, in the rooms where names of equations are data.
+ROOMS_OF_DATA = ("ir", "frontend", "streams", "passes", "analysis", "oracle")
+READERS_OF_TEXT = {
+    "compiler/ir/names.py": "the texts of names",
+    "compiler/ir/printer.py": "reads dumps",
+    "compiler/frontend/reserved_names.py": "what a user may write",
+    "compiler/frontend/literal_checks.py": "how a number is spelled",
+    "compiler/streams/state_names.py": "the names in checkpoints",
+    "compiler/streams/fingerprints.py": "what is hashed",
+}
+CUTS = {"split", "rsplit", "partition", "rpartition", "startswith", "endswith", "removeprefix", "removesuffix"}
+SEPARATORS = {".", ":", "|", " "}
+
+
+def is_name_in_text(node: ast.AST) -> bool:
+    """Whether text is cut or searched for a separator, or put together with nothing but one in between."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr=name, value=value)):
+            return name in CUTS and not (isinstance(value, ast.Name) and value.id == "np")
+        case ast.Compare(left=ast.Constant(value=sign), ops=[ast.In() | ast.NotIn()]):
+            return sign in SEPARATORS
+        case ast.JoinedStr(values=[ast.FormattedValue(), ast.Constant(value=sign), ast.FormattedValue()]):
+            return sign in SEPARATORS - {" "}  # a space stands between words of a message
+        case _:
+            return False
+
+
+def test_names_of_equations_are_no_text() -> None:
+    """What a name says is in the fields of `EquationName`: nobody builds or cuts text to know it."""
+    files = [name for name in FILES if name.startswith(tuple(f"compiler/{room}/" for room in ROOMS_OF_DATA))]
+    assert {name for name in files if any(map(is_name_in_text, ast.walk(parsed(name))))} == set(READERS_OF_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('name.partition(".")[0]', True),
+        ('"." in name', True),
+        ('f"{path}.{word}"', True),
+        ('f"{owner}:{name}"', True),
+        ("np.split(array, 2)", False),
+        ('word in ("row", "col")', False),
+        ('f"{word} {name}: {type_text(found)}"', False),
+    ],
+)
+def test_names_in_text_are_found(line: str, found: bool) -> None:
+    assert any(map(is_name_in_text, ast.walk(ast.parse(line)))) is found
+
+
 def test_heavy_libraries_stay_where_they_belong() -> None:
     problems = []
     for name in (name for name in FILES if name.startswith(("dsl/", "compiler/"))):
