@@ -1132,8 +1132,9 @@ def bad_past(problem: str, span: Span, help: str | None = None) -> Diagnostic:
 @entry("E041", "a shape that nothing tells")
 def undetermined_shape(name: str, sides: Sequence[str], span: Span) -> Diagnostic:
     """A state that starts at 0 has the shape of its equation, and here the equation has the shape of the state: as
-    many columns as it had one step ago, say. Numbers do not help, for they go with any shape. A value to start from,
-    the second argument of `prev`, tells the shape, and something to add to it does so, too.
+    many columns as it had one step ago, say. Numbers do not help, for they go with any shape, nor does a condition:
+    what it says of a row may choose in all columns. A value to start from, the second argument of `prev`, tells the
+    shape, and something to add to it does so, too.
 
     Wrong:
 
@@ -1152,7 +1153,8 @@ def undetermined_shape(name: str, sides: Sequence[str], span: Span) -> Diagnosti
                 weight <- weight - lr * norm(v) * grad
     """
     note = f"as many as `prev({name})`, which has as many as this"
-    hint = f"say what it starts from: `prev({name}, ...)` with a value of its shape"
+    per, one = ("row", "one column") if "columns" in sides else ("col", "one row")
+    hint = f"say what it starts from, a value of its shape: `prev({name}, 0 * mean(weight, per={per}))` for {one}"
     return diagnose(f"nothing tells how many {' and '.join(sides)} `{name}` has", span, note, help=hint)
 
 
