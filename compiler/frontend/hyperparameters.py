@@ -24,12 +24,16 @@ from optforge.dsl import ast, errors
 
 @dataclass
 class Hypers:
-    """The hypers of an optimizer as its rules see them, and what is visible from outside."""
+    """The hypers of an optimizer as its rules see them, and what is visible from outside.
+
+    Names are visible below those of the rules that use the optimizer: `prefix` is `matrix_rest_` for the second of two.
+    """
 
     values: dict[str, ir.Expr] = field(default_factory=dict)
     visible: dict[str, ir.Hyper] = field(default_factory=dict)
     requirements: dict[ir.Expr, ir.Requirement] = field(default_factory=dict)
     past: dict[str, RawWas] = field(default_factory=dict)  # what the visible hypers of used optimizers were
+    prefix: str = ""
 
 
 def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) -> Hypers:
@@ -148,12 +152,12 @@ def delegate_hypers(
         given = equations.written_out(place.expression(value), value.span, report)
         if require_same_kind(keyword.name, flat, given, outer, report):
             bound[keyword.name] = given
-    inner = Hypers()
+    inner = Hypers(prefix=f"{outer.prefix}{rule.words[0]}_")
     for name, (declared, _) in flat.hypers.items():
         if name in bound:
             inner.values[name] = bound[name]
         else:
-            visible = f"{rule.words[0]}_{name}"
+            visible = f"{inner.prefix}{name}"
             inner.values[name] = ir.Input(visible, ir.InputSource.HYPER, span=declared.name.span)
             inner.visible[visible] = replace(resolve_hyper(name, declared, report), name=visible)
     for name, (declared, declared_scope) in flat.hypers.items():

@@ -76,18 +76,18 @@ def resolve_hyper_past(hypers: Mapping[str, tuple[ast.Hyper, Scope]], report: Re
 
 
 def used_hyper_past(
-    hypers: Mapping[str, tuple[ast.Hyper, Scope]], word: str, visible: Collection[str], report: Report
+    hypers: Mapping[str, tuple[ast.Hyper, Scope]], prefix: str, visible: Collection[str], report: Report
 ) -> dict[str, RawWas]:
     """What the hypers of a used optimizer were, by the names that they and the older ones have outside of it."""
 
     def shown(expr: ir.Expr) -> ir.Expr:
         if isinstance(expr, ir.Input) and expr.source is ir.InputSource.HYPER:
-            return replace(expr, name=f"{word}_{expr.name}")
+            return replace(expr, name=f"{prefix}{expr.name}")
         return ir.map_children(shown, expr)
 
-    unbound = {name: each for name, each in hypers.items() if f"{word}_{name}" in visible}
+    unbound = {name: each for name, each in hypers.items() if f"{prefix}{name}" in visible}
     found = resolve_hyper_past(unbound, report)
-    return {name: replace(w, target=name, value=shown(w.value)) for w in found if (name := f"{word}_{w.target}")}
+    return {name: replace(w, target=name, value=shown(w.value)) for w in found if (name := f"{prefix}{w.target}")}
 
 
 def require_no_past(nodes: Sequence[ast.Node], what: str, report: Report) -> None:

@@ -309,7 +309,7 @@ def resolve_delegate(
     if flat is None:
         return []
     inner = delegate_hypers(rule, node, scope, flat, hypers, report)
-    inner.past |= used_hyper_past(flat.hypers, rule.words[0], inner.visible, report)
+    inner.past |= used_hyper_past(flat.hypers, inner.prefix, inner.visible, report)
     rules = resolve_rules(flat, inner, report, path)
     chosen: list[RawRule] = []
     for candidate in rules:

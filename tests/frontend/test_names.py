@@ -472,6 +472,42 @@ def test_inputs_of_a_function_have_distinct_names_in_its_text(change, message):
         require_own_names(step, replace(function, names={**function.names, **change}))
 
 
+NESTED = """
+optimizer Signs:
+    for tensor: use Lion(weight_decay=0)
+
+optimizer Pair:
+    hyper eps = 0.1
+    for matrix:
+        weight <- weight - eps * grad
+    for rest: use AdamW(lr=0.1, beta1=0.5, beta2=0.5, weight_decay=0)
+
+optimizer Outer:
+    for matrix: use Signs()
+    for embedding: use Pair(eps=0.3)
+    for head, vector: use Signs()
+"""
+
+
+def test_hypers_of_optimizers_that_are_used_by_used_ones_have_names_of_their_own():
+    """Each is told apart by the way to it, also two of one name, and one that its user has declared as well."""
+    module = compile_source(NESTED)
+    names = {f"{role}_tensor_{hyper}" for role in ("matrix", "head") for hyper in ("lr", "beta1", "beta2")}
+    assert set(hypers_of(module.Outer)) == {*names, "embedding_rest_eps"}
+    alone = "optimizer Alone:\n    for tensor: use Pair()\n"
+    assert set(hypers_of(compile_source(NESTED + alone).Alone)) == {"tensor_eps", "tensor_rest_eps"}
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = module.Outer([{"params": [p], "rule": "head"}], matrix_tensor_lr=9.0, head_tensor_lr=0.25)
+    optimizer.step()
+    assert torch.equal(p.detach(), torch.full((3,), 0.75))
+
+
+def hypers_of(cls: Any) -> list[str]:
+    """The arguments of the constructor that are hypers."""
+    return [name for name, each in signature(cls).parameters.items() if each.kind is not each.KEYWORD_ONLY][1:]
+
+
 def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
     monkeypatch.setattr(Lowering, "_name_state", lambda self, state: self.names.setdefault(ir.stored(state), state))
     with pytest.raises(InternalError, match=r"hyper `(.)` and state `\1`"):
