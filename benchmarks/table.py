@@ -124,7 +124,7 @@ def machine_section(machine: Data, limits: Data) -> str:
 
 
 NOTES = """How it is measured: all contestants of a table take turns in one process, each round beginning with another
-one; gradients are written anew before each step. Those whose weights and memories do not fit in 6 GB together take
+one; gradients are written anew before each step. Those whose weights and states do not fit in 6 GB together take
 turns in groups, each with the one that all are divided by. Times are medians. A ratio is the median over the rounds of
 the ratio within a round, with its quartiles. Everyone's Newton-Schulz runs in {dtype}: the published code where it
 says bfloat16 runs with that one word changed on processors that multiply bfloat16 slowly. Contestants of a method have

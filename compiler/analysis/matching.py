@@ -142,7 +142,7 @@ def solve(
     target = output_forms(rule.update, standing, chosen, {})
     for truths in choices(pattern.flags):
         for start in ({}, *({name: Sum()} for name in pattern.hypers)):
-            numbers = fitted(pattern, target, truths, start)
+            numbers = fit_hypers(pattern, target, truths, start)
             if numbers is not None:
                 named = {node.name: truth for node, truth in truths.items() if isinstance(node, ir.Input)}
                 return Specialization(chosen, numbers, named)
@@ -171,7 +171,7 @@ def numeric_hypers(function: ir.Function) -> list[str]:
     return list(dict.fromkeys(n.name for n in nodes if n.source is ir.InputSource.HYPER and n.type.kind is Kind.NUMBER))
 
 
-def fitted(
+def fit_hypers(
     pattern: KernelRule, target: Forms, truths: Mapping[ir.Expr, bool], start: Mapping[str, Sum]
 ) -> dict[str, Sum] | None:
     """Values of the hypers that make the pattern's outputs equal to the target's: solved one by one, then checked."""

@@ -62,7 +62,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
             return ir.Schedule(raw.name, raw.doc, raw.hypers, raw.requirements, only.update, text, only.claims)
 
 
-def fitted(value: ir.Expr, wanted: Type) -> ir.Expr:
+def fit_type(value: ir.Expr, wanted: Type) -> ir.Expr:
     """The value as a tensor of exactly the wanted shape."""
     if value.type.phase is Phase.STREAM and value.type.shape == wanted.shape:
         return value
@@ -75,7 +75,7 @@ def even_branches(node: ir.Expr) -> ir.Expr:
         return node
     if not node.condition.type.is_scalar_phase:
         return node
-    return replace(node, then=fitted(node.then, node.type), otherwise=fitted(node.otherwise, node.type))
+    return replace(node, then=fit_type(node.then, node.type), otherwise=fit_type(node.otherwise, node.type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class RuleStreams:
         raw = self.raw
         step = ir.map_expressions(lambda expr: ir.transform(even_branches, expr), raw.step)
         if self.raw.roles:
-            outputs = tuple(replace(o, value=fitted(o.value, NUMBER_STREAM)) for o in step.outputs)
+            outputs = tuple(replace(o, value=fit_type(o.value, NUMBER_STREAM)) for o in step.outputs)
             step = slice_function(step, outputs)
         else:
             step = slice_function(step, step.outputs)
@@ -193,9 +193,9 @@ class RuleStreams:
             return even_branches(node)
 
         changed = ir.map_expressions(lambda expr: ir.transform(remember, expr), function)
-        outputs = [replace(o, value=fitted(o.value, WEIGHT)) if o.name == "weight" else o for o in changed.outputs]
+        outputs = [replace(o, value=fit_type(o.value, WEIGHT)) if o.name == "weight" else o for o in changed.outputs]
         outputs += [
-            ir.Output(self.names[key], fitted(slot.stream, slot.type))
+            ir.Output(self.names[key], fit_type(slot.stream, slot.type))
             for key, slot in self.slots.items()
             if slot.owner == owner
         ]
@@ -243,7 +243,7 @@ class RuleStreams:
             (summand,) = node.arguments
             if summand not in sums:
                 name = f"{'' if owner == 'step' else f'{owner}_'}total_{len(sums) + 1}"
-                output = ir.Output(name, fitted(summand, NUMBER_STREAM))
+                output = ir.Output(name, fit_type(summand, NUMBER_STREAM))
                 reads = inputs_of(
                     self._require_common(slice_function(replace(step, equations=tuple(done)), (output,)), node)
                 )
@@ -281,7 +281,7 @@ class RuleStreams:
                 value = self._at_start(owner, equation.value, starts)
                 equations.append(replace(equation, name=starts[ir.StreamRef(owner, equation.name)], value=value))
         for key, slot in self.slots.items():
-            value = fitted(self._at_start(slot.owner, slot.initial, starts), slot.type)
+            value = fit_type(self._at_start(slot.owner, slot.initial, starts), slot.type)
             equations.append(ir.Equation(starts[ir.stored(self.names[key])], value, slot.initial.span))
         roots = {key: starts[ir.stored(self.names[key])] for key in wanted}
         outputs = tuple(
