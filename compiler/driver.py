@@ -208,6 +208,13 @@ def run_passes(program: ir.Program, rewrites: Rewrites, until: str | None = None
     return program
 
 
+def arrange(function: ir.Function, rewrites: Rewrites) -> ir.Function:
+    """A function that a target has made of parts of others, in an order and with all that its target writes it by."""
+    for rewrite in (schedule_equations, guard_branches, *(rewrite for _, rewrite in rewrites.finish)):
+        function = rewrite(function)
+    return function
+
+
 def fold_requirements(program: ir.Program) -> ir.Program:
     """Conditions with what ``use`` binds put in; those that hold for sure are gone. Functions are told the others."""
 

@@ -37,6 +37,43 @@ def matrix_rule(weight, grad, row_v, col_v, *, t, lr, beta2_decay, least, eps, c
     return weight, row_v, col_v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    row_v,
+    col_v,
+    *,
+    over,
+    t,
+    lr,
+    beta2_decay,
+    least,
+    eps,
+    clip,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    square_grad = grad.square()
+    mean, mean_2, mean_3 = yield (
+        over.mean(weight.square(), "all"),
+        over.mean(square_grad, "row"),
+        over.mean(square_grad, "col"),
+    )
+    share = t**beta2_decay
+    row_v = row_v.mul_(1 - share).add_(share * mean_2)
+    mean_4 = yield over.mean(row_v, "all", dims=("rows", 1))
+    col_v = col_v.mul_(1 - share).add_(share * mean_3)
+    v = row_v @ col_v / mean_4.clamp(min=least)
+    u = grad / v.sqrt().clamp(min=least)
+    mean_5 = yield over.mean(u.square(), "all")
+    alpha = mean.sqrt().clamp(min=eps) * min(lr, 1 / math.sqrt(t))
+    update = alpha / (mean_5.sqrt() / clip).clamp(min=1) * u
+    weight = (1 - lr * weight_decay) * weight - update
+    return weight, row_v, col_v
+
+
 def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight_decay):
     """One step for vector parameters (..., n, 1)."""
     alpha_part = weight.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=eps)
@@ -52,7 +89,21 @@ def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight
     return weight, v
 
 
-class Adafactor(SpecOptimizer, runtime=3):
+def vector_shards(weight, grad, v, *, over, t, lr, beta2_decay, least, eps, clip, weight_decay):
+    """`vector_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    share = t**beta2_decay
+    v = v.mul_(1 - share).add_(share * grad.square())
+    u = grad / v.sqrt().clamp(min=least)
+    mean, mean_2 = yield over.mean(weight.square(), "all"), over.mean(u.square(), "all")
+    alpha = mean.sqrt().clamp(min=eps) * min(lr, 1 / math.sqrt(t))
+    update = alpha / (mean_2.sqrt() / clip).clamp(min=1) * u
+    weight = (1 - lr * weight_decay) * weight - update
+    return weight, v
+
+
+class Adafactor(SpecOptimizer, runtime=4):
     """Adafactor: a second moment of one number per row and one per column (arXiv
     1804.04235), as in torch.
 
@@ -96,13 +147,13 @@ class Adafactor(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
             states=(State("row_v", ("rows", 1)), State("col_v", (1, "cols"))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="vector",
             roles=("vector",),
             states=(State("v"),),
-            step=Kernel(vector_rule, layout="tensor"),
+            step=Kernel(vector_rule, layout="tensor", shards=vector_shards),
         ),
     )
 

@@ -40,6 +40,20 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, beta1, beta2, eps):
     return weight, m, v, radius
 
 
+def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, beta1, beta2, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    norm = yield over.norm(u, "all")
+    weight_x = weight.sub_(lr * (u * radius / norm.clamp(min=1e-10)))
+    norm_2 = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm_2.clamp(min=1e-10)
+    return weight, m, v, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = weight.norm(dim=(-2, -1), keepdim=True)
@@ -71,7 +85,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
     )
 
 
-class AdamH(SpecOptimizer, runtime=3):
+class AdamH(SpecOptimizer, runtime=4):
     """AdamH: Adam with relative steps on the sphere of each matrix's first norm
     (Hyperball, arXiv 2606.16899).
 
@@ -118,7 +132,7 @@ class AdamH(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v"), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

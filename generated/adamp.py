@@ -45,6 +45,24 @@ def matrix_rule(weight, grad, m, v, *, cols, t, lr, beta1, beta2, eps, delta, we
     return weight, m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, cols, t, lr, beta1, beta2, eps, delta, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm, norm_2 = yield over.norm(weight, "row"), over.norm(grad, "row")
+    d_direction = weight / norm.clamp(min=1e-10)
+    m = m.lerp_(grad, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    cosine, dot = yield (
+        over.sum(d_direction * (grad / norm_2.clamp(min=1e-10)), "row"),
+        over.sum(u * d_direction, "row"),
+    )
+    d = torch.where(cosine.abs() < delta / math.sqrt(cols), u - dot * d_direction, u)
+    weight = (1 - lr * weight_decay) * weight - lr * d
+    return weight, m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - beta1)
@@ -70,7 +88,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class AdamP(SpecOptimizer, runtime=3):
+class AdamP(SpecOptimizer, runtime=4):
     """AdamP: AdamW that does not step along a neuron's weights where their scale does
     not matter (arXiv 2006.08217).
 
@@ -116,7 +134,12 @@ class AdamP(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v")),
-            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                along=("cols",),
+                shards=matrix_shards,
+            ),
         ),
         Rule(
             name="rest",

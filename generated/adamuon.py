@@ -41,6 +41,22 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta, eps, weight_decay):
     return weight, m_m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    mul_beta = (1 - beta) * grad
+    m_m = m.mul_(beta).add_(mul_beta)
+    m = mul_beta.add_(beta * m_m)
+    (o,) = yield over.whole(orthogonalize, m.sign())
+    v = v.mul_(beta).add_((1 - beta) * o.square())
+    u = o.div_(v.sqrt() + eps)
+    norm = yield over.norm(u, "all")
+    d = u * (0.2 * math.sqrt(rows * cols)) / norm.clamp(min=eps)
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m_m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -66,7 +82,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class AdaMuon(SpecOptimizer, runtime=3):
+class AdaMuon(SpecOptimizer, runtime=4):
     """AdaMuon: orthogonalized signs of the momentum with an elementwise second moment
     (arXiv 2507.11005).
 
@@ -107,7 +123,7 @@ class AdaMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v")),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

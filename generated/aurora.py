@@ -69,6 +69,53 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weight_decay, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(matrix_whole, m, rows=rows, cols=cols, steps=steps)
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, rows, cols, steps):
+    """What the owner of whole matrices computes."""
+    if rows > cols:
+        update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+    if rows <= cols and rows < cols:
+        update_x = m.mT
+        update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+    if rows > cols:
+        denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
+        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator = denominator_part.clamp(min=1e-7)
+        update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
+        update_part_2 = update_part_3 / denominator
+        update_part = update_part_2 * m
+        update = orthogonalize(update_part, steps=steps, method="exact")
+    else:
+        if rows < cols:
+            denominator_2_part_3 = update_d_2 * update_x
+            denominator_2_part_2 = orthogonalize(
+                denominator_2_part_3,
+                steps=steps,
+                method="exact",
+            )
+            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2 = denominator_2_part.clamp(min=1e-7)
+            update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
+            update_part_6 = update_part_7 / denominator_2
+            update_part_5 = update_part_6 * update_x
+            update_part_4 = orthogonalize(update_part_5, steps=steps, method="exact")
+            update = update_part_4.mT
+        else:
+            update = orthogonalize(m, steps=steps, method="exact")
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -94,7 +141,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Aurora(SpecOptimizer, runtime=3):
+class Aurora(SpecOptimizer, runtime=4):
     """Aurora: Muon whose rows move equally, or its columns where there are more of them
     (arXiv 2606.27715).
 
@@ -138,7 +185,7 @@ class Aurora(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -72,6 +72,63 @@ def matrix_rule(weight, grad, m, radius, *, rows, cols, lr, beta, nesterov, step
     return weight, m_m, radius
 
 
+def matrix_shards(weight, grad, m, radius, *, over, rows, cols, lr, beta, nesterov, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (div,) = yield over.whole(
+        matrix_whole,
+        m,
+        radius,
+        dims=(("rows", "cols"), (1, 1)),
+        rows=rows,
+        cols=cols,
+        steps=steps,
+    )
+    weight_x = weight.sub_(lr * div)
+    norm = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm.clamp(min=1e-10)
+    return weight, m_m, radius
+
+
+def matrix_whole(m, radius, *, rows, cols, steps):
+    """What the owner of whole matrices computes."""
+    if rows > cols:
+        update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+    if rows <= cols and rows < cols:
+        update_x = m.mT
+        update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+    if rows > cols:
+        denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
+        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator = denominator_part.clamp(min=1e-7)
+        update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
+        update_part_2 = update_part_3 / denominator
+        update_part = update_part_2 * m
+        update = orthogonalize(update_part, steps=steps, method="exact")
+    else:
+        if rows < cols:
+            denominator_2_part_3 = update_d_2 * update_x
+            denominator_2_part_2 = orthogonalize(
+                denominator_2_part_3,
+                steps=steps,
+                method="exact",
+            )
+            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2 = denominator_2_part.clamp(min=1e-7)
+            update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
+            update_part_6 = update_part_7 / denominator_2
+            update_part_5 = update_part_6 * update_x
+            update_part_4 = orthogonalize(update_part_5, steps=steps, method="exact")
+            update = update_part_4.mT
+        else:
+            update = orthogonalize(m, steps=steps, method="exact")
+    div = update * radius / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    return (div,)
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = weight.norm(dim=(-2, -1), keepdim=True)
@@ -103,7 +160,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class AuroraH(SpecOptimizer, runtime=3):
+class AuroraH(SpecOptimizer, runtime=4):
     """AuroraH: Aurora with relative steps on the sphere of the weights' first norm
     (arXiv 2606.16899 on arXiv 2606.27715).
 
@@ -149,7 +206,7 @@ class AuroraH(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

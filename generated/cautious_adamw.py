@@ -26,7 +26,21 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class CautiousAdamW(SpecOptimizer, runtime=3):
+def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_decay):
+    """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    u_super = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    u_mask = (u_super * grad > 0).to(weight.dtype)
+    mean = yield over.mean(u_mask, "all")
+    u = u_super * u_mask / mean.clamp(min=1e-3)
+    weight = (1 - lr * weight_decay) * weight - lr * u
+    return weight, m, v
+
+
+class CautiousAdamW(SpecOptimizer, runtime=4):
     """C-AdamW: AdamW that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -59,7 +73,7 @@ class CautiousAdamW(SpecOptimizer, runtime=3):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("m"), State("v")),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", shards=tensor_shards),
         ),
     )
 

@@ -25,7 +25,20 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class CautiousLion(SpecOptimizer, runtime=3):
+def tensor_shards(weight, grad, m, *, over, lr, beta1, beta2, weight_decay):
+    """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    u_super = (beta1 * m + (1 - beta1) * grad).sign()
+    u_mask = (u_super * grad > 0).to(weight.dtype)
+    mean = yield over.mean(u_mask, "all")
+    u = u_super * u_mask / mean.clamp(min=1e-3)
+    weight = (1 - lr * weight_decay) * weight - lr * u
+    m = m.mul_(beta2).add_((1 - beta2) * grad)
+    return weight, m
+
+
+class CautiousLion(SpecOptimizer, runtime=4):
     """C-Lion: Lion that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:
@@ -57,7 +70,7 @@ class CautiousLion(SpecOptimizer, runtime=3):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("m"),),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", shards=tensor_shards),
         ),
     )
 

@@ -39,6 +39,21 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weight_decay, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update_super,) = yield over.whole(orthogonalize, m, steps=steps)
+    update_mask = (update_super * grad > 0).to(weight.dtype)
+    mean = yield over.mean(update_mask, "all")
+    update = update_super * update_mask / mean.clamp(min=1e-3)
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -64,7 +79,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousMuon(SpecOptimizer, runtime=3):
+class CautiousMuon(SpecOptimizer, runtime=4):
     """C-Muon: Muon that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix and conv parameters:
@@ -103,7 +118,7 @@ class CautiousMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -41,6 +41,32 @@ def matrix_rule(weight, grad, m, v, *, t, lr, mu1, mu2, eps, weight_decay):
     return weight, m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - mu1)
+    norm, (norm_2, u_orthogonalize) = yield (
+        over.norm(grad, "all"),
+        over.whole(matrix_whole, m, gives=((1, 1), ("rows", "cols"))),
+    )
+    u_mask = (u_orthogonalize * grad > 0).to(weight.dtype)
+    mean = yield over.mean(u_mask, "all")
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    alpha = bias * norm_2 / (v.sqrt() + eps)
+    u = u_orthogonalize * u_mask / mean.clamp(min=1e-3)
+    weight = weight.sub_(lr * alpha * (u + weight_decay * weight))
+    return weight, m, v
+
+
+def matrix_whole(m):
+    """What the owner of whole matrices computes."""
+    u_orthogonalize = orthogonalize(m)
+    norm_2 = m.norm(dim=(-2, -1), keepdim=True)
+    return norm_2, u_orthogonalize
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -66,7 +92,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNAMO(SpecOptimizer, runtime=3):
+class CautiousNAMO(SpecOptimizer, runtime=4):
     """C-NAMO: NAMO that moves only where step and gradient agree (arXiv 2602.17080 and
     2411.16085, put together here).
 
@@ -109,7 +135,7 @@ class CautiousNAMO(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -40,6 +40,24 @@ def matrix_rule(weight, grad, m, *, lr, beta, weight_decay):
     return weight, m
 
 
+def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(weight, "row")
+    m = m.lerp_(grad, 1 - beta)
+    d_super_direction = weight / norm.clamp(min=1e-10)
+    dot = yield over.sum(m * d_super_direction, "row")
+    d_super_project = m - dot * d_super_direction
+    norm_2 = yield over.norm(d_super_project, "row")
+    d_super = d_super_project.div_(norm_2.clamp(min=1e-10))
+    d_mask = (d_super * grad > 0).to(weight.dtype)
+    mean = yield over.mean(d_mask, "all")
+    d = d_super * d_mask / mean.clamp(min=1e-3)
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -65,7 +83,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousNora(SpecOptimizer, runtime=3):
+class CautiousNora(SpecOptimizer, runtime=4):
     """CautiousNora: Nora that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2605.03769).
 
@@ -101,7 +119,7 @@ class CautiousNora(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

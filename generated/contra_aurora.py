@@ -89,6 +89,96 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    contra,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(
+        matrix_whole,
+        m,
+        rows=rows,
+        cols=cols,
+        steps=steps,
+        contra=contra,
+    )
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, rows, cols, steps, contra):
+    """What the owner of whole matrices computes."""
+    if rows > cols:
+        update_super_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+    if rows <= cols and rows < cols:
+        update_super_x = m.mT
+        update_super_d_2 = 1 / update_super_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+    if rows > cols:
+        denominator_part_3 = update_super_d * m
+        denominator_part_2 = orthogonalize(
+            denominator_part_3,
+            steps=steps,
+            method="exact",
+        )
+        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator = denominator_part.clamp(min=1e-7)
+        update_super_part_4 = math.sqrt(min(rows, cols) / max(rows, cols))
+        update_super_part_3 = update_super_d * update_super_part_4
+        update_super_part_2 = update_super_part_3 / denominator
+        update_super_part = update_super_part_2 * m
+        update_super = orthogonalize(update_super_part, steps=steps, method="exact")
+    else:
+        if rows < cols:
+            denominator_2_part_3 = update_super_d_2 * update_super_x
+            denominator_2_part_2 = orthogonalize(
+                denominator_2_part_3,
+                steps=steps,
+                method="exact",
+            )
+            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2 = denominator_2_part.clamp(min=1e-7)
+            update_super_part_9 = math.sqrt(min(rows, cols) / max(rows, cols))
+            update_super_part_8 = update_super_d_2 * update_super_part_9
+            update_super_part_7 = update_super_part_8 / denominator_2
+            update_super_part_6 = update_super_part_7 * update_super_x
+            update_super_part_5 = orthogonalize(
+                update_super_part_6,
+                steps=steps,
+                method="exact",
+            )
+            update_super = update_super_part_5.mT
+        else:
+            update_super = orthogonalize(m, steps=steps, method="exact")
+    if rows <= cols:
+        denominator_3_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_3_part = denominator_3_part_2.amax(dim=(-2, -1), keepdim=True)
+    else:
+        denominator_3_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_3_part = denominator_3_part_3.amax(dim=(-2, -1), keepdim=True)
+    denominator_3 = denominator_3_part.clamp(min=1e-10)
+    update_x_part = contra / 2 * m / denominator_3
+    update_x = update_super - update_x_part
+    denominator_4 = update_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    update = update_x * update_super.norm(dim=(-2, -1), keepdim=True) / denominator_4
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -114,7 +204,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraAurora(SpecOptimizer, runtime=3):
+class ContraAurora(SpecOptimizer, runtime=4):
     """ContraAurora: Aurora less a part of the momentum, its length restored
     (modded-nanogpt's optimization track).
 
@@ -156,7 +246,7 @@ class ContraAurora(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

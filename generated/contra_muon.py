@@ -49,6 +49,53 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    contra,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(
+        matrix_whole,
+        m,
+        rows=rows,
+        cols=cols,
+        steps=steps,
+        contra=contra,
+    )
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, rows, cols, steps, contra):
+    """What the owner of whole matrices computes."""
+    if rows <= cols:
+        denominator_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
+    else:
+        denominator_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
+    denominator = denominator_part.clamp(min=1e-10)
+    update_part = contra / 2 * m / denominator
+    update = orthogonalize(m, steps=steps, method="exact") - update_part
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -74,7 +121,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuon(SpecOptimizer, runtime=3):
+class ContraMuon(SpecOptimizer, runtime=4):
     """ContraMuon: Muon less a part of the momentum itself, so that its strongest
     directions move less.
 
@@ -120,7 +167,7 @@ class ContraMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -41,6 +41,46 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    exponent,
+    eps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(
+        matrix_whole,
+        m,
+        rows=rows,
+        cols=cols,
+        exponent=exponent,
+        eps=eps,
+    )
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, rows, cols, exponent, eps):
+    """What the owner of whole matrices computes."""
+    p = 2 / (1 - exponent)
+    update = inverse_root(m @ m.mT, p, eps=eps) @ m if rows <= cols else m @ inverse_root(m.mT @ m, p, eps=eps)
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -66,7 +106,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class HTMuon(SpecOptimizer, runtime=3):
+class HTMuon(SpecOptimizer, runtime=4):
     """HTMuon: singular values of the momentum to a small power, where Muon makes them 1
     (arXiv 2603.10067).
 
@@ -112,7 +152,7 @@ class HTMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -31,7 +31,21 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class LAMB(SpecOptimizer, runtime=3):
+def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_decay):
+    """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    d = u.add_(weight_decay * weight)
+    norm_weight, norm_d = yield over.norm(weight, "all"), over.norm(d, "all")
+    update = lr * torch.where(norm_weight * norm_d > 0, norm_weight / norm_d, 1) * d
+    weight = weight.sub_(update)
+    return weight, m, v
+
+
+class LAMB(SpecOptimizer, runtime=4):
     """LAMB: AdamW whose steps are as long as the weights, times lr (arXiv 1904.00962).
 
     Defaults as recollected.
@@ -66,7 +80,7 @@ class LAMB(SpecOptimizer, runtime=3):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("m"), State("v")),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", shards=tensor_shards),
         ),
     )
 

@@ -31,7 +31,19 @@ def tensor_rule(weight, grad, m, *, lr, momentum, trust, weight_decay):
     return weight, m
 
 
-class LARS(SpecOptimizer, runtime=3):
+def tensor_shards(weight, grad, m, *, over, lr, momentum, trust, weight_decay):
+    """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm_weight, norm_grad = yield over.norm(weight, "all"), over.norm(grad, "all")
+    size = norm_grad + weight_decay * norm_weight
+    ratio = torch.where(norm_weight * norm_grad > 0, trust * norm_weight / size, 1)
+    m = momentum * m + lr * ratio * (grad + weight_decay * weight)
+    weight = weight.sub_(m)
+    return weight, m
+
+
+class LARS(SpecOptimizer, runtime=4):
     """LARS: SGD whose steps are a fixed share of the weights' norm (arXiv 1708.03888).
 
     Where weight or gradient is zero the share does not apply, which is our reading: a
@@ -69,7 +81,7 @@ class LARS(SpecOptimizer, runtime=3):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("m"),),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", shards=tensor_shards),
         ),
     )
 

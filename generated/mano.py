@@ -45,6 +45,29 @@ def matrix_rule(weight, grad, m, *, rows, cols, t, lr, beta, nesterov, weight_de
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, t, lr, beta, nesterov, weight_decay, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm, norm_2 = yield over.norm(weight, "col"), over.norm(weight, "row")
+    m_m = beta * m + grad
+    m = grad + beta * m_m if nesterov else m_m
+    x_direction = weight / norm.clamp(min=eps)
+    y_direction = weight / norm_2.clamp(min=eps)
+    dot, dot_2 = yield (
+        over.sum(m * x_direction, "col"),
+        over.sum(m * y_direction, "row"),
+    )
+    x_project = m - dot * x_direction
+    y_project = m - dot_2 * y_direction
+    norm_3, norm_4 = yield over.norm(x_project, "col"), over.norm(y_project, "row")
+    x = x_project.div_(norm_3.clamp(min=eps))
+    y = y_project.div_(norm_4.clamp(min=eps))
+    d = 0.2 * (math.sqrt(rows) * x if t % 2 > 0 else math.sqrt(cols) * y)
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -70,7 +93,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Mano(SpecOptimizer, runtime=3):
+class Mano(SpecOptimizer, runtime=4):
     """Mano: momentum tangent to the columns or the rows of the weights, normalized, in
     turns (arXiv 2601.23000).
 
@@ -114,7 +137,7 @@ class Mano(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

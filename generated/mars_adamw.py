@@ -41,6 +41,36 @@ def matrix_rule(weight, grad, m, v, prev_grad, *, t, lr, beta1, beta2, gamma, ep
     return weight, m, v, grad
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    v,
+    prev_grad,
+    *,
+    over,
+    t,
+    lr,
+    beta1,
+    beta2,
+    gamma,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    change = grad - prev_grad
+    c_x = grad + gamma * beta1 / (1 - beta1) * change
+    norm = yield over.norm(c_x, "all")
+    c = c_x.mul_((1 / norm.clamp(min=1e-10)).clamp(max=1))
+    m = m.lerp_(c, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * c.square())
+    u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    weight = weight.sub_(lr * (u + weight_decay * weight))
+    return weight, m, v, grad
+
+
 def matrix_init(grad):
     """First values of prev_grad."""
     return (grad,)
@@ -71,7 +101,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSAdamW(SpecOptimizer, runtime=3):
+class MARSAdamW(SpecOptimizer, runtime=4):
     """MARS-AdamW: AdamW on gradients that are corrected by how they changed (arXiv
     2411.10438).
 
@@ -116,7 +146,7 @@ class MARSAdamW(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
             states=(State("m"), State("v"), State("prev_grad")),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             init=Kernel(matrix_init, layout="matrix", along=(), outputs=("prev_grad",)),
         ),
         Rule(

@@ -42,6 +42,34 @@ def matrix_rule(weight, grad, m, prev_grad, *, rows, cols, lr, beta, gamma, weig
     return weight, m, grad
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    prev_grad,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    gamma,
+    weight_decay,
+    steps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    raw = grad + gamma * beta / (1 - beta) * (grad - prev_grad)
+    norm = yield over.norm(raw, "all")
+    c = raw.mul_((1 / norm.clamp(min=1e-10)).clamp(max=1))
+    m = m.lerp_(c, 1 - beta)
+    (orthogonalize_,) = yield over.whole(orthogonalize, m, steps=steps)
+    d = orthogonalize_.mul_(0.2 * math.sqrt(max(rows, cols)))
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m, grad
+
+
 def matrix_init(grad):
     """First values of prev_grad."""
     return (grad,)
@@ -72,7 +100,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSM(SpecOptimizer, runtime=3):
+class MARSM(SpecOptimizer, runtime=4):
     """MARS-M: Muon on gradients with their change since the last step added (arXiv
     2510.21800).
 
@@ -118,7 +146,7 @@ class MARSM(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("prev_grad")),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             init=Kernel(matrix_init, layout="matrix", along=(), outputs=("prev_grad",)),
         ),
         Rule(

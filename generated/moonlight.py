@@ -39,6 +39,18 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weight_decay, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(orthogonalize, m, steps=steps)
+    update_2 = lr * 0.2 * math.sqrt(max(rows, cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -64,7 +76,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_ratio, rest_be
     )
 
 
-class Moonlight(SpecOptimizer, runtime=3):
+class Moonlight(SpecOptimizer, runtime=4):
     """Moonlight's Muon: steps with the root mean square of AdamW's, and one lr for all
     (arXiv 2502.16982).
 
@@ -107,7 +119,7 @@ class Moonlight(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -46,6 +46,33 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(matrix_whole, m)
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(
+        m,
+        coefficients=(
+            (3.3656576, -3.3420992, 0.0),
+            (2.5744352, -1.4957376, 0.0),
+            (2.5368962, -1.431257, 0.0),
+            (2.4418906, -1.276404, 0.0),
+            (2.2230472, -0.963065, 0.0),
+        ),
+    )
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -71,7 +98,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCubic(SpecOptimizer, runtime=3):
+class MuonCubic(SpecOptimizer, runtime=4):
     """MuonCubic: Muon with five cubic polynomials, a third fewer products of matrices
     (arXiv 2606.00371).
 
@@ -113,7 +140,7 @@ class MuonCubic(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

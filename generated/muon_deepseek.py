@@ -51,6 +51,38 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(matrix_whole, m)
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(
+        m,
+        coefficients=(
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (3.4445, -4.775, 2.0315),
+            (2.0, -1.5, 0.5),
+            (2.0, -1.5, 0.5),
+        ),
+    )
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -76,7 +108,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonDeepSeek(SpecOptimizer, runtime=3):
+class MuonDeepSeek(SpecOptimizer, runtime=4):
     """MuonDeepSeek: Muon with DeepSeek-V4's ten steps, eight of the usual quintic and
     two that settle at 1.
 
@@ -119,7 +151,7 @@ class MuonDeepSeek(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -44,6 +44,43 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    mode,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(matrix_whole, m, steps=steps, mode=mode)
+    update_2 = lr * 0.2 * math.sqrt(max(rows, cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, steps, mode):
+    """What the owner of whole matrices computes."""
+    if mode == "col":
+        x = m / m.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+    else:
+        x = m / m.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+    update_part = x / x.norm(dim=-2, keepdim=True).clamp(min=1e-10) if mode == "both" else x
+    update = orthogonalize(update_part, steps=steps)
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -69,7 +106,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_ratio, rest_be
     )
 
 
-class MuonEq(SpecOptimizer, runtime=3):
+class MuonEq(SpecOptimizer, runtime=4):
     """MuonEq: momentum with rows or columns of norm 1 before it is orthogonalized
     (arXiv 2603.28254).
 
@@ -114,7 +151,7 @@ class MuonEq(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -42,6 +42,32 @@ def matrix_rule(weight, grad, m, radius, *, lr, beta, nesterov, steps):
     return weight, m_m, radius
 
 
+def matrix_shards(weight, grad, m, radius, *, over, lr, beta, nesterov, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (div,) = yield over.whole(
+        matrix_whole,
+        m,
+        radius,
+        dims=(("rows", "cols"), (1, 1)),
+        steps=steps,
+    )
+    weight_x = weight.sub_(lr * div)
+    norm = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm.clamp(min=1e-10)
+    return weight, m_m, radius
+
+
+def matrix_whole(m, radius, *, steps):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(m, steps=steps)
+    div = update * radius / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    return (div,)
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = weight.norm(dim=(-2, -1), keepdim=True)
@@ -73,7 +99,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonH(SpecOptimizer, runtime=3):
+class MuonH(SpecOptimizer, runtime=4):
     """MuonH: Muon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 
@@ -119,7 +145,7 @@ class MuonH(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -49,6 +49,48 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    mode,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(matrix_whole, m, steps=steps, mode=mode)
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, steps, mode):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m, steps=steps)
+    if mode == "col" or mode == "col_row":
+        first = o / o.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+    else:
+        first = o / o.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+    if mode == "col_row" or mode == "row_col":
+        if mode == "col_row":
+            second = first / first.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+        else:
+            second = first / first.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+    update = second if mode == "col_row" or mode == "row_col" else first
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -74,7 +116,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPlus(SpecOptimizer, runtime=3):
+class MuonPlus(SpecOptimizer, runtime=4):
     """Muon+: Muon whose orthogonalized momentum has its columns and rows brought to
     norm 1 (arXiv 2602.21545).
 
@@ -122,7 +164,7 @@ class MuonPlus(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

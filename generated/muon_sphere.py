@@ -52,6 +52,42 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, steps):
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (weight_2,) = yield over.whole(
+        matrix_whole,
+        weight,
+        m,
+        rows=rows,
+        cols=cols,
+        lr=lr,
+        steps=steps,
+    )
+    return weight_2, m_m
+
+
+def matrix_whole(weight, m, *, rows, cols, lr, steps):
+    """What the owner of whole matrices computes."""
+    radius = math.sqrt(rows / cols)
+    if rows <= cols:
+        denominator_part_3 = eigenbasis(weight @ weight.mT).mT @ weight
+        denominator_part_2 = denominator_part_3.norm(dim=-1, keepdim=True)
+        denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
+    else:
+        denominator_part_5 = weight @ eigenbasis(weight.mT @ weight)
+        denominator_part_4 = denominator_part_5.norm(dim=-2, keepdim=True)
+        denominator_part = denominator_part_4.amax(dim=(-2, -1), keepdim=True)
+    denominator = denominator_part.clamp(min=1e-10)
+    w = weight * radius / denominator
+    update = orthogonalize(m, steps=steps)
+    weight = w.sub_(lr * radius * update)
+    return (weight,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -77,7 +113,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSphere(SpecOptimizer, runtime=3):
+class MuonSphere(SpecOptimizer, runtime=4):
     """MuonSphere: Muon with the weights' spectral norm put to sqrt(rows / cols) before
     each step (arXiv 2601.08393).
 
@@ -123,7 +159,7 @@ class MuonSphere(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -54,6 +54,34 @@ def matrix_rule(
     return weight, m_m, v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    beta2,
+    eps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    (update,) = yield over.whole(orthogonalize, m / (v + eps).sqrt(), steps=steps)
+    weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(rows / cols) * update
+    return weight, m_m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -79,7 +107,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSquared(SpecOptimizer, runtime=3):
+class MuonSquared(SpecOptimizer, runtime=4):
     """Muon²: momentum over the root of the mean squared gradient, then orthogonalized
     (arXiv 2604.09967).
 
@@ -122,7 +150,7 @@ class MuonSquared(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v")),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -68,6 +68,45 @@ def matrix_rule(
     return weight, m_m, r, g_m, g_v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    r,
+    g_m,
+    g_v,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    beta,
+    nesterov,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    g = yield over.norm(weight, "row")
+    unit = weight / g.clamp(min=1e-10)
+    grad_g = yield over.sum(grad * unit, "row")
+    grad_d = g / r.clamp(min=1e-10) * (grad - grad_g * unit)
+    m_m = beta * m + grad_d
+    m = grad_d + beta * m_m if nesterov else m_m
+    (orthogonalize_,) = yield over.whole(orthogonalize, m)
+    d = r * unit - lr * 0.2 * math.sqrt(max(rows, cols)) * orthogonalize_
+    r = yield over.norm(d, "row")
+    g_m = g_m.lerp_(grad_g, 1 - beta1)
+    g_v = g_v.mul_(beta2).add_((1 - beta2) * grad_g.square())
+    u = g_m / (1 - beta1**t) / ((g_v / (1 - beta2**t)).sqrt() + eps)
+    weight = (g - lr * u) * (d / r.clamp(min=1e-10)) - lr * weight_decay * weight
+    return weight, m_m, r, g_m, g_v
+
+
 def matrix_init(weight):
     """First values of r."""
     step_g = weight.norm(dim=-1, keepdim=True)
@@ -99,7 +138,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Muown(SpecOptimizer, runtime=3):
+class Muown(SpecOptimizer, runtime=4):
     """Muown: Muon for the directions of the rows and Adam for their lengths g (arXiv
     2605.10797).
 
@@ -161,7 +200,7 @@ class Muown(SpecOptimizer, runtime=3):
                 State("g_m", ("rows", 1)),
                 State("g_v", ("rows", 1)),
             ),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", along=("cols",), outputs=("r",)),
         ),

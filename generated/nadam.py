@@ -51,7 +51,7 @@ def tensor_init(weight):
     return (first_product,)
 
 
-class NAdam(SpecOptimizer, runtime=3):
+class NAdam(SpecOptimizer, runtime=4):
     """NAdam: Adam with Nesterov's look-ahead and a warming momentum (Dozat, 2016), as
     in torch.
 

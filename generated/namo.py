@@ -36,6 +36,29 @@ def matrix_rule(weight, grad, m, v, *, t, lr, mu1, mu2, eps, weight_decay):
     return weight, m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - mu1)
+    norm, (norm_2, orthogonalize_) = yield (
+        over.norm(grad, "all"),
+        over.whole(matrix_whole, m, gives=((1, 1), ("rows", "cols"))),
+    )
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    alpha = bias * norm_2 / (v.sqrt() + eps)
+    weight = weight.sub_(lr * alpha * (orthogonalize_ + weight_decay * weight))
+    return weight, m, v
+
+
+def matrix_whole(m):
+    """What the owner of whole matrices computes."""
+    norm_2 = m.norm(dim=(-2, -1), keepdim=True)
+    orthogonalize_ = orthogonalize(m)
+    return norm_2, orthogonalize_
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -61,7 +84,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMO(SpecOptimizer, runtime=3):
+class NAMO(SpecOptimizer, runtime=4):
     """NAMO: orthogonalized momentum with one norm-based Adam step size (arXiv
     2602.17080).
 
@@ -104,7 +127,7 @@ class NAMO(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

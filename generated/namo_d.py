@@ -39,6 +39,31 @@ def matrix_rule(weight, grad, m, v, *, t, lr, mu1, mu2, c, eps, weight_decay):
     return weight, m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - mu1)
+    norm, (orthogonalize_, norm_2) = yield (
+        over.norm(grad, "col"),
+        over.whole(matrix_whole, m, gives=(("rows", "cols"), (1, "cols"))),
+    )
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    alpha = bias * norm_2 / (v.sqrt() + eps)
+    mean_alpha = yield over.mean(alpha, "all", dims=(1, "cols"))
+    s = alpha.clamp(c * mean_alpha, mean_alpha / c)
+    weight = weight.sub_(lr * (orthogonalize_ + weight_decay * weight) * s)
+    return weight, m, v
+
+
+def matrix_whole(m):
+    """What the owner of whole matrices computes."""
+    orthogonalize_ = orthogonalize(m)
+    norm_2 = m.norm(dim=-2, keepdim=True)
+    return orthogonalize_, norm_2
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -64,7 +89,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOD(SpecOptimizer, runtime=3):
+class NAMOD(SpecOptimizer, runtime=4):
     """NAMO-D: NAMO with one step size per column, limited to a band around their mean
     (arXiv 2602.17080).
 
@@ -109,7 +134,7 @@ class NAMOD(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, "cols"))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -50,6 +50,41 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, mu1, mu2, c, eps):
     return weight, m, v, radius
 
 
+def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, c, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(grad, "col")
+    m = m.lerp_(grad, 1 - mu1)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    (div,) = yield over.whole(
+        matrix_whole,
+        m,
+        v.sqrt() + eps,
+        radius,
+        dims=(("rows", "cols"), (1, "cols"), (1, 1)),
+        t=t,
+        mu1=mu1,
+        mu2=mu2,
+        c=c,
+    )
+    weight_x_2 = weight.sub_(lr * div)
+    norm_2 = yield over.norm(weight_x_2, "all")
+    weight = weight_x_2 * radius / norm_2.clamp(min=1e-10)
+    return weight, m, v, radius
+
+
+def matrix_whole(m, add, radius, *, t, mu1, mu2, c):
+    """What the owner of whole matrices computes."""
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    alpha = bias * m.norm(dim=-2, keepdim=True) / add
+    mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
+    s = alpha.clamp(c * mean_alpha, mean_alpha / c)
+    weight_x = orthogonalize(m) * s
+    div = weight_x * radius / weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    return (div,)
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = weight.norm(dim=(-2, -1), keepdim=True)
@@ -81,7 +116,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMODH(SpecOptimizer, runtime=3):
+class NAMODH(SpecOptimizer, runtime=4):
     """NAMODH: NAMO-D on the sphere of the weights' first norm, where its columns differ
     in step size as before.
 
@@ -132,7 +167,7 @@ class NAMODH(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, "cols")), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -63,6 +63,59 @@ def matrix_rule(
     return weight, m_m, v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    mu1,
+    mu2,
+    c,
+    eps,
+    weight_decay,
+    nesterov,
+    scale,
+    method,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - mu1)
+    m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
+    norm, (norm_2, orthogonalize_) = yield (
+        over.norm(grad, "col"),
+        over.whole(
+            matrix_whole,
+            m,
+            gives=((1, "cols"), ("rows", "cols")),
+            method=method,
+        ),
+    )
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    alpha = bias * norm_2 / (v.sqrt() + eps)
+    mean_alpha = yield over.mean(alpha, "all", dims=(1, "cols"))
+    s = alpha.clamp(c * mean_alpha, mean_alpha / c)
+    step = s.mul_(lr)
+    decay = (1 - weight_decay * step.clamp(max=1)).clamp(min=0)
+    size = (step * scale * math.sqrt(max(rows, cols))).clamp(max=1)
+    weight = decay * weight - size * orthogonalize_
+    return weight, m_m, v
+
+
+def matrix_whole(m, *, method):
+    """What the owner of whole matrices computes."""
+    norm_2 = m.norm(dim=-2, keepdim=True)
+    orthogonalize_ = orthogonalize(m, method=method)
+    return norm_2, orthogonalize_
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -72,7 +125,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMODOfficial(SpecOptimizer, runtime=3):
+class NAMODOfficial(SpecOptimizer, runtime=4):
     """NAMO-D as its official code has it: Nesterov's mix, a factor for shape, caps
     (arXiv 2602.17080).
 
@@ -126,7 +179,7 @@ class NAMODOfficial(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, "cols"))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -49,6 +49,41 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, mu1, mu2, eps):
     return weight, m, v, radius
 
 
+def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(grad, "all")
+    m = m.lerp_(grad, 1 - mu1)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    (mul,) = yield over.whole(
+        matrix_whole,
+        m,
+        v.sqrt() + eps,
+        radius,
+        dims=(("rows", "cols"), (1, 1), (1, 1)),
+        t=t,
+        lr=lr,
+        mu1=mu1,
+        mu2=mu2,
+    )
+    weight_x = weight.sub_(mul)
+    norm_2 = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm_2.clamp(min=1e-10)
+    return weight, m, v, radius
+
+
+def matrix_whole(m, add, radius, *, t, lr, mu1, mu2):
+    """What the owner of whole matrices computes."""
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / add
+    weight_orthogonalize = orthogonalize(m)
+    denominator = weight_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    mul_part = weight_orthogonalize * radius / denominator
+    mul = lr * alpha * mul_part
+    return (mul,)
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = weight.norm(dim=(-2, -1), keepdim=True)
@@ -80,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOH(SpecOptimizer, runtime=3):
+class NAMOH(SpecOptimizer, runtime=4):
     """NAMOH: NAMO on the sphere of the weights' first norm, its step size alpha
     relative to that norm.
 
@@ -130,7 +165,7 @@ class NAMOH(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1)), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -60,6 +60,50 @@ def matrix_rule(
     return weight, m_m, v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    mu1,
+    mu2,
+    eps,
+    weight_decay,
+    nesterov,
+    scale,
+    method,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - mu1)
+    m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
+    norm, (norm_2, o) = yield (
+        over.norm(grad, "all"),
+        over.whole(matrix_whole, m, gives=((1, 1), ("rows", "cols")), method=method),
+    )
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
+    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    alpha = bias * norm_2 / (v.sqrt() + eps)
+    step = alpha.mul_(lr)
+    size = (step * scale * math.sqrt(max(rows, cols))).clamp(max=1)
+    weight = (1 - weight_decay * step.clamp(max=1)) * weight - size * o
+    return weight, m_m, v
+
+
+def matrix_whole(m, *, method):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m, method=method)
+    norm_2 = m.norm(dim=(-2, -1), keepdim=True)
+    return norm_2, o
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -69,7 +113,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMOOfficial(SpecOptimizer, runtime=3):
+class NAMOOfficial(SpecOptimizer, runtime=4):
     """NAMO as its official code has it: Nesterov's mix, a factor for shape, caps (arXiv
     2602.17080).
 
@@ -120,7 +164,7 @@ class NAMOOfficial(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -34,6 +34,21 @@ def matrix_rule(weight, grad, m, *, lr, beta, weight_decay):
     return weight, m
 
 
+def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(weight, "row")
+    m = m.lerp_(grad, 1 - beta)
+    d_direction = weight / norm.clamp(min=1e-10)
+    dot = yield over.sum(m * d_direction, "row")
+    d_project = m - dot * d_direction
+    norm_2 = yield over.norm(d_project, "row")
+    d = d_project.div_(norm_2.clamp(min=1e-10))
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -59,7 +74,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Nora(SpecOptimizer, runtime=3):
+class Nora(SpecOptimizer, runtime=4):
     """Nora: row-normalized momentum, tangent to the weights' rows (arXiv 2605.03769).
 
     For matrix and conv parameters:
@@ -101,7 +116,12 @@ class Nora(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                along=("cols",),
+                shards=matrix_shards,
+            ),
         ),
         Rule(
             name="rest",

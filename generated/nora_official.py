@@ -31,6 +31,22 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, weight_decay, nesterov
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, weight_decay, nesterov):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(weight, "row")
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    d_direction = weight / norm.clamp(min=1e-10)
+    dot = yield over.sum(m * d_direction, "row")
+    d_project = m - dot * d_direction
+    norm_2 = yield over.norm(d_project, "row")
+    d = d_project.div_(norm_2.clamp(min=1e-10))
+    weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
+    return weight, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     """One step for a block of elements of embedding, head and vector parameters."""
     step = lr * rest_ratio * math.sqrt(1 - 0.95**t) / (1 - 0.9**t)
@@ -40,7 +56,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     return weight, m, v
 
 
-class NoraOfficial(SpecOptimizer, runtime=3):
+class NoraOfficial(SpecOptimizer, runtime=4):
     """Nora as its official code has it: Nesterov's mix, longer steps of tall matrices,
     decay first (arXiv 2605.03769).
 
@@ -87,7 +103,12 @@ class NoraOfficial(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                along=("cols",),
+                shards=matrix_shards,
+            ),
         ),
         Rule(
             name="rest",

@@ -41,6 +41,22 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight
     return weight, m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta1, beta2, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    (o,) = yield over.whole(orthogonalize, m)
+    mean_o = yield over.mean(o.square(), "row")
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    norm = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
+    u = o.div_(add_v)
+    d = u * (0.2 * math.sqrt(rows * cols)) / norm.clamp(min=1e-10)
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -66,7 +82,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuon(SpecOptimizer, runtime=3):
+class NorMuon(SpecOptimizer, runtime=4):
     """NorMuon: Muon whose neurons get equally long steps (arXiv 2510.05491).
 
     For matrix and conv parameters:
@@ -110,7 +126,7 @@ class NorMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -68,6 +68,56 @@ def matrix_rule(
     return weight, m_m, v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    nesterov,
+    cautious,
+    scale,
+    method,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = beta1 * m + grad
+    m = grad + beta1 * m_m if nesterov else m_m
+    o, norm = yield over.whole(
+        matrix_whole,
+        m,
+        gives=(("rows", "cols"), (1, 1)),
+        method=method,
+    )
+    mean_o = yield over.mean(o.square(), "row")
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    norm_2 = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
+    large = 0.2 * math.sqrt(max(rows, cols)) if scale == "rms_norm" else 1
+    factor = math.sqrt(rows / cols) if scale == "spectral_norm" else large
+    u = o.div_(add_v)
+    d = u * norm / norm_2.clamp(min=eps)
+    decayed = torch.where(d * weight >= 0, weight, 0) if cautious else weight
+    weight = weight.sub_(lr * (factor * d + weight_decay * decayed))
+    return weight, m_m, v
+
+
+def matrix_whole(m, *, method):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m, method=method)
+    norm = o.norm(dim=(-2, -1), keepdim=True)
+    return o, norm
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -93,7 +143,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonDion(SpecOptimizer, runtime=3):
+class NorMuonDion(SpecOptimizer, runtime=4):
     """NorMuon as the dion package has it: summed gradients, Polar Express, steps by
     sqrt(rows / cols) (arXiv 2510.05491).
 
@@ -145,7 +195,7 @@ class NorMuonDion(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

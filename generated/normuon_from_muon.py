@@ -63,6 +63,45 @@ def matrix_rule(
     return weight, m_m, update_v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    update,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    steps,
+    beta2,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update_super,) = yield over.whole(orthogonalize, m, steps=steps)
+    mean_update_super = yield over.mean(update_super.square(), "row")
+    update_v = update.mul_(beta2).add_((1 - beta2) * mean_update_super)
+    add_update_v = update_v.sqrt() + eps
+    norm = yield over.norm(
+        (mean_update_super * cols).sqrt() / add_update_v,
+        "all",
+        dims=("rows", 1),
+    )
+    update = update_super.div_(add_update_v)
+    update_2_part_2 = update * (0.2 * math.sqrt(rows * cols)) / norm.clamp(min=1e-10)
+    update_2_part = update_2_part_2 + weight_decay * weight
+    update_2 = lr * update_2_part
+    weight = weight.sub_(update_2)
+    return weight, m_m, update_v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -88,7 +127,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonFromMuon(SpecOptimizer, runtime=3):
+class NorMuonFromMuon(SpecOptimizer, runtime=4):
     """NorMuonFromMuon: NorMuon (arXiv 2510.05491) said as its difference from Muon;
     with its defaults the same steps.
 
@@ -129,7 +168,7 @@ class NorMuonFromMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("update", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

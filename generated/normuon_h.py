@@ -48,6 +48,23 @@ def matrix_rule(weight, grad, m, v, radius, *, cols, lr, beta1, beta2, eps):
     return weight, m, v, radius
 
 
+def matrix_shards(weight, grad, m, v, radius, *, over, cols, lr, beta1, beta2, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    (o,) = yield over.whole(orthogonalize, m)
+    mean_o = yield over.mean(o.square(), "row")
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    norm = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
+    u = o.div_(add_v)
+    weight_x = weight.sub_(lr * (u * radius / norm.clamp(min=1e-10)))
+    norm_2 = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm_2.clamp(min=1e-10)
+    return weight, m, v, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = weight.norm(dim=(-2, -1), keepdim=True)
@@ -79,7 +96,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class NorMuonH(SpecOptimizer, runtime=3):
+class NorMuonH(SpecOptimizer, runtime=4):
     """NorMuonH: NorMuon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 
@@ -128,7 +145,7 @@ class NorMuonH(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1)), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

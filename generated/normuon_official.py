@@ -46,6 +46,45 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight
     return weight, m_m, v
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    nesterov,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta1)
+    m = m_m.lerp(grad, 1 - beta1) if nesterov else m_m
+    o, norm = yield over.whole(matrix_whole, m, gives=(("rows", "cols"), (1, 1)))
+    mean_o = yield over.mean(o.square(), "row")
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    norm_2 = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
+    u = o.div_(add_v)
+    d = u.mul_(norm / (norm_2 + eps))
+    weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
+    return weight, m_m, v
+
+
+def matrix_whole(m):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m)
+    norm = o.norm(dim=(-2, -1), keepdim=True)
+    return o, norm
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -71,7 +110,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class NorMuonOfficial(SpecOptimizer, runtime=3):
+class NorMuonOfficial(SpecOptimizer, runtime=4):
     """NorMuon as its official code has it: Nesterov's mix, and steps as long as Muon's
     (arXiv 2510.05491).
 
@@ -117,7 +156,7 @@ class NorMuonOfficial(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

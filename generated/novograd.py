@@ -28,13 +28,24 @@ def tensor_rule(weight, grad, v, m, *, lr, beta1, beta2, eps, weight_decay):
     return weight, v, m
 
 
+def tensor_shards(weight, grad, v, m, *, over, lr, beta1, beta2, eps, weight_decay):
+    """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(grad, "all")
+    v = v.mul_(beta2).add_((1 - beta2) * norm.square())
+    m = beta1 * m + (grad / (v.sqrt() + eps) + weight_decay * weight)
+    weight = weight.sub_(lr * m)
+    return weight, v, m
+
+
 def tensor_init(grad):
     """First values of v."""
     first_v = grad.norm(dim=(-2, -1), keepdim=True).square()
     return (first_v,)
 
 
-class NovoGrad(SpecOptimizer, runtime=3):
+class NovoGrad(SpecOptimizer, runtime=4):
     """NovoGrad: gradients divided by the recent norm of their whole parameter, decay
     included in the momentum (arXiv 1905.11286).
 
@@ -69,7 +80,7 @@ class NovoGrad(SpecOptimizer, runtime=3):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("v", (1, 1)), State("m")),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", shards=tensor_shards),
             init=Kernel(tensor_init, layout="tensor", outputs=("v",)),
         ),
     )

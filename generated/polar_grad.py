@@ -38,6 +38,24 @@ def matrix_rule(weight, grad, m, *, lr, beta, nesterov, weight_decay, steps, met
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, lr, beta, nesterov, weight_decay, steps, method):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (mul,) = yield over.whole(matrix_whole, m, lr=lr, steps=steps, method=method)
+    weight = (1 - lr * weight_decay) * weight - mul
+    return weight, m_m
+
+
+def matrix_whole(m, *, lr, steps, method):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(m, steps=steps, method=method)
+    mul = update.mul_(lr * (m * update).sum(dim=(-2, -1), keepdim=True))
+    return (mul,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -63,7 +81,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PolarGrad(SpecOptimizer, runtime=3):
+class PolarGrad(SpecOptimizer, runtime=4):
     """PolarGrad: Muon's direction times the nuclear norm of the momentum (arXiv
     2505.21799).
 
@@ -106,7 +124,7 @@ class PolarGrad(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

@@ -70,7 +70,7 @@ def tensor_init(weight, *, d0):
     return weight.clone(), first_d
 
 
-class Prodigy(SpecOptimizer, runtime=3):
+class Prodigy(SpecOptimizer, runtime=4):
     """Prodigy: Adam that estimates the distance to the solution, and so its own
     learning rate (arXiv 2306.06101).
 

@@ -34,6 +34,17 @@ def matrix_rule(weight, grad, m, *, lr, beta, weight_decay, eps):
     return weight, m
 
 
+def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta)
+    norm = yield over.norm(m, "row")
+    d = m / (norm + eps)
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -59,7 +70,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RMNP(SpecOptimizer, runtime=3):
+class RMNP(SpecOptimizer, runtime=4):
     """RMNP: momentum with rows of norm 1 in place of orthogonalization (arXiv
     2603.20527).
 
@@ -101,7 +112,12 @@ class RMNP(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                along=("cols",),
+                shards=matrix_shards,
+            ),
         ),
         Rule(
             name="rest",

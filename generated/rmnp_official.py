@@ -38,6 +38,18 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, weight_decay, eps, nes
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, weight_decay, eps, nesterov):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = beta * m + grad
+    m = grad + beta * m_m if nesterov else m_m
+    norm = yield over.norm(m, "row")
+    d = m / norm.clamp(min=eps)
+    weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
+    return weight, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -63,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class RMNPOfficial(SpecOptimizer, runtime=3):
+class RMNPOfficial(SpecOptimizer, runtime=4):
     """RMNP as its GPT-2 code has it: a Nesterov sum of gradients, longer steps of tall
     matrices (arXiv 2603.20527).
 
@@ -109,7 +121,12 @@ class RMNPOfficial(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", along=("cols",)),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                along=("cols",),
+                shards=matrix_shards,
+            ),
         ),
         Rule(
             name="rest",

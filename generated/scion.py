@@ -37,6 +37,17 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, rho, steps):
     return weight, m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, rho, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta)
+    (orthogonalize_,) = yield over.whole(orthogonalize, m, steps=steps)
+    d = orthogonalize_.mul_(rho * math.sqrt(rows / cols))
+    weight = weight.sub_(lr * (d + weight))
+    return weight, m
+
+
 def embedding_rule(weight, grad, m, *, cols, lr, beta, head_rho):
     """One step for embedding and head parameters (..., rows, cols)."""
     m = m.mul_(beta).add_((1 - beta) * grad)
@@ -55,7 +66,18 @@ def vector_rule(weight, grad, m, *, lr, beta, vector_rho):
     return weight, m
 
 
-class Scion(SpecOptimizer, runtime=3):
+def vector_shards(weight, grad, m, *, over, lr, beta, vector_rho):
+    """`vector_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta)
+    mean = yield over.mean(m.square(), "all")
+    d = vector_rho / mean.sqrt().clamp(min=1e-10) * m
+    weight = weight.sub_(lr * (d + weight))
+    return weight, m
+
+
+class Scion(SpecOptimizer, runtime=4):
     """Scion: steps towards the farthest point of a ball, one kind for each kind of
     layer (arXiv 2502.07529).
 
@@ -106,7 +128,7 @@ class Scion(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="embedding",
@@ -118,7 +140,7 @@ class Scion(SpecOptimizer, runtime=3):
             name="vector",
             roles=("vector",),
             states=(State("m"),),
-            step=Kernel(vector_rule, layout="tensor"),
+            step=Kernel(vector_rule, layout="tensor", shards=vector_shards),
         ),
     )
 

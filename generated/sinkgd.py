@@ -56,6 +56,34 @@ def matrix_rule(weight, grad, *, rows, cols, lr, scale):
     return (weight,)
 
 
+def matrix_shards(weight, grad, *, over, rows, cols, lr, scale):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(grad, "row")
+    d_r = grad / norm.clamp(min=1e-10) * math.sqrt(cols)
+    norm_2 = yield over.norm(d_r, "col")
+    d_sinkhorn_round = d_r / norm_2.clamp(min=1e-10) * math.sqrt(rows)
+    norm_3 = yield over.norm(d_sinkhorn_round, "row")
+    d_r_2 = d_sinkhorn_round / norm_3.clamp(min=1e-10) * math.sqrt(cols)
+    norm_4 = yield over.norm(d_r_2, "col")
+    d_sinkhorn_round_2 = d_r_2 / norm_4.clamp(min=1e-10) * math.sqrt(rows)
+    norm_5 = yield over.norm(d_sinkhorn_round_2, "row")
+    d_r_3 = d_sinkhorn_round_2 / norm_5.clamp(min=1e-10) * math.sqrt(cols)
+    norm_6 = yield over.norm(d_r_3, "col")
+    d_sinkhorn_round_3 = d_r_3 / norm_6.clamp(min=1e-10) * math.sqrt(rows)
+    norm_7 = yield over.norm(d_sinkhorn_round_3, "row")
+    d_r_4 = d_sinkhorn_round_3 / norm_7.clamp(min=1e-10) * math.sqrt(cols)
+    norm_8 = yield over.norm(d_r_4, "col")
+    d_sinkhorn_round_4 = d_r_4 / norm_8.clamp(min=1e-10) * math.sqrt(rows)
+    norm_9 = yield over.norm(d_sinkhorn_round_4, "row")
+    d_r_5 = d_sinkhorn_round_4 / norm_9.clamp(min=1e-10) * math.sqrt(cols)
+    norm_10 = yield over.norm(d_r_5, "col")
+    d = d_r_5 / norm_10.clamp(min=1e-10) * math.sqrt(rows)
+    weight = weight.sub_(lr * scale * d)
+    return (weight,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -81,7 +109,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SinkGD(SpecOptimizer, runtime=3):
+class SinkGD(SpecOptimizer, runtime=4):
     """SinkGD: stateless steps from gradients with rows and columns normalized in turn,
     five times (arXiv 2502.06742).
 
@@ -121,7 +149,7 @@ class SinkGD(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

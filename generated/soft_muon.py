@@ -44,6 +44,26 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weight_decay, exponent):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(matrix_whole, m, exponent=exponent)
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_whole(m, *, exponent):
+    """What the owner of whole matrices computes."""
+    gram = m.mT @ m
+    x = gram.div_(gram.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30))
+    update = orthogonalize(m, method="svd") @ inverse_root(x, -2 / exponent, eps=0)
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -69,7 +89,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class SoftMuon(SpecOptimizer, runtime=3):
+class SoftMuon(SpecOptimizer, runtime=4):
     """SoftMuon: Muon that keeps a small power of the singular values (modded-nanogpt's
     optimization track).
 
@@ -115,7 +135,7 @@ class SoftMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

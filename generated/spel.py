@@ -35,6 +35,29 @@ def matrix_rule(weight, grad, m, *, lr, beta, steps, method):
     return weight, m
 
 
+def matrix_shards(weight, grad, m, *, over, lr, beta, steps, method):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta)
+    (weight_2,) = yield over.whole(
+        matrix_whole,
+        weight,
+        m,
+        lr=lr,
+        steps=steps,
+        method=method,
+    )
+    return weight_2, m
+
+
+def matrix_whole(weight, m, *, lr, steps, method):
+    """What the owner of whole matrices computes."""
+    w = weight - lr * orthogonalize(m, steps=steps, method=method)
+    weight = orthogonalize(w, steps=steps, method=method)
+    return (weight,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -60,7 +83,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SPEL(SpecOptimizer, runtime=3):
+class SPEL(SpecOptimizer, runtime=4):
     """SPEL: Muon's step, and back to the nearest orthogonal weight (arXiv 2601.21487).
 
     The values of lr, steps and rest_ratio are our choice.
@@ -103,7 +126,7 @@ class SPEL(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

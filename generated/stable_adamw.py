@@ -30,7 +30,22 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class StableAdamW(SpecOptimizer, runtime=3):
+def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_decay):
+    """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    sqrt_v = (v / (1 - beta2**t)).sqrt()
+    ratio = grad / sqrt_v.clamp(min=eps)
+    mean = yield over.mean(ratio.square(), "all")
+    excess = mean.sqrt().clamp(min=1)
+    m = m.lerp_(grad, 1 - beta1)
+    u = m / (1 - beta1**t) / (sqrt_v + eps)
+    weight = weight.sub_(lr / excess * (u + weight_decay * weight))
+    return weight, m, v
+
+
+class StableAdamW(SpecOptimizer, runtime=4):
     """StableAdamW: AdamW with a shorter step where gradients outgrow their second
     moment (arXiv 2304.13013).
 
@@ -67,7 +82,7 @@ class StableAdamW(SpecOptimizer, runtime=3):
             name="tensor",
             roles=("matrix", "conv", "embedding", "head", "vector"),
             states=(State("m"), State("v")),
-            step=Kernel(tensor_rule, layout="tensor"),
+            step=Kernel(tensor_rule, layout="tensor", shards=tensor_shards),
         ),
     )
 

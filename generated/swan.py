@@ -39,6 +39,27 @@ def matrix_rule(weight, grad, *, lr, steps, eps):
     return (weight,)
 
 
+def matrix_shards(weight, grad, *, over, lr, steps, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    mean = yield over.mean(grad, "row")
+    centered = grad - mean
+    mean_2 = yield over.mean(centered.square(), "row")
+    s = centered.div_(mean_2.sqrt() + eps)
+    (d,) = yield over.whole(matrix_whole, s, steps=steps)
+    weight = weight.sub_(lr * d)
+    return (weight,)
+
+
+def matrix_whole(s, *, steps):
+    """What the owner of whole matrices computes."""
+    d_orthogonalize = orthogonalize(s, steps=steps, method="exact")
+    denominator = d_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    d = d_orthogonalize * s.norm(dim=(-2, -1), keepdim=True) / denominator
+    return (d,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -64,7 +85,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SWAN(SpecOptimizer, runtime=3):
+class SWAN(SpecOptimizer, runtime=4):
     """SWAN: stateless steps from gradients with standardized rows, whitened (arXiv
     2412.13148).
 
@@ -104,7 +125,7 @@ class SWAN(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

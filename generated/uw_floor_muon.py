@@ -45,6 +45,38 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, steps, least
     return weight, m_m
 
 
+def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, steps, least):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm = yield over.norm(weight, "all")
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (mul,) = yield over.whole(
+        matrix_whole,
+        least * norm,
+        m,
+        dims=((1, 1), ("rows", "cols")),
+        rows=rows,
+        cols=cols,
+        lr=lr,
+        steps=steps,
+    )
+    weight = weight.sub_(mul)
+    return weight, m_m
+
+
+def matrix_whole(mul_2, m, *, rows, cols, lr, steps):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(m, steps=steps)
+    u = update.mul_(math.sqrt(max(1, rows / cols)))
+    mul_part_3 = mul_2 / u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    mul_part_2 = mul_part_3.clamp(min=1)
+    mul_part = lr * mul_part_2
+    mul = u.mul_(mul_part)
+    return (mul,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -70,7 +102,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class UWFloorMuon(SpecOptimizer, runtime=3):
+class UWFloorMuon(SpecOptimizer, runtime=4):
     """UWFloorMuon: Muon whose steps are made longer where they are short against the
     weights.
 
@@ -115,7 +147,7 @@ class UWFloorMuon(SpecOptimizer, runtime=3):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
         ),
         Rule(
             name="rest",

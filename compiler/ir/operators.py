@@ -608,6 +608,10 @@ ROWS = (
              {}, lambda x: x, internal=True),
 )  # fmt: skip
 
+# What the owner of whole matrices makes of values that are sent to it: written by the lowering of steps on shards.
+WHOLE_CALL = Operator("whole", Across.WHOLE, "a function of whole matrices", VALUE, same_shape, {}, lambda *x: x[0],
+                      internal=True, cost=no_cost)  # fmt: skip
+
 
 def careful_row(row: Operator) -> Operator:
     """The operator on scalars as the runtime's function has it."""
@@ -620,7 +624,7 @@ def careful_row(row: Operator) -> Operator:
 
 
 CAREFUL: Mapping[str, Operator] = {row.name: careful_row(row) for row in ROWS if row.careful}
-OPERATORS: Mapping[str, Operator] = {row.name: row for row in (*ROWS, *CAREFUL.values())}
+OPERATORS: Mapping[str, Operator] = {row.name: row for row in (*ROWS, *CAREFUL.values(), WHOLE_CALL)}
 
 # Operators a spec calls by name, and those it writes as symbols.
 CALLABLE: Mapping[str, Operator] = {row.name: row for row in ROWS if not row.symbol and not row.internal}

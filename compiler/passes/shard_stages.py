@@ -36,6 +36,8 @@ class Cutting:
         )
         self.placement = place(self.function, EITHER)
         self.values = self.placement.dataflow.values
+        self.nodes = dict(self.placement.dataflow.nodes)  # by identity, so what is made here is kept
+        self.made: list[ir.Ref] = []
         inputs = inputs_of(function)
         self.given_names = {EquationName.of(n.name) for n in inputs if n.source is ir.InputSource.COMBINED}
         self.taken = {each.name for each in function.equations} | {EquationName.of(node.name) for node in inputs}
@@ -44,6 +46,8 @@ class Cutting:
         self.kept = {name: self._turn_of_state(name) for name in sorted(self.placement.owned)}
         self.calls = sorted({self.turns[n] for n in self._owned_values()} | set(self.kept.values()))
         self.sent = {turn: self._sent(turn) for turn in self.calls}
+        for number in (n for sent in self.sent.values() for n in sent if isinstance(self.values[n].expr, ir.Input)):
+            self.name(number)  # before an equation takes it
         self.levels: dict[int, int] = {}
         self.call_levels: dict[int, int] = {}
 
@@ -140,11 +144,21 @@ class Cutting:
         value = self.values[number]
         return ir.Input(self.name(number), ir.InputSource.COMBINED, type=value.expr.type, span=value.expr.span)
 
+    def referred(self, number: int) -> ir.Expr:
+        """The value by its name, so that it is computed once."""
+        value = self.values[number]
+        if not value.name or isinstance(value.expr, ir.Input):
+            return value.expr
+        found = ir.Ref(value.name, type=value.expr.type, span=value.expr.span)
+        self.nodes[id(found)] = number
+        self.made.append(found)
+        return found
+
     def rewritten(self, is_given: Callable[[int], bool]) -> Callable[[ir.Expr], ir.Expr]:
         """Puts inputs in the place of values that are given."""
 
         def change(expr: ir.Expr) -> ir.Expr:
-            number = self.placement.dataflow.nodes.get(id(expr))
+            number = self.nodes.get(id(expr))
             if number is not None and is_given(number):
                 return self.given(number)
             return expr if isinstance(expr, ir.Ref) else ir.map_children(change, expr)
@@ -172,7 +186,7 @@ class Cutting:
             requests += [self.owned(turn, outputs) for turn in calls]
             sent = {n: None for turn in calls for n in self.sent[turn]}
             operands = [(self.name(n), self.operand(n)) for n in reduced]
-            operands += [(self.name(n), self.values[n].expr) for n in sent]
+            operands += [(self.name(n), self.referred(n)) for n in sent]
             found.append(ShardStage(self.part(operands, self._is_answer), tuple(requests)))
         return (*found, ShardStage(self.part(results, self._is_answer)))
 
@@ -200,7 +214,7 @@ class Cutting:
         given = set(self.sent[turn])
         returned = [n for n in self._owned_values() if self.turns[n] == turn and self._is_read_outside(n)]
         kept = tuple(name for name, when in self.kept.items() if when == turn)
-        made = [(self.name(n), self.values[n].expr) for n in returned]
+        made = [(self.name(n), self.referred(n)) for n in returned]
         made += [(name, outputs[name]) for name in kept if name in outputs]
         function = self.part(made, lambda n: n in given)
         name = f"{self.function.name}.whole" + (f".{turn + 1}" if turn else "")

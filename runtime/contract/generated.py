@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-VERSION = 3  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
+VERSION = 4  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
 OLDEST = 2  # of modules that this runtime still runs
 
 
@@ -19,7 +19,7 @@ class Options(TypedDict, total=False):
 
 
 class Generated:
-    """What the bases of generated classes extend; a class says for which version it is made: `NAMO(..., runtime=3)`."""
+    """What the bases of generated classes extend; a class says for which version it is made: `NAMO(..., runtime=4)`."""
 
     def __init_subclass__(cls, runtime: int = VERSION, **arguments: Any) -> None:
         """ImportError for a class made for a newer runtime, or for one so old that it would mean something else."""

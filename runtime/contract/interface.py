@@ -34,6 +34,9 @@ class Kernel:
     the elementwise layout none. What is cut along another dimension is computed piece by piece. The keywords `rows` and
     `cols` are the sizes of whole matrices.
 
+    `shards` is the same for a part of each matrix, as a generator: it takes `over` as well, yields what it asks other
+    ranks for, and is resumed with the answers.
+
     `sums` run before, in their order, for all parameters that have a gradient, those of other rules too; the sum of
     each of their outputs over all these is from then on a scalar of its name.
     """
@@ -46,6 +49,7 @@ class Kernel:
     fused: Callable[..., None] | None = None
     sums: tuple[Kernel, ...] = ()
     along: tuple[str, ...] | None = None
+    shards: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()

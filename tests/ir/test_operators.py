@@ -26,7 +26,7 @@ from optforge.compiler.targets.torch.expressions import Writer
 BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))
 SQUARE: Shape = (Dim.ROWS, Dim.ROWS)
-WITHOUT_PATTERN = {"fill", "total"}  # written by the lowering and by the runtime
+WITHOUT_PATTERN = {"fill", "total", "whole"}  # written by the lowering and by the runtime
 ONLY = {  # what passes make
     **{name: ["TTS"] for name in ("lerp", "accumulate")},
     **{row.name: ["S" * row.values] for row in CAREFUL.values()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optforge.compiler.analysis.layouts import layout_of, step_layout
@@ -14,8 +14,11 @@ from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
+from optforge.compiler.targets.torch.sharding.generators import lower_shards
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
 from optforge.dsl.errors import join_quoted
+
+NO_FUNCTIONS: Mapping[str, str] = {}
 
 
 def lower_rule(
@@ -51,8 +54,12 @@ def lower_rule(
     if fused:
         taken.add(fused.name)
         functions.append(fused)
+    shards = lower_shards(rule, functions[0], stem, taken, scalars)
+    functions += shards
+    others = {"fused": fused.name} if fused else {}
+    others |= {"shards": shards[0].name} if shards else {}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
-    lines += kernel_lines("step", rule.update, functions[0], rule, 4, fused.name if fused else None, sums)
+    lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
     lines += ["    keeps_zero=True,"] if rule.keeps_zero else []
     if rule.initial:
         initial = lowered(
@@ -90,7 +97,7 @@ def kernel_lines(
     lowered: PyFunction,
     rule: ir.Rule,
     indent: int,
-    fused: str | None = None,
+    others: Mapping[str, str] = NO_FUNCTIONS,
     sums: Sequence[str] = (),
 ) -> list[str]:
     """The lines of ``Kernel(...)`` with what the signature of its function does not say."""
@@ -102,7 +109,7 @@ def kernel_lines(
     is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name != "grad")
     names = {} if is_named_alike(lowered) else {"inputs": lowered.inputs}
     names |= {} if is_step_like else {"outputs": lowered.outputs}
-    last = [f"fused={fused}"] if fused else []
+    last = [f"{key}={name}" for key, name in others.items()]
     parts = [
         lowered.name,
         f'layout="{layout}"',

@@ -1,0 +1,227 @@
+"""A rule's step on shards as a generator.
+
+The lines are those of the step. Where ranks exchange values it yields what it asks for and is resumed with the answers;
+between two of these nothing that travels may be overwritten, as the values are read where they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from optforge.compiler.analysis.sharding.placement import along
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import EquationName, read_name
+from optforge.compiler.ir.printer import literal_type
+from optforge.compiler.ir.shards import Owned, Reduced, Request, ShardStage, answers_of
+from optforge.compiler.ir.types import FULL, Dim, Shape
+from optforge.compiler.passes.shard_stages import shard_stages
+from optforge.compiler.targets.torch.documents import docstring, wrap_text
+from optforge.compiler.targets.torch.expressions import quote
+from optforge.compiler.targets.torch.functions import PyFunction
+from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, python_name
+from optforge.compiler.targets.torch.passes.in_place import plan_storage
+from optforge.compiler.targets.torch.sharding.owners import OwnerCall, owner_of
+from optforge.compiler.targets.torch.statements import WIDTH, Lowering, fits
+
+KEYWORDS = {"over", "function", "dims", "gives", "owned"}  # of generators and of `over.whole`
+DOC = "`{}` for shards of matrices; each `yield` is a round in which ranks exchange values."
+LONG = 60  # operands of more letters get lines of their own
+
+
+def lower_shards(rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames) -> list[PyFunction]:
+    """The generator and then the functions of owners; nothing where the runtime does as well without.
+
+    That is where no elements interact, and where owners would keep states or need what is not sent to them.
+    """
+    if not along(rule.update, rule.update) or KEYWORDS & set(step.scalars) or step.outputs == ("loss",):
+        return []
+    stages = shard_stages(rule.update)
+    requests = [request for stage in stages for request in stage.requests]
+    calls = [request for request in requests if isinstance(request, Owned)]
+    if any(call.kept for call in calls) or sends_sums(stages, calls):
+        return []
+    names = set(taken)
+    generator = free_name(f"{stem}_shards", names)
+    owners = [owner_of(call, f"{stem}_whole", names, scalars) for call in calls]
+    if any(owner is None for owner in owners):
+        return []
+    known = {id(call): owner for call, owner in zip(calls, owners, strict=True) if owner is not None}
+    function, states = merged(rule.update, stages), tuple(state.name for state in rule.states)
+    lowering = ShardLowering(function, states, scalars, step, stages, known)
+    lowered = lowering.lowered(generator, docstring(wrap_text(DOC.format(step.name), WIDTH - 10)))
+    if lowered.inputs != step.inputs or lowered.outputs != step.outputs:
+        return []
+    taken |= names
+    return [lowered, *(owner.function for owner in known.values() if owner.function is not None)]
+
+
+def sends_sums(stages: Sequence[ShardStage], calls: Sequence[Owned]) -> bool:
+    """Whether owners read what follows from sums over all parameters alone: there is one of it, not one a matrix."""
+    answers = {name for stage in stages for request in stage.requests for name in answers_of(request)}
+    sent = {name for call in calls for name in call.sent}
+    for stage in stages:
+        common: set[EquationName] = set()
+        for equation in stage.function.equations:
+            common |= {equation.name} if is_common(equation.value, common, answers) else set()
+        for output in stage.function.outputs:
+            if output.name in sent and is_common(output.value, common, answers):
+                return True
+    return False
+
+
+def is_common(expr: ir.Expr, common: set[EquationName], answers: set[str]) -> bool:
+    match expr:
+        case ir.Input(source=source, name=name):
+            return source not in (ir.InputSource.STREAM, ir.InputSource.STATE) and name not in answers
+        case ir.Ref(name=name):
+            return name in common
+        case _:
+            return all(is_common(each, common, answers) for each in ir.children(expr))
+
+
+def merged(function: ir.Function, stages: Sequence[ShardStage]) -> ir.Function:
+    """All stages as one function, in which each answer is an equation that reads what it is made of."""
+    answers = {name for stage in stages for request in stage.requests for name in answers_of(request)}
+
+    def asked(node: ir.Expr) -> ir.Expr:
+        if isinstance(node, ir.Input) and node.source is ir.InputSource.COMBINED and node.name in answers:
+            return ir.Ref(read_name(node.name), type=node.type, span=node.span)
+        return node
+
+    equations: dict[EquationName, ir.Equation] = {}
+    for stage in stages:
+        part = ir.map_expressions(lambda expr: ir.transform(asked, expr), stage.function)
+        for equation in part.equations:
+            equations.setdefault(equation.name, equation)
+        values = {output.name: output.value for output in part.outputs}
+        for request in stage.requests:
+            equations |= {each.name: each for each in answer_equations(request, values)}
+    outputs = tuple(replace(each, value=ir.transform(asked, each.value)) for each in stages[-1].function.outputs)
+    return plan_storage(replace(function, equations=tuple(equations.values()), outputs=outputs))
+
+
+def answer_equations(request: Request, values: Mapping[str, ir.Expr]) -> Iterator[ir.Equation]:
+    if isinstance(request, Reduced):
+        axis = ir.Literal(request.axis, request.axis, type=literal_type(request.axis, True))
+        value = ir.Apply(request.operator, (values[request.name], axis), type=request.type)
+        yield ir.Equation(read_name(request.name), value)
+    else:
+        sent = tuple(values[name] for name in request.sent)
+        for output in request.returned:
+            yield ir.Equation(read_name(output.name), ir.Apply("whole", sent, type=output.value.type))
+
+
+@dataclass
+class ShardLowering(Lowering):
+    """A generator on its way to Python: answers come from `over`, and keywords are those of the step."""
+
+    step: PyFunction | None = None
+    stages: tuple[ShardStage, ...] = ()
+    owners: Mapping[int, OwnerCall] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        function: ir.Function,
+        states: tuple[str, ...],
+        scalars: ScalarNames,
+        step: PyFunction,
+        stages: tuple[ShardStage, ...],
+        owners: Mapping[int, OwnerCall],
+    ) -> None:
+        super().__init__(function, states, scalars)
+        self.step, self.stages, self.owners = step, stages, owners
+        self.values = {equation.name: equation.value for equation in self.function.equations}
+        self.rounds = {names_of(stage.requests[0])[0]: stage.requests for stage in stages if stage.requests}
+        self.answers = {name for stage in stages for request in stage.requests for name in names_of(request)}
+
+    def _name_scalars(self) -> list[str]:
+        assert self.step is not None
+        self.names[EquationName.of("over", scope="line")] = "over"
+        self.names |= {key: text for key, text in self.scalars.items() if text in self.step.scalars}
+        return ["over", *self.step.scalars]
+
+    def _equation(self, index: int, equation: ir.Equation) -> None:
+        if equation.name in self.rounds:
+            self._exchange(index, self.rounds[equation.name])
+        elif equation.name not in self.answers:
+            super()._equation(index, equation)
+
+    def _exchange(self, index: int, requests: Sequence[Request]) -> None:
+        """One `yield`, of all that is asked for at this time."""
+        calls = [self._call(request) for request in requests]
+        targets = []
+        for request in requests:
+            for name in names_of(request):
+                equation = next(each for each in self.function.equations if each.name == name)
+                self.names[name] = self._name_equation(index, equation)
+            texts = [self.names[name] for name in names_of(request)]
+            is_alone = isinstance(request, Owned) and len(requests) == 1
+            is_tuple = isinstance(request, Owned) and (len(texts) == 1 or not is_alone)
+            shown = f"{', '.join(texts)}{',' if len(texts) == 1 and is_tuple else ''}"
+            targets.append(f"({shown})" if is_tuple else shown)
+        self.lines += yield_lines(", ".join(targets), calls, self.width)
+
+    def _call(self, request: Request) -> tuple[str, list[str]]:
+        """The method of `over` and its arguments."""
+        if isinstance(request, Reduced):
+            value = self.values[read_name(request.name)]
+            assert isinstance(value, ir.Apply)
+            operand = value.arguments[0]
+            dims = [] if operand.type.shape == FULL else [f"dims={dims_text(operand.type.shape)}"]
+            return f"over.{request.operator}", [self._operand(operand, request.name), f'"{request.axis}"', *dims]
+        owner = self.owners[id(request)]
+        value = self.values[names_of(request)[0]]
+        assert isinstance(value, ir.Apply)
+        sent = dict(zip(request.sent, value.arguments, strict=True))
+        shapes = [sent[name].type.shape for name in owner.values]
+        gives = [output.value.type.shape for output in request.returned]
+        arguments = [owner.name, *(self._operand(sent[name], name) for name in owner.values)]
+        arguments += [] if all(shape == FULL for shape in shapes) else [f"dims={all_dims(shapes)}"]
+        arguments += [] if gives == [FULL] else [f"gives={all_dims(gives)}"]
+        self.writer.used |= {owner.name} if owner.function is None else set()
+        return "over.whole", [*arguments, *owner.keywords]
+
+    def _operand(self, expr: ir.Expr, name: str) -> str:
+        """What is sent; a long expression has a line of its own."""
+        text = self.writer.text(expr)
+        if len(text) <= LONG:
+            return text
+        part = self.free(f"{python_name(read_name(name))}_part")
+        self.names[EquationName.of(part, scope="line")] = part
+        self.lines += self.assigned(part, expr, self.width)
+        return part
+
+
+def names_of(request: Request) -> list[EquationName]:
+    """The equations that stand for what is answered."""
+    return list(map(read_name, answers_of(request)))
+
+
+def yield_lines(targets: str, calls: Sequence[tuple[str, list[str]]], width: int) -> list[str]:
+    """``targets = yield ...`` on one line where it fits."""
+    flat = f"{targets} = yield {', '.join(call_text(*call) for call in calls)}"
+    if fits(flat, width):
+        return [flat]
+    if len(calls) == 1:
+        ((name, arguments),) = calls
+        return [f"{targets} = yield {name}(", *(f"    {each}," for each in arguments), ")"]
+    return [f"{targets} = yield (", *(f"    {line}" for call in calls for line in request_lines(*call, width)), ")"]
+
+
+def call_text(name: str, arguments: list[str]) -> str:
+    return f"{name}({', '.join(arguments)})"
+
+
+def request_lines(name: str, arguments: list[str], width: int) -> list[str]:
+    flat = f"{call_text(name, arguments)},"
+    return [flat] if fits(flat, width - 4) else [f"{name}(", *(f"    {each}," for each in arguments), "),"]
+
+
+def all_dims(shapes: Sequence[Shape | None]) -> str:
+    return f"({', '.join(map(dims_text, shapes))}{',' if len(shapes) == 1 else ''})"
+
+
+def dims_text(shape: Shape | None) -> str:
+    assert shape is not None
+    return f"({', '.join('1' if dim is Dim.ONE else quote(dim.value) for dim in shape)})"
