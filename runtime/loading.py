@@ -289,7 +289,8 @@ def _part_here(value: Any, name: str, slot: Slot) -> Any:
     if not isinstance(value, Tensor):
         return value
     kept = slot.declared(name)
-    if kept is not None and not _is_dtensor(value) and tuple(value.shape) == slot.whole.shape_by_parts(kept):
+    is_dense = not _is_dtensor(value) and value.layout is torch.strided
+    if kept is not None and is_dense and tuple(value.shape) == slot.whole.shape_by_parts(kept):
         value = value.reshape(slot.whole.state_shape(kept))  # by row, where older versions had it by part
     is_local = isinstance(slot, LocalSlot)
     if is_local and kept is None and value.shape == slot.whole.shape:
