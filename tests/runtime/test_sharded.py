@@ -539,6 +539,10 @@ def plain_states(group: Any, folder: Path) -> None:
     model, one = Held(group), Held(None)
     for name in OPTIMIZERS:
         optimizer, alone, fresh = OPTIMIZERS[name](model), OPTIMIZERS[name](one), OPTIMIZERS[name](model)
+        for p, q in zip(model.parameters(), one.parameters(), strict=True):  # before the first step, as later
+            optimizer.state_dict(), alone.state_dict()
+            for key, value in alone.state[q].items():
+                assert torch.equal(whole(optimizer.state[p][key]), value), (name, key)
         model.train_with(optimizer, range(2))
         one.train_with(alone, range(2))
         torch.save(optimizer.state_dict(), folder / f"{name}{dist.get_rank()}.pt")

@@ -142,4 +142,4 @@ def merge_imports(lines: list[str]) -> str:
 
 def by_case(name: str) -> tuple[bool, bool, str]:
     """Constants, then classes, then the rest."""
-    return (not name.isupper(), not name[0].isupper(), name)
+    return (not name.isupper(), not name[0].isupper(), name.lower())
