@@ -111,7 +111,8 @@ def _of_convolution(use: Occurrence) -> Ruling | None:
         return Ruling(role, view, f"{reason}, stored by inputs" if turned else reason)
     if module.groups == module.in_channels:
         return _vector(f"{use.kind}, a filter for each channel")
-    return Ruling(role, View(split=module.groups), f"{reason}, {module.groups} groups")
+    rows = ", a row for each input" if turned else ""  # whose groups lie one below the other, as split needs them
+    return Ruling(role, View(split=module.groups), f"{reason}, {module.groups} groups{rows}")
 
 
 def _of_linear_by_inputs(use: Occurrence) -> Ruling | None:

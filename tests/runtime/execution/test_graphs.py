@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import optforge
 import optforge.generated as generated
 from optforge import explain_schedule
 from optforge.compiler.commands.cli import main
@@ -366,6 +367,29 @@ def test_compiled_steps_of_every_class_are_its_steps(cls):
         found = moved(cls, backend="compile")
     for (before, after), (_, other) in zip(expected, found, strict=True):
         assert (other - after).abs().max() <= 1e-9 * (after - before).abs().max() + 1e-14 * after.abs().max()
+
+
+@needs_compiler
+@pytest.mark.parametrize("sort", ["tensor", "matrix"])
+def test_a_product_with_zero_is_compiled_as_one(sort):
+    """It is NaN where the other factor is infinite or NaN, also if the 0 stands in the spec, and of the sign of its 0."""
+    spec = f"""
+optimizer Zeros:
+    for {sort}:
+        a = 0 * grad
+        b = ema(-0 * grad^2, 0.5)
+        weight <- weight - 0.1 * (a + 0 / grad + grad * 0 * 2) + 1 / b
+"""
+    found = {}
+    for backend in ("eager", "compile"):
+        p = nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+        p.grad = torch.tensor([[torch.inf, 1.0, torch.nan], [-1.0, -torch.inf, 0.0]], dtype=torch.float64)
+        optimizer = optforge.compile_source(spec).Zeros([p], backend=backend)
+        optimizer.step()
+        found[backend] = [p.detach(), optimizer.state[p]["b"]]
+    for expected, value in zip(found["eager"], found["compile"], strict=True):
+        assert expected.isnan().any() and not expected.isnan().all()
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_options_of_any_kind_tell_graphs_apart(monkeypatch):

@@ -301,6 +301,9 @@ def test_grouped_convolutions_are_split_and_filters_for_each_channel_follow_the_
         "up.weight": ("conv", View(transposed=True)),
         "grouped_up.weight": ("conv", View(split=2)),
     }
+    reasons = {r.name: r.reason for r in route(zoo.Depthwise())}
+    assert reasons["grouped.weight"].endswith("3 groups")
+    assert reasons["grouped_up.weight"].endswith("2 groups, a row for each input")
 
 
 def test_the_table_says_what_the_groups_do():
