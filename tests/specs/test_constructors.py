@@ -33,7 +33,7 @@ def test_constructors_are_as_documented(name: str) -> None:
     assert [a.name for a in by_position[: len(expected) + 1]] == ["params", *expected]
     assert [a.default for a in by_position[1 : len(expected) + 1]] == list(expected.values())
     by_keyword = [a.name for a in arguments if a.kind is a.KEYWORD_ONLY]
-    assert by_keyword == ["precision", "skip_nonfinite", "backend", "capturable"]
+    assert by_keyword == ["precision", "seed", "skip_nonfinite", "backend", "capturable"]
 
 
 @pytest.mark.parametrize("name", ["NAMO", "NAMOD", "Nora", "NorMuon", "RMNP"])

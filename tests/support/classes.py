@@ -53,7 +53,7 @@ def generated_classes() -> list[type[Any]]:
     return [c for c in found if isinstance(c, type) and getattr(c, "RULES", None) and hasattr(c, "step")]
 
 
-OPTIONS = ("self", "params", "precision", "skip_nonfinite", "backend", "capturable")
+OPTIONS = ("self", "params", "precision", "seed", "skip_nonfinite", "backend", "capturable")
 
 
 def hyper_arguments(cls: type[Any]) -> dict[str, inspect.Parameter]:
