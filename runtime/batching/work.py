@@ -67,6 +67,8 @@ class Work:
 
     def gradients(self, params: list[Tensor]) -> list[Tensor]:
         """Their gradients, which they have."""
+        if not self.parts:
+            return [p.grad for p in params]  # type: ignore[misc]
         return [self.parts[p].grad if p in self.parts else p.grad for p in params]  # type: ignore[misc]
 
     @property
