@@ -372,7 +372,7 @@ def test_compiled_steps_of_every_class_are_its_steps(cls):
 @needs_compiler
 @pytest.mark.parametrize("sort", ["tensor", "matrix"])
 def test_a_product_with_zero_is_compiled_as_one(sort):
-    """It is NaN where the other factor is infinite or NaN, also if the 0 stands in the spec, and of the sign of its 0."""
+    """NaN where the other factor is infinite or NaN, also if the 0 stands in the spec; and its sign counts."""
     spec = f"""
 optimizer Zeros:
     for {sort}:
