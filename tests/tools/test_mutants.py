@@ -152,4 +152,4 @@ def test_reasons_are_given_for_mutants_that_exist():
             source, folder = mutants.read_spec(name)
             file, _ = parse_source(source)
             found = [(f"{m.place}: {m.change}", m) for m in program_mutants(resolve_file(file, folder, Report()), name)]
-            assert not set(reasons) - {label for label, _ in mutants.numbered(iter(found))}, place
+            assert not set(reasons) - {label for label, _ in mutants.number_labels(iter(found))}, place
