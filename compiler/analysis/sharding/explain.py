@@ -11,10 +11,11 @@ from optforge.compiler.analysis.sharding.report import PlacementReport, report_o
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import Dim, Universe
 
+SPLIT = Cut(Dim.ROWS, split=True)
 CUTS = {
     "between rows": Cut(Dim.ROWS),
     "between columns": Cut(Dim.COLS),
-    "several matrices (split), between rows": Cut(Dim.ROWS, split=True),
+    "several matrices (split), between rows": SPLIT,
 }
 OF_TENSORS = {"anywhere": Cut(Dim.ROWS)}  # a tensor is one column
 KINDS = {
@@ -22,7 +23,11 @@ KINDS = {
     "sums": "shards are stepped where they are, with sums over all of them",
     "whole": "one rank, the owner, sees the whole matrix",
 }
-BYTES = "bytes are what leaves a rank for one matrix, on average: W ranks, e bytes a number"
+NOTES = (
+    "Bytes are what leaves a rank for one matrix, on average: W ranks, e bytes a number.",
+    "States that an owner keeps, and matrices that are split, are to come: there the owner still takes the whole step,",
+    "and weight, gradient and states all go to it and back.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,8 @@ def explain_text(found: list[ShardedRule]) -> str:
             lines += [f"  {each.totals} sums over all parameters"] if each.totals else []
         lines.append(f"  cut {each.cut}: {KINDS[each.report.kind]}")
         lines += [f"    {label.ljust(14)}{text}" for label, text in details(each.report)]
-    return "\n".join([*lines[1:], "", BYTES])
+    is_early = any(each.report.owned or (each.report.kind != "local" and CUTS.get(each.cut) == SPLIT) for each in found)
+    return "\n".join([*lines[1:], "", *(NOTES if is_early else NOTES[:1])])
 
 
 def details(report: PlacementReport) -> Iterator[tuple[str, str]]:
