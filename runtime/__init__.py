@@ -5,9 +5,9 @@ package decides everything around them: which rule a parameter gets (routing), w
 (buckets), where their states live (state), in what precision they compute, and what a checkpoint holds. It knows no
 particular optimizer.
 
-Its rooms, each of which imports only those before it: contract, linalg, exchange, routing, batching, execution; on top
-of them checkpoints, matching, loading, modes, fixed_points, optimizer, schedules and penalties. README.md shows one
-step on its way through them. Names with an underscore are private to the package.
+Its rooms, each of which imports only those before it: contract, linalg, exchange, routing, placement, batching,
+execution, steps; on top of them checkpoints, matching, loading, modes, fixed_points, optimizer, schedules and
+penalties. README.md shows one step on its way through them. Names with an underscore are private to the package.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from .batching.buckets import Bucket
 from .batching.counters import Counters, DeviceCounters, _is_capturing
 from .batching.noise import Noise
 from .batching.roster import Roster
@@ -22,7 +24,7 @@ from .contract.hypers import _checked_hypers, _distinguished, _plain
 from .contract.interface import Event, Kernel, Rule
 from .execution.arrangement import Arrangement
 from .execution.autocast import _without_autocast
-from .execution.calls import Call, _all_finite, _ordered_sum
+from .execution.calls import _all_finite
 from .execution.interrupts import _DeferredInterrupts
 from .execution.strategies import Refused, Runner, _require_ways, _strategy
 from .fixed_points import _warn_of_fixed_points
@@ -44,6 +46,9 @@ from .routing.groups import (
 from .routing.parameters import _has_grad
 from .routing.places import _wider
 from .routing.readings import _settle_rates, _warn_of_guesses
+from .steps.jobs import Job, _run_jobs
+from .steps.sums import _sums
+from .steps.together import Together
 
 
 class SpecOptimizer(Generated, torch.optim.Optimizer):
@@ -119,6 +124,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._roster = Roster()
         self._arrangement = Arrangement()
+        self._together = Together(self._roster)
         self._counters = self._new_counters()
         self._refused: Refused = {}
 
@@ -219,26 +225,22 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         works = self._collect("step", _has_grad)
+        self._require_agreement("step", _has_grad)
         _require_in_place(self._roster.slots, self._roster.name)
         _require_training(works, _mode_counts(self.RULES, self._counters, self.state))
-        if self.skip_nonfinite and not _all_finite(works):
+        if self.skip_nonfinite and not self._together.everywhere(_all_finite(works)):
             return loss
         _warn_of_fixed_points(works, self._roster, type(self).__name__)
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
-            settled = [
-                (work, self._arrangement.settled(work, self._roster.slots, self._roster.seen(self.state)))
-                for work in works
-            ]
-            rules = {work.rule.name: work.rule for work in works}
-            sums = {name: self._sums(rule.step, works, {}) for name, rule in rules.items()}
+            slots, state = self._roster.slots, self._roster.seen(self.state)
+            settled = [(work, self._arrangement.settled(work, slots, state)) for work in works]
+            kernels = {work.rule.name: work.rule.step for work in works}
+            sums = _sums(kernels, works, {}, self._arrangement, slots, state)
+            jobs = []
             for work, buckets in settled:
-                step = work.rule.step
-                scalars = work.scalars(step, sums[work.rule.name], {})
-                run = self._runner(step, work, "step")
-                for bucket, stored in buckets:
-                    run(bucket, scalars, stored)
-                    self._counters.advance("step", self.state, bucket.completed, work.count)
-                    interrupts.pause()
+                scalars = work.scalars(work.rule.step, sums[work.rule.name], {})
+                jobs.append(Job(self._runner(work.rule.step, work, "step"), scalars, buckets))
+            _run_jobs(jobs, partial(self._completed, "step"), interrupts.pause)
         return loss
 
     @_disable_dynamo
@@ -264,25 +266,39 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             return is_due
 
         works = self._collect(f"{event}_step", takes_part)
+        self._require_agreement(f"{event}_step", takes_part)
         if blocked and not works:
             raise RuntimeError(_why_not_due(blocked, event))
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.kernel.sums for e in events.values()) else []
-        if self.skip_nonfinite and not _all_finite([*self._reading_gradients(works, events), *stepped]):
+        read = [*self._reading_gradients(works, events), *stepped]
+        if self.skip_nonfinite and not self._together.everywhere(_all_finite(read)):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+            slots, state = self._roster.slots, self._roster.seen(self.state)
             for work in works:
-                self._arrangement.require_states(work, self._roster.slots, self._roster.seen(self.state))
+                self._arrangement.require_states(work, slots, state)
             given = {name: found.scalars(arguments) for name, found in events.items()}
-            sums = {name: self._sums(found.kernel, stepped, given[name]) for name, found in events.items()}
+            kernels = {name: found.kernel for name, found in events.items()}
+            sums = _sums(kernels, stepped, given, self._arrangement, slots, state)
+            jobs = []
             for work in works:
-                found = events[work.rule.name]
-                scalars = work.scalars(found.kernel, sums[work.rule.name], given[work.rule.name])
-                run = self._runner(found.kernel, work, f"{event}_step")
-                layout = _wider(work.rule.step.layout, found.kernel.layout)
-                for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
-                    run(bucket, scalars)
-                    self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)
-                    interrupts.pause()
+                kernel = kernels[work.rule.name]
+                scalars = work.scalars(kernel, sums[work.rule.name], given[work.rule.name])
+                layout = _wider(work.rule.step.layout, kernel.layout)
+                buckets = self._arrangement.buckets(work, kernel, layout, slots)
+                runner = self._runner(kernel, work, f"{event}_step")
+                jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
+            _run_jobs(jobs, partial(self._completed, f"{event}_step"), interrupts.pause)
+
+    def _completed(self, counter: str, work: Work, bucket: Bucket) -> None:
+        self._counters.advance(counter, self.state, bucket.completed, work.count)
+
+    def _require_agreement(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> None:
+        """RuntimeError on every rank unless all those that share parameters with this one do the same."""
+        self._together = self._together.of(self._roster)
+        values = ((*self._values(group), group["precision"]) for group in self.param_groups)
+        counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
+        self._together.require_agreement(spec, counts, takes_part, values)
 
     def _runner(self, kernel: Kernel, work: Work, counter: str) -> Runner:
         strategy = _strategy(kernel, work, self.backend, self.capturable, self._refused)
@@ -344,20 +360,6 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             _drop_precision(changed, self.state)
             _drop_untouched(changed, self.state)
         _begin_states(self.param_groups, self._roster.slots, self._roster.seen(self.state), self._counters)
-
-    def _sums(self, last: Kernel, works: Sequence[Work], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What the kernels before `last` sum up over the units of all works; later ones may use earlier sums."""
-        sums: dict[str, Tensor] = {}
-        for kernel in last.sums:
-            values = [(torch.zeros(1, 1, 1, device="cpu"),) * len(kernel.outputs)] if not works else []
-            for work in works:
-                scalars = work.scalars(kernel, sums, arguments)
-                layout = _wider("tensor", work.rule.step.layout, kernel.layout)
-                for bucket in self._arrangement.buckets(work, layout, self._roster.slots):
-                    values.append(Call(kernel, bucket, work, self._roster.seen(self.state)).evaluate(scalars))
-            for name, parts in zip(kernel.outputs, zip(*values, strict=True), strict=True):
-                sums[name] = _ordered_sum(list(parts))
-        return sums
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ..contract.interface import DIMENSIONS, State
 from ..contract.precision import _States
+from ..exchange.collectives import Record
+from ..exchange.sharding import Sharding
 from ..routing.places import Place, Slot
 from .buffers import Buffer, _apart, _storage
 
@@ -31,8 +33,10 @@ class Bucket:
     Once settled it knows the states of its parameters as batches: one buffer for each state, which its tensors own.
     """
 
-    def __init__(self, entries: list[tuple[Tensor, Place]]) -> None:
+    def __init__(self, entries: list[tuple[Tensor, Place]], sharding: Sharding | None = None) -> None:
         self.entries = entries
+        self.sharding = sharding  # how the matrices lie on ranks, if the kernel needs more than is here
+        self.record = Record()  # what ranks have sent for the bucket in its last step
         self.params = [p for p, _ in entries]
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
         self.buffers: dict[str, Buffer] = {}

@@ -19,7 +19,7 @@ from ..contract.interface import Rule
 from ..placement.fsdp import _require_resharded
 from ..placement.layouts import _is_dtensor, _layout_of, _local
 from ..placement.local_states import LocalStates, _seen
-from ..placement.slots import LocalSlot, _local_slot, _require_own_sums
+from ..placement.slots import LocalSlot, _local_slot
 from ..routing.parameters import _require_apart, _require_parameter
 from ..routing.places import VIEW_KEYS, Slot, _view_in
 from ..routing.readings import Reading, _readings_of
@@ -72,6 +72,10 @@ class _Listing:
         if not isinstance(params, (list, tuple)) or len(params) != len(self.params):
             return False
         return all(map(operator.is_, params, self.params)) and _view_of(group) == self.view
+
+    def names(self) -> list[str]:
+        """What messages call its parameters."""
+        return [_name_in(self.group, index) for index in range(len(self.params))]
 
     def without(self, listed: set[int]) -> list[Slot]:
         """The slots of the parameters that are in no group any more; `listed` are all that are, by identity."""
@@ -130,7 +134,6 @@ class Roster:
         _require_apart(map(_local, listed))
         roster = Roster(listings)
         _require_resharded((p for p in listed if p not in self.slots), roster.name)
-        _require_own_sums((roster.name(p), slot) for p, slot in roster.slots.items())
         return roster
 
     def _listing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Kernel:
     `cols` are the sizes of whole matrices.
 
     `shards` is the same for a part of each matrix, as a generator: it takes `over` as well, yields what it asks other
-    ranks for, and is resumed with the answers.
+    ranks for, and is resumed with the answers. Without it, matrices go to the ranks that own them as a whole, and back.
 
     `sums` run before, in their order, for all parameters that have a gradient, those of other rules too; the sum of
     each of their outputs over all these is from then on a scalar of its name.
@@ -49,7 +49,7 @@ class Kernel:
     fused: Callable[..., None] | None = None
     sums: tuple[Kernel, ...] = ()
     along: tuple[str, ...] | None = None
-    shards: Callable[..., Any] | None = None
+    shards: Callable[..., Generator[Any, Any, tuple[Any, ...]]] | None = None
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()

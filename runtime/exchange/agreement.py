@@ -29,7 +29,7 @@ class Known:
     hypers: tuple[Any, ...]
 
 
-def _require_agreement(known: Sequence[Known], spec: str, groups: Sequence[Ranks], device: torch.device) -> None:
+def _require_same(known: Sequence[Known], spec: str, groups: Sequence[Ranks], device: torch.device) -> None:
     """RuntimeError on every rank, which says what differs, unless all know the same; nothing has changed.
 
     Whether anything differs is one reduction of a few words; only then ranks exchange what they know.

@@ -78,9 +78,10 @@ class Over:
     ) -> Request:
         """What `function(*values, *owned, **scalars)` gives for whole matrices, each on the rank that owns it.
 
-        It returns results of the dimensions `gives`, which become shards again, and then new values of `owned`, which
-        are there for the matrices of this rank alone; the answer is a tuple of both. Values are full unless `dims` says
-        what each is. Results have the dtype of the first value. On ranks that own nothing the function is not called.
+        It returns results of the dimensions `gives`, which become shards again, and then what stays with the owner: new
+        values of `owned`, which are there for the matrices of this rank alone. The answer is a tuple of both. Values
+        are full unless `dims` says what each is. Results have the dtype of the first value. On ranks that own nothing
+        the function is not called, and what stays is `owned`.
         """
         dims = dims or (FULL,) * len(values)
         sharding = self.sharding
@@ -93,7 +94,7 @@ class Over:
         ]
         results, kept = self._results(function, whole, gives, owned, scalars)
         spread = [self._joined(x, each) for x, each in zip(results, gives, strict=True)]
-        if sharding.is_cut:
+        if sharding.is_cut and spread:
             return (*(yield [_from_owners(x, each, sharding) for x, each in spread]), *kept)
         return (*(x for x, _ in spread), *kept)
 
@@ -138,7 +139,7 @@ class Over:
 
         If it fails while others wait, the results are NaN, and `failure` is to be raised when nothing is under way.
         """
-        count = self.sharding.mine.stop - self.sharding.mine.start
+        count = len(values[0]) // self.sharding.parts
         if self.sharding.is_cut and not count:
             return self._filled(gives, values[0], 0), owned
         try:
@@ -149,11 +150,19 @@ class Over:
             self.failure = problem
             return self._filled(gives, values[0], count), owned
         results = found if isinstance(found, tuple) else (found,)
-        return results[: len(gives)], results[len(gives) :]
+        shaped = [self._shaped(x, each, values[0], count) for x, each in zip(results, gives, strict=False)]
+        return shaped, results[len(gives) :]
+
+    def _shaped(self, x: Any, dims: Dims, like: Tensor, count: int) -> Tensor:
+        """A result in the shape that its dimensions say, where it may be a number or have one value for many."""
+        value: Tensor = x if isinstance(x, Tensor) else like.new_full((1, 1, 1), x)
+        shape = (count * self.sharding.parts, *self._part_sizes(dims))
+        return value if tuple(value.shape) == shape else value.expand(shape)
 
     def _filled(self, gives: Sequence[Dims], like: Tensor, count: int) -> list[Tensor]:
         """Results of NaN for so many matrices."""
-        parts = self.sharding.parts
-        sizes = [self.sharding.sizes(each) for each in gives]
-        shapes = [(count * parts, a // parts if "rows" in d else a, b) for d, (a, b) in zip(gives, sizes, strict=True)]
-        return [like.new_full(shape, math.nan) for shape in shapes]
+        return [like.new_full((count * self.sharding.parts, *self._part_sizes(each)), math.nan) for each in gives]
+
+    def _part_sizes(self, dims: Dims) -> tuple[int, int]:
+        rows, cols = self.sharding.sizes(dims)
+        return (rows // self.sharding.parts if "rows" in dims else rows), cols

@@ -65,9 +65,8 @@ class Sharding:
         return known[dims[0]], known[dims[1]]
 
     def sizes_on(self, rank: int, dims: Dims) -> tuple[int, int]:
-        """Those of the piece of a value that a rank has."""
-        first, second = (
-            self.extents[rank] if dim == self.dim and self.is_cut else size
-            for dim, size in zip(dims, self.sizes(dims), strict=True)
-        )
-        return first, second
+        """Those of the piece of a value that a rank has; of a square the first side is cut."""
+        rows, cols = self.sizes(dims)
+        if not self.cuts(dims):
+            return rows, cols
+        return (self.extents[rank], cols) if dims[0] == self.dim else (rows, self.extents[rank])

@@ -7,11 +7,14 @@ buckets of steps are settled: their states lie in buffers, once until a state is
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
-from ..batching.buckets import Bucket, Stored, _arranged, _ParameterStates
+from ..batching.buckets import Bucket, Stored, _ParameterStates
+from ..batching.crossing import Owners, _arranged_for, _owners_of
 from ..batching.work import Work
+from ..contract.interface import Kernel
 from ..contract.precision import _States
 from ..routing.places import Slot
 from .first_values import _give_first_values
@@ -23,21 +26,30 @@ class Arrangement:
     """The buckets that an optimizer has made."""
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[str, tuple[int, ...]], list[Bucket]] = {}
+        self._buckets: dict[tuple[Any, ...], list[Bucket]] = {}
         self.owners: dict[Tensor, Bucket] = {}  # who was settled last with the states of a parameter
+        self._ranks: tuple[_Slots, Owners] = ({}, {})  # who has the whole matrices of these slots
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def buckets(self, work: Work, layout: str, slots: _Slots) -> list[Bucket]:
-        """The buckets of the work in this layout."""
-        key = (layout, tuple(map(id, work.params)))
+    def buckets(self, work: Work, kernel: Kernel, layout: str, slots: _Slots) -> list[Bucket]:
+        """The buckets of the work in which the kernel runs in this layout."""
+        crossing = (kernel.layout, kernel.along) if work.parts else None
+        key = (layout, crossing, tuple(map(id, work.params)))
         buckets = self._buckets.get(key)
         if buckets is None:
             if len(self) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
-            buckets = self._buckets[key] = _arranged([(p, slots[p]) for p in work.params], layout)
+            listed = [(p, slots[p]) for p in work.params]
+            buckets = self._buckets[key] = _arranged_for(kernel, layout, listed, self.ranks(slots))
         return buckets
+
+    def ranks(self, slots: _Slots) -> Owners:
+        """The ranks that own the matrices of parameters of which each rank has a part."""
+        if self._ranks[0] is not slots:
+            self._ranks = (slots, _owners_of(slots))
+        return self._ranks[1]
 
     def settled(self, work: Work, slots: _Slots, state: _ParameterStates) -> list[tuple[Bucket, Stored | None]]:
         """The buckets of a step of the work, settled where they have whole parameters, with their states.
@@ -45,12 +57,14 @@ class Arrangement:
         Raises:
             ValueError: what lies there cannot be a state of the parameter.
         """
-        buckets, declared = self.buckets(work, work.rule.step.layout, slots), work.states
+        step, declared = work.rule.step, work.states
+        buckets = self.buckets(work, step, step.layout, slots)
         if not declared:
             return [(bucket, None) for bucket in buckets]
         pairs = _with_states(buckets, declared, state)
         if any(stored is None for _, stored in pairs):
-            _give_first_values(work, slots, state)  # which replaces states in which nothing has been counted
+            # This replaces states in which nothing has been counted.
+            _give_first_values(work, slots, state, self.ranks(slots))
             for bucket, stored in _with_states(buckets, declared, state):
                 if stored is None and bucket.entries[0][1].whole:
                     self._settle(bucket, declared, state)
@@ -77,7 +91,7 @@ class Arrangement:
             if owner is not None:
                 owner.release(state)
         if unsettled:
-            _give_first_values(work, slots, state)
+            _give_first_values(work, slots, state, self.ranks(slots))
 
     def forget(self, params: Collection[Tensor], state: _ParameterStates) -> None:
         """Drops what was made for these parameters; states that lay beside theirs get memory of their own."""

@@ -61,9 +61,9 @@ class Call:
 
     def evaluate(self, scalars: Scalars) -> tuple[Any, ...]:
         """The kernel's outputs for the whole bucket; nothing is written."""
-        given = self.computation.given({name: source.batch for name, source in self.sources.items()})
-        known = self._sized(scalars).all
-        values: tuple[Any, ...] = self.computation.values(given, self.computation.kernel.function, known)
+        values: tuple[Any, ...] = self.computation.values(
+            self.begin(), self.computation.kernel.function, self.known(scalars)
+        )
         return values
 
     def execute(self, scalars: Scalars) -> None:
@@ -71,8 +71,17 @@ class Call:
         function, known = self.computation.kernel.function, self._sized(scalars).all
         for cut in self.bucket.cuts:
             stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
-            for name, value in self.computation.results(stored, function, known).items():
-                self._store(name, value, stored[name], replace=cut is None)
+            self._keep(self.computation.results(stored, function, known), stored, replace=cut is None)
+        self._write_back()
+
+    def begin(self) -> dict[str, Tensor]:
+        """What the kernel sees of the whole bucket, for who runs it elsewhere and then calls `complete`."""
+        return self.computation.given({name: source.batch for name, source in self.sources.items()})
+
+    def complete(self, given: Mapping[str, Tensor], values: Any) -> None:
+        """Writes what the kernel has returned for what it was given."""
+        stored = {name: source.batch for name, source in self.sources.items()}
+        self._keep(self.computation.kept(stored, given, values), stored, replace=True)
         self._write_back()
 
     def execute_graph(self, scalars: Scalars, compiled: bool = False, options: Mapping[str, Any] | None = None) -> None:
@@ -84,8 +93,16 @@ class Call:
         graph(stored, scalars)
         self._write_back()
 
+    def known(self, scalars: Scalars) -> dict[str, Any]:
+        """The keyword arguments of the kernel."""
+        return self._sized(scalars).all
+
     def _sized(self, scalars: Scalars) -> Scalars:
         return scalars.sized(self.computation.kernel, self.bucket.sizes)
+
+    def _keep(self, results: Mapping[str, Any], stored: Mapping[str, Tensor], replace: bool) -> None:
+        for name, value in results.items():
+            self._store(name, value, stored[name], replace)
 
     def _store(self, name: str, value: Any, target: Tensor, replace: bool) -> None:
         if value is target:

@@ -68,7 +68,10 @@ class Computation:
     ) -> dict[str, Any]:
         """The new value of each stored tensor; noise is used up."""
         given = self.given(stored)
-        values = self.values(given, function, scalars)
+        return self.kept(stored, given, self.values(given, function, scalars))
+
+    def kept(self, stored: Mapping[str, Tensor], given: Mapping[str, Tensor], values: Sequence[Any]) -> dict[str, Any]:
+        """The new value of each stored tensor for the values that the kernel has returned for what it was given."""
         results = dict(zip(self.kernel.outputs, _unaliased(self.kernel.outputs, values, given), strict=True))
         if "weight" in results:
             weight = results["weight"]

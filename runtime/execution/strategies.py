@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..batching.buckets import Bucket, Stored, _arranged, _ParameterStates
+from ..batching.buckets import Bucket, Stored, _ParameterStates
 from ..batching.noise import Noise
 from ..batching.work import Scalars, Work
 from ..contract.arguments import _require_kind
 from ..contract.hypers import _nearest
 from ..contract.interface import Kernel
+from ..exchange.sharding import Sharding
 from ..routing.routes import _columns
 from .calls import Call
 from .computations import Computation
@@ -193,13 +194,24 @@ def explain_schedule(optimizer: Any) -> str:
     for work in optimizer._collect("step", lambda rule, p: True):
         kernel = work.rule.step
         strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._refused)
-        buckets = _arranged([(p, optimizer._roster.slots[p]) for p in work.params], kernel.layout)
-        shapes: dict[str, list[Bucket]] = {}
-        for bucket in buckets:
+        shapes: dict[tuple[str, Sharding | None], list[Bucket]] = {}
+        for bucket in optimizer._arrangement.buckets(work, kernel, kernel.layout, optimizer._roster.slots):
             unit = "×".join(map(str, bucket.entries[0][1].unit)) if len(bucket.entries[0][1].unit) == 2 else "flat"
-            shapes.setdefault(unit, []).append(bucket)
-        for shape, found in shapes.items():
+            sharding = bucket.sharding and replace(bucket.sharding, owned=())
+            whole = f"{sharding.rows}×{sharding.cols}" if sharding else unit
+            shapes.setdefault((whole, sharding), []).append(bucket)
+        for (shape, sharding), found in shapes.items():
             tensors, dtype = sum(len(bucket.params) for bucket in found), str(work.dtype).removeprefix("torch.")
             row = (work.rule.name, str(len(found)), shape, str(tensors), dtype, str(work.device))
-            table.append((*row, strategy.name, strategy.reason))
+            runs = _exchanging(kernel, sharding, found) if sharding else (strategy.name, strategy.reason)
+            table.append((*row, *runs))
     return _columns(table)
+
+
+def _exchanging(kernel: Kernel, sharding: Sharding, buckets: Sequence[Bucket]) -> tuple[str, str]:
+    """How buckets run whose matrices lie on several ranks, and what this rank has sent for them in their last step."""
+    way = f"by {kernel.shards.__name__}" if kernel.shards else "whole matrices at their owners"
+    rounds = max(bucket.record.rounds for bucket in buckets)
+    sent = sum(sum(bucket.record.bytes.values()) for bucket in buckets)
+    last = f"; last step: {rounds} round{'s' if rounds > 1 else ''}, {sent:,} bytes sent" if rounds else ""
+    return "exchange", f"{sharding.dim} lie on {sharding.ranks.size} ranks, {way}{last}"

@@ -8,14 +8,13 @@ states lie in those of the whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contract.interface import Kernel, Rule, State
+from ..contract.interface import Kernel, State
 from ..routing.places import Place, Slot
 from .layouts import Layout, _is_dtensor
 
@@ -65,7 +64,7 @@ class LocalSlot(Slot):
 
     def _is_cut_alike(self, kept: State, dim: int) -> bool:
         """Whether torch cuts a state, which is not full, where it cuts the parameter along `dim`."""
-        side, cut, shape = _side(self.of, dim, self.rule.step), self._cut_of(kept), self.of.state_shape(kept)
+        side, cut, shape = _side(self.of, dim, self.rule.step.layout), self._cut_of(kept), self.of.state_shape(kept)
         if len(shape) == 1 or (side == "batch" and math.prod(self.of.shape[:dim]) > 1):
             return False  # its values stand in another order
         if cut is None:
@@ -87,27 +86,34 @@ class LocalSlot(Slot):
         """The dimension of a state along which it is cut as the parameter is; None if every rank has all."""
         if kept.full or self.layout.dim is None:
             return self.layout.dim
-        side, several = _side(self.of, self.layout.dim, self.rule.step), len(self.of.state_shape(kept)) == 3
+        side, several = _side(self.of, self.layout.dim, self.rule.step.layout), len(self.of.state_shape(kept)) == 3
         if side == "batch":
             return 0
         is_by_part = side == "rows" and self.of.view.split is not None and not kept.is_per_row
         return kept.shape.index(side) + several if side in kept.shape and not is_by_part else None
 
 
-def _side(slot: Slot, dim: int, kernel: Kernel) -> str:
+def _side(slot: Slot, dim: int, layout: str) -> str:
     """What a kernel sees along a dimension of the parameter: "rows", "cols", or a "batch" of matrices."""
-    if kernel.layout != "matrix" or len(slot.shape) < 2:
+    if layout != "matrix" or len(slot.shape) < 2:
         return "rows"
     axis = dim - slot.view.batch
     return "batch" if axis < 0 else "rows" if axis == slot.view.transposed else "cols"
+
+
+def _crosses(slot: Slot, kernel: Kernel) -> bool:
+    """Whether a kernel needs more of a parameter than this rank has of it."""
+    if not isinstance(slot, LocalSlot) or slot.layout.dim is None:
+        return False
+    return _side(slot.of, slot.layout.dim, kernel.layout) in (kernel.along or ())
 
 
 def _local_slot(slot: Slot, layout: Layout, name: str) -> LocalSlot:
     """The slot of this rank's part; NotImplementedError unless its rule can run on the part alone."""
     if layout.dim is not None:
         _require_local(slot, layout, layout.dim, name)
-    has_rows = layout.dim is not None and _side(slot, layout.dim, slot.rule.step) == "rows"
-    view = replace(slot.view, split=None) if has_rows else slot.view  # rows do not interact, whatever they are part of
+    has_rows = layout.dim is not None and _side(slot, layout.dim, slot.rule.step.layout) == "rows"
+    view = replace(slot.view, split=None) if has_rows else slot.view  # what is here may end inside a part
     return LocalSlot(slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, layout=layout, of=slot)
 
 
@@ -116,22 +122,14 @@ def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
     start = f"{name} is a DTensor sharded along dimension {dim} over {layout.ranks} ranks"
     if dim >= slot.view.batch + 2:
         raise NotImplementedError(f"{start}: rules run on parts that are cut along rows, columns or experts alone")
-    if any(kernel.sums for kernel in rule.kernels):
-        raise NotImplementedError(f"{start}: {_of_sums(rule)}")
-    sides = [(kernel, _side(slot, dim, kernel)) for kernel in rule.kernels]
+    sides = [(kernel, _side(slot, dim, kernel.layout)) for kernel in rule.kernels]
     if slot.view.split is not None and any(side == "cols" for _, side in sides):
         raise NotImplementedError(f"{start}, its columns, and has split={slot.view.split}: no rule is run on these yet")
-    for kernel, side in sides:
-        if side in (kernel.along or ()):
-            what = {"rows": "rows of one matrix", "cols": "columns of one matrix"}[side]
-            what = "elements of one tensor" if kernel.layout == "tensor" else what
-            raise NotImplementedError(
-                f"{start}: under the rule {rule.name!r} ({kernel.function.__name__}) {what} interact, and these lie on "
-                "several ranks; rules do not exchange values yet. Set another rule for its group"
-            )
-    reads_rows = any("rows" in kernel.scalars for kernel in rule.kernels)
-    if reads_rows and sides[0][1] == "rows" and len({place.unit for place in slot.places(rule.step.layout)}) > 1:
-        raise NotImplementedError(f"{start}, and has split={slot.view.split}, parts of unequal size: the rule reads it")
+    needs_parts = any("rows" in kernel.scalars or side in (kernel.along or ()) for kernel, side in sides)
+    if needs_parts and sides[0][1] == "rows" and len(slot.places(rule.step.layout)) > 1:
+        raise NotImplementedError(
+            f"{start}, and has split={slot.view.split}, parts of unequal size, which the rule {rule.name!r} needs apart"
+        )
     _require_cut_states(slot, layout, dim, start)
 
 
@@ -144,16 +142,3 @@ def _require_cut_states(slot: Slot, layout: Layout, dim: int, start: str) -> Non
                 f"{start}: the state {kept.name!r} of the rule {slot.rule.name!r}, of shape "
                 f"{slot.state_shape(kept)}, cannot be cut as the parameter is"
             )
-
-
-def _require_own_sums(slots: Iterable[tuple[str, Slot]]) -> None:
-    """NotImplementedError if a rule sums up over all parameters, and a rank has but a part of some."""
-    slots = list(slots)
-    rule = next((slot.rule for _, slot in slots if any(kernel.sums for kernel in slot.rule.kernels)), None)
-    for name, slot in slots:
-        if rule is not None and isinstance(slot, LocalSlot) and slot.layout.is_cut:
-            raise NotImplementedError(f"{name} is a DTensor sharded over {slot.layout.ranks} ranks: {_of_sums(rule)}")
-
-
-def _of_sums(rule: Rule) -> str:
-    return f"the rule {rule.name!r} sums up over all parameters, and rules do not exchange values between ranks yet"

@@ -95,7 +95,10 @@ class Place:
 
     def _sizes(self, state: State, rows: int) -> tuple[int, ...]:
         sizes = {"rows": rows, "cols": self.unit[-1]}
-        return tuple(size if isinstance(size, int) else sizes[size] for size in state.shape)
+        first, second = (size if isinstance(size, int) else sizes[size] for size in state.shape)
+        if self.sizes and state.shape[0] == state.shape[1] != 1:  # a part of a square is one along its first side
+            second = self.sizes[state.shape[1] == "cols"]
+        return first, second
 
 
 def _row_counts(rows: int, split: int | tuple[int, ...] | None) -> tuple[int, ...]:

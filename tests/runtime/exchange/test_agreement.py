@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from optforge.runtime.exchange.agreement import (
     Known,
     _is_so_everywhere,
-    _require_agreement,
+    _require_same,
     _sum_over_ranks,
 )
 from optforge.runtime.exchange.sharding import Ranks
@@ -30,7 +30,7 @@ def complaint(
     rank = dist.get_rank(group)
     groups = [Ranks.of(each) for each in init_device_mesh("cpu", tuple(mesh)).get_all_groups()] if mesh else []
     try:
-        _require_agreement(known[rank], specs[rank], groups or [Ranks.of(group)], CPU)
+        _require_same(known[rank], specs[rank], groups or [Ranks.of(group)], CPU)
     except RuntimeError as problem:
         return str(problem)
     return ""

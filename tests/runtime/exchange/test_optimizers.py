@@ -1,0 +1,195 @@
+"""Optimizers whose rules need whole matrices, on DTensors, beside one process that has everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from optforge.runtime import explain_schedule
+from optforge.runtime.batching.buckets import Bucket
+from optforge.runtime.exchange.collectives import Record
+from tests.runtime.exchange.optimizers import Case, Twins, sent_by, shipped, step_twins, worst
+from tests.support.ranks import Pool
+
+PLACES = [(0, 3, ()), (1, 2, ()), (0, 4, (2, 2))]  # dimension, world and mesh
+NAMES = ["Adafactor", "LAMB", "MuonH", "NAMO", "NorMuon", "Prodigy", "SOAP"]
+
+
+def require_agreement(ranks: Pool, world: int, case: Case, limit: float = 1e-9) -> None:
+    error, where = worst(ranks.run(world, step_twins, case))
+    assert error < limit, where
+
+
+@pytest.mark.parametrize(("dim", "world", "mesh"), PLACES)
+@pytest.mark.parametrize("name", NAMES)
+def test_dtensors_step_as_whole_tensors(ranks: Pool, name: str, dim: int, world: int, mesh: tuple[int, ...]) -> None:
+    require_agreement(ranks, world, Case(name, dim, mesh))
+
+
+@pytest.mark.parametrize(("dim", "world", "mesh"), PLACES)
+@pytest.mark.parametrize("with_shards", [True, False])
+@pytest.mark.parametrize("name", ["lamb", "namo", "normuon", "reductions"])
+def test_functions_for_shards_are_used_where_there_are_some(
+    ranks: Pool, name: str, dim: int, world: int, mesh: tuple[int, ...], with_shards: bool
+) -> None:
+    require_agreement(ranks, world, Case(name, dim, mesh, with_shards=with_shards))
+
+
+EVENTS = [
+    ("SAM", ("ascend", "step")),
+    ("ScheduleFreeAdamW", ("step", "show_mean", "show_training")),
+    ("SophiaH", ("curvature", "step")),
+]
+
+
+@pytest.mark.parametrize(("name", "calls"), EVENTS)
+def test_events_of_dtensors(ranks: Pool, name: str, calls: tuple[str, ...]) -> None:
+    require_agreement(ranks, 3, Case(name, calls=calls, without=()))
+
+
+def test_sums_over_parameters_of_several_groups_of_ranks(ranks: Pool) -> None:
+    """Parts of one shape that other ranks have the rest of, and parameters that all ranks have."""
+    shapes = {"a": (6, 4), "b": (6, 4), "c": (6, 4), "bias": (9,)}
+    case = Case("normalized", mesh=(2, 2), shapes=shapes, plain=("c", "bias"), across=("b",), without=())
+    require_agreement(ranks, 4, case)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(("dim", "world", "mesh"), PLACES)
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_class(ranks: Pool, name: str, dim: int, world: int, mesh: tuple[int, ...]) -> None:
+    require_agreement(ranks, world, Case(name, dim, mesh))
+
+
+VIEWS: list[tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]], int]] = [
+    ({"transposed": True}, {"a": (10, 6), "b": (3, 8)}, 0),
+    ({"transposed": True}, {"a": (10, 6), "b": (3, 8)}, 1),
+    ({"split": 3}, {"a": (12, 6), "b": (9, 4)}, 0),
+    ({"batch": 1}, {"a": (4, 10, 6), "b": (2, 3, 8)}, 0),
+    ({"batch": 1}, {"a": (3, 10, 6), "b": (2, 3, 8)}, 1),
+]
+
+
+@pytest.mark.parametrize(("group", "shapes", "dim"), VIEWS)
+def test_views(ranks: Pool, group: dict[str, Any], shapes: dict[str, tuple[int, ...]], dim: int) -> None:
+    """Rows and columns, parts and experts, which may lie on several ranks or be cut themselves."""
+    for name in ("Muon", "NorMuon"):
+        require_agreement(ranks, 2, Case(name, dim, group=group, shapes=shapes, plain=(), without=()))
+
+
+@pytest.mark.parametrize("precision", ["plain", "kahan", "master", "stochastic"])
+def test_precisions(ranks: Pool, precision: str) -> None:
+    case = Case("Muon", options={"precision": precision}, dtype=torch.bfloat16)
+    require_agreement(ranks, 3, case, limit=1e-30)
+
+
+def stepped_by(group: dist.ProcessGroup, case: Case) -> Record:
+    twins = Twins(group, case)
+    twins.step(2)
+    return sent_by(twins.other)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_an_optimizer_sends_shards_to_owners_and_back(ranks: Pool, world: int) -> None:
+    case = Case("muon", shapes=dict.fromkeys("abcdefgh", (8, 16)), plain=(), dtype=torch.float32)
+    for record in ranks.run(world, stepped_by, case):
+        assert record.bytes == {"all_to_all": 2 * 8 * (8 * 16) * 4 * (world - 1) // world**2}
+        assert (record.rounds, record.calls) == (2, {"all_to_all": 2})
+
+
+def test_owners_stay_when_gradients_come_and_go(ranks: Pool) -> None:
+    case = Case("Muon", shapes=dict.fromkeys("abcdef", (10, 6)), plain=())
+    for first, second in ranks.run(3, owners_before_and_after, case):
+        assert first == {name: second[name] for name in first} and len(second) == len(first) + 1
+        assert set(second.values()) == {0, 1, 2}
+
+
+def owners_before_and_after(group: dist.ProcessGroup, case: Case) -> list[dict[str, int]]:
+    """Which rank has the whole matrix of each parameter, by the buckets of a step."""
+    twins, found = Twins(group, case), []
+    for t in (1, 2):
+        twins.other._arrangement._buckets.clear()
+        twins.step(t)
+        buckets = [bucket for each in twins.other._arrangement._buckets.values() for bucket in each]
+        names = {p: name for name, p in twins.sharded.items()}
+        found.append({names[p]: rank for bucket in buckets for p, rank in owners_in(bucket)})
+    return found
+
+
+def owners_in(bucket: Bucket) -> Sequence[tuple[Tensor, int]]:
+    owned = bucket.sharding.owned if bucket.sharding else ()
+    return [*zip(bucket.params, [rank for rank, count in enumerate(owned) for _ in range(count)], strict=False)]
+
+
+def disagreeing(group: dist.ProcessGroup, what: str, rank: int) -> tuple[str, bool]:
+    """What an optimizer says when one rank is about to do something else, and whether it has left everything."""
+    twins = Twins(group, Case("NAMO"))
+    twins.step(2)
+    twins.grads(3)
+    is_other = dist.get_rank(group) == rank
+    if what == "gradient" and is_other:
+        twins.sharded["b"].grad = None
+    if what == "hyper" and is_other:
+        twins.other.param_groups[0]["lr"] = 0.5
+    if what == "nonfinite" and is_other:
+        grad = twins.sharded["a"].grad
+        assert isinstance(grad, DTensor)
+        grad.to_local()[0, 0] = math.nan
+    twins.other.skip_nonfinite = True
+    before = [p.detach().clone() for p in twins.sharded.values()]
+    said = ""
+    try:
+        twins.other.step()
+    except RuntimeError as problem:
+        said = str(problem)
+    pairs = zip(before, twins.sharded.values(), strict=True)
+    local = [(x.to_local(), p.to_local()) if isinstance(x, DTensor) else (x, p) for x, p in pairs]
+    return said, all(torch.equal(x, y) for x, y in local)
+
+
+SAID = [
+    ("gradient", "some ranks have a gradient and others have none: b of shape (3, 8)"),
+    ("hyper", "ranks have different hypers: a of shape (10, 6), b of shape (3, 8)"),
+]
+
+
+@pytest.mark.parametrize(("what", "message"), SAID)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_that_disagree_raise_together(ranks: Pool, what: str, message: str, rank: int) -> None:
+    for said, is_left in ranks.run(2, disagreeing, what, rank):
+        assert message in said and is_left
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_nan_on_one_rank_skips_the_step_of_all(ranks: Pool, rank: int) -> None:
+    assert ranks.run(2, disagreeing, "nonfinite", rank) == [("", True)] * 2
+    assert [is_left for _, is_left in ranks.run(2, disagreeing, "nothing", rank)] == [False] * 2
+
+
+def schedule(group: dist.ProcessGroup, case: Case) -> Sequence[str]:
+    twins = Twins(group, case)
+    twins.step(2)
+    return explain_schedule(twins.other).splitlines()
+
+
+def test_the_schedule_says_what_crosses_and_what_was_sent(ranks: Pool) -> None:
+    shapes = {"a": (8, 16), "b": (8, 16), "c": (4, 4), "bias": (9,)}
+    for lines in ranks.run(2, schedule, Case("normuon", shapes=shapes, without=(), dtype=torch.float32)):
+        table = [line.split("  ") for line in lines]
+        assert [row[-1].strip() for row in table[1:3]] == [
+            # Shards of two matrices go to their owners and back; a norm has 8 bytes a matrix.
+            f"rows lie on 2 ranks, by normuon_shards; last step: 3 rounds, {2 * 64 * 4 + 2 * 8:,} bytes sent",
+            "rows lie on 2 ranks, by normuon_shards; last step: 3 rounds, 40 bytes sent",
+        ]
+        assert [line.split()[:4] for line in lines[1:4]] == [
+            ["matrix", "1", "8×16", "2"],
+            ["matrix", "1", "4×4", "1"],
+            ["rest", "1", "flat", "1"],
+        ]
