@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from .batching.buckets import Bucket
 from .batching.counters import Counters, DeviceCounters, _is_capturing
 from .batching.noise import Noise
 from .batching.roster import Roster
@@ -240,7 +239,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             for work, buckets in settled:
                 scalars = work.scalars(work.rule.step, sums[work.rule.name], {})
                 jobs.append(Job(self._runner(work.rule.step, work, "step"), scalars, buckets))
-            _run_jobs(jobs, partial(self._completed, "step"), interrupts.pause)
+            _run_jobs(jobs, partial(self._counters.advance, "step", self.state), interrupts.pause)
         return loss
 
     @_disable_dynamo
@@ -288,10 +287,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                 buckets = self._arrangement.buckets(work, kernel, layout, slots)
                 runner = self._runner(kernel, work, f"{event}_step")
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
-            _run_jobs(jobs, partial(self._completed, f"{event}_step"), interrupts.pause)
-
-    def _completed(self, counter: str, work: Work, bucket: Bucket) -> None:
-        self._counters.advance(counter, self.state, bucket.completed, work.count)
+            advance = partial(self._counters.advance, f"{event}_step", self.state)
+            _run_jobs(jobs, advance, interrupts.pause)
 
     def _require_agreement(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> None:
         """RuntimeError on every rank unless all those that share parameters with this one do the same."""

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from ..batching.buckets import Bucket, Stored
-from ..batching.work import Scalars, Work
+from ..batching.work import Scalars
 from ..exchange.drive import Run, _drive
 from ..execution.calls import Call
 from ..execution.crossing import _begin_call
 from ..execution.strategies import Runner
+
+_Advance = Callable[[Sequence[Tensor], int], None]
 
 
 @dataclass(frozen=True)
@@ -26,24 +30,24 @@ class Job:
     buckets: Sequence[tuple[Bucket, Stored | None]]
 
 
-def _run_jobs(jobs: Sequence[Job], completed: Callable[[Work, Bucket], None], pause: Callable[[], None]) -> None:
-    """Runs all buckets; `completed` is told of each, and `pause` is called where everything that is here is whole."""
+def _run_jobs(jobs: Sequence[Job], advance: _Advance, pause: Callable[[], None]) -> None:
+    """Runs all buckets; `advance` counts the parameters of each, and `pause` is called where all that is here is whole."""
 
     def here() -> None:
         for job in jobs:
             for bucket, stored in job.buckets:
                 if bucket.sharding is None:
                     job.runner(bucket, job.scalars, stored)
-                    completed(job.runner.work, bucket)
+                    advance(bucket.completed, job.runner.work.count)
                     pause()
 
-    _drive(_crossing(jobs, completed), here)
+    _drive(_crossing(jobs, advance), here)
 
 
-def _crossing(jobs: Sequence[Job], completed: Callable[[Work, Bucket], None]) -> Iterator[Run]:
+def _crossing(jobs: Sequence[Job], advance: _Advance) -> Iterator[Run]:
     for job in jobs:
         runner = job.runner
         for bucket, _ in job.buckets:
             if bucket.sharding is not None:
                 call = Call(runner.kernel, bucket, runner.work, runner.state, runner.noise)
-                yield _begin_call(call, job.scalars, partial(completed, runner.work, bucket))
+                yield _begin_call(call, job.scalars, partial(advance, bucket.completed, runner.work.count))
