@@ -31,7 +31,7 @@ class Job:
 
 
 def _run_jobs(jobs: Sequence[Job], advance: _Advance, pause: Callable[[], None]) -> None:
-    """Runs all buckets; `advance` counts the parameters of each, and `pause` is called where all that is here is whole."""
+    """Runs all buckets; `advance` counts the parameters of each; `pause` is called where all that is here is whole."""
 
     def here() -> None:
         for job in jobs:

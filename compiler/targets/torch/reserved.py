@@ -56,8 +56,9 @@ MODULE_NAMES = {
     "nullcontext", "operator", "orthogonalize", "os", "param_groups", "partial", "platform", "power", "qr", "re",
     "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys", "threading",
     "DeviceMesh", "Layout", "LocalEntry", "LocalSlot", "LocalStates", "Part", "TypeGuard", "dist",
-    "CPU_CROSSING", "DEVICE_CROSSING", "Dims", "FULL", "Generator", "Job", "Known", "Message", "Over", "Owners", "Partial",
-    "Ranks", "Record", "Request", "Run", "Sharding", "Shuffle", "Step", "Together", "WINDOW", "deque", "hashlib", "heapq",
+    "CPU_CROSSING", "DEVICE_CROSSING", "Dims", "FULL", "Generator", "Job", "Known", "Message", "Over", "Owners",
+    "Partial", "Ranks", "Record", "Request", "Run", "Sharding", "Shuffle", "Step", "Together", "WINDOW", "deque",
+    "hashlib", "heapq",
     "Lattice", "Mark", "NOISE", "Noise", "accumulate", "zlib",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
