@@ -39,6 +39,7 @@ from optforge.runtime import (
 from optforge.runtime.batching import buckets
 from optforge.runtime.contract import interface
 from optforge.runtime.execution import calls
+from optforge.runtime.steps.sums import _sums
 from tests.support.classes import is_untouched, set_gradients
 from tests.support.handwritten import (
     Blend,
@@ -885,7 +886,8 @@ def test_totals_are_shared_by_the_rules_of_an_optimizer():
     set_gradients(params, 0)
     norm = torch.cat([p.grad.flatten() for p in params]).norm()
     works = optimizer._collect("step", lambda rule, p: True)
-    found = optimizer._sums(step, works, {})
+    slots = optimizer._roster.slots
+    found = _sums({"matrix": step}, works, {}, optimizer._arrangement, slots, optimizer.state)["matrix"]
     expected = sum(p.grad.abs().max() for p in params) / norm.square()
     torch.testing.assert_close(found["total_2"].float(), expected)
     optimizer.step()
