@@ -150,6 +150,8 @@ class Over:
             self.failure = problem
             return self._filled(gives, values[0], count), owned
         results = found if isinstance(found, tuple) else (found,)
+        if not self.sharding.is_cut:
+            return results[: len(gives)], results[len(gives) :]
         shaped = [self._shaped(x, each, values[0], count) for x, each in zip(results, gives, strict=False)]
         return shaped, results[len(gives) :]
 
