@@ -518,7 +518,7 @@ def test_states_that_do_not_fit_are_errors_and_change_nothing(cls):
         assert same(snapshot(optimizer), before)
 
     refused(lambda s: s["state"][0].update(exp_avg=torch.ones(2)), "exp_avg")
-    refused(lambda s: s["param_groups"].append({}), "different number")
+    refused(lambda s: s["param_groups"].append({"params": []}), "different number")
     refused(lambda s: s["param_groups"][0]["params"].pop(), "match the size")
     refused(lambda s: s["param_groups"][0].pop("lr" if "lr" in hyper_arguments(cls) else "rule"), "without")
     kept = next((name for name in optimizer.state[params[0]] if not name.endswith("step")), None)
