@@ -42,8 +42,8 @@ class EquationName:
 
     @property
     def is_written(self) -> bool:
-        """Whether the spec's own equation is called so, and not one that a call left behind or the compiler made."""
-        return len(self.path) == 1
+        """Whether an equation of the spec can be called so: by one word, which not every name of a state is."""
+        return self.path == (Segment(self.word),) and self.word.isidentifier()
 
     @property
     def root(self) -> EquationName:

@@ -13,6 +13,7 @@ segments = st.builds(Segment, words | states, st.sampled_from([1, 1, 2, 12]))
 names = st.builds(EquationName, st.lists(segments, min_size=1, max_size=3).map(tuple), st.just("") | words)
 
 
+@settings(max_examples=60, deadline=None)
 @given(names, names)
 @example(EquationName.of("m", "s"), EquationName.of("m.s"))
 @example(EquationName.of("m", scope="step"), EquationName.of("step", "m"))
@@ -23,7 +24,7 @@ def test_texts_read_back_and_differ_where_names_do(one: EquationName, other: Equ
     assert one_word(one).isidentifier()
 
 
-@settings(max_examples=50)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(names, max_size=12))
 def test_names_that_are_taken_are_numbered(wanted: list[EquationName]) -> None:
     taken: list[EquationName] = []
@@ -37,6 +38,7 @@ def test_what_the_spec_wrote_is_told_from_what_is_inside() -> None:
     written = EquationName.of("m")
     inner = written.inside("s").numbered(2).inside("x")
     assert written.is_written and not inner.is_written
+    assert not EquationName.of("m.s").is_written and not written.numbered(2).is_written
     assert inner.root == written and inner.word == "x"
     assert (written.length, inner.length) == (1, 4)
     assert name_text(inner) == "m.s.2.x" and one_word(inner) == "m_s_2_x"
