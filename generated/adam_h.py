@@ -21,6 +21,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -32,11 +33,8 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, beta1, beta2, eps):
     m = m.lerp_(grad, 1 - beta1)
     v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
-    weight_x_part_2 = u * radius / u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight_x_part = lr * weight_x_part_2
-    weight_x = weight.sub_(weight_x_part)
-    denominator = weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight = weight_x * radius / denominator
+    weight_x = weight.sub_(lr * (u * radius / norm(u, dim=(-2, -1)).clamp(min=1e-10)))
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return weight, m, v, radius
 
 
@@ -47,8 +45,8 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, beta1, beta2, eps)
     m = m.lerp_(grad, 1 - beta1)
     v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
-    norm = yield over.norm(u, "all")
-    weight_x = weight.sub_(lr * (u * radius / norm.clamp(min=1e-10)))
+    norm_ = yield over.norm(u, "all")
+    weight_x = weight.sub_(lr * (u * radius / norm_.clamp(min=1e-10)))
     norm_2 = yield over.norm(weight_x, "all")
     weight = weight_x * radius / norm_2.clamp(min=1e-10)
     return weight, m, v, radius
@@ -56,7 +54,7 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, beta1, beta2, eps)
 
 def matrix_init(weight):
     """First values of radius."""
-    first_radius = weight.norm(dim=(-2, -1), keepdim=True)
+    first_radius = norm(weight, dim=(-2, -1))
     return (first_radius,)
 
 

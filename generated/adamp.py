@@ -25,6 +25,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -33,8 +34,8 @@ __all__ = ["AdamP"]
 
 def matrix_rule(weight, grad, m, v, *, cols, t, lr, beta1, beta2, eps, delta, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    d_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    cosine_part = grad / grad.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+    d_direction = weight / norm(weight, dim=-1).clamp(min=1e-10)
+    cosine_part = grad / norm(grad, dim=-1).clamp(min=1e-10)
     cosine = (d_direction * cosine_part).sum(dim=-1, keepdim=True)
     m = m.lerp_(grad, 1 - beta1)
     v = v.mul_(beta2).add_((1 - beta2) * grad.square())
@@ -49,8 +50,8 @@ def matrix_shards(weight, grad, m, v, *, over, cols, t, lr, beta1, beta2, eps, d
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm, norm_2 = yield over.norm(weight, "row"), over.norm(grad, "row")
-    d_direction = weight / norm.clamp(min=1e-10)
+    norm_, norm_2 = yield over.norm(weight, "row"), over.norm(grad, "row")
+    d_direction = weight / norm_.clamp(min=1e-10)
     m = m.lerp_(grad, 1 - beta1)
     v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)

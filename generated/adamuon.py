@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -35,8 +36,7 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta, eps, weight_decay):
     o = orthogonalize(m.sign())
     v = v.mul_(beta).add_((1 - beta) * o.square())
     u = o.div_(v.sqrt() + eps)
-    denominator = u.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
-    d = u * (0.2 * math.sqrt(rows * cols)) / denominator
+    d = u * (0.2 * math.sqrt(rows * cols)) / norm(u, dim=(-2, -1)).clamp(min=eps)
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m_m, v
 
@@ -51,8 +51,8 @@ def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta, eps, weight
     (o,) = yield over.whole(orthogonalize, m.sign())
     v = v.mul_(beta).add_((1 - beta) * o.square())
     u = o.div_(v.sqrt() + eps)
-    norm = yield over.norm(u, "all")
-    d = u * (0.2 * math.sqrt(rows * cols)) / norm.clamp(min=eps)
+    norm_ = yield over.norm(u, "all")
+    d = u * (0.2 * math.sqrt(rows * cols)) / norm_.clamp(min=eps)
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m_m, v
 

@@ -23,6 +23,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -35,13 +36,13 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
-        update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
         update_x = m.mT
-        update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d_2 = 1 / norm(update_x, dim=-1).clamp(min=1e-7)
     if rows > cols:
         denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
-        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator_part = norm(denominator_part_2, dim=-1)
         denominator = denominator_part.clamp(min=1e-7)
         update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
         update_part_2 = update_part_3 / denominator
@@ -55,7 +56,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
                 steps=steps,
                 method="exact",
             )
-            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
             denominator_2 = denominator_2_part.clamp(min=1e-7)
             update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
             update_part_6 = update_part_7 / denominator_2
@@ -84,13 +85,13 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 def matrix_whole(m, *, rows, cols, steps):
     """What the owner of whole matrices computes."""
     if rows > cols:
-        update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
         update_x = m.mT
-        update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d_2 = 1 / norm(update_x, dim=-1).clamp(min=1e-7)
     if rows > cols:
         denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
-        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator_part = norm(denominator_part_2, dim=-1)
         denominator = denominator_part.clamp(min=1e-7)
         update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
         update_part_2 = update_part_3 / denominator
@@ -104,7 +105,7 @@ def matrix_whole(m, *, rows, cols, steps):
                 steps=steps,
                 method="exact",
             )
-            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
             denominator_2 = denominator_2_part.clamp(min=1e-7)
             update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
             update_part_6 = update_part_7 / denominator_2

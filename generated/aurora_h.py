@@ -22,6 +22,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -34,13 +35,13 @@ def matrix_rule(weight, grad, m, radius, *, rows, cols, lr, beta, nesterov, step
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
-        update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
         update_x = m.mT
-        update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d_2 = 1 / norm(update_x, dim=-1).clamp(min=1e-7)
     if rows > cols:
         denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
-        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator_part = norm(denominator_part_2, dim=-1)
         denominator = denominator_part.clamp(min=1e-7)
         update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
         update_part_2 = update_part_3 / denominator
@@ -54,7 +55,7 @@ def matrix_rule(weight, grad, m, radius, *, rows, cols, lr, beta, nesterov, step
                 steps=steps,
                 method="exact",
             )
-            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
             denominator_2 = denominator_2_part.clamp(min=1e-7)
             update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
             update_part_6 = update_part_7 / denominator_2
@@ -63,12 +64,9 @@ def matrix_rule(weight, grad, m, radius, *, rows, cols, lr, beta, nesterov, step
             update = update_part_4.mT
         else:
             update = orthogonalize(m, steps=steps, method="exact")
-    denominator_3 = update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight_x_part_2 = update * radius / denominator_3
-    weight_x_part = lr * weight_x_part_2
+    weight_x_part = lr * (update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10))
     weight_x = weight.sub_(weight_x_part)
-    denominator_4 = weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight = weight_x * radius / denominator_4
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return weight, m_m, radius
 
 
@@ -88,21 +86,21 @@ def matrix_shards(weight, grad, m, radius, *, over, rows, cols, lr, beta, nester
         steps=steps,
     )
     weight_x = weight.sub_(lr * div)
-    norm = yield over.norm(weight_x, "all")
-    weight = weight_x * radius / norm.clamp(min=1e-10)
+    norm_ = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm_.clamp(min=1e-10)
     return weight, m_m, radius
 
 
 def matrix_whole(m, radius, *, rows, cols, steps):
     """What the owner of whole matrices computes."""
     if rows > cols:
-        update_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
         update_x = m.mT
-        update_d_2 = 1 / update_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_d_2 = 1 / norm(update_x, dim=-1).clamp(min=1e-7)
     if rows > cols:
         denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
-        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator_part = norm(denominator_part_2, dim=-1)
         denominator = denominator_part.clamp(min=1e-7)
         update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
         update_part_2 = update_part_3 / denominator
@@ -116,7 +114,7 @@ def matrix_whole(m, radius, *, rows, cols, steps):
                 steps=steps,
                 method="exact",
             )
-            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
             denominator_2 = denominator_2_part.clamp(min=1e-7)
             update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
             update_part_6 = update_part_7 / denominator_2
@@ -125,13 +123,13 @@ def matrix_whole(m, radius, *, rows, cols, steps):
             update = update_part_4.mT
         else:
             update = orthogonalize(m, steps=steps, method="exact")
-    div = update * radius / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    div = update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10)
     return (div,)
 
 
 def matrix_init(weight):
     """First values of radius."""
-    first_radius = weight.norm(dim=(-2, -1), keepdim=True)
+    first_radius = norm(weight, dim=(-2, -1))
     return (first_radius,)
 
 

@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -31,13 +32,13 @@ def matrix_rule(weight, grad, m, *, rows, cols, t, lr, beta, nesterov, weight_de
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
     if t % 2 > 0:
-        x_direction = weight / weight.norm(dim=-2, keepdim=True).clamp(min=eps)
+        x_direction = weight / norm(weight, dim=-2).clamp(min=eps)
         x_project = m - (m * x_direction).sum(dim=-2, keepdim=True) * x_direction
-        x = x_project.div_(x_project.norm(dim=-2, keepdim=True).clamp(min=eps))
+        x = x_project.div_(norm(x_project, dim=-2).clamp(min=eps))
     else:
-        y_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=eps)
+        y_direction = weight / norm(weight, dim=-1).clamp(min=eps)
         y_project = m - (m * y_direction).sum(dim=-1, keepdim=True) * y_direction
-        y = y_project.div_(y_project.norm(dim=-1, keepdim=True).clamp(min=eps))
+        y = y_project.div_(norm(y_project, dim=-1).clamp(min=eps))
     d_super = 0.2 * (math.sqrt(rows) * x if t % 2 > 0 else math.sqrt(cols) * y)
     d_mask = (d_super * grad > 0).to(weight.dtype)
     d = d_super * d_mask / d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
@@ -49,10 +50,10 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, t, lr, beta, nesterov, w
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm, norm_2 = yield over.norm(weight, "col"), over.norm(weight, "row")
+    norm_, norm_2 = yield over.norm(weight, "col"), over.norm(weight, "row")
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
-    x_direction = weight / norm.clamp(min=eps)
+    x_direction = weight / norm_.clamp(min=eps)
     y_direction = weight / norm_2.clamp(min=eps)
     dot, dot_2 = yield (
         over.sum(m * x_direction, "col"),

@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -31,8 +32,8 @@ def matrix_rule(weight, grad, m, v, *, t, lr, mu1, mu2, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols); v (..., 1, 1)."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=(-2, -1), keepdim=True).square())
-    alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
     u_orthogonalize = orthogonalize(m)
     u_mask = (u_orthogonalize * grad > 0).to(weight.dtype)
     denominator = u_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
@@ -46,14 +47,14 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_deca
     exchange values.
     """
     m = m.lerp_(grad, 1 - mu1)
-    norm, (norm_2, u_orthogonalize) = yield (
+    norm_, (norm_2, u_orthogonalize) = yield (
         over.norm(grad, "all"),
         over.whole(matrix_whole, m, gives=((1, 1), ("rows", "cols"))),
     )
     u_mask = (u_orthogonalize * grad > 0).to(weight.dtype)
     mean = yield over.mean(u_mask, "all")
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     alpha = bias * norm_2 / (v.sqrt() + eps)
     u = u_orthogonalize * u_mask / mean.clamp(min=1e-3)
     weight = weight.sub_(lr * alpha * (u + weight_decay * weight))
@@ -63,7 +64,7 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_deca
 def matrix_whole(m):
     """What the owner of whole matrices computes."""
     u_orthogonalize = orthogonalize(m)
-    norm_2 = m.norm(dim=(-2, -1), keepdim=True)
+    norm_2 = norm(m, dim=(-2, -1))
     return norm_2, u_orthogonalize
 
 

@@ -19,6 +19,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -28,12 +29,11 @@ __all__ = ["CautiousNora"]
 def matrix_rule(weight, grad, m, *, lr, beta, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
     m = m.lerp_(grad, 1 - beta)
-    d_super_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+    d_super_direction = weight / norm(weight, dim=-1).clamp(min=1e-10)
     d_super_project_part_2 = (m * d_super_direction).sum(dim=-1, keepdim=True)
     d_super_project_part = d_super_project_part_2 * d_super_direction
     d_super_project = m - d_super_project_part
-    denominator = d_super_project.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    d_super = d_super_project.div_(denominator)
+    d_super = d_super_project.div_(norm(d_super_project, dim=-1).clamp(min=1e-10))
     d_mask = (d_super * grad > 0).to(weight.dtype)
     d = d_super * d_mask / d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
     weight = weight.sub_(lr * (d + weight_decay * weight))
@@ -44,9 +44,9 @@ def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay):
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(weight, "row")
+    norm_ = yield over.norm(weight, "row")
     m = m.lerp_(grad, 1 - beta)
-    d_super_direction = weight / norm.clamp(min=1e-10)
+    d_super_direction = weight / norm_.clamp(min=1e-10)
     dot = yield over.sum(m * d_super_direction, "row")
     d_super_project = m - dot * d_super_direction
     norm_2 = yield over.norm(d_super_project, "row")

@@ -21,6 +21,7 @@ from optforge.runtime import (
     State,
     eigenbasis,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -33,10 +34,10 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows > cols:
-        update_super_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_super_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
         update_super_x = m.mT
-        update_super_d_2 = 1 / update_super_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_super_d_2 = 1 / norm(update_super_x, dim=-1).clamp(min=1e-7)
     if rows > cols:
         denominator_part_3 = update_super_d * m
         denominator_part_2 = orthogonalize(
@@ -44,7 +45,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
             steps=steps,
             method="exact",
         )
-        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator_part = norm(denominator_part_2, dim=-1)
         denominator = denominator_part.clamp(min=1e-7)
         update_super_part_4 = math.sqrt(min(rows, cols) / max(rows, cols))
         update_super_part_3 = update_super_d * update_super_part_4
@@ -59,7 +60,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
                 steps=steps,
                 method="exact",
             )
-            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
             denominator_2 = denominator_2_part.clamp(min=1e-7)
             update_super_part_9 = math.sqrt(min(rows, cols) / max(rows, cols))
             update_super_part_8 = update_super_d_2 * update_super_part_9
@@ -74,16 +75,16 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
         else:
             update_super = orthogonalize(m, steps=steps, method="exact")
     if rows <= cols:
-        denominator_3_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_3_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
         denominator_3_part = denominator_3_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_3_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_3_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
         denominator_3_part = denominator_3_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator_3 = denominator_3_part.clamp(min=1e-10)
     update_x_part = contra / 2 * m / denominator_3
     update_x = update_super - update_x_part
-    denominator_4 = update_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    update = update_x * update_super.norm(dim=(-2, -1), keepdim=True) / denominator_4
+    denominator_4 = norm(update_x, dim=(-2, -1)).clamp(min=1e-10)
+    update = update_x * norm(update_super, dim=(-2, -1)) / denominator_4
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -125,10 +126,10 @@ def matrix_shards(
 def matrix_whole(m, *, rows, cols, steps, contra):
     """What the owner of whole matrices computes."""
     if rows > cols:
-        update_super_d = 1 / m.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_super_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
         update_super_x = m.mT
-        update_super_d_2 = 1 / update_super_x.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        update_super_d_2 = 1 / norm(update_super_x, dim=-1).clamp(min=1e-7)
     if rows > cols:
         denominator_part_3 = update_super_d * m
         denominator_part_2 = orthogonalize(
@@ -136,7 +137,7 @@ def matrix_whole(m, *, rows, cols, steps, contra):
             steps=steps,
             method="exact",
         )
-        denominator_part = denominator_part_2.norm(dim=-1, keepdim=True)
+        denominator_part = norm(denominator_part_2, dim=-1)
         denominator = denominator_part.clamp(min=1e-7)
         update_super_part_4 = math.sqrt(min(rows, cols) / max(rows, cols))
         update_super_part_3 = update_super_d * update_super_part_4
@@ -151,7 +152,7 @@ def matrix_whole(m, *, rows, cols, steps, contra):
                 steps=steps,
                 method="exact",
             )
-            denominator_2_part = denominator_2_part_2.norm(dim=-1, keepdim=True)
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
             denominator_2 = denominator_2_part.clamp(min=1e-7)
             update_super_part_9 = math.sqrt(min(rows, cols) / max(rows, cols))
             update_super_part_8 = update_super_d_2 * update_super_part_9
@@ -166,16 +167,16 @@ def matrix_whole(m, *, rows, cols, steps, contra):
         else:
             update_super = orthogonalize(m, steps=steps, method="exact")
     if rows <= cols:
-        denominator_3_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_3_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
         denominator_3_part = denominator_3_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_3_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_3_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
         denominator_3_part = denominator_3_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator_3 = denominator_3_part.clamp(min=1e-10)
     update_x_part = contra / 2 * m / denominator_3
     update_x = update_super - update_x_part
-    denominator_4 = update_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    update = update_x * update_super.norm(dim=(-2, -1), keepdim=True) / denominator_4
+    denominator_4 = norm(update_x, dim=(-2, -1)).clamp(min=1e-10)
+    update = update_x * norm(update_super, dim=(-2, -1)) / denominator_4
     return (update,)
 
 

@@ -24,6 +24,7 @@ from optforge.runtime import (
     State,
     eigenbasis,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -36,10 +37,10 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     if rows <= cols:
-        denominator_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
         denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
         denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator = denominator_part.clamp(min=1e-10)
     update_part = contra / 2 * m / denominator
@@ -85,10 +86,10 @@ def matrix_shards(
 def matrix_whole(m, *, rows, cols, steps, contra):
     """What the owner of whole matrices computes."""
     if rows <= cols:
-        denominator_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
         denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
         denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator = denominator_part.clamp(min=1e-10)
     update_part = contra / 2 * m / denominator

@@ -21,6 +21,7 @@ from optforge.runtime import (
     State,
     eigenbasis,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -34,17 +35,16 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     orthogonalize_m = orthogonalize(m, steps=steps, method="exact")
     if rows <= cols:
-        denominator_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
         denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
         denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator = denominator_part.clamp(min=1e-10)
     update_super_part = contra / 2 * m / denominator
     update_super = orthogonalize_m - update_super_part
-    denominator_2 = update_super.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    update_part = update_super * orthogonalize_m.norm(dim=(-2, -1), keepdim=True)
-    update = update_part / denominator_2
+    denominator_2 = norm(update_super, dim=(-2, -1)).clamp(min=1e-10)
+    update = update_super * norm(orthogonalize_m, dim=(-2, -1)) / denominator_2
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -87,17 +87,16 @@ def matrix_whole(m, *, rows, cols, steps, contra):
     """What the owner of whole matrices computes."""
     orthogonalize_m = orthogonalize(m, steps=steps, method="exact")
     if rows <= cols:
-        denominator_part_2 = (eigenbasis(m @ m.mT).mT @ m).norm(dim=-1, keepdim=True)
+        denominator_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
         denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_part_3 = (m @ eigenbasis(m.mT @ m)).norm(dim=-2, keepdim=True)
+        denominator_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
         denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator = denominator_part.clamp(min=1e-10)
     update_super_part = contra / 2 * m / denominator
     update_super = orthogonalize_m - update_super_part
-    denominator_2 = update_super.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    update_part = update_super * orthogonalize_m.norm(dim=(-2, -1), keepdim=True)
-    update = update_part / denominator_2
+    denominator_2 = norm(update_super, dim=(-2, -1)).clamp(min=1e-10)
+    update = update_super * norm(orthogonalize_m, dim=(-2, -1)) / denominator_2
     return (update,)
 
 

@@ -13,7 +13,16 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
+from optforge.runtime import (
+    Kernel,
+    Options,
+    Rule,
+    Spec,
+    SpecOptimizer,
+    State,
+    norm,
+    require,
+)
 
 __all__ = ["LAMB"]
 
@@ -24,8 +33,8 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     v = v.mul_(beta2).add_((1 - beta2) * grad.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     d = u.add_(weight_decay * weight)
-    norm_weight = weight.norm(dim=(-2, -1), keepdim=True)
-    norm_d = d.norm(dim=(-2, -1), keepdim=True)
+    norm_weight = norm(weight, dim=(-2, -1))
+    norm_d = norm(d, dim=(-2, -1))
     update = lr * torch.where(norm_weight * norm_d > 0, norm_weight / norm_d, 1) * d
     weight = weight.sub_(update)
     return weight, m, v

@@ -15,15 +15,24 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
+from optforge.runtime import (
+    Kernel,
+    Options,
+    Rule,
+    Spec,
+    SpecOptimizer,
+    State,
+    norm,
+    require,
+)
 
 __all__ = ["LARS"]
 
 
 def tensor_rule(weight, grad, m, *, lr, momentum, trust, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1)."""
-    norm_grad = grad.norm(dim=(-2, -1), keepdim=True)
-    norm_weight = weight.norm(dim=(-2, -1), keepdim=True)
+    norm_grad = norm(grad, dim=(-2, -1))
+    norm_weight = norm(weight, dim=(-2, -1))
     size = norm_grad + weight_decay * norm_weight
     ratio = torch.where(norm_weight * norm_grad > 0, trust * norm_weight / size, 1)
     m = momentum * m + lr * ratio * (grad + weight_decay * weight)

@@ -22,6 +22,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -32,8 +33,7 @@ def matrix_rule(weight, grad, m, v, prev_grad, *, t, lr, beta1, beta2, gamma, ep
     """One step for matrix, conv, embedding and head parameters (..., rows, cols)."""
     change = grad - prev_grad
     c_x = grad + gamma * beta1 / (1 - beta1) * change
-    c_part = (1 / c_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)).clamp(max=1)
-    c = c_x.mul_(c_part)
+    c = c_x.mul_((1 / norm(c_x, dim=(-2, -1)).clamp(min=1e-10)).clamp(max=1))
     m = m.lerp_(c, 1 - beta1)
     v = v.mul_(beta2).add_((1 - beta2) * c.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
@@ -62,8 +62,8 @@ def matrix_shards(
     """
     change = grad - prev_grad
     c_x = grad + gamma * beta1 / (1 - beta1) * change
-    norm = yield over.norm(c_x, "all")
-    c = c_x.mul_((1 / norm.clamp(min=1e-10)).clamp(max=1))
+    norm_ = yield over.norm(c_x, "all")
+    c = c_x.mul_((1 / norm_.clamp(min=1e-10)).clamp(max=1))
     m = m.lerp_(c, 1 - beta1)
     v = v.mul_(beta2).add_((1 - beta2) * c.square())
     u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)

@@ -24,6 +24,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -34,8 +35,7 @@ __all__ = ["MARSM"]
 def matrix_rule(weight, grad, m, prev_grad, *, rows, cols, lr, beta, gamma, weight_decay, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
     raw = grad + gamma * beta / (1 - beta) * (grad - prev_grad)
-    c_part = (1 / raw.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)).clamp(max=1)
-    c = raw.mul_(c_part)
+    c = raw.mul_((1 / norm(raw, dim=(-2, -1)).clamp(min=1e-10)).clamp(max=1))
     m = m.lerp_(c, 1 - beta)
     d = 0.2 * math.sqrt(max(rows, cols)) * orthogonalize(m, steps=steps)
     weight = weight.sub_(lr * (d + weight_decay * weight))
@@ -61,8 +61,8 @@ def matrix_shards(
     exchange values.
     """
     raw = grad + gamma * beta / (1 - beta) * (grad - prev_grad)
-    norm = yield over.norm(raw, "all")
-    c = raw.mul_((1 / norm.clamp(min=1e-10)).clamp(max=1))
+    norm_ = yield over.norm(raw, "all")
+    c = raw.mul_((1 / norm_.clamp(min=1e-10)).clamp(max=1))
     m = m.lerp_(c, 1 - beta)
     (orthogonalize_,) = yield over.whole(orthogonalize, m, steps=steps)
     d = orthogonalize_.mul_(0.2 * math.sqrt(max(rows, cols)))

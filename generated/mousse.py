@@ -25,6 +25,7 @@ from optforge.runtime import (
     State,
     fused_adamw,
     inverse_root,
+    norm,
     orthogonalize,
     require,
     trace,
@@ -66,8 +67,8 @@ def matrix_rule(
     q = inverse_root(r * cols / trace(r).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else q
     o = orthogonalize(p @ m @ q, steps=steps)
     update_x = p @ o @ q
-    denominator = update_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    update = update_x * o.norm(dim=(-2, -1), keepdim=True) / denominator
+    denominator = norm(update_x, dim=(-2, -1)).clamp(min=1e-10)
+    update = update_x * norm(o, dim=(-2, -1)) / denominator
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m, l, r, p, q

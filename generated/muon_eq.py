@@ -22,6 +22,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -33,11 +34,8 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    if mode == "col":
-        x = m / m.norm(dim=-2, keepdim=True).clamp(min=1e-10)
-    else:
-        x = m / m.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    update_part = x / x.norm(dim=-2, keepdim=True).clamp(min=1e-10) if mode == "both" else x
+    x = m / norm(m, dim=-2).clamp(min=1e-10) if mode == "col" else m / norm(m, dim=-1).clamp(min=1e-10)
+    update_part = x / norm(x, dim=-2).clamp(min=1e-10) if mode == "both" else x
     update = orthogonalize(update_part, steps=steps)
     update_2 = lr * 0.2 * math.sqrt(max(rows, cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
@@ -72,11 +70,8 @@ def matrix_shards(
 
 def matrix_whole(m, *, steps, mode):
     """What the owner of whole matrices computes."""
-    if mode == "col":
-        x = m / m.norm(dim=-2, keepdim=True).clamp(min=1e-10)
-    else:
-        x = m / m.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    update_part = x / x.norm(dim=-2, keepdim=True).clamp(min=1e-10) if mode == "both" else x
+    x = m / norm(m, dim=-2).clamp(min=1e-10) if mode == "col" else m / norm(m, dim=-1).clamp(min=1e-10)
+    update_part = x / norm(x, dim=-2).clamp(min=1e-10) if mode == "both" else x
     update = orthogonalize(update_part, steps=steps)
     return (update,)
 

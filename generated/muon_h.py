@@ -21,6 +21,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -33,12 +34,9 @@ def matrix_rule(weight, grad, m, radius, *, lr, beta, nesterov, steps):
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(m, steps=steps)
-    denominator = update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight_x_part_2 = update * radius / denominator
-    weight_x_part = lr * weight_x_part_2
+    weight_x_part = lr * (update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10))
     weight_x = weight.sub_(weight_x_part)
-    denominator_2 = weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight = weight_x * radius / denominator_2
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return weight, m_m, radius
 
 
@@ -56,21 +54,21 @@ def matrix_shards(weight, grad, m, radius, *, over, lr, beta, nesterov, steps):
         steps=steps,
     )
     weight_x = weight.sub_(lr * div)
-    norm = yield over.norm(weight_x, "all")
-    weight = weight_x * radius / norm.clamp(min=1e-10)
+    norm_ = yield over.norm(weight_x, "all")
+    weight = weight_x * radius / norm_.clamp(min=1e-10)
     return weight, m_m, radius
 
 
 def matrix_whole(m, radius, *, steps):
     """What the owner of whole matrices computes."""
     update = orthogonalize(m, steps=steps)
-    div = update * radius / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    div = update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10)
     return (div,)
 
 
 def matrix_init(weight):
     """First values of radius."""
-    first_radius = weight.norm(dim=(-2, -1), keepdim=True)
+    first_radius = norm(weight, dim=(-2, -1))
     return (first_radius,)
 
 

@@ -22,6 +22,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -35,14 +36,14 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     o = orthogonalize(m, steps=steps)
     if mode == "col" or mode == "col_row":
-        first = o / o.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+        first = o / norm(o, dim=-2).clamp(min=1e-10)
     else:
-        first = o / o.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+        first = o / norm(o, dim=-1).clamp(min=1e-10)
     if mode == "col_row" or mode == "row_col":
         if mode == "col_row":
-            second = first / first.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+            second = first / norm(first, dim=-1).clamp(min=1e-10)
         else:
-            second = first / first.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+            second = first / norm(first, dim=-2).clamp(min=1e-10)
     update = second if mode == "col_row" or mode == "row_col" else first
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
@@ -79,14 +80,14 @@ def matrix_whole(m, *, steps, mode):
     """What the owner of whole matrices computes."""
     o = orthogonalize(m, steps=steps)
     if mode == "col" or mode == "col_row":
-        first = o / o.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+        first = o / norm(o, dim=-2).clamp(min=1e-10)
     else:
-        first = o / o.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+        first = o / norm(o, dim=-1).clamp(min=1e-10)
     if mode == "col_row" or mode == "row_col":
         if mode == "col_row":
-            second = first / first.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+            second = first / norm(first, dim=-1).clamp(min=1e-10)
         else:
-            second = first / first.norm(dim=-2, keepdim=True).clamp(min=1e-10)
+            second = first / norm(first, dim=-2).clamp(min=1e-10)
     update = second if mode == "col_row" or mode == "row_col" else first
     return (update,)
 

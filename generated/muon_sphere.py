@@ -25,6 +25,7 @@ from optforge.runtime import (
     State,
     eigenbasis,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -36,13 +37,11 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, steps):
     """One step for matrix and conv parameters (..., rows, cols)."""
     radius = math.sqrt(rows / cols)
     if rows <= cols:
-        denominator_part_3 = eigenbasis(weight @ weight.mT).mT @ weight
-        denominator_part_2 = denominator_part_3.norm(dim=-1, keepdim=True)
+        denominator_part_2 = norm(eigenbasis(weight @ weight.mT).mT @ weight, dim=-1)
         denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_part_5 = weight @ eigenbasis(weight.mT @ weight)
-        denominator_part_4 = denominator_part_5.norm(dim=-2, keepdim=True)
-        denominator_part = denominator_part_4.amax(dim=(-2, -1), keepdim=True)
+        denominator_part_3 = norm(weight @ eigenbasis(weight.mT @ weight), dim=-2)
+        denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator = denominator_part.clamp(min=1e-10)
     w = weight * radius / denominator
     m_m = m.lerp_(grad, 1 - beta)
@@ -74,13 +73,11 @@ def matrix_whole(weight, m, *, rows, cols, lr, steps):
     """What the owner of whole matrices computes."""
     radius = math.sqrt(rows / cols)
     if rows <= cols:
-        denominator_part_3 = eigenbasis(weight @ weight.mT).mT @ weight
-        denominator_part_2 = denominator_part_3.norm(dim=-1, keepdim=True)
+        denominator_part_2 = norm(eigenbasis(weight @ weight.mT).mT @ weight, dim=-1)
         denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
     else:
-        denominator_part_5 = weight @ eigenbasis(weight.mT @ weight)
-        denominator_part_4 = denominator_part_5.norm(dim=-2, keepdim=True)
-        denominator_part = denominator_part_4.amax(dim=(-2, -1), keepdim=True)
+        denominator_part_3 = norm(weight @ eigenbasis(weight.mT @ weight), dim=-2)
+        denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
     denominator = denominator_part.clamp(min=1e-10)
     w = weight * radius / denominator
     update = orthogonalize(m, steps=steps)

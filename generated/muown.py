@@ -24,6 +24,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -53,7 +54,7 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); r (..., rows, 1),
     g_m (..., rows, 1), g_v (..., rows, 1).
     """
-    g = weight.norm(dim=-1, keepdim=True)
+    g = norm(weight, dim=-1)
     unit = weight / g.clamp(min=1e-10)
     grad_g = (grad * unit).sum(dim=-1, keepdim=True)
     g_m = g_m.lerp_(grad_g, 1 - beta1)
@@ -63,7 +64,7 @@ def matrix_rule(
     m_m = beta * m + grad_d
     m = grad_d + beta * m_m if nesterov else m_m
     d = r * unit - lr * 0.2 * math.sqrt(max(rows, cols)) * orthogonalize(m)
-    r = d.norm(dim=-1, keepdim=True)
+    r = norm(d, dim=-1)
     weight = (g - lr * u) * (d / r.clamp(min=1e-10)) - lr * weight_decay * weight
     return weight, m_m, r, g_m, g_v
 
@@ -109,7 +110,7 @@ def matrix_shards(
 
 def matrix_init(weight):
     """First values of r."""
-    step_g = weight.norm(dim=-1, keepdim=True)
+    step_g = norm(weight, dim=-1)
     return (step_g,)
 
 

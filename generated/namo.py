@@ -19,6 +19,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -30,8 +31,8 @@ def matrix_rule(weight, grad, m, v, *, t, lr, mu1, mu2, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols); v (..., 1, 1)."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=(-2, -1), keepdim=True).square())
-    alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
     weight = weight.sub_(lr * alpha * (orthogonalize(m) + weight_decay * weight))
     return weight, m, v
 
@@ -41,12 +42,12 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_deca
     exchange values.
     """
     m = m.lerp_(grad, 1 - mu1)
-    norm, (norm_2, orthogonalize_) = yield (
+    norm_, (norm_2, orthogonalize_) = yield (
         over.norm(grad, "all"),
         over.whole(matrix_whole, m, gives=((1, 1), ("rows", "cols"))),
     )
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     alpha = bias * norm_2 / (v.sqrt() + eps)
     weight = weight.sub_(lr * alpha * (orthogonalize_ + weight_decay * weight))
     return weight, m, v
@@ -54,7 +55,7 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_deca
 
 def matrix_whole(m):
     """What the owner of whole matrices computes."""
-    norm_2 = m.norm(dim=(-2, -1), keepdim=True)
+    norm_2 = norm(m, dim=(-2, -1))
     orthogonalize_ = orthogonalize(m)
     return norm_2, orthogonalize_
 

@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -31,8 +32,8 @@ def matrix_rule(weight, grad, m, v, *, t, lr, mu1, mu2, c, eps, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols); v (..., 1, cols)."""
     m = m.lerp_(grad, 1 - mu1)
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=-2, keepdim=True).square())
-    alpha = bias * m.norm(dim=-2, keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())
+    alpha = bias * norm(m, dim=-2) / (v.sqrt() + eps)
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
     weight = weight.sub_(lr * (orthogonalize(m) + weight_decay * weight) * s)
@@ -44,12 +45,12 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_d
     exchange values.
     """
     m = m.lerp_(grad, 1 - mu1)
-    norm, (orthogonalize_, norm_2) = yield (
+    norm_, (orthogonalize_, norm_2) = yield (
         over.norm(grad, "col"),
         over.whole(matrix_whole, m, gives=(("rows", "cols"), (1, "cols"))),
     )
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     alpha = bias * norm_2 / (v.sqrt() + eps)
     mean_alpha = yield over.mean(alpha, "all", dims=(1, "cols"))
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
@@ -60,7 +61,7 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_d
 def matrix_whole(m):
     """What the owner of whole matrices computes."""
     orthogonalize_ = orthogonalize(m)
-    norm_2 = m.norm(dim=-2, keepdim=True)
+    norm_2 = norm(m, dim=-2)
     return orthogonalize_, norm_2
 
 

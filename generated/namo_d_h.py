@@ -23,6 +23,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -36,17 +37,16 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, mu1, mu2, c, eps):
     """
     m = m.lerp_(grad, 1 - mu1)
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=-2, keepdim=True).square())
-    alpha = bias * m.norm(dim=-2, keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())
+    alpha = bias * norm(m, dim=-2) / (v.sqrt() + eps)
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
     weight_x = orthogonalize(m) * s
-    denominator = weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    denominator = norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     weight_x_2_part_2 = weight_x * radius / denominator
     weight_x_2_part = lr * weight_x_2_part_2
     weight_x_2 = weight.sub_(weight_x_2_part)
-    denominator_2 = weight_x_2.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight = weight_x_2 * radius / denominator_2
+    weight = weight_x_2 * radius / norm(weight_x_2, dim=(-2, -1)).clamp(min=1e-10)
     return weight, m, v, radius
 
 
@@ -54,9 +54,9 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, c, eps):
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(grad, "col")
+    norm_ = yield over.norm(grad, "col")
     m = m.lerp_(grad, 1 - mu1)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     (div,) = yield over.whole(
         matrix_whole,
         m,
@@ -77,17 +77,17 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, c, eps):
 def matrix_whole(m, add, radius, *, t, mu1, mu2, c):
     """What the owner of whole matrices computes."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    alpha = bias * m.norm(dim=-2, keepdim=True) / add
+    alpha = bias * norm(m, dim=-2) / add
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
     weight_x = orthogonalize(m) * s
-    div = weight_x * radius / weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    div = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return (div,)
 
 
 def matrix_init(weight):
     """First values of radius."""
-    first_radius = weight.norm(dim=(-2, -1), keepdim=True)
+    first_radius = norm(weight, dim=(-2, -1))
     return (first_radius,)
 
 

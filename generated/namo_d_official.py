@@ -22,6 +22,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    norm,
     orthogonalize,
     require,
 )
@@ -52,8 +53,8 @@ def matrix_rule(
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=-2, keepdim=True).square())
-    alpha = bias * m.norm(dim=-2, keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())
+    alpha = bias * norm(m, dim=-2) / (v.sqrt() + eps)
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
     step = s.mul_(lr)
@@ -88,7 +89,7 @@ def matrix_shards(
     """
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
-    norm, (norm_2, orthogonalize_) = yield (
+    norm_, (norm_2, orthogonalize_) = yield (
         over.norm(grad, "col"),
         over.whole(
             matrix_whole,
@@ -98,7 +99,7 @@ def matrix_shards(
         ),
     )
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     alpha = bias * norm_2 / (v.sqrt() + eps)
     mean_alpha = yield over.mean(alpha, "all", dims=(1, "cols"))
     s = alpha.clamp(c * mean_alpha, mean_alpha / c)
@@ -111,7 +112,7 @@ def matrix_shards(
 
 def matrix_whole(m, *, method):
     """What the owner of whole matrices computes."""
-    norm_2 = m.norm(dim=-2, keepdim=True)
+    norm_2 = norm(m, dim=-2)
     orthogonalize_ = orthogonalize(m, method=method)
     return norm_2, orthogonalize_
 

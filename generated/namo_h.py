@@ -24,6 +24,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -37,15 +38,14 @@ def matrix_rule(weight, grad, m, v, radius, *, t, lr, mu1, mu2, eps):
     """
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=(-2, -1), keepdim=True).square())
-    alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
     weight_orthogonalize = orthogonalize(m)
-    denominator = weight_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    denominator = norm(weight_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
     weight_x_part_2 = weight_orthogonalize * radius / denominator
     weight_x_part = lr * alpha * weight_x_part_2
     weight_x = weight.sub_(weight_x_part)
-    denominator_2 = weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight = weight_x * radius / denominator_2
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return weight, m, v, radius
 
 
@@ -53,9 +53,9 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, eps):
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(grad, "all")
+    norm_ = yield over.norm(grad, "all")
     m = m.lerp_(grad, 1 - mu1)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     (mul,) = yield over.whole(
         matrix_whole,
         m,
@@ -76,9 +76,9 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, eps):
 def matrix_whole(m, add, radius, *, t, lr, mu1, mu2):
     """What the owner of whole matrices computes."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
-    alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / add
+    alpha = bias * norm(m, dim=(-2, -1)) / add
     weight_orthogonalize = orthogonalize(m)
-    denominator = weight_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    denominator = norm(weight_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
     mul_part = weight_orthogonalize * radius / denominator
     mul = lr * alpha * mul_part
     return (mul,)
@@ -86,7 +86,7 @@ def matrix_whole(m, add, radius, *, t, lr, mu1, mu2):
 
 def matrix_init(weight):
     """First values of radius."""
-    first_radius = weight.norm(dim=(-2, -1), keepdim=True)
+    first_radius = norm(weight, dim=(-2, -1))
     return (first_radius,)
 
 

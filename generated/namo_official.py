@@ -22,6 +22,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    norm,
     orthogonalize,
     require,
 )
@@ -51,8 +52,8 @@ def matrix_rule(
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
-    v = v.mul_(mu2).add_((1 - mu2) * grad.norm(dim=(-2, -1), keepdim=True).square())
-    alpha = bias * m.norm(dim=(-2, -1), keepdim=True) / (v.sqrt() + eps)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
     step = alpha.mul_(lr)
     size = (step * scale * math.sqrt(max(rows, cols))).clamp(max=1)
     o = orthogonalize(m, method=method)
@@ -84,12 +85,12 @@ def matrix_shards(
     """
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
-    norm, (norm_2, o) = yield (
+    norm_, (norm_2, o) = yield (
         over.norm(grad, "all"),
         over.whole(matrix_whole, m, gives=((1, 1), ("rows", "cols")), method=method),
     )
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
-    v = v.mul_(mu2).add_((1 - mu2) * norm.square())
+    v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
     alpha = bias * norm_2 / (v.sqrt() + eps)
     step = alpha.mul_(lr)
     size = (step * scale * math.sqrt(max(rows, cols))).clamp(max=1)
@@ -100,7 +101,7 @@ def matrix_shards(
 def matrix_whole(m, *, method):
     """What the owner of whole matrices computes."""
     o = orthogonalize(m, method=method)
-    norm_2 = m.norm(dim=(-2, -1), keepdim=True)
+    norm_2 = norm(m, dim=(-2, -1))
     return norm_2, o
 
 

@@ -18,6 +18,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -27,9 +28,9 @@ __all__ = ["Nora"]
 def matrix_rule(weight, grad, m, *, lr, beta, weight_decay):
     """One step for matrix and conv parameters (..., rows, cols)."""
     m = m.lerp_(grad, 1 - beta)
-    d_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+    d_direction = weight / norm(weight, dim=-1).clamp(min=1e-10)
     d_project = m - (m * d_direction).sum(dim=-1, keepdim=True) * d_direction
-    d = d_project.div_(d_project.norm(dim=-1, keepdim=True).clamp(min=1e-10))
+    d = d_project.div_(norm(d_project, dim=-1).clamp(min=1e-10))
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m
 
@@ -38,9 +39,9 @@ def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay):
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(weight, "row")
+    norm_ = yield over.norm(weight, "row")
     m = m.lerp_(grad, 1 - beta)
-    d_direction = weight / norm.clamp(min=1e-10)
+    d_direction = weight / norm_.clamp(min=1e-10)
     dot = yield over.sum(m * d_direction, "row")
     d_project = m - dot * d_direction
     norm_2 = yield over.norm(d_project, "row")

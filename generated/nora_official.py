@@ -15,7 +15,16 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
+from optforge.runtime import (
+    Kernel,
+    Options,
+    Rule,
+    Spec,
+    SpecOptimizer,
+    State,
+    norm,
+    require,
+)
 
 __all__ = ["NoraOfficial"]
 
@@ -24,9 +33,9 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, weight_decay, nesterov
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    d_direction = weight / weight.norm(dim=-1, keepdim=True).clamp(min=1e-10)
+    d_direction = weight / norm(weight, dim=-1).clamp(min=1e-10)
     d_project = m - (m * d_direction).sum(dim=-1, keepdim=True) * d_direction
-    d = d_project.div_(d_project.norm(dim=-1, keepdim=True).clamp(min=1e-10))
+    d = d_project.div_(norm(d_project, dim=-1).clamp(min=1e-10))
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
     return weight, m_m
 
@@ -35,10 +44,10 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, weight_decay, 
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(weight, "row")
+    norm_ = yield over.norm(weight, "row")
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    d_direction = weight / norm.clamp(min=1e-10)
+    d_direction = weight / norm_.clamp(min=1e-10)
     dot = yield over.sum(m * d_direction, "row")
     d_project = m - dot * d_direction
     norm_2 = yield over.norm(d_project, "row")

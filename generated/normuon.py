@@ -19,6 +19,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -34,8 +35,7 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
     u = o.div_(add_v)
-    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
-    denominator = denominator_part.clamp(min=1e-10)
+    denominator = norm((mean_o * cols).sqrt() / add_v, dim=(-2, -1)).clamp(min=1e-10)
     d = u * (0.2 * math.sqrt(rows * cols)) / denominator
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m, v
@@ -50,9 +50,9 @@ def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta1, beta2, eps
     mean_o = yield over.mean(o.square(), "row")
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
-    norm = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
+    norm_ = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
     u = o.div_(add_v)
-    d = u * (0.2 * math.sqrt(rows * cols)) / norm.clamp(min=1e-10)
+    d = u * (0.2 * math.sqrt(rows * cols)) / norm_.clamp(min=1e-10)
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m, v
 

@@ -25,6 +25,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -60,9 +61,8 @@ def matrix_rule(
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
     u = o / add_v
-    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
-    denominator = denominator_part.clamp(min=eps)
-    d = u * o.norm(dim=(-2, -1), keepdim=True) / denominator
+    denominator = norm((mean_o * cols).sqrt() / add_v, dim=(-2, -1)).clamp(min=eps)
+    d = u * norm(o, dim=(-2, -1)) / denominator
     decayed = torch.where(d * weight >= 0, weight, 0) if cautious else weight
     weight = weight.sub_(lr * (factor * d + weight_decay * decayed))
     return weight, m_m, v
@@ -92,7 +92,7 @@ def matrix_shards(
     """
     m_m = beta1 * m + grad
     m = grad + beta1 * m_m if nesterov else m_m
-    o, norm = yield over.whole(
+    o, norm_ = yield over.whole(
         matrix_whole,
         m,
         gives=(("rows", "cols"), (1, 1)),
@@ -105,7 +105,7 @@ def matrix_shards(
     large = 0.2 * math.sqrt(max(rows, cols)) if scale == "rms_norm" else 1
     factor = math.sqrt(rows / cols) if scale == "spectral_norm" else large
     u = o.div_(add_v)
-    d = u * norm / norm_2.clamp(min=eps)
+    d = u * norm_ / norm_2.clamp(min=eps)
     decayed = torch.where(d * weight >= 0, weight, 0) if cautious else weight
     weight = weight.sub_(lr * (factor * d + weight_decay * decayed))
     return weight, m_m, v
@@ -114,8 +114,8 @@ def matrix_shards(
 def matrix_whole(m, *, method):
     """What the owner of whole matrices computes."""
     o = orthogonalize(m, method=method)
-    norm = o.norm(dim=(-2, -1), keepdim=True)
-    return o, norm
+    norm_ = norm(o, dim=(-2, -1))
+    return o, norm_
 
 
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):

@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -54,7 +55,7 @@ def matrix_rule(
     add_update_v = update_v.sqrt() + eps
     update = update_super.div_(add_update_v)
     denominator_part_2 = (mean_update_super * cols).sqrt() / add_update_v
-    denominator_part = denominator_part_2.norm(dim=(-2, -1), keepdim=True)
+    denominator_part = norm(denominator_part_2, dim=(-2, -1))
     denominator = denominator_part.clamp(min=1e-10)
     update_2_part_2 = update * (0.2 * math.sqrt(rows * cols)) / denominator
     update_2_part = update_2_part_2 + weight_decay * weight
@@ -89,13 +90,13 @@ def matrix_shards(
     mean_update_super = yield over.mean(update_super.square(), "row")
     update_v = update.mul_(beta2).add_((1 - beta2) * mean_update_super)
     add_update_v = update_v.sqrt() + eps
-    norm = yield over.norm(
+    norm_ = yield over.norm(
         (mean_update_super * cols).sqrt() / add_update_v,
         "all",
         dims=("rows", 1),
     )
     update = update_super.div_(add_update_v)
-    update_2_part_2 = update * (0.2 * math.sqrt(rows * cols)) / norm.clamp(min=1e-10)
+    update_2_part_2 = update * (0.2 * math.sqrt(rows * cols)) / norm_.clamp(min=1e-10)
     update_2_part = update_2_part_2 + weight_decay * weight
     update_2 = lr * update_2_part
     weight = weight.sub_(update_2)

@@ -21,6 +21,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -38,13 +39,11 @@ def matrix_rule(weight, grad, m, v, radius, *, cols, lr, beta1, beta2, eps):
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
     u = o.div_(add_v)
-    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
-    denominator = denominator_part.clamp(min=1e-10)
+    denominator = norm((mean_o * cols).sqrt() / add_v, dim=(-2, -1)).clamp(min=1e-10)
     weight_x_part_2 = u * radius / denominator
     weight_x_part = lr * weight_x_part_2
     weight_x = weight.sub_(weight_x_part)
-    denominator_2 = weight_x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    weight = weight_x * radius / denominator_2
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return weight, m, v, radius
 
 
@@ -57,9 +56,9 @@ def matrix_shards(weight, grad, m, v, radius, *, over, cols, lr, beta1, beta2, e
     mean_o = yield over.mean(o.square(), "row")
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
-    norm = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
+    norm_ = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
     u = o.div_(add_v)
-    weight_x = weight.sub_(lr * (u * radius / norm.clamp(min=1e-10)))
+    weight_x = weight.sub_(lr * (u * radius / norm_.clamp(min=1e-10)))
     norm_2 = yield over.norm(weight_x, "all")
     weight = weight_x * radius / norm_2.clamp(min=1e-10)
     return weight, m, v, radius
@@ -67,7 +66,7 @@ def matrix_shards(weight, grad, m, v, radius, *, over, cols, lr, beta1, beta2, e
 
 def matrix_init(weight):
     """First values of radius."""
-    first_radius = weight.norm(dim=(-2, -1), keepdim=True)
+    first_radius = norm(weight, dim=(-2, -1))
     return (first_radius,)
 
 

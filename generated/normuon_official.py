@@ -22,6 +22,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -38,9 +39,8 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, lr, beta1, beta2, eps, weight
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
     u = o / add_v
-    denominator_part = ((mean_o * cols).sqrt() / add_v).norm(dim=(-2, -1), keepdim=True)
-    denominator = denominator_part + eps
-    d_part = o.norm(dim=(-2, -1), keepdim=True) / denominator
+    denominator = norm((mean_o * cols).sqrt() / add_v, dim=(-2, -1)) + eps
+    d_part = norm(o, dim=(-2, -1)) / denominator
     d = u.mul_(d_part)
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
     return weight, m_m, v
@@ -67,13 +67,13 @@ def matrix_shards(
     """
     m_m = m.lerp_(grad, 1 - beta1)
     m = m_m.lerp(grad, 1 - beta1) if nesterov else m_m
-    o, norm = yield over.whole(matrix_whole, m, gives=(("rows", "cols"), (1, 1)))
+    o, norm_ = yield over.whole(matrix_whole, m, gives=(("rows", "cols"), (1, 1)))
     mean_o = yield over.mean(o.square(), "row")
     v = v.mul_(beta2).add_((1 - beta2) * mean_o)
     add_v = v.sqrt() + eps
     norm_2 = yield over.norm((mean_o * cols).sqrt() / add_v, "all", dims=("rows", 1))
     u = o.div_(add_v)
-    d = u.mul_(norm / (norm_2 + eps))
+    d = u.mul_(norm_ / (norm_2 + eps))
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
     return weight, m_m, v
 
@@ -81,8 +81,8 @@ def matrix_shards(
 def matrix_whole(m):
     """What the owner of whole matrices computes."""
     o = orthogonalize(m)
-    norm = o.norm(dim=(-2, -1), keepdim=True)
-    return o, norm
+    norm_ = norm(o, dim=(-2, -1))
+    return o, norm_
 
 
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):

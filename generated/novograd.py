@@ -13,7 +13,16 @@ from typing import Unpack
 
 from torch import Tensor
 
-from optforge.runtime import Kernel, Options, Rule, Spec, SpecOptimizer, State, require
+from optforge.runtime import (
+    Kernel,
+    Options,
+    Rule,
+    Spec,
+    SpecOptimizer,
+    State,
+    norm,
+    require,
+)
 
 __all__ = ["NovoGrad"]
 
@@ -22,7 +31,7 @@ def tensor_rule(weight, grad, v, m, *, lr, beta1, beta2, eps, weight_decay):
     """One step for matrix, conv, embedding, head and vector parameters (..., n, 1);
     v (..., 1, 1).
     """
-    v = v.mul_(beta2).add_((1 - beta2) * grad.norm(dim=(-2, -1), keepdim=True).square())
+    v = v.mul_(beta2).add_((1 - beta2) * norm(grad, dim=(-2, -1)).square())
     m = beta1 * m + (grad / (v.sqrt() + eps) + weight_decay * weight)
     weight = weight.sub_(lr * m)
     return weight, v, m
@@ -32,8 +41,8 @@ def tensor_shards(weight, grad, v, m, *, over, lr, beta1, beta2, eps, weight_dec
     """`tensor_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(grad, "all")
-    v = v.mul_(beta2).add_((1 - beta2) * norm.square())
+    norm_ = yield over.norm(grad, "all")
+    v = v.mul_(beta2).add_((1 - beta2) * norm_.square())
     m = beta1 * m + (grad / (v.sqrt() + eps) + weight_decay * weight)
     weight = weight.sub_(lr * m)
     return weight, v, m
@@ -41,7 +50,7 @@ def tensor_shards(weight, grad, v, m, *, over, lr, beta1, beta2, eps, weight_dec
 
 def tensor_init(grad):
     """First values of v."""
-    first_v = grad.norm(dim=(-2, -1), keepdim=True).square()
+    first_v = norm(grad, dim=(-2, -1)).square()
     return (first_v,)
 
 

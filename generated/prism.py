@@ -24,6 +24,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -35,8 +36,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     d = gamma * (grad - m)
-    length_part_3 = d.norm(dim=(-2, -1), keepdim=True).square()
-    length_part_2 = m.norm(dim=(-2, -1), keepdim=True).square() + length_part_3
+    length_part_2 = norm(m, dim=(-2, -1)).square() + norm(d, dim=(-2, -1)).square()
     length_part = length_part_2.sqrt()
     length = length_part.clamp(min=1e-30)
     x0 = m / length

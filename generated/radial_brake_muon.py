@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -32,7 +33,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)
-    outward = weight / weight.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
+    outward = weight / norm(weight, dim=(-2, -1)).clamp(min=1e-10)
     update_part_4 = (update_super * outward).sum(dim=(-2, -1), keepdim=True)
     update_part_3 = update_part_4.clamp(max=0)
     update_part_2 = brake * update_part_3
@@ -63,11 +64,11 @@ def matrix_shards(
     """
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    norm, (update_super,) = yield (
+    norm_, (update_super,) = yield (
         over.norm(weight, "all"),
         over.whole(orthogonalize, m, steps=steps),
     )
-    outward = weight / norm.clamp(min=1e-10)
+    outward = weight / norm_.clamp(min=1e-10)
     dot = yield over.sum(update_super * outward, "all")
     update = update_super.sub_(brake * dot.clamp(max=0) * outward)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update

@@ -20,6 +20,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -29,7 +30,7 @@ __all__ = ["RMNP"]
 def matrix_rule(weight, grad, m, *, lr, beta, weight_decay, eps):
     """One step for matrix and conv parameters (..., rows, cols)."""
     m = m.lerp_(grad, 1 - beta)
-    d = m / (m.norm(dim=-1, keepdim=True) + eps)
+    d = m / (norm(m, dim=-1) + eps)
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m
 
@@ -39,8 +40,8 @@ def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay, eps):
     exchange values.
     """
     m = m.lerp_(grad, 1 - beta)
-    norm = yield over.norm(m, "row")
-    d = m / (norm + eps)
+    norm_ = yield over.norm(m, "row")
+    d = m / (norm_ + eps)
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m
 

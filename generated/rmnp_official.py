@@ -23,6 +23,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -33,7 +34,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, weight_decay, eps, nes
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
-    d = m / m.norm(dim=-1, keepdim=True).clamp(min=eps)
+    d = m / norm(m, dim=-1).clamp(min=eps)
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
     return weight, m_m
 
@@ -44,8 +45,8 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, weight_decay, 
     """
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
-    norm = yield over.norm(m, "row")
-    d = m / norm.clamp(min=eps)
+    norm_ = yield over.norm(m, "row")
+    d = m / norm_.clamp(min=eps)
     weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
     return weight, m_m
 

@@ -22,6 +22,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    norm,
     require,
 )
 
@@ -65,7 +66,7 @@ def tensor_ascend(weight, grad, seen, climb, climbs, *, t, rho, ascend_total_1):
 
 def tensor_ascend_sums(grad):
     """What each parameter adds to `ascend_total_1`."""
-    ascend_total_1 = grad.norm(dim=(-2, -1), keepdim=True).square()
+    ascend_total_1 = norm(grad, dim=(-2, -1)).square()
     return (ascend_total_1,)
 
 

@@ -22,6 +22,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     require,
 )
 
@@ -30,28 +31,20 @@ __all__ = ["SinkGD"]
 
 def matrix_rule(weight, grad, *, rows, cols, lr, scale):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    d_r = grad / grad.norm(dim=-1, keepdim=True).clamp(min=1e-10) * math.sqrt(cols)
-    d_sinkhorn_round_part = d_r / d_r.norm(dim=-2, keepdim=True).clamp(min=1e-10)
-    d_sinkhorn_round = d_sinkhorn_round_part * math.sqrt(rows)
-    denominator = d_sinkhorn_round.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    d_r_2_part = d_sinkhorn_round / denominator
+    d_r = grad / norm(grad, dim=-1).clamp(min=1e-10) * math.sqrt(cols)
+    d_sinkhorn_round = d_r / norm(d_r, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_2_part = d_sinkhorn_round / norm(d_sinkhorn_round, dim=-1).clamp(min=1e-10)
     d_r_2 = d_r_2_part * math.sqrt(cols)
-    d_sinkhorn_round_2_part = d_r_2 / d_r_2.norm(dim=-2, keepdim=True).clamp(min=1e-10)
-    d_sinkhorn_round_2 = d_sinkhorn_round_2_part * math.sqrt(rows)
-    denominator_2 = d_sinkhorn_round_2.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    d_r_3_part = d_sinkhorn_round_2 / denominator_2
+    d_sinkhorn_round_2 = d_r_2 / norm(d_r_2, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_3_part = d_sinkhorn_round_2 / norm(d_sinkhorn_round_2, dim=-1).clamp(min=1e-10)
     d_r_3 = d_r_3_part * math.sqrt(cols)
-    d_sinkhorn_round_3_part = d_r_3 / d_r_3.norm(dim=-2, keepdim=True).clamp(min=1e-10)
-    d_sinkhorn_round_3 = d_sinkhorn_round_3_part * math.sqrt(rows)
-    denominator_3 = d_sinkhorn_round_3.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    d_r_4_part = d_sinkhorn_round_3 / denominator_3
+    d_sinkhorn_round_3 = d_r_3 / norm(d_r_3, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_4_part = d_sinkhorn_round_3 / norm(d_sinkhorn_round_3, dim=-1).clamp(min=1e-10)
     d_r_4 = d_r_4_part * math.sqrt(cols)
-    d_sinkhorn_round_4_part = d_r_4 / d_r_4.norm(dim=-2, keepdim=True).clamp(min=1e-10)
-    d_sinkhorn_round_4 = d_sinkhorn_round_4_part * math.sqrt(rows)
-    denominator_4 = d_sinkhorn_round_4.norm(dim=-1, keepdim=True).clamp(min=1e-10)
-    d_r_5_part = d_sinkhorn_round_4 / denominator_4
+    d_sinkhorn_round_4 = d_r_4 / norm(d_r_4, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_5_part = d_sinkhorn_round_4 / norm(d_sinkhorn_round_4, dim=-1).clamp(min=1e-10)
     d_r_5 = d_r_5_part * math.sqrt(cols)
-    d = d_r_5 / d_r_5.norm(dim=-2, keepdim=True).clamp(min=1e-10) * math.sqrt(rows)
+    d = d_r_5 / norm(d_r_5, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
     weight = weight.sub_(lr * scale * d)
     return (weight,)
 
@@ -60,8 +53,8 @@ def matrix_shards(weight, grad, *, over, rows, cols, lr, scale):
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(grad, "row")
-    d_r = grad / norm.clamp(min=1e-10) * math.sqrt(cols)
+    norm_ = yield over.norm(grad, "row")
+    d_r = grad / norm_.clamp(min=1e-10) * math.sqrt(cols)
     norm_2 = yield over.norm(d_r, "col")
     d_sinkhorn_round = d_r / norm_2.clamp(min=1e-10) * math.sqrt(rows)
     norm_3 = yield over.norm(d_sinkhorn_round, "row")

@@ -25,6 +25,7 @@ from optforge.runtime import (
     State,
     fused_adamw,
     inverse_root,
+    norm,
     orthogonalize,
     require,
 )
@@ -37,7 +38,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     gram = m.mT @ m
-    x = gram.div_(gram.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30))
+    x = gram.div_(norm(gram, dim=(-2, -1)).clamp(min=1e-30))
     update = orthogonalize(m, method="svd") @ inverse_root(x, -2 / exponent, eps=0)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
@@ -59,7 +60,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 def matrix_whole(m, *, exponent):
     """What the owner of whole matrices computes."""
     gram = m.mT @ m
-    x = gram.div_(gram.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30))
+    x = gram.div_(norm(gram, dim=(-2, -1)).clamp(min=1e-30))
     update = orthogonalize(m, method="svd") @ inverse_root(x, -2 / exponent, eps=0)
     return (update,)
 

@@ -21,6 +21,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -33,8 +34,8 @@ def matrix_rule(weight, grad, *, lr, steps, eps):
     centered = grad - grad.mean(dim=-1, keepdim=True)
     s = centered.div_(centered.square().mean(dim=-1, keepdim=True).sqrt() + eps)
     d_orthogonalize = orthogonalize(s, steps=steps, method="exact")
-    denominator = d_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    d = d_orthogonalize * s.norm(dim=(-2, -1), keepdim=True) / denominator
+    denominator = norm(d_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
+    d = d_orthogonalize * norm(s, dim=(-2, -1)) / denominator
     weight = weight.sub_(lr * d)
     return (weight,)
 
@@ -55,8 +56,8 @@ def matrix_shards(weight, grad, *, over, lr, steps, eps):
 def matrix_whole(s, *, steps):
     """What the owner of whole matrices computes."""
     d_orthogonalize = orthogonalize(s, steps=steps, method="exact")
-    denominator = d_orthogonalize.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    d = d_orthogonalize * s.norm(dim=(-2, -1), keepdim=True) / denominator
+    denominator = norm(d_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
+    d = d_orthogonalize * norm(s, dim=(-2, -1)) / denominator
     return (d,)
 
 

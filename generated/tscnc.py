@@ -14,7 +14,7 @@ spec, not this file.
 
 from __future__ import annotations
 
-from optforge.runtime import Kernel, Rule, SpecPenalty, logdet, require
+from optforge.runtime import Kernel, Rule, SpecPenalty, logdet, norm, require
 
 __all__ = ["TSCNC"]
 
@@ -25,7 +25,7 @@ def matrix_loss(weight, *, rows, cols, sparsity, condition, a):
     sparse = ((a + 1) * size / (a + size)).sum(dim=(-2, -1), keepdim=True)
     n = min(rows, cols)
     volume = logdet(weight @ weight.mT) if rows <= cols else logdet(weight.mT @ weight)
-    spread = n * (weight.norm(dim=(-2, -1), keepdim=True).square() / n).log() - volume
+    spread = n * (norm(weight, dim=(-2, -1)).square() / n).log() - volume
     loss = sparsity * sparse + condition * spread
     return (loss,)
 

@@ -23,6 +23,7 @@ from optforge.runtime import (
     SpecOptimizer,
     State,
     fused_adamw,
+    norm,
     orthogonalize,
     require,
 )
@@ -36,8 +37,8 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, steps, least
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update = orthogonalize(m, steps=steps)
     u = update.mul_(math.sqrt(max(1, rows / cols)))
-    denominator = u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    update_2_part_3 = least * weight.norm(dim=(-2, -1), keepdim=True) / denominator
+    denominator = norm(u, dim=(-2, -1)).clamp(min=1e-10)
+    update_2_part_3 = least * norm(weight, dim=(-2, -1)) / denominator
     update_2_part_2 = update_2_part_3.clamp(min=1)
     update_2_part = lr * update_2_part_2
     update_2 = update_2_part * u
@@ -49,12 +50,12 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, step
     """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
     exchange values.
     """
-    norm = yield over.norm(weight, "all")
+    norm_ = yield over.norm(weight, "all")
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     (mul,) = yield over.whole(
         matrix_whole,
-        least * norm,
+        least * norm_,
         m,
         dims=((1, 1), ("rows", "cols")),
         rows=rows,
@@ -70,10 +71,7 @@ def matrix_whole(mul_2, m, *, rows, cols, lr, steps):
     """What the owner of whole matrices computes."""
     update = orthogonalize(m, steps=steps)
     u = update.mul_(math.sqrt(max(1, rows / cols)))
-    mul_part_3 = mul_2 / u.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10)
-    mul_part_2 = mul_part_3.clamp(min=1)
-    mul_part = lr * mul_part_2
-    mul = u.mul_(mul_part)
+    mul = u.mul_(lr * (mul_2 / norm(u, dim=(-2, -1)).clamp(min=1e-10)).clamp(min=1))
     return (mul,)
 
 

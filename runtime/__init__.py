@@ -20,6 +20,7 @@ from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import explain_schedule
 from .linalg.ieee import ieee
 from .linalg.matrices import det, eigenbasis, inverse_root, logdet, qr, trace
+from .linalg.norms import norm
 from .linalg.numbers import power, round_stochastically
 from .linalg.orthogonal import explain_orthogonalize, iterate_in, orthogonalize
 from .linalg.symmetric import symmetric_products
@@ -56,6 +57,7 @@ __all__ = [
     "inverse_root",
     "iterate_in",
     "logdet",
+    "norm",
     "orthogonalize",
     "param_groups",
     "power",

@@ -562,7 +562,7 @@ ROWS = (
     replace(
         reduction("norm", Across.NORM, "Euclidean (Frobenius) norm",
                   lambda np, x, axis: np.sqrt((x * x).sum(axis, keepdims=True))),
-        torch={"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.norm(dim={1}, keepdim=True)")},
+        torch={"S": Pattern("abs({0})"), "T": Pattern("norm({0}, dim={1})")}, imports=("norm",),
         scalar=lambda x, axis: abs(x), interval=lambda x, axis: intervals.absolute(x)),
     Operator("dot", Across.SUM, "inner product", (*TWO, PER), reduce_shape,
              {"SS": Pattern("{0:product} * {1:unary}", Level.PRODUCT),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg.norms import norm
 from .packing import Message, Partial, _from_owners, _to_owners
 from .sharding import FULL, Dims, Sharding
 
@@ -53,7 +54,7 @@ class Over:
     def norm(self, x: Tensor, per: str, dims: Dims = FULL) -> Request:
         axes = _AXES[per]
         if not self._is_partial(axes, dims):
-            return x.norm(dim=axes, keepdim=True)
+            return norm(x, axes)
         partial = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=torch.float64)
         (total,) = yield [Partial(partial.square(), "sum")]
         return total.sqrt().to(x.dtype)

@@ -25,7 +25,7 @@ SHAPES = {
     "conv": ((3, 2, 2, 2),),
     "embedding": ((7, 4),),
     "head": ((7, 4),),
-    "vector": ((5,),),
+    "vector": ((5,), ()),
 }
 STEPS, LIMIT = 5, 1e-9
 ALWAYS = SEEDS | {"ADOPT", "AdaMuon", "Lion", "SOAP", "SophiaH", "RMNP"}

@@ -142,8 +142,8 @@ class Writer:
         operator = OPERATORS[node.operator]
         if node.operator == "pow" and node.type.is_scalar_phase:
             return self._scalar_power(node), Level.POWER
-        self.used.update(operator.imports)
         if is_runtime_call(node):
+            self.used.update(operator.imports)
             return f"{operator.name}({', '.join(self.call_arguments(node))})", Level.POSTFIX
         if node.operator == "or" and node.type.is_scalar_phase:
             return " or ".join(self._alternative(argument) for argument in node.arguments), Level.OR
@@ -160,6 +160,7 @@ class Writer:
         values = node.arguments[: operator.values]
         phases = "".join("S" if value.type.is_scalar_phase else "T" for value in values)
         pattern = operator.torch.get(phases) or operator.torch["*"]
+        self.used.update(name for name in operator.imports if name in pattern.text)
         return self._filled(pattern, node.arguments)
 
     def _filled(self, pattern: Pattern, arguments: tuple[ir.Expr, ...]) -> tuple[str, Level]:

@@ -59,7 +59,7 @@ MODULE_NAMES = {
     "CPU_CROSSING", "DEVICE_CROSSING", "Dims", "FULL", "Generator", "Job", "Known", "Message", "Over", "Owners",
     "Partial", "Ranks", "Record", "Request", "Run", "Sharding", "Shuffle", "Step", "Together", "WINDOW", "deque",
     "hashlib", "heapq",
-    "Lattice", "Mark", "NOISE", "Noise", "accumulate", "zlib",
+    "Lattice", "Mark", "NOISE", "Noise", "accumulate", "norm", "zlib",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
 
