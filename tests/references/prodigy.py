@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tests.references.loop import PerParameter
+from tests.references.loop import PerParameter, kept
 
 
 class Prodigy(PerParameter):
@@ -42,12 +42,12 @@ class Prodigy(PerParameter):
             state.setdefault("r", p.new_zeros(()))
         inner = sum((p.grad * (state["start"] - p)).sum() for _, p, state in active)
         for group, p, state in active:
-            d, kept = state["d"], group["beta2"] ** 0.5
-            part = (1 - kept) * group["lr"] * d * d
+            d, decay = state["d"], group["beta2"] ** 0.5
+            part = (1 - decay) * group["lr"] * d * d
             kept(state, "m", p).mul_(group["beta1"]).add_((1 - group["beta1"]) * d * p.grad)
             kept(state, "v", p).mul_(group["beta2"]).add_((1 - group["beta2"]) * (d * p.grad) ** 2)
-            state["r"] = kept * state["r"] + part * inner
-            state["s"] = kept * kept(state, "s", p) + part * p.grad
+            state["r"] = decay * state["r"] + part * inner
+            state["s"] = decay * kept(state, "s", p) + part * p.grad
         length = sum(state["s"].abs().sum() for _, _, state in active)
         for group, p, state in active:
             d = state["d"]
