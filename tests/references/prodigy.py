@@ -40,16 +40,16 @@ class Prodigy(PerParameter):
             state.setdefault("start", p.clone())
             state.setdefault("d", p.new_tensor(group["d0"]))
             state.setdefault("r", p.new_zeros(()))
-        inner = sum((p.grad * (state["start"] - p)).sum() for _, p, state in active)
         for group, p, state in active:
             d, decay = state["d"], group["beta2"] ** 0.5
             part = (1 - decay) * group["lr"] * d * d
             kept(state, "m", p).mul_(group["beta1"]).add_((1 - group["beta1"]) * d * p.grad)
             kept(state, "v", p).mul_(group["beta2"]).add_((1 - group["beta2"]) * (d * p.grad) ** 2)
-            state["r"] = decay * state["r"] + part * inner
+            state["r"] = decay * state["r"] + part * (p.grad * (state["start"] - p)).sum()
             state["s"] = decay * kept(state, "s", p) + part * p.grad
+        inner = sum(state["r"] for _, _, state in active)
         length = sum(state["s"].abs().sum() for _, _, state in active)
         for group, p, state in active:
             d = state["d"]
             p -= group["lr"] * d * (group["weight_decay"] * p + state["m"] / (state["v"].sqrt() + d * group["eps"]))
-            state["d"] = torch.maximum(d, state["r"] / length)
+            state["d"] = torch.maximum(d, inner / length)

@@ -183,5 +183,17 @@ def test_prodigy_finds_the_distance_as_the_reference():
     assert spread(found[-1], centres) < 0.1 * spread(found[0], centres)
 
 
+def test_prodigys_distance_is_one_for_groups_of_any_lr():
+    """Each of them comes near its minimum, also the one whose lr is lower."""
+    slow, fast = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    optimizer = Prodigy([{"params": [slow]}, {"params": [fast], "lr": 1.1}])
+    for _ in range(60):
+        for p in (slow, fast):
+            p.grad = p.detach().clone()
+        optimizer.step()
+    assert torch.equal(optimizer.state[slow]["d"], optimizer.state[fast]["d"])
+    assert all(p.abs().max() < 0.1 for p in (slow, fast))
+
+
 def spread(weights: list[Tensor], centres: list[Tensor]) -> float:
     return sum(float((w - c).square().sum()) for w, c in zip(weights, centres, strict=True))
