@@ -480,10 +480,16 @@ OPTIMIZERS = {
 }
 
 
+CROSSING = {  # rules whose values cross ranks: vectors of rows, and Gram matrices
+    "NorMuon": lambda model: generated.NorMuon([{"params": [*model.named_parameters()], "rule": "matrix"}]),
+    "SOAP": lambda model: generated.SOAP([{"params": [*model.named_parameters()], "rule": "matrix"}]),
+}
+
+
 def save(group: Any, name: str, folder: Path, full: bool, placements: Any = ROWS) -> list[Tensor]:
     """Three steps, written to the folder; returns what two more give, without having been saved."""
     model = Held(group, placements)
-    optimizer = OPTIMIZERS[name](model)
+    optimizer = (OPTIMIZERS | CROSSING)[name](model)
     get_optimizer_state_dict(model, optimizer)  # makes no step, and so changes nothing
     model.train_with(optimizer, range(3))
     options = StateDictOptions(full_state_dict=full)
@@ -503,7 +509,7 @@ def resume(group: Any, name: str, folder: Path, full: bool, placements: Any = RO
     """What two steps more give; without a group on one process, with whole parameters."""
     is_alone = dist.get_world_size(group) == 1
     model = Held(None if is_alone else group, placements)
-    optimizer = OPTIMIZERS[name](model)
+    optimizer = (OPTIMIZERS | CROSSING)[name](model)
     model.train_with(optimizer, [9])  # whatever has been there before
     options = StateDictOptions(full_state_dict=full)
     if full:
@@ -518,7 +524,7 @@ def resume(group: Any, name: str, folder: Path, full: bool, placements: Any = RO
     return model.values(optimizer)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *CROSSING])
 @pytest.mark.parametrize("full", [False, True], ids=["parts", "full"])
 def test_runs_go_on_bitwise_on_other_numbers_of_ranks(ranks: Pool, tmp_path: Path, name: str, full: bool) -> None:
     for world, others in ((4, (4, 3, 2, 1)), (1, (2,))):
