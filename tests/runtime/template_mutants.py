@@ -135,18 +135,18 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "counted before it is done",
         "a step that failed counts, so that trying again leaves it out",
-        f"{RUNTIME}/optimizer.py",
-        "                    run(bucket, scalars, stored)\n"
-        '                    self._counters.advance("step", self.state, bucket.completed, work.count)\n',
-        '                    self._counters.advance("step", self.state, bucket.completed, work.count)\n'
-        "                    run(bucket, scalars, stored)\n",
+        f"{RUNTIME}/steps/jobs.py",
+        "                    job.runner(bucket, job.scalars, stored)\n"
+        "                    advance(bucket.completed, job.runner.work.count)\n",
+        "                    advance(bucket.completed, job.runner.work.count)\n"
+        "                    job.runner(bucket, job.scalars, stored)\n",
     ),
     Mutant(
         "events count as steps",
         "refreshing the curvature moves the bias correction",
         f"{RUNTIME}/optimizer.py",
-        'self._counters.advance(f"{event}_step", self.state, bucket.completed, work.count)',
-        'self._counters.advance("step", self.state, bucket.completed, work.count)',
+        'advance = partial(self._counters.advance, f"{event}_step", self.state)',
+        'advance = partial(self._counters.advance, "step", self.state)',
     ),
     Mutant(
         "closure without gradients",
@@ -159,8 +159,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "loss dropped",
         "step(closure) returns None",
         f"{RUNTIME}/optimizer.py",
-        "                    interrupts.pause()\n        return loss",
-        "                    interrupts.pause()\n        return None",
+        '"step", self.state), interrupts.pause)\n        return loss',
+        '"step", self.state), interrupts.pause)\n        return None',
     ),
     Mutant(
         "dtypes mixed in a batch",
@@ -172,9 +172,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "sums over parameters of the last bucket alone",
         "a global norm leaves out most of the model",
-        f"{RUNTIME}/optimizer.py",
-        "sums[name] = _ordered_sum(list(parts))",
-        "sums[name] = _ordered_sum(list(parts)[-1:])",
+        f"{RUNTIME}/steps/sums.py",
+        "[each for each in found if each] or",
+        "[each for each in found if each][-1:] or",
     ),
     Mutant(
         "autocast reaches steps",
