@@ -45,9 +45,9 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_d
     exchange values.
     """
     m = m.lerp_(grad, 1 - mu1)
-    norm_, (orthogonalize_, norm_2) = yield (
+    norm_, (norm_2, orthogonalize_) = yield (
         over.norm(grad, "col"),
-        over.whole(matrix_whole, m, gives=(("rows", "cols"), (1, "cols"))),
+        over.whole(matrix_whole, m, gives=((1, "cols"), ("rows", "cols"))),
     )
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     v = v.mul_(mu2).add_((1 - mu2) * norm_.square())
@@ -60,9 +60,9 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_d
 
 def matrix_whole(m):
     """What the owner of whole matrices computes."""
-    orthogonalize_ = orthogonalize(m)
     norm_2 = norm(m, dim=-2)
-    return orthogonalize_, norm_2
+    orthogonalize_ = orthogonalize(m)
+    return norm_2, orthogonalize_
 
 
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):

@@ -55,9 +55,9 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, step
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     (mul,) = yield over.whole(
         matrix_whole,
-        least * norm_,
         m,
-        dims=((1, 1), ("rows", "cols")),
+        least * norm_,
+        dims=(("rows", "cols"), (1, 1)),
         rows=rows,
         cols=cols,
         lr=lr,
@@ -67,7 +67,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, step
     return weight, m_m
 
 
-def matrix_whole(mul_2, m, *, rows, cols, lr, steps):
+def matrix_whole(m, mul_2, *, rows, cols, lr, steps):
     """What the owner of whole matrices computes."""
     update = orthogonalize(m, steps=steps)
     u = update.mul_(math.sqrt(max(1, rows / cols)))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import dependencies, references, sort_topologically
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Phase, Shape
 
@@ -45,7 +46,12 @@ class Dataflow:
 def dataflow_of(function: ir.Function) -> Dataflow:
     """The values that the outputs of a function need."""
     walk = Walk(function)
-    outputs = {output.name: walk.number(output.value) for output in function.outputs}
+    graph = dependencies(function.equations)
+    outputs = {}
+    for output in function.outputs:
+        for name in sort_topologically(graph, references(output.value))[0]:
+            walk.look_at(name)  # one after the other, as a long chain of them is deeper than Python's stack
+        outputs[output.name] = walk.number(output.value)
     return Dataflow(tuple(walk.values), outputs, walk.nodes)
 
 
@@ -72,6 +78,11 @@ class Walk:
             self.values.append(Tensor(expr, reads, name))
         self.nodes[id(expr)] = self.known[key]
         return self.known[key]
+
+    def look_at(self, name: EquationName) -> None:
+        """Number the value of an equation, if it is one of tensors."""
+        if self.equations[name].type.phase is Phase.STREAM:
+            self._named(name)
 
     def _named(self, name: EquationName) -> int:
         if name in self.named:
