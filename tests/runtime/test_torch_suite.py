@@ -203,7 +203,7 @@ def test_non_leaf_parameters_are_refused(info):
     (leaf,) = matrices(1)
     with pytest.raises(ValueError, match="non-leaf"):
         info.optim_cls([leaf * 2])
-    with pytest.raises(TypeError, match="can only optimize Tensors|takes tensors, .* not a value of type str"):
+    with pytest.raises(TypeError, match=r"can only optimize Tensors|takes tensors, .* not a value of type str"):
         info.optim_cls(["weight"])
 
 
