@@ -23,9 +23,11 @@ from optforge.compiler.ir import intervals
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.operators import OPERATORS, Level, Pattern
+from optforge.compiler.ir.shards import Owned
 from optforge.compiler.ir.verifier import functions_of
 from optforge.compiler.passes import careful, fold, sink_into_branches
 from optforge.compiler.passes.careful import with_care
+from optforge.compiler.passes.shard_stages import shard_stages
 from optforge.compiler.targets.torch import expressions
 from optforge.compiler.targets.torch.passes import idioms, in_place
 from optforge.compiler.targets.torch.render import render_program
@@ -86,6 +88,13 @@ def sources_of_one_name(program: ir.Program) -> Iterator[tuple[str, ...]]:
         yield from (tuple(sorted(each)) for each in sources.values() if len(each) > 1)
 
 
+def calls_of_owners(program: ir.Program) -> Iterator[str]:
+    """What steps on shards are written with, for each function that an owner computes."""
+    rules = [rule for each in program.declarations if isinstance(each, ir.Optimizer) for rule in each.rules]
+    requests = [request for rule in rules for stage in shard_stages(rule.update) for request in stage.requests]
+    yield from ("whole" for request in requests if isinstance(request, Owned))
+
+
 def test_everything_occurs() -> None:
     """Every operator, those that only passes write among them, every kind of declaration and statement, and functions
     that read two inputs of one name."""
@@ -104,6 +113,7 @@ def test_everything_occurs() -> None:
         found.update(applied_operators(checked))
         found.update(applied_operators(map_functions(with_care, compiled)))
         found.update(sources_of_one_name(compiled))
+        found.update(calls_of_owners(compiled))
         for node in nodes(program.tree):
             found[type(node).__name__] += 1
             if isinstance(node, ast.Call):
