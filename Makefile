@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
-.PHONY: demo test test-all test-matrix lint fuzz verify mutants template-mutants bench double-descent check-generated clean
+.PHONY: demo test test-all test-matrix lint fuzz verify mutants template-mutants bench bench-sharded double-descent check-generated clean
 
 demo: $(READY)
 	$(BIN)/optforge check specs/namo.opt
@@ -74,6 +74,10 @@ template-mutants: $(READY)
 bench: $(PEERS)
 	$(BIN)/python -m benchmarks.compiler_speed
 	$(BIN)/python -m benchmarks.optimizers --write
+
+# Sharded steps on two and on four processes: about two minutes on two cores; nothing else should run meanwhile.
+bench-sharded: $(READY)
+	$(BIN)/python -m benchmarks.sharded --write
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -68,6 +68,7 @@ def transformer(vocabulary: int, context: int, layers: int, width: int) -> tuple
 MODELS = {
     "gpt2-small": transformer(vocabulary=50257, context=1024, layers=12, width=768),
     "6x384": transformer(vocabulary=256, context=256, layers=6, width=384),
+    "3x384": transformer(vocabulary=256, context=256, layers=3, width=384),
     "tiny": transformer(vocabulary=7, context=5, layers=2, width=8),  # for tests
 }
 
