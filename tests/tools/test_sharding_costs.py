@@ -76,6 +76,7 @@ def test_batches_under_way_together_are_waited_for() -> None:
     assert [len(bucket) for bucket in found.buckets] == [1] * 4
     assert work_at_once(found) == _flops_of_whole(*shape)
     assert work_in_turn(found) == 2 * _flops_of_whole(*shape)
+    assert work_in_turn(plan([shape] * 4, 1)) == 4 * _flops_of_whole(*shape)
 
 
 def test_gram_sends_grams_of_tall_matrices_and_wide_ones_to_owners() -> None:
