@@ -132,5 +132,5 @@ def _ordered_sum(values: list[Tensor]) -> Tensor:
 
 def _all_finite(works: Iterable[Work]) -> bool:
     """Whether no gradient has a NaN or infinity; waits for the device once."""
-    grads = [grad for work in works for grad in work.gradients(work.params) if grad is not None]
+    grads = [grad for work in works for grad in work.gradients(work.params) if grad is not None and grad.numel()]
     return not grads or bool(get_total_norm(grads, math.inf).isfinite())
