@@ -37,14 +37,22 @@ def _require_in_place(params: Iterable[Tensor], name: Callable[[Tensor], str]) -
             )
 
 
+def _sharded() -> Iterator[Tensor]:
+    """The parameters that FSDP2 has put in the place of those of modules; only `backward` gives them gradients."""
+    return (each.sharded_param for each in _managed())
+
+
 def _unsharded() -> Iterator[Tensor]:
-    """The parameters that FSDP2 has made for the time of a forward and backward, of all modules that there are."""
+    """The parameters that FSDP2 has made for the time of a forward and backward."""
+    return (each._unsharded_param for each in _managed() if hasattr(each, "_unsharded_param"))
+
+
+def _managed() -> Iterator[Any]:
+    """What FSDP2 keeps of each parameter, of all modules that there are."""
     if "torch.distributed.fsdp" not in sys.modules:
         return
     composable: Any = sys.modules.get("torch.distributed._composable_state")
     for found in list(getattr(composable, "_module_state_mapping", {}).values()):
         state = found()
         for group in getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]:
-            for each in getattr(group, "fsdp_params", ()):
-                if hasattr(each, "_unsharded_param"):
-                    yield each._unsharded_param
+            yield from getattr(group, "fsdp_params", ())

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from optforge.runtime.placement.fsdp import _sharded
+
 __all__ = ["GaussNewtonBartlett", "Hutchinson"]
 
 
@@ -77,6 +79,15 @@ class Estimator:
         """What of it is not frozen."""
         return [p for p in self.params() if p.requires_grad]
 
+    def require_gradients(self) -> None:
+        """RuntimeError where gradients that are asked for without `backward` would be none."""
+        sharded = set(map(id, _sharded()))
+        if any(id(p) in sharded for p in self.trained()):
+            raise RuntimeError(
+                f"{type(self).__name__} cannot differentiate by parameters of fully_shard(), which get gradients from "
+                "backward() alone: let a backward() of your own compute the estimates, and call optimizer.curvature()"
+            )
+
     def fire(self, estimates: Mapping[Tensor, Tensor | None], **arguments: float) -> None:
         """Fires the event with the estimates where the gradients are."""
         with replaced_gradients(self.params(), estimates):
@@ -107,6 +118,7 @@ class GaussNewtonBartlett(Estimator):
 
     def __call__(self, *inputs: Any, **named: Any) -> None:
         if self.is_due():
+            self.require_gradients()
             with torch.enable_grad():
                 output = self.model(*inputs, **named)
                 logits = getattr(output, "logits", output).flatten(0, -2)
@@ -125,6 +137,7 @@ class Hutchinson(Estimator):
         if isinstance(loss, type) or not callable(loss):
             raise TypeError(f"Hutchinson takes a function that computes the loss, not {loss!r}")
         if self.is_due():
+            self.require_gradients()
             with torch.enable_grad():
                 estimates = self.products(loss())
             self.fire(estimates)

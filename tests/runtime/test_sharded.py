@@ -27,7 +27,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optforge import generated
+from optforge import GaussNewtonBartlett, Hutchinson, generated
 from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from tests.support.ranks import Pool
 
@@ -251,6 +251,27 @@ def test_everything_else_runs_on_parts_as_well(ranks: Pool, case: Any) -> None:
     ranks.run(4, case)
 
 
+def skips_alike(group: Any) -> None:
+    """A step with a NaN on one rank is none, also where ranks have no row of some parameters."""
+    for cls in (generated.AdamW, generated.Muon):
+        twins = Twins(cls, group, ROWS, skip_nonfinite=True, backend="eager")
+        for t in range(3):
+            twins.give(t)
+            if t == 1:
+                twins.one[0].grad[0, 0] = torch.nan
+                if dist.get_rank(group) == 0:
+                    twins.parts[0].grad.to_local()[0, 0] = torch.nan
+            twins.optimizer.step()
+            twins.sharded.step()
+        assert {float(entry["step"]) for entry in twins.sharded.state.values()} == {2.0}
+        for x, p, q in zip(samples(0, SHAPES.values()), twins.one, twins.parts, strict=True):
+            assert (p - whole(q)).norm() <= 1e-9 * (p - x).norm()
+
+
+def test_a_nan_skips_a_step_where_some_ranks_have_no_rows(ranks: Pool) -> None:
+    ranks.run(3, skips_alike)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +424,22 @@ def optimizers_at_the_wrong_time(group: Any) -> None:
 
 def test_optimizers_that_are_made_too_early_or_during_a_forward_say_so(ranks: Pool) -> None:
     ranks.run(2, optimizers_at_the_wrong_time)
+
+
+def curvature_apart_from_backward(group: Any) -> None:
+    """Gradients would be none, and the estimates zeros."""
+    model = transformer()
+    fully_shard(model, mesh=mesh_of(group))
+    tokens = torch.zeros(1, 3, dtype=torch.int64)
+    fisher = GaussNewtonBartlett(model, generated.SophiaG(model))
+    hutchinson = Hutchinson(generated.SophiaH(model))
+    for estimate in (lambda: fisher(tokens), lambda: hutchinson(lambda: model(tokens).sum())):
+        with pytest.raises(RuntimeError, match=r"parameters of fully_shard\(\), which get gradients from backward"):
+            estimate()
+
+
+def test_estimates_of_curvature_say_that_fsdp_gives_them_no_gradients(ranks: Pool) -> None:
+    ranks.run(2, curvature_apart_from_backward)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
