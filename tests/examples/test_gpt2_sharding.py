@@ -43,7 +43,9 @@ def run_in(folder: Path, config: RunConfig, processes: Processes | None = None) 
 
 
 def losses(found: Run) -> list[float]:
-    return [*(record.loss for record in found.steps), *(record.loss for record in found.validations)]
+    """All losses, and the gradient's norms beside them."""
+    steps = [value for record in found.steps for value in (record.loss, record.gradient_norm)]
+    return [*steps, *(record.loss for record in found.validations)]
 
 
 def forget_the_end(folder: Path) -> None:
