@@ -67,7 +67,7 @@ def require_buildable(optimizers: Sequence[OptimizerConfig]) -> None:
 
 def train(plan: TrainPlan) -> int:
     """One run, continued if it was interrupted, in this process or in those of torchrun."""
-    with join_processes(plan.config.loop.device) as processes:
+    with join_processes(plan.config.loop.device, plan.sharding) as processes:
         if processes.is_first:  # before anything is written
             require_clearable(plan.out) if plan.fresh else require_same_config(plan.config, plan.out)
         with holding(plan.out) if processes.is_first else nullcontext():

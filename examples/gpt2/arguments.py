@@ -20,6 +20,7 @@ from examples.gpt2.config import DataConfig, LoopConfig, ModelConfig, OptimizerC
 from examples.gpt2.logs import read_config_file
 from examples.gpt2.model import PRESETS
 from examples.gpt2.optimizers import OptimizerError, override, tuned_config
+from examples.gpt2.processes import Sharding
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -87,6 +88,7 @@ class TrainPlan:
     cache: Path
     fresh: bool
     threads: int | None
+    sharding: Sharding | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,13 @@ def make_train_parser() -> OneSentenceParser:
     _add_configs(parser)
     files = _add_files(parser, "for log and checkpoints (default: runs/gpt2/OPTIMIZER)")
     files.add_argument("--fresh", action="store_true", help="remove the run in the folder and start again")
+    files.add_argument(
+        "--shard",
+        type=parse_sharding,
+        metavar="full|hybrid",
+        help="parameters in shards (FSDP2) over torchrun's processes: all of them, or those of each machine, or of "
+        "each of N replicas (hybrid:N); a run may go on with other processes, sharded or not",
+    )
     parser.set_defaults(make_plan=make_train_plan)
     return parser
 
@@ -228,7 +237,7 @@ def make_train_plan(options: argparse.Namespace) -> TrainPlan:
             optimizer = replace(optimizer, schedule=ScheduleConfig(optimizer.schedule.shape, options.warmup))
         config = make_base(optimizer, options)
     out = options.out or Path("runs/gpt2", config.optimizer.name.replace("/", "_"))
-    return TrainPlan(config, out, options.cache, options.fresh, options.threads)
+    return TrainPlan(config, out, options.cache, options.fresh, options.threads, options.shard)
 
 
 def make_compare_plan(options: argparse.Namespace) -> ComparePlan:
@@ -315,6 +324,14 @@ def parse_option(text: str) -> tuple[str, Any]:
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"expected OPTION=VALUE such as beta1=0.9, got {text!r}")
     return name, _literal(value)
+
+
+def parse_sharding(text: str) -> Sharding:
+    """``full``, ``hybrid`` or ``hybrid:REPLICAS``."""
+    kind, colon, replicas = text.partition(":")
+    if kind not in ("full", "hybrid") or (colon and (kind == "full" or not replicas.isdecimal() or not int(replicas))):
+        raise argparse.ArgumentTypeError(f"expected full, hybrid, or hybrid:REPLICAS, got {text!r}")
+    return Sharding(kind == "hybrid", int(replicas) if colon else None)
 
 
 def parse_number(text: str) -> float:

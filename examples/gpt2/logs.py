@@ -1,9 +1,9 @@
 """The log of a training run: written line by line as the run goes on, cut where it resumes, and read back.
 
 A run owns a folder with ``config.json`` (what ``write_config`` makes of its configuration) and ``log.jsonl``, one JSON
-object per line, each with a ``kind``: ``run`` (first), ``step``, ``validation``, ``telemetry``, ``resumed``, and
-``result`` (last; missing while the run is not finished). Numbers that are not finite are null in the file and NaN
-here. In: records. Out: files, and a ``Run`` from them. Nothing is trained, judged or shown here.
+object per line, each with a ``kind``: ``run`` (first), ``step``, ``validation``, ``telemetry``, ``communication``,
+``resumed``, and ``result`` (last; missing while the run is not finished). Numbers that are not finite are null in the
+file and NaN here. In: records. Out: files, and a ``Run`` from them. Nothing is trained, judged or shown here.
 """
 
 from __future__ import annotations
@@ -83,6 +83,15 @@ class TelemetryRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CommunicationRecord:
+    """What the optimizer of a sharded model sent at ``step``: calls by collective, and bytes, a mean over processes."""
+
+    step: int
+    calls: Mapping[str, int]
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
 class ResumedRecord:
     """The run was continued from its checkpoint of ``step``; later lines come from another process."""
 
@@ -102,7 +111,9 @@ class ResultRecord:
     diverged: bool
 
 
-Record = RunRecord | StepRecord | ValidationRecord | TelemetryRecord | ResumedRecord | ResultRecord
+Record = (
+    RunRecord | StepRecord | ValidationRecord | TelemetryRecord | CommunicationRecord | ResumedRecord | ResultRecord
+)
 Kind = TypeVar("Kind", bound=Record)
 
 KINDS: dict[str, type[Record]] = {
@@ -110,6 +121,7 @@ KINDS: dict[str, type[Record]] = {
     "step": StepRecord,
     "validation": ValidationRecord,
     "telemetry": TelemetryRecord,
+    "communication": CommunicationRecord,
     "resumed": ResumedRecord,
     "result": ResultRecord,
 }
@@ -124,6 +136,7 @@ class Run:
     steps: tuple[StepRecord, ...] = ()
     validations: tuple[ValidationRecord, ...] = ()
     telemetry: tuple[TelemetryRecord, ...] = ()
+    communication: tuple[CommunicationRecord, ...] = ()
     resumed: tuple[int, ...] = ()
     result: ResultRecord | None = None
 
@@ -176,6 +189,10 @@ class RunLog:
     def on_telemetry(self, record: TelemetryRecord) -> None:
         """Write what was measured of the update at one step."""
         self._write("telemetry", record)
+
+    def on_communication(self, record: CommunicationRecord) -> None:
+        """Write what the optimizer sent at one step."""
+        self._write("communication", record)
 
     def write_result(self, result: ResultRecord) -> None:
         """Write the line that makes the run a finished one."""
@@ -233,6 +250,7 @@ def read_run(folder: Path) -> Run:
         steps=steps,
         validations=_all_of(ValidationRecord, records),
         telemetry=_all_of(TelemetryRecord, records),
+        communication=_all_of(CommunicationRecord, records),
         resumed=tuple(record.step for record in _all_of(ResumedRecord, records)),
         result=result,
     )

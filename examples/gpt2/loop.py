@@ -25,9 +25,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from examples.gpt2.config import LoopConfig
 from examples.gpt2.curvature import find_estimator
 from examples.gpt2.data import Batch, Corpus, draw_batch, share_batch, spread_batches
-from examples.gpt2.logs import StepRecord, TelemetryRecord, ValidationRecord
+from examples.gpt2.logs import CommunicationRecord, StepRecord, TelemetryRecord, ValidationRecord
 from examples.gpt2.model import GPT
 from examples.gpt2.processes import Processes
+from examples.gpt2.sharding import measure_communication, reshard, whole
 from examples.gpt2.telemetry import StepProbe
 
 WHOLE_STEP = 1_000_003
@@ -45,6 +46,9 @@ class Observer:
 
     def on_telemetry(self, record: TelemetryRecord) -> None:
         """Called after a step whose update was measured."""
+
+    def on_communication(self, record: CommunicationRecord) -> None:
+        """Called after a validation where the optimizer has parameters in shards."""
 
 
 class Loss(nn.Module):
@@ -72,9 +76,12 @@ class Training:
 
 
 def wrap_loss(model: GPT, config: LoopConfig, processes: Processes) -> nn.Module:
-    """The module that computes ``model``'s loss in all processes; DDP averages its gradients over them."""
+    """The module that computes ``model``'s loss in all processes; DDP averages its gradients over them.
+
+    A model in shards does so by itself, at each part of a step, so that no gradient is ever kept whole.
+    """
     loss: nn.Module = Loss(model)
-    if processes.world > 1:
+    if processes.world > 1 and processes.mesh is None:
         loss = DistributedDataParallel(loss, device_ids=None if processes.device.type == "cpu" else [processes.device])
     if config.compile:
         loss.compile()
@@ -99,8 +106,11 @@ def train(
 
     def validate_now(step: int) -> bool:
         record = ValidationRecord(step, validate(training, held_out), elapsed_s)
+        sent = measure_communication(training.optimizer, step, training.processes) if step else None
         for observer in observers:
             observer.on_validation(record)
+            if sent:
+                observer.on_communication(sent)
         return math.isfinite(record.loss)
 
     if not after and not validate_now(0):
@@ -129,10 +139,10 @@ def take_step(training: Training, step: int, started_s: float) -> tuple[StepReco
     start = _now(processes)
     optimizer.zero_grad(set_to_none=True)
     loss = _differentiate(training, step)
-    norm = nn.utils.clip_grad_norm_(training.model.parameters(), config.clip)
+    norm = whole(nn.utils.clip_grad_norm_(training.model.parameters(), config.clip))
     middle = _now(processes)
-    is_measured = processes.is_first and config.telemetry_every > 0 and step % config.telemetry_every == 0
-    probe = StepProbe(training.model) if is_measured else None
+    is_due = config.telemetry_every > 0 and step % config.telemetry_every == 0
+    probe = StepProbe(training.model) if is_due and (processes.is_first or processes.mesh) else None
     before_optimizer = _now(processes) if probe else middle
     _seed(config.seed, step, WHOLE_STEP)
     _update_curvature(training, step)
@@ -194,6 +204,7 @@ def validate(training: Training, batches: Sequence[Batch]) -> float:
     with _autocast(training.config, training.processes):
         losses = [model.loss(batch.inputs, batch.targets).item() for batch in batches]
     model.train(was_training)
+    reshard(model)
     return training.processes.mean(statistics.fmean(losses))
 
 

@@ -126,7 +126,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     rate = {} if config.lr is None else {"lr": config.lr}
     try:
         return optimizer_class(target, **rate, **config.options)
-    except (TypeError, ValueError) as error:
+    except (NotImplementedError, TypeError, ValueError) as error:
         raise OptimizerError(f"{config.name}: {error}") from error
 
 

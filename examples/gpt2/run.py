@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from examples.gpt2.checkpoints import Checkpoint, find_checkpoints, read_checkpoint, write_checkpoint
 from examples.gpt2.config import ModelConfig, RunConfig, describe_changes, write_config
+from examples.gpt2.curvature import find_estimator
 from examples.gpt2.data import Corpus, load_corpus, share_batch
 from examples.gpt2.logs import (
     CONFIG_FILE,
@@ -35,6 +36,7 @@ from examples.gpt2.loop import Observer, Training, train, wrap_loss
 from examples.gpt2.model import build_model
 from examples.gpt2.optimizers import build_optimizer, build_schedule, find_spec_text
 from examples.gpt2.processes import Processes
+from examples.gpt2.sharding import cut_model_state, cut_optimizer_state, gather, shard_model
 
 
 class RunError(Exception):
@@ -71,8 +73,14 @@ def load_together(config: RunConfig, processes: Processes, cache: Path) -> Corpu
 
 def build_training(config: RunConfig, corpus: Corpus, processes: Processes) -> Training:
     """Model, optimizer and schedule as they are before the first step."""
-    model = build_model(fit_vocabulary(config.model, corpus), seed=config.loop.seed).to(processes.device)
+    model = build_model(fit_vocabulary(config.model, corpus), seed=config.loop.seed)
+    if processes.mesh is None:
+        model.to(processes.device)
+    else:
+        shard_model(model, processes.mesh)
     optimizer = build_optimizer(config.optimizer, model)
+    if processes.mesh is not None and find_estimator(model, optimizer):
+        raise RunError(f"{config.optimizer.name} wants the curvature at whole parameters: train it without --shard")
     schedule = build_schedule(config.optimizer.schedule, optimizer, steps=config.loop.steps)
     loss = wrap_loss(model, config.loop, processes)
     return Training(model, loss, optimizer, schedule, corpus, config.loop, processes)
@@ -97,7 +105,7 @@ def fit_vocabulary(config: ModelConfig, corpus: Corpus) -> ModelConfig:
 
 
 def count_state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of all tensors that ``optimizer`` keeps from step to step."""
+    """Bytes of all tensors that ``optimizer`` keeps from step to step, in all processes that share them."""
     tensors = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -110,6 +118,7 @@ def describe_machine(processes: Processes) -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": processes.world,
+        "mesh": "x".join(map(str, processes.mesh.shape)) if processes.mesh is not None else None,
         "system": platform.system(),
     }
 
@@ -136,27 +145,27 @@ def _newest_checkpoint(folder: Path) -> Checkpoint | None:
 def _resume(training: Training, checkpoint: Checkpoint, corpus: Corpus) -> None:
     if checkpoint.corpus != corpus.fingerprint:
         raise RunError(f"{corpus.name} is not what it was when the checkpoint of step {checkpoint.step} was written")
-    training.model.load_state_dict(checkpoint.model)
-    training.optimizer.load_state_dict(dict(checkpoint.optimizer))
+    training.model.load_state_dict(cut_model_state(checkpoint.model, training.model))
+    training.optimizer.load_state_dict(cut_optimizer_state(checkpoint.optimizer, training.optimizer))
     training.schedule.load_state_dict(dict(checkpoint.schedule))
 
 
 def _train_in(
     folder: Path, training: Training, config: RunConfig, newest: Checkpoint | None, observers: Sequence[Observer]
 ) -> None:
-    """Train and write log, checkpoints and result, in the first process; the others only train."""
+    """Train and write log, checkpoints and result, in the first process; the others train and give it their shards."""
     after, elapsed_s = (newest.step, newest.elapsed_s) if newest else (0, 0.0)
-    if not training.processes.is_first:
-        train(training, after=after, elapsed_s=elapsed_s)
-        training.processes.wait()
-        return
-    log = RunLog.resume(folder, after) if newest else RunLog.create(folder, _header(training, config))
 
     def keep(step: int, elapsed_s: float) -> None:
-        if all(bool(p.isfinite().all()) for p in training.model.parameters()):
-            write_checkpoint(folder, _checkpoint(training, config, step, elapsed_s))
+        checkpoint = _checkpoint(training, config, step, elapsed_s)
+        if training.processes.is_first and all(bool(value.isfinite().all()) for value in checkpoint.model.values()):
+            write_checkpoint(folder, checkpoint)
 
-    with log:
+    if not training.processes.is_first:
+        train(training, after=after, elapsed_s=elapsed_s, keep=keep)
+        training.processes.wait()
+        return
+    with RunLog.resume(folder, after) if newest else RunLog.create(folder, _header(training, config)) as log:
         train(training, after=after, elapsed_s=elapsed_s, observers=(*observers, log), keep=keep)
         so_far = read_run(folder)
         log.write_result(
@@ -176,8 +185,8 @@ def _checkpoint(training: Training, config: RunConfig, step: int, elapsed_s: flo
         elapsed_s=elapsed_s,
         config=write_config(config),
         corpus=training.corpus.fingerprint,
-        model=training.model.state_dict(),
-        optimizer=training.optimizer.state_dict(),
+        model=gather(training.model.state_dict(), training.processes),
+        optimizer=gather(training.optimizer.state_dict(), training.processes),
         schedule=training.schedule.state_dict(),
     )
 

@@ -2,7 +2,7 @@
 
 In: the weights and gradients just before a step, and the weights after it. Out: a ``TelemetryRecord``. It costs one
 copy of the measured weights and a few products of them with vectors, at the measured steps only; it draws no random
-number that training would notice.
+number that training would notice. Of a model in shards every process measures whole matrices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.gpt2.logs import TelemetryRecord
+from examples.gpt2.sharding import whole
 
 ITERATIONS = 8
 """Products with a step and its transpose that find its spectral norm: from below, to a tenth where others are near."""
@@ -28,15 +29,15 @@ class StepProbe:
 
     def __init__(self, model: nn.Module) -> None:
         self._named = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and p.grad is not None}
-        self._before = {name: p.detach().clone() for name, p in self._named.items()}
-        self._gradients = {name: p.grad.detach() for name, p in self._named.items() if p.grad is not None}
+        self._before = {name: whole(p.detach()).clone() for name, p in self._named.items()}
+        self._gradients = {name: whole(p.grad.detach()) for name, p in self._named.items() if p.grad is not None}
 
     @torch.no_grad()
     def measure(self, step: int) -> TelemetryRecord:
         """The measures of every matrix; ``step_rms`` is per element, ``cosine`` that with the descent direction."""
         layers = {}
         for name, p in self._named.items():
-            change = p.detach() - self._before[name]
+            change = whole(p.detach()) - self._before[name]
             layers[name] = describe_step(change, self._before[name], self._gradients[name])
         return TelemetryRecord(step, _as_floats(layers))
 

@@ -76,6 +76,8 @@ class Cost:
     tokens_per_s: float
     training_s: float
     state_bytes: float
+    sent_bytes: float | None  # by the optimizer, a step and process; None where no run was sharded
+    calls: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,7 @@ def first_reaching(curve: Sequence[Point], target: float) -> Point | None:
 def measure_cost(runs: Sequence[Run]) -> Cost:
     """Medians over the steps of each run, then over ``runs``."""
     results = [run.result for run in runs if run.result]
+    sent = [run.communication[-1] for run in runs if run.communication]
     return Cost(
         step_s=statistics.median(result.step_s for result in results),
         optimizer_s=statistics.median(statistics.median(step.optimizer_s for step in run.steps) for run in runs),
@@ -258,6 +261,8 @@ def measure_cost(runs: Sequence[Run]) -> Cost:
         tokens_per_s=statistics.median(result.tokens_per_s for result in results),
         training_s=statistics.median(result.training_s for result in results),
         state_bytes=statistics.median(result.optimizer_state_bytes for result in results),
+        sent_bytes=statistics.median(record.bytes for record in sent) if sent else None,
+        calls=statistics.median(sum(record.calls.values()) for record in sent) if sent else None,
     )
 
 

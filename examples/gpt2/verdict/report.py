@@ -82,6 +82,7 @@ def render_page(verdict: Verdict, comparison: Comparison) -> str:
         baseline=baseline,
         target=verdict.target,
         bits=bits,
+        sharded=is_sharded(verdict),
         rows=[{"label": method.label, "cells": list(_result_cells(method, verdict))} for method in verdict.methods],
         runs=[_run_row(method, entry, verdict) for method in verdict.methods for entry in method.entries],
         specs=[_spec(method) for method in verdict.methods],
@@ -96,6 +97,11 @@ def render_page(verdict: Verdict, comparison: Comparison) -> str:
         drawing=_part("drawing.js"),
         charts=_part("charts.js"),
     )
+
+
+def is_sharded(verdict: Verdict) -> bool:
+    """Whether it is known of any run what its optimizer sent."""
+    return any(run.communication for run in verdict.runs)
 
 
 def format_bytes(number: float) -> str:
@@ -130,6 +136,8 @@ def _result_cells(method: Method, verdict: Verdict) -> Iterable[Cell]:
             "reach_seconds", reach.seconds if reach else None, end.seconds, _seconds(reach.seconds) if reach else ""
         )
     yield from _cost_cells(method.cost)
+    if is_sharded(verdict):
+        yield _sent_cell(method.cost)
 
 
 def _cost_cells(cost: Cost | None) -> Iterable[Cell]:
@@ -140,6 +148,12 @@ def _cost_cells(cost: Cost | None) -> Iterable[Cell]:
     yield Cell("optimizer_s", cost.optimizer_s, _milliseconds(cost.optimizer_s))
     yield Cell("optimizer_share", cost.optimizer_share, f"{cost.optimizer_share:.1%}")
     yield Cell("state_bytes", cost.state_bytes, format_bytes(cost.state_bytes))
+
+
+def _sent_cell(cost: Cost | None) -> Cell:
+    if cost is None or cost.sent_bytes is None or cost.calls is None:
+        return Cell("sent_bytes", None, "–")
+    return Cell("sent_bytes", cost.sent_bytes, format_bytes(cost.sent_bytes), count(round(cost.calls), "call"))
 
 
 def _share_cell(field: str, value: float | None, whole: float, aside: str) -> Cell:
