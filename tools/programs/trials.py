@@ -30,7 +30,7 @@ from tools.programs.differential import (
 )
 from tools.programs.programs import Trial
 from tools.programs.rewriting import compile_by_rewriting
-from tools.programs.specials import Specials, has_average, is_finite
+from tools.programs.specials import Specials, has_average, is_finite, multiplies_matrices
 
 FEWEST_STEPS = 2  # every second program takes one more
 RECORDED: dict[str, Any] = {"backend": "eager", "capturable": True}
@@ -120,7 +120,8 @@ class OptimizerTrial:
         self.given = [known_hypers(declaration, group) for group in trial.groups]
         self.random = np.random.default_rng(seed)
         self.steps = FEWEST_STEPS + seed % 2
-        self.specials = Specials(seed, self.steps)
+        functions = [function for rule in declaration.rules for function in rule.functions]
+        self.specials = Specials(seed, self.steps, may_be_huge=not multiplies_matrices(functions))
         self.shapes = chosen_shapes(seed)
         *_, (_, final) = compiled.versions(trial.name)
         self.averaging = {rule.name for rule in final.rules if has_average(rule.functions)}
