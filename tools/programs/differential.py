@@ -33,11 +33,13 @@ from optforge.dsl.printer import print_file
 from optforge.dsl.source import Source
 from optforge.runtime.execution import graphs
 from tools.programs.programs import RandomProgram, Trial
+from tools.programs.specials import determined, has_average
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-10
 SMALLEST_STEP = 1e-4  # relative to the weight: below it a step is rounding
 SMALLEST_VALUE = 1e-3  # generated programs keep their values near 1
+HUGE = 1e9  # what is larger comes from special gradients, and says nothing of the other elements
 LINE_WIDTH = 120
 IGNORED_BY_ORACLE = ("schedule", "guard")  # the last pass shows what these did to the order
 
@@ -89,7 +91,7 @@ class Shares:
 
 def examine(program: RandomProgram, shares: Shares = Shares()) -> Compiled:
     """Everything that must hold for the program; raises :class:`Disagreement`."""
-    from tools.programs.trials import run_trial
+    from tools.programs.runs import run_trial
 
     text = program.text
     try:
@@ -162,18 +164,33 @@ def require_close(way: str, what: str, found: Any, wanted: Any, scale: float) ->
     found, wanted = np.asarray(found, dtype=np.float64).ravel(), np.asarray(wanted, dtype=np.float64).ravel()
     if found.shape != wanted.shape:
         raise Difference(way, f"{what} has {found.size} elements, not {wanted.size}")
-    if not found.size:
-        return
-    difference = np.abs(found - wanted)
-    worst = int(difference.argmax())
-    if not difference[worst] <= TOLERANCE * scale:
+    error = errors(found, wanted, scale)
+    if error.max(initial=0.0) > TOLERANCE:
+        worst = int(error.argmax())
         values = f"{float(found[worst])!r} instead of {float(wanted[worst])!r}"
-        raise Difference(way, f"{what}, element {worst}: {values}; error / scale = {difference[worst] / scale:.3g}")
+        raise Difference(way, f"{what}, element {worst}: {values}; error / scale = {error[worst]:.3g}")
 
 
-def size(value: Any) -> float:
-    array = np.asarray(value, dtype=np.float64)
-    return max(SMALLEST_VALUE, float(np.abs(array).max(initial=0.0)))
+def is_close(found: Any, wanted: Any, scale: float) -> bool:
+    return bool(errors(np.asarray(found), np.asarray(wanted), scale).max(initial=0.0) <= TOLERANCE)
+
+
+def errors(found: Array, wanted: Array, scale: float) -> Array:
+    """How far each element is off, relative to the scale; a huge one relative to itself.
+
+    An infinity or a NaN is off by nothing from its like, and infinitely far from all else.
+    """
+    is_same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+    with np.errstate(all="ignore"):
+        scales = np.where(np.abs(wanted) > HUGE, np.abs(wanted), scale)
+        off = np.abs(found - wanted) / scales
+    return np.where(is_same, 0.0, np.where(np.isnan(off), np.inf, off))
+
+
+def size(value: Any, least: float = SMALLEST_VALUE) -> float:
+    """The largest element that is not huge."""
+    sizes = np.abs(np.asarray(value, dtype=np.float64))
+    return max(least, float(sizes[sizes <= HUGE].max(initial=0.0)))
 
 
 def require_same_function(name: str, versions: Sequence[tuple[str, ir.Function]], inputs: Inputs) -> dict[str, Any]:
@@ -185,10 +202,17 @@ def require_same_function(name: str, versions: Sequence[tuple[str, ir.Function]]
         if function == before:
             continue
         found = evaluate_function(function, inputs)
-        for output, value in wanted.items():
+        for output in determined(wanted, has_average([function])):
+            value = wanted[output]
             require_close(f"pass {stage}", f"{output} of {name}", found[output], value, size(value))
         before = function
     return wanted
+
+
+def is_determined(function: ir.Function, inputs: Inputs, shaken: Inputs) -> bool:
+    """Whether a function gives the same where its inputs differ by little."""
+    wanted, found = evaluate_function(function, inputs), evaluate_function(function, shaken)
+    return all(is_close(found[name], value, size(value)) for name, value in wanted.items())
 
 
 def hyper_values(declaration: Any, given: Mapping[str, Any]) -> dict[str, Any]:
