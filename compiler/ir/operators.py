@@ -19,6 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from optforge.compiler.ir import ieee, intervals
 from optforge.compiler.ir.intervals import ANYTHING, Interval
+from optforge.compiler.ir.meanings import (
+    lazy_numpy,
+    numpy_function,
+    reduced,
+    reference_eigenbasis,
+    reference_inverse_root,
+    reference_orthogonalize,
+    reference_power,
+    reference_qr,
+    reference_sign,
+)
 from optforge.compiler.ir.types import SCALAR, Dim, Shape, broadcast, broadcast_dims
 
 if TYPE_CHECKING:
@@ -297,106 +308,6 @@ def scalar_shape(shapes: Shapes, axis: str) -> Shape | None:
     return SCALAR
 
 
-# NumPy meanings. Imported late: checking a spec needs no arrays.
-
-
-def lazy_numpy() -> Any:
-    import numpy
-
-    return numpy
-
-
-def numpy_function(name: str) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        return getattr(lazy_numpy(), name)(*arguments)
-
-    return call
-
-
-def axis_of(axis: str) -> Any:
-    return {"all": (0, 1), "row": 1, "col": 0}[axis]
-
-
-def reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
-    """A reduction of a product of arrays over an axis, dimensions kept."""
-
-    def call(*arguments: Any) -> Any:
-        *arrays, axis = arguments
-        whole = lazy_numpy().broadcast_arrays(*arrays)
-        return reduce(lazy_numpy(), *whole, axis=axis_of(axis))
-
-    return call
-
-
-def symmetric_part(x: Any) -> Any:
-    return (x + x.T) / 2
-
-
-def reference_inverse_root(s: Any, p: float, eps: float) -> Any:
-    np = lazy_numpy()
-    if not np.isfinite(s).all():
-        return np.full_like(s, np.nan)
-    values, vectors = np.linalg.eigh(symmetric_part(s))
-    return (vectors * (np.maximum(values, 0) + eps) ** (-1 / p)) @ vectors.T
-
-
-def reference_eigenbasis(s: Any) -> Any:
-    np = lazy_numpy()
-    if not np.isfinite(s).all():
-        return np.full_like(s, np.nan)
-    _, vectors = np.linalg.eigh(symmetric_part(s))
-    largest = np.abs(vectors).argmax(axis=0)
-    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
-
-
-def reference_qr(x: Any) -> Any:
-    np = lazy_numpy()
-    if not np.isfinite(x).all():
-        return np.full_like(x, np.nan)
-    q, r = np.linalg.qr(x)
-    return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
-
-
-KELLER_JORDAN = (3.4445, -4.7750, 2.0315)
-EXACT = (2.0, -1.5, 0.5)
-POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-    (1.875, -1.25, 0.375),
-)
-
-
-def orthogonalization_coefficients(steps: int, method: str) -> list[tuple[float, float, float]]:
-    """The (a, b, c) of each step; polar express with its 1.01 safety on all steps but the last."""
-    if method == "newton_schulz":
-        return [KELLER_JORDAN] * steps
-    if method == "exact":
-        return [EXACT] * steps
-    raw = [POLAR_EXPRESS[min(step, 7)] for step in range(steps)]
-    safe = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in raw[:-1]]
-    return safe + raw[-1:]
-
-
-def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any) -> Any:
-    np = lazy_numpy()
-    if method == "svd" and not coefficients:
-        if not np.isfinite(x).all():
-            return np.full_like(x, np.nan)
-        u, s, vt = np.linalg.svd(x, full_matrices=False)
-        return np.zeros_like(x) if s[0] == 0 else u @ vt
-    triples = coefficients or orthogonalization_coefficients(int(steps), method)
-    y = x / max(np.linalg.norm(x) * (1.01 if method == "polar_express" and not coefficients else 1.0), 1e-30)
-    for a, b, c in triples:
-        gram = y @ y.T
-        y = a * y + (b * gram + c * gram @ gram) @ y
-    return y
-
-
 # The table
 
 
@@ -451,16 +362,6 @@ def matrix(
     return Operator(
         name, Across.WHOLE, doc, parameters, shape, one(f"{name}({holes})"), reference, imports=(name,), cost=cost,
     )  # fmt: skip
-
-
-def reference_power(x: Any, y: Any) -> Any:
-    np = lazy_numpy()
-    root = np.sqrt(x)
-    return np.where(y == 0.5, root, np.where(y == -0.5, 1 / root, np.power(x, y)))
-
-
-def reference_sign(x: Any) -> Any:
-    return (x > 0) * 1.0 - (x < 0) * 1.0
 
 
 GRAM = Formal("s", Want.GRAM)

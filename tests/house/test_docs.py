@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -74,8 +75,18 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
 
 
 def test_every_page_of_the_docs_is_reached_from_the_readme() -> None:
-    linked = {link.partition("#")[0] for link in LINK.findall(page("README.md"))}
-    assert {name for name in OURS if name != "README.md"} <= linked
+    reached, waiting = set(), ["README.md"]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached and name in OURS:
+            reached.add(name)
+            waiting += [linked_path(name, link) for link in LINK.findall(page(name))]
+    assert reached == set(OURS)
+
+
+def linked_path(name: str, link: str) -> str:
+    """The path, from the root, of what a page links to."""
+    return os.path.normpath(f"{Path(name).parent.as_posix()}/{link.partition('#')[0]}")
 
 
 def test_the_readme_is_one_page() -> None:

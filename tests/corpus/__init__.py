@@ -1,0 +1,1 @@
+"""Specs of published methods, with trajectories of hand-written references."""
