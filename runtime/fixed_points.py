@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 
 from .batching.counters import _is_capturing
+from .batching.parameter_batch import ParameterBatch
 from .batching.roster import Roster
-from .batching.work import Work
 from .routing.places import Slot
 
 
-def _warn_of_fixed_points(works: Iterable[Work], roster: Roster, optimizer: str) -> None:
+def _warn_of_fixed_points(batches: Iterable[ParameterBatch], roster: Roster, optimizer: str) -> None:
     """Warns of parameters at their first step that are all zeros, or one of whose matrices is, where they stay so.
 
     Waits for the device once for the new parameters of such a rule, and never otherwise.
     """
-    for work in works:
-        if work.count > 1 or not work.rule.keeps_zero or work.device.type == "meta" or _is_capturing():
+    for batch in batches:
+        if batch.count > 1 or not batch.rule.keeps_zero or batch.device.type == "meta" or _is_capturing():
             continue
-        params = [p for p in work.params if p not in work.parts]  # zeros of a part say nothing of the whole
+        params = [p for p in batch.params if p not in batch.parts]  # zeros of a part say nothing of the whole
         moving = [_moving(p, roster.slots[p]) for p in params]
         for p, (some, every) in zip(params, torch.stack(moving).tolist() if moving else (), strict=True):
             if every:
                 continue
             what = roster.name(p) if not some else f"one of the matrices in {roster.name(p)}"
             warnings.warn(
-                f"{optimizer}: {what} is all zeros, and under the rule {work.rule.name!r} it stays so "
+                f"{optimizer}: {what} is all zeros, and under the rule {batch.rule.name!r} it stays so "
                 "whatever its gradients are; begin with other weights, or put it into a group of another rule",
                 stacklevel=3,
             )

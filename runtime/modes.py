@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .batching.counters import Count, Counters
-from .batching.work import Work
+from .batching.parameter_batch import ParameterBatch
 from .contract.interface import Rule
 
 _Counts = Mapping[str, Mapping[Any, Count]]  # of events, by parameter
@@ -37,11 +37,11 @@ def _shows(pair: tuple[str, str], p: Tensor, counts: _Counts) -> bool:
     return shown % 2 == 1 if pair[0] == pair[1] else shown > hidden
 
 
-def _require_training(works: Iterable[Work], counts: _Counts) -> None:
+def _require_training(batches: Iterable[ParameterBatch], counts: _Counts) -> None:
     """RuntimeError if a parameter that is about to step shows other weights than those that are trained."""
-    for work in works:
-        for pair in _pairs_of(work.rule):
-            if any(_shows(pair, p, counts) for p in work.params):
+    for batch in batches:
+        for pair in _pairs_of(batch.rule):
+            if any(_shows(pair, p, counts) for p in batch.params):
                 raise RuntimeError(f"the weights are what {pair[0]}() has put in place: call {pair[1]}() before a step")
 
 

@@ -13,9 +13,9 @@ from torch._compile import _disable_dynamo
 
 from .batching.counters import Counters, DeviceCounters, _is_capturing
 from .batching.noise import Noise
+from .batching.parameter_batch import ParameterBatch
 from .batching.roster import Roster
 from .batching.states import _begin_states, _complete_states, _counters_of, _drop_precision, _drop_untouched, _has_begun
-from .batching.work import Work
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .contract.arguments import _require_arguments, _require_callable, _require_kind
 from .contract.generated import Generated
@@ -223,22 +223,22 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             _require_callable("step", closure, "a function that computes the loss")
             with torch.enable_grad():
                 loss = closure()
-        works = self._collect("step", _has_grad)
+        batches = self._collect("step", _has_grad)
         self._require_agreement("step", _has_grad)
         _require_in_place(self._roster.slots, self._roster.name)
-        _require_training(works, _mode_counts(self.RULES, self._counters, self.state))
-        if self.skip_nonfinite and not self._together.everywhere(_all_finite(works)):
+        _require_training(batches, _mode_counts(self.RULES, self._counters, self.state))
+        if self.skip_nonfinite and not self._together.everywhere(_all_finite(batches)):
             return loss
-        _warn_of_fixed_points(works, self._roster, type(self).__name__)
-        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+        _warn_of_fixed_points(batches, self._roster, type(self).__name__)
+        with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
-            settled = [(work, self._arrangement.settled(work, slots, state)) for work in works]
-            kernels = {work.rule.name: work.rule.step for work in works}
-            sums = _sums(kernels, works, {}, self._arrangement, slots, state)
+            settled = [(batch, self._arrangement.settled(batch, slots, state)) for batch in batches]
+            kernels = {batch.rule.name: batch.rule.step for batch in batches}
+            sums = _sums(kernels, batches, {}, self._arrangement, slots, state)
             jobs = []
-            for work, buckets in settled:
-                scalars = work.scalars(work.rule.step, sums[work.rule.name], {})
-                jobs.append(Job(self._runner(work.rule.step, work, "step"), scalars, buckets))
+            for batch, buckets in settled:
+                scalars = batch.scalars(batch.rule.step, sums[batch.rule.name], {})
+                jobs.append(Job(self._runner(batch.rule.step, batch, "step"), scalars, buckets))
             _run_jobs(jobs, partial(self._counters.advance, "step", self.state), interrupts.pause)
         return loss
 
@@ -264,28 +264,28 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             blocked.extend([] if is_due else [rule])
             return is_due
 
-        works = self._collect(f"{event}_step", takes_part)
+        batches = self._collect(f"{event}_step", takes_part)
         self._require_agreement(f"{event}_step", takes_part)
-        if blocked and not works:
+        if blocked and not batches:
             raise RuntimeError(_why_not_due(blocked, event))
         stepped = self._collect(f"{event}_step", _has_grad) if any(e.kernel.sums for e in events.values()) else []
-        read = [*self._reading_gradients(works, events), *stepped]
+        read = [*self._find_readers(batches, events), *stepped]
         if self.skip_nonfinite and not self._together.everywhere(_all_finite(read)):
             return
-        with _DeferredInterrupts() as interrupts, _without_autocast(work.device for work in works):
+        with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
-            for work in works:
-                self._arrangement.require_states(work, slots, state)
+            for batch in batches:
+                self._arrangement.require_states(batch, slots, state)
             given = {name: found.scalars(arguments) for name, found in events.items()}
             kernels = {name: found.kernel for name, found in events.items()}
             sums = _sums(kernels, stepped, given, self._arrangement, slots, state)
             jobs = []
-            for work in works:
-                kernel = kernels[work.rule.name]
-                scalars = work.scalars(kernel, sums[work.rule.name], given[work.rule.name])
-                layout = _wider(work.rule.step.layout, kernel.layout)
-                buckets = self._arrangement.buckets(work, kernel, layout, slots)
-                runner = self._runner(kernel, work, f"{event}_step")
+            for batch in batches:
+                kernel = kernels[batch.rule.name]
+                scalars = batch.scalars(kernel, sums[batch.rule.name], given[batch.rule.name])
+                layout = _wider(batch.rule.step.layout, kernel.layout)
+                buckets = self._arrangement.buckets(batch, kernel, layout, slots)
+                runner = self._runner(kernel, batch, f"{event}_step")
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
             advance = partial(self._counters.advance, f"{event}_step", self.state)
             _run_jobs(jobs, advance, interrupts.pause)
@@ -297,30 +297,30 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
         self._together.require_agreement(spec, counts, takes_part, values)
 
-    def _runner(self, kernel: Kernel, work: Work, counter: str) -> Runner:
-        strategy = _strategy(kernel, work, self.backend, self.capturable, self._refused)
-        noise = Noise(work.seed, counter, work.t, self._roster.marks)
+    def _runner(self, kernel: Kernel, batch: ParameterBatch, counter: str) -> Runner:
+        strategy = _strategy(kernel, batch, self.backend, self.capturable, self._refused)
+        noise = Noise(batch.seed, counter, batch.t, self._roster.marks)
         states = self._roster.seen(self.state)
-        return Runner(kernel, work, states, strategy, noise, self.compile_options, self._refused)
+        return Runner(kernel, batch, states, strategy, noise, self.compile_options, self._refused)
 
-    def _reading_gradients(self, works: Iterable[Work], events: Mapping[str, Event]) -> list[Work]:
-        """The works in which the event, or the first values of states, are computed from gradients."""
-        return [w for w in works if any(self._needs_grad(w.rule, events[w.rule.name], p) for p in w.params)]
+    def _find_readers(self, batches: Iterable[ParameterBatch], events: Mapping[str, Event]) -> list[ParameterBatch]:
+        """The batches in which the event, or the first values of states, are computed from gradients."""
+        return [b for b in batches if any(self._needs_grad(b.rule, events[b.rule.name], p) for p in b.params)]
 
     def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
         init_reads = rule.init is not None and "grad" in rule.init.inputs
         return "grad" in event.kernel.inputs or (init_reads and not _has_begun(self.state.get(p, {}), rule))
 
-    def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[Work]:
+    def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[ParameterBatch]:
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
-        works: dict[tuple[Any, ...], Work] = {}
+        batches: dict[tuple[Any, ...], ParameterBatch] = {}
         runs: dict[tuple[Any, ...], int] = {}
         self._look_at_groups()
         counts = self._counters.known(counter, self.state)
         for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
             values = self._values(group)
             run = runs.setdefault((_distinguished(values), group["precision"], group["seed"]), len(runs))
-            work: Work | None = None
+            batch: ParameterBatch | None = None
             for p, slot in zip(group["params"], listing.slots, strict=True):
                 if not takes_part(slot.rule, p) or not p.numel():
                     continue
@@ -331,17 +331,17 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                 known = counts.get(p)
                 count = known.number + 1 if known else 1
                 kind = (slot.dtype, slot.device, count)
-                if work is None or not work.takes(slot.rule, *kind):
-                    work = works.get(key := (run, slot.rule.name, *kind))
-                if work is None:
+                if batch is None or not batch.takes(slot.rule, *kind):
+                    batch = batches.get(key := (run, slot.rule.name, *kind))
+                if batch is None:
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))
                     t = self._counters.current(counter, self.state, p, count)
-                    work = works[key] = Work(slot.rule, precision, *kind, t, hypers, seed=group["seed"])
-                work.params.append(p)
+                    batch = batches[key] = ParameterBatch(slot.rule, precision, *kind, t, hypers, seed=group["seed"])
+                batch.params.append(p)
                 if part is not None:
-                    work.parts[p] = part
-        return list(works.values())
+                    batch.parts[p] = part
+        return list(batches.values())
 
     def _look_at_groups(self, resized: Tensor | None = None) -> None:
         """Checks parameters that are new or changed, as the roster says, and drops what was made for what they were."""

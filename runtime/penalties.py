@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .batching.buckets import _arranged
+from .batching.parameter_batch import Scalars
 from .batching.roster import _slot_of
-from .batching.work import Scalars
 from .contract.generated import Generated
 from .contract.hypers import _checked_hypers, _computed, _nearest
 from .contract.interface import Rule

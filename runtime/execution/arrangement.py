@@ -1,7 +1,7 @@
 """The arrangement of parameters in buckets, kept from step to step, and which bucket has whose states.
 
-In: the work of a step or event. Out: its buckets, in which the states of every parameter of the work are there. The
-buckets of steps are settled: their states lie in buffers, once until a state is replaced, moved or freed.
+In: a parameter batch of a step or event. Out: its buckets, in which the states of every parameter of the batch are
+there. The buckets of steps are settled: their states lie in buffers, once until a state is replaced, moved or freed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored, _ParameterStates
 from ..batching.crossing import Owners, _arranged_for, _owners_of
-from ..batching.work import Work
+from ..batching.parameter_batch import ParameterBatch
 from ..contract.interface import Kernel
 from ..contract.precision import _States
 from ..routing.places import Slot
@@ -33,15 +33,15 @@ class Arrangement:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def buckets(self, work: Work, kernel: Kernel, layout: str, slots: _Slots) -> list[Bucket]:
-        """The buckets of the work in which the kernel runs in this layout."""
-        crossing = (kernel.layout, kernel.along) if work.parts else None
-        key = (layout, crossing, tuple(map(id, work.params)))
+    def buckets(self, batch: ParameterBatch, kernel: Kernel, layout: str, slots: _Slots) -> list[Bucket]:
+        """The buckets of the batch in which the kernel runs in this layout."""
+        crossing = (kernel.layout, kernel.along) if batch.parts else None
+        key = (layout, crossing, tuple(map(id, batch.params)))
         buckets = self._buckets.get(key)
         if buckets is None:
             if len(self) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
-            listed = [(p, slots[p]) for p in work.params]
+            listed = [(p, slots[p]) for p in batch.params]
             buckets = self._buckets[key] = _arranged_for(kernel, layout, listed, self.ranks(slots))
         return buckets
 
@@ -51,20 +51,22 @@ class Arrangement:
             self._ranks = (slots, _owners_of(slots))
         return self._ranks[1]
 
-    def settled(self, work: Work, slots: _Slots, state: _ParameterStates) -> list[tuple[Bucket, Stored | None]]:
-        """The buckets of a step of the work, settled where they have whole parameters, with their states.
+    def settled(
+        self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates
+    ) -> list[tuple[Bucket, Stored | None]]:
+        """The buckets of a step of the batch, settled where they have whole parameters, with their states.
 
         Raises:
             ValueError: what lies there cannot be a state of the parameter.
         """
-        step, declared = work.rule.step, work.states
-        buckets = self.buckets(work, step, step.layout, slots)
+        step, declared = batch.rule.step, batch.states
+        buckets = self.buckets(batch, step, step.layout, slots)
         if not declared:
             return [(bucket, None) for bucket in buckets]
         pairs = _with_states(buckets, declared, state)
         if any(stored is None for _, stored in pairs):
             # This replaces states in which nothing has been counted.
-            _give_first_values(work, slots, state, self.ranks(slots))
+            _give_first_values(batch, slots, state, self.ranks(slots))
             for bucket, stored in _with_states(buckets, declared, state):
                 if stored is None and bucket.entries[0][1].whole:
                     self._settle(bucket, declared, state)
@@ -79,19 +81,19 @@ class Arrangement:
             bucket.settle(state, declared)
         self.owners |= dict.fromkeys(bucket.params, bucket)
 
-    def require_states(self, work: Work, slots: _Slots, state: _ParameterStates) -> None:
-        """Gives the parameters of the work the states they have not yet, without which an event cannot run.
+    def require_states(self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates) -> None:
+        """Gives the parameters of the batch the states they have not yet, without which an event cannot run.
 
         Raises:
             ValueError: what lies there cannot be a state of the parameter.
         """
-        owners = {id(owner): owner for owner in map(self.owners.get, work.params)}
+        owners = {id(owner): owner for owner in map(self.owners.get, batch.params)}
         unsettled = [owner for owner in owners.values() if owner is None or not owner.is_settled(state)]
         for owner in unsettled:
             if owner is not None:
                 owner.release(state)
         if unsettled:
-            _give_first_values(work, slots, state, self.ranks(slots))
+            _give_first_values(batch, slots, state, self.ranks(slots))
 
     def forget(self, params: Collection[Tensor], state: _ParameterStates) -> None:
         """Drops what was made for these parameters; states that lay beside theirs get memory of their own."""

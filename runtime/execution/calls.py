@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from ..batching.buckets import Bucket, _ParameterStates
 from ..batching.noise import Noise
-from ..batching.work import Scalars, Work
+from ..batching.parameter_batch import ParameterBatch, Scalars
 from ..contract.interface import PARAMETER, Kernel, State
 from .computations import NOISE, Computation
 from .graphs import _graph_for
@@ -36,11 +36,11 @@ class Call:
     """One kernel on one bucket: gathers what is read, runs the kernel piece by piece, writes back what it returns."""
 
     def __init__(
-        self, kernel: Kernel, bucket: Bucket, work: Work, state: _ParameterStates, noise: Noise | None = None
+        self, kernel: Kernel, bucket: Bucket, batch: ParameterBatch, state: _ParameterStates, noise: Noise | None = None
     ) -> None:
-        self.bucket, self.work, self.state, self.noise = bucket, work, state, noise
-        self.computation = Computation(kernel, work.precision, work.dtype)
-        states = {kept.name: kept for kept, _ in work.states}
+        self.bucket, self.batch, self.state, self.noise = bucket, batch, state, noise
+        self.computation = Computation(kernel, batch.precision, batch.dtype)
+        states = {kept.name: kept for kept, _ in batch.states}
         stored = [name for name in self.computation.names if name in states or name in (*PARAMETER, NOISE)]
         self.sources = {name: self._source(name, states) for name in stored}
 
@@ -52,9 +52,9 @@ class Call:
             assert self.noise is not None
             return Source(self.noise.numbers(bucket), True, [], None)
         if name == "grad":
-            return Source(bucket.gather(self.work.gradients(bucket.params)), False, [], None)
+            return Source(bucket.gather(self.batch.gradients(bucket.params)), False, [], None)
         kept = states.get(name)
-        tensors = [self.state[p][name] for p in bucket.params] if kept else self.work.weights(bucket.params)
+        tensors = [self.state[p][name] for p in bucket.params] if kept else self.batch.weights(bucket.params)
         batch = bucket.gather(tensors, kept)
         live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], kept).data_ptr()
         return Source(batch, live, tensors, kept)
@@ -130,7 +130,7 @@ def _ordered_sum(values: list[Tensor]) -> Tensor:
     return torch.cat([value.detach().to(device, wide).flatten() for value in values]).sort().values.sum()
 
 
-def _all_finite(works: Iterable[Work]) -> bool:
+def _all_finite(batches: Iterable[ParameterBatch]) -> bool:
     """Whether no gradient has a NaN or infinity; waits for the device once."""
-    grads = [grad for work in works for grad in work.gradients(work.params) if grad is not None and grad.numel()]
+    grads = [grad for batch in batches for grad in batch.gradients(batch.params) if grad is not None and grad.numel()]
     return not grads or bool(get_total_norm(grads, math.inf).isfinite())

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..batching.work import Scalars
+from ..batching.parameter_batch import Scalars
 from ..contract.interface import PARAMETER, Kernel
 from ..exchange.collectives import Record
 from ..exchange.drive import Run, Step
@@ -63,7 +63,7 @@ def _at_owners(
 ) -> Step:
     """The kernel on whole matrices; of what it returns `outputs` go back, and else all stays with the owners."""
     kernel = call.computation.kernel
-    dims: dict[str, Dims] = dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept, _ in call.work.states}
+    dims: dict[str, Dims] = dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept, _ in call.batch.states}
     values = yield over.whole(
         kernel.function,
         *(given[name] for name in kernel.inputs),

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..batching.counters import _is_capturing
-from ..batching.work import Scalars
+from ..batching.parameter_batch import Scalars
 from ..contract.precision import _compute_dtype
 from .computations import NOISE, Computation
 from .fences import _fenced

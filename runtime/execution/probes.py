@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batching.work import Scalars
+from ..batching.parameter_batch import Scalars
 from ..contract.interface import PARAMETER
 from ..contract.precision import _compute_dtype
 from .computations import NOISE, Computation

@@ -1,6 +1,6 @@
 """How a call is run: as it is written, by torch's fused kernel, as a recorded graph, or as a compiled one.
 
-The choice follows from the backend, the rule and the size of the work, never from measured time, so that the same
+The choice follows from the backend, the rule and the size of the batch, never from measured time, so that the same
 program takes the same steps everywhere. `_explain_strategy` says what was chosen and why.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored, _ParameterStates
 from ..batching.noise import Noise
-from ..batching.work import Scalars, Work
+from ..batching.parameter_batch import ParameterBatch, Scalars
 from ..contract.arguments import _require_kind
 from ..contract.hypers import _nearest
 from ..contract.interface import Kernel
@@ -67,33 +67,33 @@ Refused = dict[tuple[str, Computation], str]  # why a strategy is not used again
 
 def _strategy(
     kernel: Kernel,
-    work: Work,
+    batch: ParameterBatch,
     backend: str,
     capturable: bool,
     refused: Mapping[tuple[str, Computation], str] | None = None,
 ) -> Strategy:
-    """How the kernel is run on the parameters of the work."""
-    wanted = _wanted(kernel, work, backend, capturable)
-    computation = Computation(kernel, work.precision, work.dtype)
+    """How the kernel is run on the parameters of the batch."""
+    wanted = _wanted(kernel, batch, backend, capturable)
+    computation = Computation(kernel, batch.precision, batch.dtype)
     while reason := (refused or {}).get((wanted.name, computation)):
         recorded = capturable and wanted.name == "compile"
         wanted = Strategy("graph", f"capturable; {reason}") if recorded else Strategy("eager", reason)
     return wanted
 
 
-def _wanted(kernel: Kernel, work: Work, backend: str, capturable: bool) -> Strategy:
+def _wanted(kernel: Kernel, batch: ParameterBatch, backend: str, capturable: bool) -> Strategy:
     """How the kernel would be run if that works; ValueError for a backend that there is not."""
     _require_backend(backend)
     if backend == "eager":
         return Strategy("graph", "capturable") if capturable else Strategy("eager", 'backend="eager"')
     if backend == "compile":
         return Strategy("compile", FORCED)
-    if kernel.fused is not None and work.dtype is work.compute_dtype and not capturable:
+    if kernel.fused is not None and batch.dtype is batch.compute_dtype and not capturable:
         return Strategy("fused", "torch has a fused kernel for the rule")
-    if sum(p.numel() for p in work.weights(work.params)) < AUTO_ELEMENTS:
+    if sum(p.numel() for p in batch.weights(batch.params)) < AUTO_ELEMENTS:
         reason = f"fewer than {AUTO_ELEMENTS:,} elements"
-    elif not _can_compile(work.device):
-        reason = f"no compiler for {work.device.type}"
+    elif not _can_compile(batch.device):
+        reason = f"no compiler for {batch.device.type}"
     else:
         return Strategy("compile", f"at least {AUTO_ELEMENTS:,} elements")
     return Strategy("graph", f"capturable; {reason}") if capturable else Strategy("eager", reason)
@@ -101,10 +101,10 @@ def _wanted(kernel: Kernel, work: Work, backend: str, capturable: bool) -> Strat
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs a kernel on buckets of a work by a strategy; strategies that have failed are `refused` from then on."""
+    """Runs a kernel on buckets of a batch by a strategy; strategies that have failed are `refused` from then on."""
 
     kernel: Kernel
-    work: Work
+    batch: ParameterBatch
     state: _ParameterStates
     strategy: Strategy
     noise: Noise
@@ -121,13 +121,13 @@ class Runner:
             name = "eager"
         if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
             return
-        call = Call(self.kernel, bucket, self.work, self.state, self.noise)
+        call = Call(self.kernel, bucket, self.batch, self.state, self.noise)
         if name not in ("graph", "compile") or not self._run_graph(call, scalars):
             call.execute(scalars)
 
     def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
         """Whether torch's fused kernel could take the tensors of the bucket, and has."""
-        kernel, weights = self.kernel, self.work.weights(bucket.params)
+        kernel, weights = self.kernel, self.batch.weights(bucket.params)
         lists = {name: stored.get(name) or self._listed(name, bucket.params) for name in kernel.inputs}
         known = (kernel, _forms(weights))
         if kernel.fused is None or not _are_tame(scalars.numbers.values()):
@@ -145,9 +145,9 @@ class Runner:
         """The weights, gradients, or states of this name, one for each parameter."""
         match name:
             case "weight":
-                return self.work.weights(params)
+                return self.batch.weights(params)
             case "grad":
-                return self.work.gradients(params)
+                return self.batch.gradients(params)
         return [self.state[p][name] for p in params]
 
     def _run_graph(self, call: Call, scalars: Scalars) -> bool:
@@ -191,18 +191,18 @@ def explain_schedule(optimizer: Any) -> str:
         kind = f"the class {optimizer.__qualname__}" if isinstance(optimizer, type) else type(optimizer).__qualname__
         raise TypeError(f"`explain_schedule` takes an optimizer of a generated class, constructed, not {kind}")
     table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
-    for work in optimizer._collect("step", lambda rule, p: True):
-        kernel = work.rule.step
-        strategy = _strategy(kernel, work, optimizer.backend, optimizer.capturable, optimizer._refused)
+    for batch in optimizer._collect("step", lambda rule, p: True):
+        kernel = batch.rule.step
+        strategy = _strategy(kernel, batch, optimizer.backend, optimizer.capturable, optimizer._refused)
         shapes: dict[tuple[str, Sharding | None], list[Bucket]] = {}
-        for bucket in optimizer._arrangement.buckets(work, kernel, kernel.layout, optimizer._roster.slots):
+        for bucket in optimizer._arrangement.buckets(batch, kernel, kernel.layout, optimizer._roster.slots):
             unit = "×".join(map(str, bucket.entries[0][1].unit)) if len(bucket.entries[0][1].unit) == 2 else "flat"
             sharding = bucket.sharding and replace(bucket.sharding, owned=())
             whole = f"{sharding.rows}×{sharding.cols}" if sharding else unit
             shapes.setdefault((whole, sharding), []).append(bucket)
         for (shape, sharding), found in shapes.items():
-            tensors, dtype = sum(len(bucket.params) for bucket in found), str(work.dtype).removeprefix("torch.")
-            row = (work.rule.name, str(len(found)), shape, str(tensors), dtype, str(work.device))
+            tensors, dtype = sum(len(bucket.params) for bucket in found), str(batch.dtype).removeprefix("torch.")
+            row = (batch.rule.name, str(len(found)), shape, str(tensors), dtype, str(batch.device))
             runs = _exchanging(kernel, sharding, found) if sharding else (strategy.name, strategy.reason)
             table.append((*row, *runs))
     return _columns(table)

@@ -1,4 +1,4 @@
-"""Jobs: the buckets of a work and how they are run, all of a step or event together.
+"""Jobs: the buckets of a parameter batch and how they are run, all of a step or event together.
 
 Buckets whose matrices lie on several ranks are begun first, and travel while those that are here are computed.
 """
@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored
-from ..batching.work import Scalars
+from ..batching.parameter_batch import Scalars
 from ..exchange.drive import Run, _drive
 from ..execution.calls import Call
 from ..execution.crossing import _begin_call
@@ -23,7 +23,7 @@ _Advance = Callable[[Sequence[Tensor], int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A kernel, as the runner has it, on the buckets of a work."""
+    """A kernel, as the runner has it, on the buckets of a parameter batch."""
 
     runner: Runner
     scalars: Scalars
@@ -38,7 +38,7 @@ def _run_jobs(jobs: Sequence[Job], advance: _Advance, pause: Callable[[], None])
             for bucket, stored in job.buckets:
                 if bucket.sharding is None:
                     job.runner(bucket, job.scalars, stored)
-                    advance(bucket.completed, job.runner.work.count)
+                    advance(bucket.completed, job.runner.batch.count)
                     pause()
 
     _drive(_crossing(jobs, advance), here)
@@ -49,5 +49,5 @@ def _crossing(jobs: Sequence[Job], advance: _Advance) -> Iterator[Run]:
         runner = job.runner
         for bucket, _ in job.buckets:
             if bucket.sharding is not None:
-                call = Call(runner.kernel, bucket, runner.work, runner.state, runner.noise)
-                yield _begin_call(call, job.scalars, partial(advance, bucket.completed, runner.work.count))
+                call = Call(runner.kernel, bucket, runner.batch, runner.state, runner.noise)
+                yield _begin_call(call, job.scalars, partial(advance, bucket.completed, runner.batch.count))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batching.buckets import Bucket, _ParameterStates
 from ..batching.crossing import _ranks_of
-from ..batching.work import Work
+from ..batching.parameter_batch import ParameterBatch
 from ..contract.interface import Kernel
 from ..exchange.agreement import _sum_over_ranks
 from ..exchange.drive import _drive
@@ -28,44 +28,44 @@ _Parts = dict[Ranks, list[Sequence[Tensor]]]  # the outputs of a kernel that are
 
 def _sums(
     kernels: Mapping[str, Kernel],
-    works: Sequence[Work],
+    batches: Sequence[ParameterBatch],
     arguments: Mapping[str, Mapping[str, Any]],
     arrangement: Arrangement,
     slots: _Slots,
     state: _ParameterStates,
 ) -> dict[str, dict[str, Tensor]]:
-    """By rule, what the kernels before its last one sum up over the units of all works; `arguments` are by rule too."""
+    """By rule, what the kernels before its last one sum up over all units; `arguments` are by rule too."""
     return {
-        name: _sums_before(last, works, arguments.get(name, {}), arrangement, slots, state)
+        name: _sums_before(last, batches, arguments.get(name, {}), arrangement, slots, state)
         for name, last in kernels.items()
     }
 
 
 def _sums_before(
     last: Kernel,
-    works: Sequence[Work],
+    batches: Sequence[ParameterBatch],
     arguments: Mapping[str, Any],
     arrangement: Arrangement,
     slots: _Slots,
     state: _ParameterStates,
 ) -> dict[str, Tensor]:
-    """What the kernels before `last` sum up over the units of all works; later ones may use earlier sums."""
+    """What the kernels before `last` sum up over the units of all batches; later ones may use earlier sums."""
     sums: dict[str, Tensor] = {}
     for kernel in last.sums:
         parts: _Parts = {Ranks(): []}
-        for p in (p for work in works for p in work.params):
+        for p in (p for batch in batches for p in batch.params):
             parts.setdefault(_ranks_of(slots[p]), [])
-        for work in works:
-            scalars = work.scalars(kernel, sums, arguments)
-            layout = _wider("tensor", work.rule.step.layout, kernel.layout)
-            buckets = arrangement.buckets(work, kernel, layout, slots)
-            calls = [Call(kernel, bucket, work, state) for bucket in buckets]
+        for batch in batches:
+            scalars = batch.scalars(kernel, sums, arguments)
+            layout = _wider("tensor", batch.rule.step.layout, kernel.layout)
+            buckets = arrangement.buckets(batch, kernel, layout, slots)
+            calls = [Call(kernel, bucket, batch, state) for bucket in buckets]
             for call in calls:
                 if call.bucket.sharding is None:
                     _add_apart(parts, call.bucket, call.evaluate(scalars), slots)
             crossing = [(call, call.bucket.sharding) for call in calls if call.bucket.sharding is not None]
             _drive(_begin_sums(call, scalars, parts[sharding.ranks].append) for call, sharding in crossing)
-        device = works[0].device if works else torch.device("cpu")
+        device = batches[0].device if batches else torch.device("cpu")
         totals = _sum_over_ranks({ranks: _added(found, kernel, device) for ranks, found in parts.items()})
         sums.update(zip(kernel.outputs, totals, strict=True))
     return sums

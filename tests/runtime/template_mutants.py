@@ -85,8 +85,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "gradient written",
         "p.grad has changed after the step",
         f"{RUNTIME}/execution/calls.py",
-        "bucket.gather(self.work.gradients(bucket.params))",
-        "bucket.gather([g.nan_to_num_() for g in self.work.gradients(bucket.params)])",
+        "bucket.gather(self.batch.gradients(bucket.params))",
+        "bucket.gather([g.nan_to_num_() for g in self.batch.gradients(bucket.params)])",
     ),
     Mutant(
         "gradient overwritten by a kernel",
@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "one step count for all",
         "parameters added in mid-run take over the step count of older ones",
-        f"{RUNTIME}/batching/work.py",
+        f"{RUNTIME}/batching/parameter_batch.py",
         "return self.rule is rule and self.dtype is dtype and self.count == count and self.device == device",
         "return self.rule is rule and self.dtype is dtype and self.device == device",
     ),
@@ -137,8 +137,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a step that failed counts, so that trying again leaves it out",
         f"{RUNTIME}/steps/jobs.py",
         "                    job.runner(bucket, job.scalars, stored)\n"
-        "                    advance(bucket.completed, job.runner.work.count)\n",
-        "                    advance(bucket.completed, job.runner.work.count)\n"
+        "                    advance(bucket.completed, job.runner.batch.count)\n",
+        "                    advance(bucket.completed, job.runner.batch.count)\n"
         "                    job.runner(bucket, job.scalars, stored)\n",
     ),
     Mutant(
@@ -274,7 +274,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "steps of weights that are only shown",
         "a step while the mean of a Schedule-Free method is shown spoils the weights",
         f"{RUNTIME}/modes.py",
-        "if any(_shows(pair, p, counts) for p in work.params):",
+        "if any(_shows(pair, p, counts) for p in batch.params):",
         "if any(_shows(pair, p, counts) for p in ()):",
     ),
     Mutant(

@@ -33,7 +33,7 @@ LISTED = """
     orthogonalize other p param_groups parameter params per pi plain_matrix_rule Plain power precision prev print
     property RULES require rest_lr row rows rule Rule scale self shape skip_nonfinite Source SpecOptimizer square
     staticmethod state state_dict step str sum super t tensor Tensor torch total_1 type update value weight weight_
-    weight_2 weights Work x X _ _x __class__ __import__ __init__ zero_grad
+    weight_2 weights ParameterBatch x X _ _x __class__ __import__ __init__ zero_grad
 """
 NAMES = LISTED.split()
 CLASSES = """

@@ -227,7 +227,7 @@ def test_options_that_do_not_go_together_are_errors():
 def work_of(cls: Any, numel: int, device: str = "cpu") -> Any:
     p = SimpleNamespace(numel=lambda: numel)
     rule = next(rule for rule in cls.RULES if "vector" in rule.roles or "matrix" in rule.roles)
-    return rule.step, strategies.Work(
+    return rule.step, strategies.ParameterBatch(
         rule,
         "plain",
         torch.float32,

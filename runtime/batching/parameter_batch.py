@@ -1,4 +1,4 @@
-"""The work of a step or event: parameters that take it together, and the scalars that their kernels get."""
+"""Parameter batches: parameters that take a step or event together, and the scalars that their kernels get."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Scalars:
 
 
 @dataclass(frozen=True)
-class Work:
+class ParameterBatch:
     """Parameters of one rule, dtype, device, precision, seed, step count and values of all hypers.
 
     `t` is the count as kernels see it, and like hypers a 0-d tensor where a capturable optimizer counts on the device.
@@ -56,7 +56,7 @@ class Work:
     parts: dict[Tensor, Part] = field(default_factory=dict)  # of those that are DTensors
 
     def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:
-        """Whether this is the work of parameters like that in a group of these hypers."""
+        """Whether parameters like that in a group of these hypers belong here."""
         return self.rule is rule and self.dtype is dtype and self.count == count and self.device == device
 
     def weights(self, params: list[Tensor]) -> list[Tensor]:
@@ -81,7 +81,7 @@ class Work:
         return _states_of(self.rule, self.precision, self.dtype)
 
     def scalars(self, kernel: Kernel, sums: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Scalars:
-        """The keyword arguments of the kernel; sums get its dimensions, and the device and dtype of this work.
+        """The keyword arguments of the kernel; sums get its dimensions, and the device and dtype of this batch.
 
         An argument that is called like a hyper is one of another rule's event: this rule's have names of their own.
         """
