@@ -6,7 +6,6 @@ equation. What comes out still has ``prev`` nodes and no types.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from optforge.compiler.frontend.builtins import universal
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Place, overrides_prelude
 from optforge.compiler.frontend.files import Files
-from optforge.compiler.frontend.hyperparameters import Hypers, adopt_hypers, delegate_hypers, own_hypers, resolve_hyper
+from optforge.compiler.frontend.hyperparameters import Hypers, adopt_hypers, delegate_hypers, own_hypers
 from optforge.compiler.frontend.inheritance import (
-    ROLES,
-    FlatEvent,
     FlatOptimizer,
     FlatRule,
     collect_block,
@@ -27,11 +24,19 @@ from optforge.compiler.frontend.inheritance import (
     find_optimizer,
     flatten_optimizer,
 )
-from optforge.compiler.frontend.migrations import require_no_past, resolve_hyper_past, resolve_past, used_hyper_past
+from optforge.compiler.frontend.migrations import require_no_past, resolve_hyper_past, used_hyper_past
 from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_function_name, require_usable_name
-from optforge.compiler.frontend.resolved import RawDeclaration, RawEvent, RawProgram, RawRule
+from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.frontend.rules.resolving import (
+    require_one_signature,
+    require_separate,
+    resolve_rule,
+    roles_of,
+    universe_of,
+    with_concerning_events,
+)
 from optforge.compiler.frontend.scopes import Scope, scope_of
 from optforge.compiler.frontend.unused_hypers import without_unread
 from optforge.compiler.ir import nodes as ir
@@ -39,9 +44,7 @@ from optforge.compiler.ir.dependencies import names_read, reachable
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
-from optforge.dsl.source import Source, Span
-
-TENSOR_WORDS = {"tensor", "rest", "vector"}
+from optforge.dsl.source import Span
 
 
 def resolve_file(
@@ -163,135 +166,6 @@ def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tup
         else:
             rules.append(next(attached))
     return tuple(rules)
-
-
-def require_separate(rules: tuple[FlatRule, ...], report: Report) -> None:
-    """A rule for every tensor leaves nothing for another one."""
-    whole = [rule for rule in rules if "tensor" in rule.words]
-    for rule in rules:
-        if whole and rule is not whole[0] and "tensor" not in rule.words:
-            first, second = sorted((whole[0], rule), key=rules.index)
-            note = "`tensor` takes every parameter" if first is whole[0] else "first rule"
-            report(errors.duplicate_role(rule.words[0], second.span, first.span, note))
-
-
-def roles_of(words: Iterable[str], taken: set[str]) -> tuple[str, ...]:
-    """The roles that the words of a ``for`` stand for, given those all rules name."""
-    roles: list[str] = []
-    for word in words:
-        if word == "tensor":
-            roles.extend(ROLES)
-        elif word == "rest":
-            covered = taken | ({"conv"} if "matrix" in taken else set())
-            roles.extend(role for role in ROLES if role not in covered)
-        elif word == "matrix" and "conv" not in taken:
-            roles.extend(("matrix", "conv"))
-        else:
-            roles.append(word)
-    return tuple(role for role in ROLES if role in roles)
-
-
-def universe_of(words: Iterable[str]) -> Universe:
-    return Universe.TENSOR if TENSOR_WORDS & set(words) else Universe.MATRIX
-
-
-def resolve_rule(
-    rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
-) -> RawRule:
-    """A rule with its own equations, and all events as it sees them."""
-    machine = Machine(rule.block, events, "step", hypers.values, report)
-    machine.check_names()
-    if "weight" not in rule.block.updates:
-        report(errors.missing_update("weight", rule.span))
-    universe = universe_of(rule.words)
-    step = machine.function(universe)
-    for past in rule.block.was:
-        if told := rule.block.bindings.get(past.node.target.name):
-            past.scope.references.record(past.node.target.span, "equation", told.name.span)
-    return RawRule(
-        rule.words[0],
-        roles,
-        rule.words,
-        universe,
-        step,
-        tuple(resolve_event(event, rule, events, hypers, universe, report) for event in events.values()),
-        machine.claims(),
-        written_equations(rule.block),
-        rule.span,
-        resolve_past(rule.block.was, hypers.values, report),
-    )
-
-
-def with_concerning_events(rules: list[RawRule]) -> list[RawRule]:
-    """The rules with those events that they read or that change them.
-
-    An event that concerns no rule stays with the first one for matrices, where its equations are still checked.
-    """
-    needed = [events_needed(rule) for rule in rules]
-    home = next((number for number, rule in enumerate(rules) if rule.universe is Universe.MATRIX), 0)
-    idle = {event.name for rule in rules for event in rule.events}.difference(*needed)
-    kept = [names | idle if number == home else names for number, names in enumerate(needed)]
-    return [
-        replace(rule, events=tuple(event for event in rule.events if event.name in names))
-        for rule, names in zip(rules, kept, strict=True)
-    ]
-
-
-def events_needed(rule: RawRule) -> set[str]:
-    """The machines that the rule reads, be it through events, and the events that change its weights."""
-    changing = {event.name for event in rule.events if event.function.outputs}
-    return reachable(
-        {event.name: owners_read(event.function) for event in rule.events}, owners_read(rule.step) | changing
-    )
-
-
-def require_one_signature(rules: Iterable[RawRule], source: Source, report: Report) -> None:
-    """Rules that have an event of one name are fired together: what one call gives all of them must suit each.
-
-    Where one of two that do not agree stands in ``source``, the mistake is shown there.
-    """
-    seen: dict[tuple[str, str], RawEvent] = {}
-    for event in (event for rule in rules for event in rule.events):
-        for argument in event.parameters:
-            first = seen.setdefault((event.name, argument.name), event)
-            other = next(each for each in first.parameters if each.name == argument.name)
-            one, two = (each.default.value if each.default else None for each in (other, argument))
-            if (other.kind, one) != (argument.kind, two):
-                here, there = sorted((event.span, first.span), key=lambda span: span.source is not source)
-                report(errors.two_signatures(event.name, argument.name, here, there))
-
-
-def owners_read(function: ir.Function) -> set[str]:
-    """The machines whose streams a function reads."""
-    return {node.stream.machine for node in ir.nodes(function) if isinstance(node, ir.Latest)}
-
-
-def resolve_event(
-    event: FlatEvent,
-    rule: FlatRule,
-    events: Mapping[str, FlatEvent],
-    hypers: Hypers,
-    universe: Universe,
-    report: Report,
-) -> RawEvent:
-    name = event.node.name
-    require_usable_name(name, "event", report)
-    parameters = []
-    taken = {hyper: value.span for hyper, value in hypers.values.items() if isinstance(value, ir.Input)}
-    for parameter in event.node.parameters:
-        require_usable_name(parameter.name, "argument", report)
-        if parameter.name.name in taken:
-            report(errors.duplicate("argument", parameter.name.name, parameter.span, taken[parameter.name.name]))
-        taken.setdefault(parameter.name.name, parameter.name.span)
-        node = ast.Hyper(parameter.name, parameter.default, span=parameter.span)
-        parameters.append(resolve_hyper(parameter.name.name, node, report))
-    arguments = {parameter.name: parameter.span for parameter in parameters}
-    hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
-    machine = Machine(event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint)
-    machine.check_names()
-    doc = event.node.doc.value if event.node.doc else ""
-    last = event.node.parameters[-1].span if event.node.parameters else name.span
-    return RawEvent(name.name, tuple(parameters), machine.function(universe), doc, name.span.to(last))
 
 
 # Delegates

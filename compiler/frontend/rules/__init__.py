@@ -1,0 +1,1 @@
+"""The rules of optimizers: each for itself, and those of wrapped optimizers put together with their wrappers."""
