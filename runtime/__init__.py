@@ -19,7 +19,7 @@ from .contract.interface import Event, Kernel, Rule, State
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import explain_schedule
 from .linalg.ieee import ieee
-from .linalg.matrices import det, eigenbasis, inverse_root, logdet, qr, trace
+from .linalg.matrices import cholesky, det, eigenbasis, inverse_root, logdet, qr, solve, trace
 from .linalg.norms import norm
 from .linalg.numbers import power, round_stochastically
 from .linalg.orthogonal import explain_orthogonalize, iterate_in, orthogonalize
@@ -44,6 +44,7 @@ __all__ = [
     "State",
     "View",
     "Was",
+    "cholesky",
     "det",
     "eigenbasis",
     "explain_orthogonalize",
@@ -65,6 +66,7 @@ __all__ = [
     "require",
     "round_stochastically",
     "route",
+    "solve",
     "symmetric_products",
     "trace",
 ]

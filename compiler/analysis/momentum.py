@@ -13,7 +13,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName
 
 # Functions of one value that keep its direction in some sense: odd, or a change of form.
-ODD = {"neg", "transpose", "fill", "sign", "tanh", "orthogonalize", "clamp"}
+ODD = {"neg", "transpose", "fill", "sign", "tanh", "atan", "round", "orthogonalize", "clamp"}
 
 
 def momentum_hypers(optimizer: ir.Optimizer) -> tuple[str, ...]:

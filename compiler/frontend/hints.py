@@ -35,6 +35,8 @@ FUNCTIONS = {
     "svd": 'orthogonalize(x, method="svd")',
     **dict.fromkeys(("inv", "inverse"), "inverse_root(s, 1)"),
     **dict.fromkeys(("eigh", "eig"), "eigenbasis(s)"),
+    **dict.fromkeys(("lstsq", "lu", "solve_triangular"), "solve(s, b)"),
+    **dict.fromkeys(("arctan", "atan2", "arctan2"), "atan(y / x)"),
     **dict.fromkeys(("lerp", "moving_average"), "ema(x, decay)"),
     **dict.fromkeys(("last", "previous", "pre", "delay", "old"), "prev(x)"),
     "all_reduce": "total(x)",
@@ -48,6 +50,5 @@ FUNCTIONS = {
 ABSENT = {
     **dict.fromkeys(("median", "quantile", "kthvalue", "sort", "topk", "argmax", "argsort"), "nothing orders elements"),
     **dict.fromkeys(("rand", "randn", "random", "uniform", "normal", "bernoulli"), "there are no random numbers"),
-    **dict.fromkeys(("cholesky", "solve", "lstsq", "lu"), "no triangular systems are solved"),
     **dict.fromkeys(("I", "eye", "identity", "diag", "diagonal", "tril", "triu"), "no matrix is made of its places"),
 }

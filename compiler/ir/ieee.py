@@ -68,6 +68,13 @@ def log(x: float) -> float:
     return math.nan if x < 0 else math.log(x)
 
 
+def log1p(x: float) -> float:
+    """The natural logarithm of 1 + x; -inf of -1, NaN of what is below."""
+    if x == -1:
+        return -math.inf
+    return math.nan if x < -1 else math.log1p(x)
+
+
 def cos(x: float) -> float:
     """The cosine; NaN of an infinite number."""
     return math.nan if math.isinf(x) else math.cos(x)
@@ -81,6 +88,11 @@ def sin(x: float) -> float:
 def floor(x: float) -> float:
     """The largest whole number not above x; x itself where it is not finite."""
     return math.copysign(math.floor(x), x) if math.isfinite(x) else x
+
+
+def round_to_even(x: float) -> float:
+    """The nearest whole number, of two the even one; x itself where it is not finite."""
+    return math.copysign(round(x), x) if math.isfinite(x) else x
 
 
 def sign(x: float) -> float:

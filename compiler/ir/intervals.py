@@ -216,6 +216,15 @@ def log(x: Interval) -> Interval:
     return replace(found, has_nan=x.has_nan or x.low < 0)
 
 
+def log1p(x: Interval) -> Interval:
+    found = increasing(ieee.log1p, 0.0)(replace(x, low=max(x.low, -1.0), high=max(x.high, -1.0)))
+    return replace(found, has_nan=x.has_nan or x.low < -1)
+
+
+def atan(x: Interval) -> Interval:
+    return increasing(math.atan, 0.0)(x)
+
+
 def tanh(x: Interval) -> Interval:
     return Interval(-1.0 if x.low < 0 else 0.0, 1.0 if x.high > 0 else 0.0, x.has_nan)
 
@@ -232,6 +241,10 @@ def sign(x: Interval) -> Interval:
 
 def floor(x: Interval) -> Interval:
     return Interval(ieee.floor(x.low), ieee.floor(x.high), x.has_nan, is_whole=True)
+
+
+def round_to_even(x: Interval) -> Interval:
+    return Interval(ieee.round_to_even(x.low), ieee.round_to_even(x.high), x.has_nan, is_whole=True)
 
 
 def remainder(x: Interval, y: Interval) -> Interval:

@@ -58,12 +58,33 @@ def reference_eigenbasis(s: Any) -> Any:
     return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
 
 
+def factored(function: Callable[..., Any], *matrices: Any) -> Any:
+    """function(*matrices), which has the shape of the last; NaN where these are not finite, or have no such factor."""
+    np = lazy_numpy()
+    if all(np.isfinite(each).all() for each in matrices):
+        try:
+            return function(*matrices)
+        except np.linalg.LinAlgError:
+            pass
+    return np.full_like(matrices[-1], np.nan)
+
+
 def reference_qr(x: Any) -> Any:
     np = lazy_numpy()
-    if not np.isfinite(x).all():
-        return np.full_like(x, np.nan)
-    q, r = np.linalg.qr(x)
-    return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+
+    def factor(square: Any) -> Any:
+        q, r = np.linalg.qr(square)
+        return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+
+    return factored(factor, x)
+
+
+def reference_solve(s: Any, b: Any) -> Any:
+    return factored(lazy_numpy().linalg.solve, s, b)
+
+
+def reference_cholesky(s: Any) -> Any:
+    return factored(lazy_numpy().linalg.cholesky, symmetric_part(s))
 
 
 KELLER_JORDAN = (3.4445, -4.7750, 2.0315)

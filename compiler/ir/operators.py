@@ -23,12 +23,14 @@ from optforge.compiler.ir.meanings import (
     lazy_numpy,
     numpy_function,
     reduced,
+    reference_cholesky,
     reference_eigenbasis,
     reference_inverse_root,
     reference_orthogonalize,
     reference_power,
     reference_qr,
     reference_sign,
+    reference_solve,
 )
 from optforge.compiler.ir.types import SCALAR, Dim, Shape, broadcast, broadcast_dims
 
@@ -170,6 +172,11 @@ def cubic_cost(factor: float) -> CostRule:
     return cost
 
 
+def solution_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    side = shapes[0][0]
+    return ((2 / 3, (side, side, side)), (2, (side, side, shapes[1][1])))
+
+
 def orthogonalization_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
     """A Gram matrix, its square, and one product for each iteration, on the short side."""
     rows, cols = shapes[0]
@@ -284,6 +291,16 @@ def product_shape(shapes: Shapes, axis: str) -> Shape | None:
     if left[1] is not right[0]:
         raise ShapeProblem(0, 1, (left[0], right[1]))
     return left[0], right[1]
+
+
+def solution_shape(shapes: Shapes, axis: str) -> Shape | None:
+    """That of the x for which s x = b."""
+    left, right = shapes
+    if left is None or right is None:
+        return None
+    if left[0] is not right[0]:
+        raise ShapeProblem(0, 1, (left[0], right[1]))
+    return right
 
 
 def swap_shape(shapes: Shapes, axis: str) -> Shape | None:
@@ -403,6 +420,8 @@ ROWS = (
           careful="exp", is_plain=lambda x: intervals.exp(x).high < math.inf),
     unary("log", "natural logarithm", ieee.log, intervals.log, domain="positive",
           careful="log", is_plain=lambda x: x.low > 0),
+    unary("log1p", "natural logarithm of 1 + x, accurate for small x", ieee.log1p, intervals.log1p, domain="positive",
+          careful="log1p", is_plain=lambda x: x.low > -1),
     Operator("abs", Across.ELEMENTWISE, "absolute value", VALUE, elementwise_shape,
              {"S": Pattern("abs({0})"), "T": Pattern("{0:postfix}.abs()")}, numpy_function("abs"), abs,
              Pattern("{0:postfix}.abs_()"), interval=intervals.absolute),
@@ -410,6 +429,7 @@ ROWS = (
              {"S": Pattern("ieee.sign({0})"), "T": Pattern("{0:postfix}.sign()")},
              reference_sign, ieee.sign, Pattern("{0:postfix}.sign_()"), interval=intervals.sign),
     unary("tanh", "hyperbolic tangent", math.tanh, intervals.tanh),
+    unary("atan", "inverse tangent", math.atan, intervals.atan),
     unary("cos", "cosine", ieee.cos, intervals.wave, careful="cos", is_plain=lambda x: not x.may_be_infinite),
     unary("sin", "sine", ieee.sin, intervals.wave, careful="sin", is_plain=lambda x: not x.may_be_infinite),
     Operator("floor", Across.ELEMENTWISE, "largest integer not above", VALUE, elementwise_shape,
@@ -417,6 +437,11 @@ ROWS = (
               "T": Pattern("{0:postfix}.floor()")},
              numpy_function("floor"), ieee.floor, Pattern("{0:postfix}.floor_()"),
              domain="rounding", interval=intervals.floor),
+    Operator("round", Across.ELEMENTWISE, "nearest integer, of two the even one", VALUE, elementwise_shape,
+             {"S": Pattern("ieee.round({0})"),  # Python's makes an int
+              "T": Pattern("{0:postfix}.round()")},
+             numpy_function("round"), ieee.round_to_even, Pattern("{0:postfix}.round_()"),
+             domain="rounding", interval=intervals.round_to_even),
     Operator("mod", Across.ELEMENTWISE, "remainder with the sign of the divisor", TWO, elementwise_shape,
              one("{0:product} % {1:unary}", Level.PRODUCT), numpy_function("mod"), ieee.remainder,
              domain="rounding", interval=intervals.remainder,
@@ -494,6 +519,10 @@ ROWS = (
            reference_eigenbasis, cubic_cost(9)),
     matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), square_shape,
            reference_qr, cubic_cost(8 / 3)),
+    matrix("solve", "the x for which s x = b", (GRAM, Formal("b", Want.MATRIX)), solution_shape, reference_solve,
+           solution_cost),
+    matrix("cholesky", "the lower triangular l for which s = l l', of a symmetric positive definite s", (GRAM,),
+           square_shape, reference_cholesky, cubic_cost(1 / 3)),
     Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient",
              (Formal("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
     # Written by passes only

@@ -72,6 +72,12 @@ def _log(x: float) -> float:
     return math.log(x) if not x < 0 else math.nan
 
 
+def _log1p(x: float) -> float:
+    if x == -1:
+        return -math.inf
+    return math.log1p(x) if not x < -1 else math.nan
+
+
 def _minimum(x: float, y: float) -> float:
     return min(x, y) if x == x and y == y else math.nan
 
@@ -87,9 +93,11 @@ ieee = SimpleNamespace(
     sqrt=_of_scalars(_sqrt, torch.sqrt),
     exp=_of_scalars(_exp, torch.exp),
     log=_of_scalars(_log, torch.log),
+    log1p=_of_scalars(_log1p, torch.log1p),
     cos=_of_scalars(lambda x: math.cos(x) if math.isfinite(x) else math.nan, torch.cos),
     sin=_of_scalars(lambda x: math.sin(x) if math.isfinite(x) else math.nan, torch.sin),
     floor=_of_scalars(lambda x: math.copysign(math.floor(x), x) if math.isfinite(x) else x, torch.floor),
+    round=_of_scalars(lambda x: math.copysign(round(x), x) if math.isfinite(x) else x, torch.round),
     sign=_of_scalars(lambda x: float((x > 0) - (x < 0)), torch.sign),
     minimum=_of_scalars(_minimum, torch.minimum),
     maximum=_of_scalars(_maximum, torch.maximum),

@@ -72,6 +72,34 @@ def qr(x: Tensor) -> Tensor:
     return _shielded(factor, _at_least_float32(x)).to(x.dtype)
 
 
+def solve(s: Tensor, b: Tensor) -> Tensor:
+    """The x for which s x = b, of each square matrix of s (..., n, n) and b (..., n, k).
+
+    NaN where s is singular or one of both not finite.
+    """
+
+    def solution(square: Tensor) -> Tensor:
+        found, problem = torch.linalg.solve_ex(square, right)
+        return torch.where(problem[..., None, None] == 0, found, math.nan)
+
+    finite = (s.isfinite().all(-1).all(-1) & b.isfinite().all(-1).all(-1))[..., None, None]
+    right = torch.where(finite, _at_least_float32(b), 0.0)
+    return torch.where(finite, _shielded(solution, _at_least_float32(s)), math.nan).contiguous().to(b.dtype)
+
+
+def cholesky(s: Tensor) -> Tensor:
+    """The lower triangular l with a positive diagonal for which l lᵀ = sym(s), of each square matrix of s (..., n, n).
+
+    NaN where sym(s) is not positive definite.
+    """
+
+    def factor(symmetric: Tensor) -> Tensor:
+        found, problem = torch.linalg.cholesky_ex(symmetric)
+        return torch.where(problem[..., None, None] == 0, found, math.nan)
+
+    return _shielded(factor, _symmetric(s)).to(s.dtype)
+
+
 def trace(x: Tensor) -> Tensor:
     """(..., 1, 1): the trace of each square matrix of x (..., n, n)."""
     return x.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]

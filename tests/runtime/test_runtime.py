@@ -23,6 +23,7 @@ from optforge.runtime import (
     Rule,
     SpecOptimizer,
     State,
+    cholesky,
     det,
     eigenbasis,
     explain_routing,
@@ -34,6 +35,7 @@ from optforge.runtime import (
     qr,
     round_stochastically,
     route,
+    solve,
     trace,
 )
 from optforge.runtime.batching import buckets
@@ -149,13 +151,28 @@ def test_qr_has_a_positive_triangular_diagonal():
     assert (r.diagonal(dim1=-2, dim2=-1) > 0).all() and r.tril(-1).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("function", [lambda s: inverse_root(s, 2, 1e-6), eigenbasis, qr])
+@pytest.mark.parametrize(
+    "function", [lambda s: inverse_root(s, 2, 1e-6), eigenbasis, qr, cholesky, lambda s: solve(s, s)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_matrix_functions_propagate_nonfinite_per_matrix(function, dtype):
     s = torch.eye(4).repeat(3, 1, 1).to(dtype)
     s[1, 0, 0], s[2, 1, 1] = math.nan, math.inf
     out = function(s)
     assert out.dtype == dtype and out[0].isfinite().all() and out[1].isnan().all() and out[2].isnan().all()
+
+
+def test_systems_without_a_solution_are_nan_and_stay_apart():
+    s = torch.eye(3, dtype=torch.float64).repeat(3, 1, 1)
+    s[1, 2] = 0
+    b = torch.randn(3, 3, 2, dtype=torch.float64)
+    b[2, 0, 0] = math.inf
+    found = solve(s, b)
+    assert torch.equal(found[0], b[0]) and found[1:].isnan().all() and found.is_contiguous()
+    assert cholesky(s)[1].isnan().all() and torch.equal(cholesky(s)[::2], s[::2])
+    assert cholesky(-s).isnan().all() and solve(s.bfloat16(), b.bfloat16()).dtype == torch.bfloat16
+    skew = torch.tensor([[4.0, 9.0], [-9.0, 9.0]])
+    torch.testing.assert_close(cholesky(skew), torch.diag(torch.tensor([2.0, 3.0])))
 
 
 def test_trace_and_det():
@@ -218,6 +235,8 @@ TRACED = {
     "inverse_root": lambda s: inverse_root(s, 4, 1e-3),
     "eigenbasis": eigenbasis,
     "qr": qr,
+    "solve": lambda s: solve(s, s.mT @ s),
+    "cholesky": lambda s: cholesky(s @ s.mT + torch.eye(5)),
     "power": lambda s: power(s.abs(), 0.37),
 }
 

@@ -156,7 +156,7 @@ def test_the_command_counts_programs(capsys: pytest.CaptureFixture[str]) -> None
 NO_GRAPHS, EVERY_GRAPH = Shares(0, 0), Shares(recorded=1, rewritten=1)
 
 
-def first_disagreement(count: int = 60, shares: Shares = NO_GRAPHS) -> str | None:
+def first_disagreement(count: int = 240, shares: Shares = NO_GRAPHS) -> str | None:
     """The way that differs in the first random program in which any does."""
     for program in random_programs(6, count):
         try:

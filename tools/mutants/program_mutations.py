@@ -41,7 +41,8 @@ SWAPS = {
     "amax": ("mean",),
 }
 ORDERED = ("sub", "div", "pow", "matmul", "mod")
-REMOVABLE = ("sqrt", "abs", "neg", "sign", "exp", "log", "tanh", "floor", "transpose", "orthogonalize", "qr", "not")
+UNARY = ("sqrt", "abs", "neg", "sign", "exp", "log", "log1p", "tanh", "atan", "floor", "round", "not")
+REMOVABLE = (*UNARY, "transpose", "orthogonalize", "qr", "cholesky")
 AXES = ("all", "row", "col")
 SHOWN = 60
 

@@ -75,6 +75,7 @@ def of_the_step(grower: Grower) -> Edge:
     forms = [
         Edge(over(ONE, passed), is_later, 1, Phase.STEP),
         Edge(call_node("log", passed), is_later, 3, Phase.STEP),
+        Edge(call_node("log1p", minus(passed, ONE)), is_later, 3, Phase.STEP),
         Edge(call_node("sqrt", passed), compared(T, ">=", start), 4, Phase.STEP),
         Edge(ast.Binary("^", passed, HALF), compared(start, "<=", T), 4, Phase.STEP),
         Edge(over(ONE, minus(ONE, ast.Binary("^", decay, passed))), is_later, 10, Phase.STEP),
@@ -124,6 +125,9 @@ def saturate(grower: Grower, shape: Shape, depth: int) -> Term:
         ast.Select(compared(call_node("min", x, half), "<=", NEVER_MET), ONE, HALF),
         ast.Select(compared(call_node("clamp", x, half, HALF), ">=", NEVER_MET), ONE, HALF),
         ast.Select(compared(call_node("floor", x), ">", NEVER_MET), ONE, HALF),
+        ast.Select(compared(call_node("round", x), ">", NEVER_MET), ONE, HALF),
+        ast.Select(compared(call_node("log1p", x), "<", NEVER_MET), ONE, HALF),
+        ast.Select(compared(call_node("atan", x), "<", NEVER_MET), ONE, HALF),
         ast.Select(compared(call_node("cos", x), "<", ONE), ONE, HALF),
         ast.Select(compared(call_node("sin", x), "<", NEVER_MET), ONE, HALF),
         ast.Select(compared(call_node("exp", x), "<", NEVER_MET), ONE, HALF),

@@ -63,7 +63,7 @@ def negation(grower: Grower, shape: Shape, depth: int) -> Term:
 
 def smooth_function(grower: Grower, shape: Shape, depth: int) -> Term:
     term = grower.number(shape, depth)
-    match grower.dice.below(6):
+    match grower.dice.below(8):
         case 0:
             return applied("tanh", term, 1)
         case 1:
@@ -75,6 +75,10 @@ def smooth_function(grower: Grower, shape: Shape, depth: int) -> Term:
             return applied("sqrt", inner, max(1, inner.bound**0.5))
         case 4:
             return applied("log", positive(grower, term), 6)
+        case 5:
+            return applied("log1p", positive(grower, term), 6)
+        case 6:
+            return applied("atan", term, 1.6)
         case _:
             return applied("exp", grower.squashed(term), 2.8)
 
@@ -82,7 +86,7 @@ def smooth_function(grower: Grower, shape: Shape, depth: int) -> Term:
 def rough_function(grower: Grower, shape: Shape, depth: int) -> Term:
     """Functions with corners and jumps; an offset keeps exact zeros off the jumps."""
     term = grower.number(shape, depth)
-    match grower.dice.below(5):
+    match grower.dice.below(6):
         case 0:
             return applied("abs", term, term.bound)
         case 1:
@@ -90,6 +94,9 @@ def rough_function(grower: Grower, shape: Shape, depth: int) -> Term:
         case 2:
             scaled = plus(times(term, constant("2.3")), OFFSET)
             return applied("floor", scaled, scaled.bound + 1)
+        case 4:
+            scaled = plus(times(term, constant("2.3")), OFFSET)
+            return applied("round", scaled, scaled.bound + 1)
         case 3:
             other = positive(grower, grower.number(grower.part_of(shape), 0))
             node = grower.call("mod", plus(term, OFFSET).node, other.node)

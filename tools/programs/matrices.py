@@ -117,6 +117,24 @@ def inverse_root(grower: Grower, shape: Shape, depth: int) -> Term:
     return Term(node, shape, 10, Phase.STREAM, shape)
 
 
+def solution(grower: Grower, shape: Shape, depth: int) -> Term:
+    """The solution of a system with a matrix that has an inverse."""
+    x = grower.exact(shape, depth - 1)
+    node = grower.call("solve", definite(grower, shape[0], depth), x.node)
+    return Term(node, shape, 12 * x.bound, Phase.STREAM, shape)
+
+
+def factor(grower: Grower, shape: Shape, depth: int) -> Term:
+    return Term(grower.call("cholesky", definite(grower, shape[0], depth)), shape, 5, Phase.STREAM, shape)
+
+
+def definite(grower: Grower, dim: Dim, depth: int) -> ast.Expression:
+    """The kernel and something semidefinite, which has small eigenvalues only if both do."""
+    shape = (dim, dim)
+    own = kernel(grower, shape).node
+    return ast.Binary("+", own, semidefinite(grower, shape, depth).node) if grower.dice.chance(40) else own
+
+
 def basis(grower: Grower, shape: Shape) -> Term:
     function = grower.dice.pick(("eigenbasis", "qr"))
     return Term(grower.call(function, kernel(grower, shape).node), shape, 1, Phase.STREAM, shape)
@@ -157,6 +175,8 @@ MATRIX_PRODUCTIONS = (
     Production(8, semidefinite, is_gram),
     Production(8, inverse_root, is_gram),
     Production(8, orthonormal, is_gram),
+    Production(8, factor, is_gram),
+    Production(4, solution, is_square_left),
     Production(5, rotated, is_square_left),
     Production(4, traced, has_data),
 )
