@@ -23,7 +23,7 @@ def _warn_of_fixed_points(batches: Iterable[ParameterBatch], roster: Roster, opt
         if batch.count > 1 or not batch.rule.keeps_zero or batch.device.type == "meta" or _is_capturing():
             continue
         params = [p for p in batch.params if p not in batch.parts]  # zeros of a part say nothing of the whole
-        moving = [_moving(p, roster.slots[p]) for p in params]
+        moving = [_find_moving(p, roster.slots[p]) for p in params]
         for p, (some, every) in zip(params, torch.stack(moving).tolist() if moving else (), strict=True):
             if every:
                 continue
@@ -35,7 +35,7 @@ def _warn_of_fixed_points(batches: Iterable[ParameterBatch], roster: Roster, opt
             )
 
 
-def _moving(p: Tensor, slot: Slot) -> Tensor:
+def _find_moving(p: Tensor, slot: Slot) -> Tensor:
     """Whether some of the units of the parameter is more than zeros, and whether every one is."""
     places = slot.places(slot.rule.step.layout)
     units = torch.cat([place.window(p.detach()).reshape(place.count, -1).any(1) for place in places])

@@ -17,15 +17,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .batching.counters import Counters, _whole
+from .batching.counters import Counters, _read_count
 from .batching.states import _counters_of, _require_state
 from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
 from .contract.arguments import _require_kind
 from .contract.interface import State
 from .contract.precision import _compute_dtype, _states_of
-from .matching import _matched
+from .matching import _match
 from .placement.layouts import _is_dtensor, _local
-from .placement.local_states import _seen
+from .placement.local_states import _wrap_entry
 from .placement.slots import LocalSlot
 from .routing.places import VIEW_KEYS, Slot
 
@@ -77,7 +77,7 @@ class _Reader:
                 for the caller to check.
         """
         found = []
-        for mine, (other, keys) in zip(own, _matched(own, saved), strict=True):
+        for mine, (other, keys) in zip(own, _match(own, saved), strict=True):
             group = {k: v for k, v in other.items() if k not in ("params", SPEC_KEY)}
             origin = _origin_told_by(other[SPEC_KEY]) if SPEC_KEY in other else None
             if origin is not None and self.spec is not None and origin.hash != self.spec.hash:
@@ -150,7 +150,7 @@ class _Reader:
                 if read := self._entry(p, slots[p], found.group, entry, found.origin):
                     own = _counters_of(slots[p].rule)
                     state[p] = {}
-                    _seen(state[p], slots[p]).update(read)
+                    _wrap_entry(state[p], slots[p]).update(read)
                     state[p] |= {name: counters.begin(name, p, read.get(name, 0)) for name in own}
             else:
                 state[key] = entry
@@ -168,7 +168,7 @@ class _Reader:
         """
         if not isinstance(entry, Mapping):
             raise ValueError(f"loaded state of a {slot.rule.name} parameter is no mapping, but {entry!r}")
-        counts = {name: _whole(name, value) for name, value in entry.items() if _is_counter(name)}
+        counts = {name: _read_count(name, value) for name, value in entry.items() if _is_counter(name)}
         entry = {name: _part_here(value, name, slot) for name, value in entry.items()}
         if _says_nothing(entry, counts):
             return {}
@@ -193,7 +193,7 @@ class _Reader:
         if origin is None:
             held = [name for name in entry if not _is_common(name)]
             if held or rule.states:
-                raise ValueError(_undescribed(self.name, held))
+                raise ValueError(_explain_lack(self.name, held))
             return {**entry}
         before = origin.rule(slot.role)
         if before is None:
@@ -207,7 +207,7 @@ class _Reader:
             if isinstance(source, str):
                 converted |= {source: entry[source]} if source in entry else {}
             elif entry.keys() >= {*source.states}:
-                converted[kept.name] = _applied(source, entry, group, p, slot.state_shape(kept))
+                converted[kept.name] = _apply_past(source, entry, group, p, slot.state_shape(kept))
                 origins = _commas(source.states) or "a constant"
                 self.notices[f"{kept.name} of the rule {rule.name!r} was made of the checkpoint's {origins}"] = None
         return converted
@@ -315,7 +315,7 @@ def _is_common(name: str) -> bool:
     return _is_counter(name) or name in ("kahan", "master")
 
 
-def _undescribed(name: str, held: Sequence[str]) -> str:
+def _explain_lack(name: str, held: Sequence[str]) -> str:
     return (
         f"the loaded state dict does not say of which spec its states ({_commas(held) or 'none'}) are: another class "
         f"or an older {name} wrote it. If they are those of this spec, give its groups what "
@@ -338,7 +338,7 @@ def _hyper_of(was: Was, old: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _applied(was: Was, entry: _Entry, group: _Entry, p: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _apply_past(was: Was, entry: _Entry, group: _Entry, p: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A state made of older ones, in their dtype and on their device.
 
     Raises:

@@ -19,7 +19,7 @@ _Groups = Sequence[Mapping[str, Any]]
 _Pairs = list[tuple[Mapping[str, Any], list[Any]]]
 
 
-def _matched(own: _Groups, saved: _Groups) -> _Pairs:
+def _match(own: _Groups, saved: _Groups) -> _Pairs:
     """For each group of the optimizer the saved group and, for each of its parameters, the key of its saved state."""
     if len(own) != len(saved):
         raise ValueError(
@@ -30,8 +30,8 @@ def _matched(own: _Groups, saved: _Groups) -> _Pairs:
     if len({*keys}) < len(keys):
         raise ValueError("loaded state dict lists a parameter twice in its groups")
     if mine is None or theirs is None or mine == theirs or _is_of_other_names(saved, mine, theirs):
-        return _by_place(own, saved)
-    return _by_name(saved, *_comparable(mine, theirs))
+        return _match_by_place(own, saved)
+    return _match_by_name(saved, *_comparable(mine, theirs))
 
 
 def _names(groups: _Groups) -> list[list[str]] | None:
@@ -56,7 +56,7 @@ def _is_of_other_names(saved: _Groups, mine: list[list[str]], theirs: list[list[
     return all(isinstance(key, str) for key in keys) and not {*_all(one)} & {*_all(other)}
 
 
-def _by_place(own: _Groups, saved: _Groups) -> _Pairs:
+def _match_by_place(own: _Groups, saved: _Groups) -> _Pairs:
     for mine, other in zip(own, saved, strict=True):
         if len(mine["params"]) != len(other["params"]):
             raise ValueError(
@@ -66,7 +66,7 @@ def _by_place(own: _Groups, saved: _Groups) -> _Pairs:
     return [(other, list(other["params"])) for other in saved]
 
 
-def _by_name(saved: _Groups, mine: list[list[str]], theirs: list[list[str]]) -> _Pairs:
+def _match_by_name(saved: _Groups, mine: list[list[str]], theirs: list[list[str]]) -> _Pairs:
     """The saved groups in the order of the optimizer's, which must hold the same names."""
     for side, names in (("the loaded state dict", theirs), ("the optimizer", mine)):
         if twice := [name for name, count in Counter(_all(names)).items() if count > 1]:
@@ -97,10 +97,10 @@ def _comparable(*sides: list[list[str]]) -> list[list[list[str]]]:
     """The names as they are if they are the same, else without what wrappers have added."""
     if len({frozenset(_all(names)) for names in sides}) == 1:
         return list(sides)
-    return [_unwrapped(names) for names in sides]
+    return [_unwrap(names) for names in sides]
 
 
-def _unwrapped(names: list[list[str]]) -> list[list[str]]:
+def _unwrap(names: list[list[str]]) -> list[list[str]]:
     bare = [[".".join(part for part in n.split(".") if part not in WRAPPERS) for n in group] for group in names]
     while bare and all(name.startswith(OUTERMOST) for name in _all(bare)):
         bare = [[name.removeprefix(OUTERMOST) for name in group] for group in bare]

@@ -19,7 +19,7 @@ from .batching.states import _begin_states, _complete_states, _counters_of, _dro
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .contract.arguments import _require_arguments, _require_callable, _require_kind
 from .contract.generated import Generated
-from .contract.hypers import _checked_hypers, _distinguished, _plain
+from .contract.hypers import _check_hypers, _distinguish, _plain
 from .contract.interface import Event, Kernel, Rule
 from .execution.arrangement import Arrangement
 from .execution.autocast import _without_autocast
@@ -33,10 +33,10 @@ from .placement.fsdp import _require_in_place
 from .placement.parts import _part_of
 from .routing.groups import (
     Group,
+    _copy_group,
     _defaults_of,
     _explains_arguments,
-    _given_group,
-    _given_to,
+    _read_groups,
     _require_groups,
     _require_known_keys,
     _require_rounding,
@@ -104,9 +104,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self.compile_options: dict[str, Any] = {}
         self._hyper_names = tuple(hypers)
         self._forget()
-        _checked_hypers(type(self), hypers)
+        _check_hypers(type(self), hypers)
         self._arriving = []
-        super().__init__(_given_to(type(self), params), _defaults_of(type(self), hypers, precision, seed))
+        super().__init__(_read_groups(type(self), params), _defaults_of(type(self), hypers, precision, seed))
         arrived, self._arriving = self._arriving, None
         self._admit(arrived)
         _warn_of_guesses(type(self), self.param_groups)
@@ -157,7 +157,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; ValueError for misspelt keys, invalid hypers, or a parameter that no rule takes."""
-        group = self._group(_given_group(param_group))
+        group = self._group(_copy_group(param_group))
         self._describe(group)
         _require_known_keys(group, type(self), self._hyper_names, (SPEC_KEY,))
         given = set(group)
@@ -188,7 +188,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers and options are valid."""
-        _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})
+        _check_hypers(type(self), {name: group[name] for name in self._hyper_names})
         _require_rounding(group)
         if group.get("differentiable"):  # torch gives groups the key, as False
             raise ValueError("invalid differentiable=True: no gradient flows through a step")
@@ -203,7 +203,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         checked = (*values, group["seed"], group["precision"])
         known = self._checked.get(id(group))
         if checked != known:
-            _checked_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
+            _check_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
             _require_rounding(group)
             if known and known[-1] != group["precision"]:
                 _drop_precision(group["params"], self.state)
@@ -319,7 +319,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         counts = self._counters.known(counter, self.state)
         for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
             values = self._values(group)
-            run = runs.setdefault((_distinguished(values), group["precision"], group["seed"]), len(runs))
+            run = runs.setdefault((_distinguish(values), group["precision"], group["seed"]), len(runs))
             batch: ParameterBatch | None = None
             for p, slot in zip(group["params"], listing.slots, strict=True):
                 if not takes_part(slot.rule, p) or not p.numel():

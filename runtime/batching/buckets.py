@@ -15,7 +15,7 @@ from ..contract.precision import _States
 from ..exchange.collectives import Record
 from ..exchange.sharding import Sharding
 from ..routing.places import Place, Slot
-from .buffers import Buffer, _apart, _storage
+from .buffers import Buffer, _set_apart, _storage
 
 _ParameterStates = Mapping[Tensor, MutableMapping[str, Any]]
 Stored = Mapping[str, list[Tensor]]  # by name, one tensor for each parameter
@@ -95,7 +95,7 @@ class Bucket:
             batch = self.gather(given, kept).to(dtype)
             if _storage(batch) == _storage(given[0]):  # whoever gave the state may use its memory for something else
                 batch = batch.clone()
-            parts = map(_apart, torch.split(batch, self.counts))
+            parts = map(_set_apart, torch.split(batch, self.counts))
             pieces[kept.name] = [
                 place.restored(part, kept, x.shape).data
                 for (_, place), part, x in zip(self.entries, parts, given, strict=True)
@@ -129,7 +129,7 @@ class Bucket:
         self.buffers, self.fused = {}, None
 
 
-def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]:
+def _arrange(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]:
     """The buckets for parameters of one dtype and device: units of equal shape together, up to the size of a batch."""
     by_shape: dict[object, list[tuple[Tensor, Place]]] = {}
     for p, slot in slots:
@@ -143,7 +143,7 @@ def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]
     buckets: list[Bucket] = []
     for entries in by_shape.values():
         limit = CPU_BATCH if entries[0][0].device.type == "cpu" else DEVICE_BATCH
-        buckets.extend(Bucket(part) for part in _filled(entries, limit))
+        buckets.extend(Bucket(part) for part in _fill_parts(entries, limit))
     later: set[Tensor] = set()
     for bucket in reversed(buckets):
         bucket.completed = [p for p in dict.fromkeys(bucket.params) if p not in later]
@@ -151,7 +151,7 @@ def _arranged(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]
     return buckets
 
 
-def _filled(entries: list[tuple[Tensor, Place]], limit: int) -> Iterator[list[tuple[Tensor, Place]]]:
+def _fill_parts(entries: list[tuple[Tensor, Place]], limit: int) -> Iterator[list[tuple[Tensor, Place]]]:
     """The entries in order, in parts of at most `limit` elements (or one entry)."""
     part: list[tuple[Tensor, Place]] = []
     total = 0

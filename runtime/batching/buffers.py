@@ -19,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 _SHARING = ("cpu", "cuda")
 
 
-def _apart(piece: Tensor) -> Tensor:
+def _set_apart(piece: Tensor) -> Tensor:
     """A tensor over the memory of a contiguous piece whose storage is that piece, and keeps all of the memory alive."""
     if type(piece) is not Tensor or piece.device.type not in _SHARING:
         return piece

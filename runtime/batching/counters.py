@@ -29,7 +29,7 @@ def _is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def _whole(name: str, value: object) -> int:
+def _read_count(name: str, value: object) -> int:
     """A count that is given as a number or as a tensor of one number; ValueError for what cannot be a count."""
     has_one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
     plain: Any = value.item() if has_one else value  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ class Counters:
     def adopt(self, counter: str, state: _Entries) -> None:
         """Takes up whatever the states have as their counts; ValueError if a state has something else in its place."""
         if self._seen.get(counter) != (places := _places_of(counter, state)) or places is None:
-            self._counts[counter] = {p: self._adopted(counter, p, entry) for p, entry in _holding(counter, state)}
+            self._counts[counter] = {p: self._adopted(counter, p, entry) for p, entry in _find_entries(counter, state)}
             self._seen[counter] = _places_of(counter, state) or ([], [])
 
     def known(self, counter: str, state: _Entries) -> Mapping[Any, Count]:
@@ -79,14 +79,14 @@ class Counters:
         counts = self._counts[counter]
         for count in counts.values():
             if count.cell[0] != count.shown:
-                count.number, count.shown = _whole(counter, count.cell[0]), count.cell[0]
+                count.number, count.shown = _read_count(counter, count.cell[0]), count.cell[0]
         return counts
 
     def _adopted(self, counter: str, p: Tensor, entry: dict[str, Any]) -> Count:
         """The count that the state shows, or a new one in the place of what anyone else has put there."""
         count = self._counts.get(counter, {}).get(p)
         if count is None or not count.is_shown_by(entry[counter]):
-            count = Count(_whole(counter, entry[counter]))
+            count = Count(_read_count(counter, entry[counter]))
             entry[counter] = count.tensor()
         return count
 
@@ -111,25 +111,25 @@ class DeviceCounters(Counters):
     """The same for an optimizer that is capturable: counts are 0-d float32 tensors on the devices of parameters."""
 
     def begin(self, counter: str, p: Tensor, number: int = 0) -> Tensor:
-        return _on_device(number, p)
+        return _move_count(number, p)
 
     def adopt(self, counter: str, state: _Entries) -> None:
-        for p, entry in _holding(counter, state):
+        for p, entry in _find_entries(counter, state):
             held = entry[counter]
             if not isinstance(held, Tensor) or (held.device, held.dtype, held.ndim) != (p.device, torch.float32, 0):
-                entry[counter] = _on_device(_whole(counter, held), p)
+                entry[counter] = _move_count(_read_count(counter, held), p)
 
     def known(self, counter: str, state: _Entries) -> Mapping[Any, Count]:
         if not _is_capturing():
             self.adopt(counter, state)
             by_device: dict[torch.device, list[Tensor]] = {}
-            for p, _ in _holding(counter, state):
+            for p, _ in _find_entries(counter, state):
                 by_device.setdefault(p.device, []).append(p)
             self._counts[counter] = {}
             for params in by_device.values():
                 values = torch.stack([state[p][counter] for p in params]).tolist()
                 self._counts[counter] |= {
-                    p: Count(_whole(counter, value)) for p, value in zip(params, values, strict=True)
+                    p: Count(_read_count(counter, value)) for p, value in zip(params, values, strict=True)
                 }
         return self._counts.setdefault(counter, {})
 
@@ -144,11 +144,11 @@ class DeviceCounters(Counters):
         if old:
             torch._foreach_add_(old, 1)
         for p in new:
-            state[p][counter] = _on_device(t, p)
+            state[p][counter] = _move_count(t, p)
         self._counts.setdefault(counter, {}).update((p, Count(t)) for p in params)
 
 
-def _holding(counter: str, state: _Entries) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def _find_entries(counter: str, state: _Entries) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """The parameters whose states have this count; a state may hold other things under keys of its own."""
     for p, entry in state.items():
         if isinstance(p, Tensor) and isinstance(entry, dict) and counter in entry:
@@ -164,5 +164,5 @@ def _places_of(counter: str, state: _Entries) -> tuple[list[int], list[int]] | N
         return None
 
 
-def _on_device(count: int, p: Tensor) -> Tensor:
+def _move_count(count: int, p: Tensor) -> Tensor:
     return torch.full((), count, dtype=torch.float32, device=p.device)

@@ -18,7 +18,7 @@ from ..exchange.owners import _flops_of_whole, _owners
 from ..exchange.sharding import Ranks, Sharding
 from ..placement.slots import LocalSlot, _crosses, _side
 from ..routing.places import Place, Slot, _wider
-from .buckets import Bucket, _arranged
+from .buckets import Bucket, _arrange
 
 # Elements of a bucket per rank: enough for a call to be worth its latency, few enough for several to be under way.
 CPU_CROSSING, DEVICE_CROSSING = 1 << 20, 1 << 24
@@ -26,15 +26,15 @@ CPU_CROSSING, DEVICE_CROSSING = 1 << 20, 1 << 24
 Owners = Mapping[Tensor, int]
 
 
-def _arranged_for(kernel: Kernel, layout: str, slots: Iterable[tuple[Tensor, Slot]], owners: Owners) -> list[Bucket]:
+def _arrange_for(kernel: Kernel, layout: str, slots: Iterable[tuple[Tensor, Slot]], owners: Owners) -> list[Bucket]:
     """The buckets in which the kernel runs; those whose matrices cross between ranks come last."""
     slots = list(slots)
     local = [(p, slot) for p, slot in slots if not _crosses(slot, kernel)]
     crossing = [(p, slot) for p, slot in slots if isinstance(slot, LocalSlot) and _crosses(slot, kernel)]
-    return [*_arranged(local, layout), *_arranged_across(crossing, layout, owners)]
+    return [*_arrange(local, layout), *_arrange_across(crossing, layout, owners)]
 
 
-def _arranged_across(slots: Iterable[tuple[Tensor, LocalSlot]], layout: str, owners: Owners) -> list[Bucket]:
+def _arrange_across(slots: Iterable[tuple[Tensor, LocalSlot]], layout: str, owners: Owners) -> list[Bucket]:
     alike: dict[Sharding, list[tuple[Tensor, Place]]] = {}
     for p, slot in slots:
         alike.setdefault(_sharding_of(slot, layout), []).append((p, slot.places(layout)[0]))

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.hashing import _mixed, _wrapped
+from ..linalg.hashing import _mix, _wrap
 from ..routing.places import Place
 from .buckets import Bucket
 
@@ -66,7 +66,7 @@ class Noise:
     def _turn(self) -> Tensor:
         """Random bits for this count of this counter."""
         count = self.t.to(torch.int64) if isinstance(self.t, Tensor) else torch.tensor(self.t, device="cpu")
-        return _mixed(count + (zlib.crc32(self.counter.encode()) << 30))
+        return _mix(count + (zlib.crc32(self.counter.encode()) << 30))
 
 
 class Lattice:
@@ -84,13 +84,13 @@ class Lattice:
         if self._in_order:  # one count over the batch does for all entries
             firsts = [first - before for first, before in zip(firsts, accumulate(self._sizes, initial=0), strict=False)]
         numbers = torch.tensor([mark.number for mark in marks], device="cpu")
-        keys = _mixed(numbers + _mixed(torch.tensor(_wrapped(seed, 64), device="cpu")))
+        keys = _mix(numbers + _mix(torch.tensor(_wrap(seed, 64), device="cpu")))
         self._keys, self._firsts = keys.to(self.device), torch.tensor(firsts, device=self.device)
         self._repeats = torch.tensor([size // self._width for size in self._sizes], device=self.device)
 
     def numbers(self, turn: Tensor) -> Tensor:
         """The numbers of all elements at this turn."""
-        bits = _mixed(self._keys + turn)
+        bits = _mix(self._keys + turn)
         factors = (bits >> 32) | 1
         offsets = bits + factors * self._firsts
         return self._counted().view(-1, self._width).mul_(self._spread(factors)).add_(self._spread(offsets))
@@ -108,7 +108,7 @@ class Lattice:
         for part, axes in zip(torch.split(counted, self._sizes), self._axes, strict=True):
             grid = part.view([size for size, _ in axes])
             for axis, (size, stride) in enumerate(axes):
-                grid.transpose(axis, -1).add_(self._line(size), alpha=_wrapped(stride, 32))
+                grid.transpose(axis, -1).add_(self._line(size), alpha=_wrap(stride, 32))
         return counted
 
     def _line(self, size: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.hypers import _computed
+from ..contract.hypers import _as_scalar
 from ..contract.interface import Kernel, Rule, State
 from ..contract.precision import _compute_dtype, _states_of
 from ..placement.parts import Part
@@ -89,5 +89,5 @@ class ParameterBatch:
         shape = () if kernel.layout == "elementwise" else (1, 1)
         given = {n: x.to(self.device, self.compute_dtype).view(shape) for n, x in sums.items() if n in kernel.scalars}
         flags = {n: known[n] for n in kernel.scalars if n in known and isinstance(known[n], (bool, str))}
-        numbers = {n: _computed(known[n]) for n in kernel.scalars if n in known and n not in given and n not in flags}
+        numbers = {n: _as_scalar(known[n]) for n in kernel.scalars if n in known and n not in given and n not in flags}
         return Scalars(numbers, given, flags)

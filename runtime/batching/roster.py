@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contract.interface import Rule
 from ..placement.fsdp import _require_resharded
 from ..placement.layouts import _is_dtensor, _layout_of, _local
-from ..placement.local_states import LocalStates, _seen
+from ..placement.local_states import LocalStates, _wrap_entry
 from ..placement.slots import LocalSlot, _local_slot
 from ..routing.parameters import _require_apart, _require_parameter
 from ..routing.places import VIEW_KEYS, Slot, _view_in
@@ -157,7 +157,7 @@ class Roster:
                 _require_not_flattened(p, former, group, reading, name, owner.RULES)
             _require_parameter(p, reading.role, reading.view, name, owner)
             slots.append(_slot_of(p, reading, owner.RULES, name))
-            entry = _seen(state.get(p, {}), slots[-1])
+            entry = _wrap_entry(state.get(p, {}), slots[-1])
             if not _is_untouched(entry, (known or slots[-1]).rule):
                 _require_fitting_state(slots[-1], known, entry, name)
         return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..contract.interface import Rule
 from ..contract.precision import _States, _states_of
 from ..placement.layouts import _local
-from ..placement.local_states import _seen
+from ..placement.local_states import _wrap_entry
 from ..routing.places import Slot
-from .counters import Counters, _whole
+from .counters import Counters, _read_count
 
 _AllStates = MutableMapping[Any, Any]  # by parameter
 
@@ -52,7 +52,7 @@ def _states_in(slot: Slot, precision: str) -> _States:
 
 def _has_begun(entry: Mapping[str, Any], rule: Rule) -> bool:
     """Whether a step or an event has been counted in the state."""
-    return any(_whole(counter, entry.get(counter, 0)) for counter in _counters_of(rule))
+    return any(_read_count(counter, entry.get(counter, 0)) for counter in _counters_of(rule))
 
 
 def _is_blank(x: object) -> bool:
@@ -60,7 +60,7 @@ def _is_blank(x: object) -> bool:
     return isinstance(x, Tensor) and x.layout is torch.strided and x.numel() > 1 and not any(x.stride())
 
 
-def _given(entry: Mapping[str, Any], rule: Rule, states: _States) -> set[str]:
+def _find_given(entry: Mapping[str, Any], rule: Rule, states: _States) -> set[str]:
     """The states that have values; before anything has been counted, zeros are none."""
     names = {kept.name for kept, _ in states if kept.name in entry}
     return names if _has_begun(entry, rule) else {name for name in names if _has_values(entry[name])}
@@ -75,7 +75,7 @@ def _is_untouched(entry: Mapping[str, Any], rule: Rule) -> bool:
 def _drop_untouched(slots: Mapping[Tensor, Slot], state: _AllStates) -> None:
     """Drops the states of these parameters that nothing has been written to."""
     for p, slot in slots.items():
-        if p in state and _is_untouched(_seen(state[p], slot), slot.rule):
+        if p in state and _is_untouched(_wrap_entry(state[p], slot), slot.rule):
             del state[p]
 
 
@@ -113,7 +113,7 @@ def _require_state(x: object, what: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense floating-point numbers are expected")
 
 
-def _made(weight: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:
+def _make_states(weight: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:
     """States of zeros, and a master that is the weight."""
     shapes = [(kept, slot.state_shape(kept), dtype) for kept, dtype in states]
     made = {kept.name: torch.zeros(shape, dtype=dtype, device=weight.device) for kept, shape, dtype in shapes}
@@ -133,4 +133,4 @@ def _complete_states(
             if p in slots and (entry := state.get(p)):
                 states = _states_in(slots[p], group["precision"])
                 lacking = [each for each in states if each[0].name not in entry or _is_blank(entry[each[0].name])]
-                entry.update(_made(_local(p), slots[p], lacking))
+                entry.update(_make_states(_local(p), slots[p], lacking))

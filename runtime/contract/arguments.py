@@ -55,14 +55,14 @@ def _members(what: str, given: object) -> list[Any]:
     members = [given] if isinstance(given, Tensor) else _as_list(what, given, MEMBERS)
     for member in members:
         if not isinstance(member, Tensor) and not _is_named(member):
-            raise TypeError(f"{what} takes {MEMBERS}, not {_told(member)}")
+            raise TypeError(f"{what} takes {MEMBERS}, not {_describe_value(member)}")
     return members
 
 
-def _told(value: object) -> str:
+def _describe_value(value: object) -> str:
     """A value as a message shows it: tuples by what is in them, all else by its kind."""
     if isinstance(value, tuple):
-        return f"a tuple of {' and '.join(map(_told, value)) or 'nothing'}"
+        return f"a tuple of {' and '.join(map(_describe_value, value)) or 'nothing'}"
     return _kind_of(value)
 
 

@@ -49,7 +49,7 @@ def _plain_hyper(name: str, value: object, kind: str) -> Any:
     return plain
 
 
-def _computed(value: Any) -> Any:
+def _as_scalar(value: Any) -> Any:
     """A scalar as specs compute with it: a number as the float that it means; flags, strings and tensors as they are.
 
     Python's whole numbers have no -0, no largest number, and more digits than the tensors that they meet.
@@ -57,7 +57,7 @@ def _computed(value: Any) -> Any:
     return value if isinstance(value, (float, bool, str, Tensor)) else float(value)
 
 
-def _checked_hypers(owner: Any, hypers: Mapping[str, object]) -> dict[str, Any]:
+def _check_hypers(owner: Any, hypers: Mapping[str, object]) -> dict[str, Any]:
     """The hypers as plain Python values that satisfy the kinds and conditions of `owner`; ValueError otherwise."""
     kinds = _hyper_kinds(owner)
     plain = {name: _plain_hyper(name, value, kinds.get(name, "float")) for name, value in hypers.items()}
@@ -65,14 +65,14 @@ def _checked_hypers(owner: Any, hypers: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
-def _nearest(name: object, known: Iterable[str]) -> str:
+def _suggest(name: object, known: Iterable[str]) -> str:
     """The end of an error message: the known names, and the nearest of them if it is near."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
 
 
-def _distinguished(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _distinguish(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Values that a dictionary can tell apart; tensors, which only a capturable optimizer has here, by identity."""
     return tuple([id(value) if isinstance(value, Tensor) else value for value in values])
 

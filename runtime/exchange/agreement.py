@@ -35,7 +35,7 @@ def _require_same(known: Sequence[Known], spec: str, groups: Sequence[Ranks], de
     Whether anything differs is one reduction of a few words; only then ranks exchange what they know.
     """
     words = [_word((spec, *known)), _word(spec), len(known)]
-    differ = _differing([words], groups, device)[0]
+    differ = _find_differences([words], groups, device)[0]
     if not any(differ):
         return
     if differ[1]:
@@ -43,7 +43,7 @@ def _require_same(known: Sequence[Known], spec: str, groups: Sequence[Ranks], de
     if differ[2]:
         raise RuntimeError(f"ranks step different numbers of parameters; this one steps {len(known)}")
     rows = [[_word(each.name), int(each.has_gradient), each.count, _word(each.hypers)] for each in known]
-    found = _differing(rows, groups, device)
+    found = _find_differences(rows, groups, device)
     problems = (
         "they are called otherwise on some ranks",
         "some ranks have a gradient and others have none",
@@ -63,7 +63,7 @@ def _word(facts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest(), "little") >> 2
 
 
-def _differing(rows: Sequence[Sequence[int]], groups: Sequence[Ranks], device: torch.device) -> list[list[bool]]:
+def _find_differences(rows: Sequence[Sequence[int]], groups: Sequence[Ranks], device: torch.device) -> list[list[bool]]:
     """Which of the numbers are not the same on all ranks: the largest of each, and the largest of its opposite."""
     mine = torch.tensor(rows, dtype=torch.int64, device=device)
     extremes = torch.stack([mine, -mine])

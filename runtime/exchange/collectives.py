@@ -19,10 +19,10 @@ from .packing import (
     Message,
     Partial,
     Shuffle,
-    _packed_partials,
-    _packed_shuffles,
-    _unpacked_partials,
-    _unpacked_shuffles,
+    _pack_partials,
+    _pack_shuffles,
+    _unpack_partials,
+    _unpack_shuffles,
 )
 from .sharding import Ranks
 
@@ -67,26 +67,26 @@ def _start(messages: Sequence[Message], ranks: Ranks, record: Record) -> _Finish
 
 
 def _start_reduction(partials: Sequence[Partial], ranks: Ranks, record: Record) -> _Finish:
-    flat = _packed_partials(partials)
+    flat = _pack_partials(partials)
     record.count("all_reduce", 2 * (ranks.size - 1) * flat.numel() * flat.element_size() // ranks.size)
     operation = dist.ReduceOp.SUM if partials[0].kind == "sum" else dist.ReduceOp.MAX
     work = dist.all_reduce(flat, operation, group=ranks.group, async_op=True)
 
     def finish() -> list[Tensor]:
         work.wait()
-        return _unpacked_partials(partials, flat)
+        return _unpack_partials(partials, flat)
 
     return finish
 
 
 def _start_shuffle(shuffles: Sequence[Shuffle], ranks: Ranks, record: Record) -> _Finish:
-    flat, sent, received = _packed_shuffles(shuffles)
+    flat, sent, received = _pack_shuffles(shuffles)
     record.count("all_to_all", (sum(sent) - sent[ranks.rank]) * flat.element_size())
     arrived = torch.empty(sum(received), dtype=flat.dtype, device=flat.device)
     work = dist.all_to_all_single(arrived, flat, received, sent, group=ranks.group, async_op=True)
 
     def finish() -> list[Tensor]:
         work.wait()
-        return _unpacked_shuffles(shuffles, arrived)
+        return _unpack_shuffles(shuffles, arrived)
 
     return finish

@@ -54,7 +54,7 @@ def _axis(dims: Dims, sharding: Sharding) -> int:
     return dims.index(sharding.dim) - len(dims)
 
 
-def _packed_shuffles(shuffles: Sequence[Shuffle]) -> tuple[Tensor, list[int], list[int]]:
+def _pack_shuffles(shuffles: Sequence[Shuffle]) -> tuple[Tensor, list[int], list[int]]:
     """What goes to the ranks end to end, and the numbers of elements that go to and come from each."""
     ranks = range(len(shuffles[0].outgoing))
     pieces = [shuffle.outgoing[rank].reshape(-1) for rank in ranks for shuffle in shuffles]
@@ -63,7 +63,7 @@ def _packed_shuffles(shuffles: Sequence[Shuffle]) -> tuple[Tensor, list[int], li
     return torch.cat(pieces), sent, received
 
 
-def _unpacked_shuffles(shuffles: Sequence[Shuffle], flat: Tensor) -> list[Tensor]:
+def _unpack_shuffles(shuffles: Sequence[Shuffle], flat: Tensor) -> list[Tensor]:
     """The values that have come, put together."""
     ranks = range(len(shuffles[0].incoming))
     shapes = [shuffle.incoming[rank] for rank in ranks for shuffle in shuffles]
@@ -74,7 +74,7 @@ def _unpacked_shuffles(shuffles: Sequence[Shuffle], flat: Tensor) -> list[Tensor
     return [torch.cat(pieces[index::step], shuffle.axis) for index, shuffle in enumerate(shuffles)]
 
 
-def _packed_partials(partials: Sequence[Partial]) -> Tensor:
+def _pack_partials(partials: Sequence[Partial]) -> Tensor:
     """The partial results end to end; maxima with a flag for each that is NaN, which a maximum over ranks may drop."""
     flat = torch.cat([partial.value.reshape(-1) for partial in partials])
     if partials[0].kind == "sum":
@@ -82,7 +82,7 @@ def _packed_partials(partials: Sequence[Partial]) -> Tensor:
     return torch.cat([flat.nan_to_num(-math.inf, math.inf, -math.inf), flat.isnan().to(flat.dtype)])
 
 
-def _unpacked_partials(partials: Sequence[Partial], flat: Tensor) -> list[Tensor]:
+def _unpack_partials(partials: Sequence[Partial], flat: Tensor) -> list[Tensor]:
     """The whole results in the shapes of the partial ones."""
     if partials[0].kind == "max":
         largest, is_nan = flat.chunk(2)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored, _ParameterStates
-from ..batching.crossing import Owners, _arranged_for, _owners_of
+from ..batching.crossing import Owners, _arrange_for, _owners_of
 from ..batching.parameter_batch import ParameterBatch
 from ..contract.interface import Kernel
 from ..contract.precision import _States
@@ -42,7 +42,7 @@ class Arrangement:
             if len(self) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
             listed = [(p, slots[p]) for p in batch.params]
-            buckets = self._buckets[key] = _arranged_for(kernel, layout, listed, self.ranks(slots))
+            buckets = self._buckets[key] = _arrange_for(kernel, layout, listed, self.ranks(slots))
         return buckets
 
     def ranks(self, slots: _Slots) -> Owners:

@@ -123,7 +123,7 @@ class Call:
                 self.bucket.scatter(source.batch, source.tensors, source.state)
 
 
-def _ordered_sum(values: list[Tensor]) -> Tensor:
+def _sum_in_order(values: list[Tensor]) -> Tensor:
     """The 0-d sum, the same bits in whatever order the values come."""
     device = values[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64

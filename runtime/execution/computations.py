@@ -72,7 +72,7 @@ class Computation:
 
     def kept(self, stored: Mapping[str, Tensor], given: Mapping[str, Tensor], values: Sequence[Any]) -> dict[str, Any]:
         """The new value of each stored tensor for the values that the kernel has returned for what it was given."""
-        results = dict(zip(self.kernel.outputs, _unaliased(self.kernel.outputs, values, given), strict=True))
+        results = dict(zip(self.kernel.outputs, _copy_aliases(self.kernel.outputs, values, given), strict=True))
         if "weight" in results:
             weight = results["weight"]
             if self.precision == "stochastic":
@@ -83,7 +83,7 @@ class Computation:
         return results
 
 
-def _unaliased(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
+def _copy_aliases(names: Sequence[str], values: Sequence[Any], given: Mapping[str, Tensor]) -> list[Any]:
     """The values, with copies of those that share memory with an input that is yet to be overwritten.
 
     What lies in its own input just as that does, as after an operation in place, may stay.

@@ -31,7 +31,7 @@ def _begin_call(
     if kernel.shards is not None and _suits(kernel, over):
         step = kernel.shards(*(given[name] for name in kernel.inputs), over=over, **known)
     else:
-        step = _at_owners(call, over, given, kernel.outputs, known)
+        step = _run_at_owners(call, over, given, kernel.outputs, known)
 
     def finish(values: Any) -> None:
         call.complete(given, values)
@@ -43,7 +43,7 @@ def _begin_call(
 def _begin_sums(call: Call, scalars: Scalars, finish: Callable[[Sequence[Tensor]], None]) -> Run:
     """The call of a kernel of which only sums are needed: those of the matrices that this rank owns, or nothing."""
     given, over = call.begin(), _over(call)
-    step = _at_owners(call, over, given, (), call.known(scalars))
+    step = _run_at_owners(call, over, given, (), call.known(scalars))
     return Run(step, over, finish, call.bucket.record)
 
 
@@ -58,7 +58,7 @@ def _over(call: Call) -> Over:
     return Over(call.bucket.sharding)
 
 
-def _at_owners(
+def _run_at_owners(
     call: Call, over: Over, given: Mapping[str, Tensor], outputs: Sequence[str], scalars: Mapping[str, Any]
 ) -> Step:
     """The kernel on whole matrices; of what it returns `outputs` go back, and else all stays with the owners."""

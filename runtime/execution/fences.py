@@ -33,7 +33,7 @@ _OF_FORM = {
 _PRODUCTS = (_ATEN.mul.Tensor, _ATEN.mul_.Tensor)
 
 
-def _fenced(module: GraphModule) -> GraphModule:
+def _fence(module: GraphModule) -> GraphModule:
     """The graph, in which each stored value that follows from one tensor alone is multiplied by 1, and no 0 is seen.
 
     The 1 is the last element of the vector of numbers, the first argument: nothing shows before the graph runs that it

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.buckets import _ParameterStates
-from ..batching.crossing import Owners, _arranged_for
+from ..batching.crossing import Owners, _arrange_for
 from ..batching.parameter_batch import ParameterBatch
-from ..batching.states import _given, _has_begun, _is_blank, _made, _require_states
+from ..batching.states import _find_given, _has_begun, _is_blank, _make_states, _require_states
 from ..exchange.drive import _drive
 from ..placement.slots import _crosses
 from ..routing.places import Slot, _wider
@@ -31,7 +31,7 @@ def _give_first_values(
     Raises:
         ValueError: a state that is there cannot be that of the parameter; nothing has changed.
     """
-    given = {p: _given(state[p], batch.rule, batch.states) for p in batch.params}
+    given = {p: _find_given(state[p], batch.rule, batch.states) for p in batch.params}
     for p, names in given.items():
         _require_states(p, slots[p], {name: state[p][name] for name in names}, batch.states)
         state[p].update({name: state[p][name].contiguous() for name in names if _is_blank(state[p][name])})
@@ -42,7 +42,7 @@ def _give_first_values(
     if not new:
         return
     fresh: dict[Tensor, dict[str, Any]] = {
-        p: dict(_made(weight, slots[p], batch.states)) for p, weight in zip(new, batch.weights(new), strict=True)
+        p: dict(_make_states(weight, slots[p], batch.states)) for p, weight in zip(new, batch.weights(new), strict=True)
     }
     init = batch.rule.init
     if init is not None:
@@ -50,7 +50,7 @@ def _give_first_values(
             batch.rule, batch.precision, batch.dtype, batch.device, 1, 1, batch.hypers, new, parts=batch.parts
         )
         scalars, layout = first.scalars(init, {}, {}), _wider(batch.rule.step.layout, init.layout)
-        buckets = _arranged_for(init, layout, [(p, slots[p]) for p in new], owners)
+        buckets = _arrange_for(init, layout, [(p, slots[p]) for p in new], owners)
         calls = [Call(init, bucket, first, fresh) for bucket in buckets]
         for call in calls:
             if call.bucket.sharding is None:

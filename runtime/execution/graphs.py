@@ -22,8 +22,8 @@ from ..batching.counters import _is_capturing
 from ..batching.parameter_batch import Scalars
 from ..contract.precision import _compute_dtype
 from .computations import NOISE, Computation
-from .fences import _fenced
-from .probes import Probe, _lively
+from .fences import _fence
+from .probes import Probe, _enliven
 from .stages import _is_single, _stages
 from .tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 
@@ -101,9 +101,9 @@ class Graph:
         """
         options = {**_safe_options(self.computation.precision), **options}
         if self.device.type == "cpu" and not self.is_elementwise:
-            self.stage(lambda module: _compiled(_fenced(module), options))
+            self.stage(lambda module: _compile(_fence(module), options))
         else:
-            self.run = _compiled_when_run(_fenced(self.module), self.is_elementwise, options)
+            self.run = _compile_when_run(_fence(self.module), self.is_elementwise, options)
 
     def stage(self, prepare: Callable[[GraphModule], Callable[..., object]]) -> None:
         """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
@@ -120,7 +120,7 @@ class Graph:
 
     def probe(self, stored: Mapping[str, Tensor], scalars: Scalars) -> None:
         """Compares a step with the kernel's, on other data than the `stored`; notes in `problem` how they differ."""
-        numbers = _lively(scalars.numbers, self._admits)
+        numbers = _enliven(scalars.numbers, self._admits)
         tensors = {name: torch.full_like(x, 0.75) for name, x in scalars.tensors.items()}
         elements = FEW_ELEMENTS if self.run is self.module else MANY_ELEMENTS
         probe = Probe(self.computation, stored, Scalars(numbers, tensors, scalars.flags), elements)
@@ -169,7 +169,7 @@ class WrongGraph(RuntimeError):
     """A graph whose steps are not those of its kernel."""
 
 
-def _compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
+def _compile(module: GraphModule, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
     """The graph compiled for the shapes that it was recorded for."""
     import torch._inductor
 
@@ -180,7 +180,7 @@ def _compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., tup
         raise CompileError(str(error)) from error
 
 
-def _compiled_when_run(module: GraphModule, dynamic: bool, options: dict[str, Any]) -> Callable[..., Any]:
+def _compile_when_run(module: GraphModule, dynamic: bool, options: dict[str, Any]) -> Callable[..., Any]:
     """The graph compiled for the shapes of its first run or, if `dynamic`, for all sizes."""
     return torch.compile(module, fullgraph=True, dynamic=dynamic, options=options)
 

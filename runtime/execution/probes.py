@@ -49,7 +49,7 @@ class Probe:
         Data that the kernel cannot take, or makes nothing finite of, are replaced by the tensors of the call; where
         these are no better there is nothing to compare.
         """
-        for fill in (_probed, self._as_stored):
+        for fill in (_fill_with_probe, self._as_stored):
             try:
                 return self._difference(run, fill)
             except _NothingToSee:
@@ -75,13 +75,13 @@ class Probe:
         """
         tensors = self._tensors()
         fill(tensors, seed)
-        before = {name: _looked_at(x) for name, x in tensors.items() if name != NOISE}
+        before = {name: _copy_elements(x) for name, x in tensors.items() if name != NOISE}
         expected = before | self._eager(tensors)
-        if fill is _probed and not all(x.isfinite().any() for x in expected.values()):
+        if fill is _fill_with_probe and not all(x.isfinite().any() for x in expected.values()):
             raise _NothingToSee
         fill(tensors, seed)
         run(tensors, self.scalars)
-        found = {name: _looked_at(tensors[name]) for name in before}
+        found = {name: _copy_elements(tensors[name]) for name in before}
         changes = {name: _largest(expected[name] - before[name]) for name in before}
         margins = {name: self._margin(name, changes[name], expected[name]) for name in before}
         apart = {name: _gap(found[name], expected[name]) for name in before}
@@ -108,7 +108,7 @@ class Probe:
                 tensors[name].copy_(value)
             else:
                 tensors[name].fill_(value)
-        return {name: _looked_at(tensors[name]) for name in results}
+        return {name: _copy_elements(tensors[name]) for name in results}
 
     def _margin(self, name: str, change: float, expected: Tensor) -> Tensor:
         """The differences that rounding explains: parts of the change, and last places of what is stored."""
@@ -142,7 +142,7 @@ class _NothingToSee(Exception):
     """The kernel cannot take the data, or makes nothing finite of them."""
 
 
-def _probed(tensors: Mapping[str, Tensor], seed: int) -> None:
+def _fill_with_probe(tensors: Mapping[str, Tensor], seed: int) -> None:
     """Fills the tensors: states positive, as second moments are, and square ones definite, as Gram matrices."""
     for i, (name, x) in enumerate(tensors.items()):
         generator = torch.Generator(x.device).manual_seed(seed * len(tensors) + i)
@@ -162,7 +162,7 @@ def _probed(tensors: Mapping[str, Tensor], seed: int) -> None:
         tensors["weight"].copy_(tensors["master"])
 
 
-def _lively(numbers: Mapping[str, Any], holds: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+def _enliven(numbers: Mapping[str, Any], holds: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
     """The numbers, with those near zero replaced where what `holds` of them still does."""
     lively = {name: value.item() if isinstance(value, Tensor) else value for name, value in numbers.items()}
     for name, value in lively.items():
@@ -172,7 +172,7 @@ def _lively(numbers: Mapping[str, Any], holds: Callable[[Mapping[str, Any]], boo
     return lively
 
 
-def _looked_at(x: Tensor) -> Tensor:
+def _copy_elements(x: Tensor) -> Tensor:
     """A copy of the elements that are compared: all, or some from everywhere and the last ones."""
     flat = x.detach().reshape(-1)
     if flat.numel() > PROBE_LOOKS:

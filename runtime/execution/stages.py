@@ -31,10 +31,10 @@ def _stages(module: GraphModule) -> list[GraphModule]:
     graph = module.graph
     if not all(isinstance(n.target, OpOverload) or _is_view(n) for n in graph.nodes if n.op == "call_function"):
         return [module]
-    moved = _moved(graph)
-    rest = _needed(_left(graph, moved), moved)
-    last = _part(module, rest, moved, [*_results(graph), *_small(graph, rest)])
-    return [_part(module, _needed(moved), (), ()), last] if moved else [last]
+    moved = _find_moved(graph)
+    rest = _find_needed(_list_left(graph, moved), moved)
+    last = _part(module, rest, moved, [*_results(graph), *_list_small(graph, rest)])
+    return [_part(module, _find_needed(moved), (), ()), last] if moved else [last]
 
 
 def _is_single(module: GraphModule) -> bool:
@@ -42,24 +42,24 @@ def _is_single(module: GraphModule) -> bool:
     return len([n for n in module.graph.nodes if n.op == "call_function" and not _is_view(n)]) <= 1
 
 
-def _moved(graph: torch.fx.Graph) -> set[Node]:
+def _find_moved(graph: torch.fx.Graph) -> set[Node]:
     """The writes of stored tensors that come first: all writes of a tensor or none."""
     moved: set[Node] = set()
     for stored in graph.nodes:
         if stored.op == "placeholder":
-            writes = {node for node in graph.nodes for target in _written(node) if _origin(target) is stored}
+            writes = {node for node in graph.nodes for target in _list_written(node) if _origin(target) is stored}
             if writes and _may_move(graph, moved | writes):
                 moved |= writes
-    rest = _needed(_left(graph, moved), moved)
+    rest = _find_needed(_list_left(graph, moved), moved)
     return set() if all(map(_is_elementwise, rest)) else moved
 
 
 def _may_move(graph: torch.fx.Graph, moved: Collection[Node]) -> bool:
     """Whether all nodes read what they did if `moved`, and what that follows from elementwise, come first."""
-    first, rest = _needed(moved), _needed(_left(graph, moved), moved)
+    first, rest = _find_needed(moved), _find_needed(_list_left(graph, moved), moved)
     if not all(map(_is_elementwise, first)):
         return False
-    to_move = Counter(_origin(target) for node in moved for target in _written(node))
+    to_move = Counter(_origin(target) for node in moved for target in _list_written(node))
     written: Counter[Node] = Counter()
     written_first: Counter[Node] = Counter()
     for node in graph.nodes:
@@ -68,25 +68,25 @@ def _may_move(graph: torch.fx.Graph, moved: Collection[Node]) -> bool:
             return False
         if node in rest and any(written_first[x] != to_move[x] for x in read):
             return False
-        for target in map(_origin, _written(node)):
+        for target in map(_origin, _list_written(node)):
             written[target] += 1
             written_first[target] += node in moved
     return True
 
 
-def _left(graph: torch.fx.Graph, moved: Collection[Node]) -> list[Node]:
+def _list_left(graph: torch.fx.Graph, moved: Collection[Node]) -> list[Node]:
     """What the rest is there for: the results and the other writes."""
-    return [*_results(graph), *(node for node in graph.nodes if _written(node) and node not in moved)]
+    return [*_results(graph), *(node for node in graph.nodes if _list_written(node) and node not in moved)]
 
 
-def _needed(nodes: Iterable[Node], done: Collection[Node] = ()) -> set[Node]:
+def _find_needed(nodes: Iterable[Node], done: Collection[Node] = ()) -> set[Node]:
     """The nodes and those that they follow from; what a write that is `done` has written stands for it."""
     found: set[Node] = set()
     open_ = list(nodes)
     while open_:
         node = open_.pop()
         if node in done:
-            open_.extend(_written(node))
+            open_.extend(_list_written(node))
         elif node not in found:
             found.add(node)
             open_.extend(node.all_input_nodes)
@@ -100,20 +100,20 @@ def _part(module: GraphModule, kept: Collection[Node], done: Collection[Node], r
     for node in module.graph.nodes:
         if node.op == "placeholder" or node in kept:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-        elif node in done and (target := _written(node)[0]) in copies:
+        elif node in done and (target := _list_written(node)[0]) in copies:
             copies[node] = copies[target]
     graph.output(tuple(copies[node] for node in results))
     return GraphModule(module, graph)
 
 
-def _small(graph: torch.fx.Graph, nodes: Collection[Node]) -> list[Node]:
+def _list_small(graph: torch.fx.Graph, nodes: Collection[Node]) -> list[Node]:
     """The small tensors among what the nodes compute, in their order."""
     read: dict[Node, int] = {}
     for node in nodes:
         if node.op == "call_function" and not _is_view(node):
             for x in map(_base, node.all_input_nodes):
                 read[x] = max(read.get(x, 0), _size(node))
-    computed = (node for node in graph.nodes if node in read and node.op == "call_function" and not _written(node))
+    computed = (node for node in graph.nodes if node in read and node.op == "call_function" and not _list_written(node))
     return [node for node in computed if 0 < _SMALL * _size(node) <= read[node]]
 
 
@@ -125,7 +125,7 @@ def _results(graph: torch.fx.Graph) -> list[Node]:
     return [node for node in results if isinstance(node, Node)]  # type: ignore[union-attr]
 
 
-def _written(node: Node) -> list[Node]:
+def _list_written(node: Node) -> list[Node]:
     """The arguments that the node writes in place."""
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return []
@@ -154,8 +154,8 @@ def _base(node: Node) -> Node:
 
 def _origin(node: Node) -> Node:
     """The node that made the memory in which the result lies."""
-    while _is_view(node) or _written(node):
-        node = node.all_input_nodes[0] if _is_view(node) else _written(node)[0]
+    while _is_view(node) or _list_written(node):
+        node = node.all_input_nodes[0] if _is_view(node) else _list_written(node)[0]
     return node
 
 

@@ -21,7 +21,7 @@ from ..batching.buckets import Bucket, Stored, _ParameterStates
 from ..batching.noise import Noise
 from ..batching.parameter_batch import ParameterBatch, Scalars
 from ..contract.arguments import _require_kind
-from ..contract.hypers import _nearest
+from ..contract.hypers import _suggest
 from ..contract.interface import Kernel
 from ..exchange.sharding import Sharding
 from ..routing.routes import _columns
@@ -41,7 +41,7 @@ FORCED = 'backend="compile"'
 
 def _require_backend(backend: object) -> None:
     if not isinstance(backend, str) or backend not in BACKENDS:
-        raise ValueError(f"invalid backend={backend!r}{_nearest(backend, BACKENDS)}")
+        raise ValueError(f"invalid backend={backend!r}{_suggest(backend, BACKENDS)}")
 
 
 def _require_ways(backend: object, skip_nonfinite: object, capturable: object) -> None:
@@ -73,7 +73,7 @@ def _strategy(
     refused: Mapping[tuple[str, Computation], str] | None = None,
 ) -> Strategy:
     """How the kernel is run on the parameters of the batch."""
-    wanted = _wanted(kernel, batch, backend, capturable)
+    wanted = _choose_strategy(kernel, batch, backend, capturable)
     computation = Computation(kernel, batch.precision, batch.dtype)
     while reason := (refused or {}).get((wanted.name, computation)):
         recorded = capturable and wanted.name == "compile"
@@ -81,7 +81,7 @@ def _strategy(
     return wanted
 
 
-def _wanted(kernel: Kernel, batch: ParameterBatch, backend: str, capturable: bool) -> Strategy:
+def _choose_strategy(kernel: Kernel, batch: ParameterBatch, backend: str, capturable: bool) -> Strategy:
     """How the kernel would be run if that works; ValueError for a backend that there is not."""
     _require_backend(backend)
     if backend == "eager":
@@ -203,12 +203,12 @@ def explain_schedule(optimizer: Any) -> str:
         for (shape, sharding), found in shapes.items():
             tensors, dtype = sum(len(bucket.params) for bucket in found), str(batch.dtype).removeprefix("torch.")
             row = (batch.rule.name, str(len(found)), shape, str(tensors), dtype, str(batch.device))
-            runs = _exchanging(kernel, sharding, found) if sharding else (strategy.name, strategy.reason)
+            runs = _explain_exchange(kernel, sharding, found) if sharding else (strategy.name, strategy.reason)
             table.append((*row, *runs))
     return _columns(table)
 
 
-def _exchanging(kernel: Kernel, sharding: Sharding, buckets: Sequence[Bucket]) -> tuple[str, str]:
+def _explain_exchange(kernel: Kernel, sharding: Sharding, buckets: Sequence[Bucket]) -> tuple[str, str]:
     """How buckets run whose matrices lie on several ranks, and what this rank has sent for them in their last step."""
     way = f"by {kernel.shards.__name__}" if kernel.shards else "whole matrices at their owners"
     rounds = max(bucket.record.rounds for bucket in buckets)

@@ -105,7 +105,7 @@ def _text(x: Any) -> str:
     return f"({text})" if text.startswith("-") else text  # -2 ** t would be -(2 ** t)
 
 
-def _joined(function: Callable[..., Any], text: str, *operands: Any) -> Number:
+def _join(function: Callable[..., Any], text: str, *operands: Any) -> Number:
     """The number that a function of Python numbers gives, of which at least one is a `Number`."""
     recorder = next(x.recorder for x in operands if isinstance(x, Number))
     return Number(recorder, function(*map(_value, operands)), text)
@@ -118,12 +118,12 @@ def _add_arithmetic(symbol: str, name: str) -> None:
     def forward(self: Number, other: Any) -> Any:
         if isinstance(other, Tensor):
             return plain(self.tensor(), other)
-        return _joined(plain, f"({self.text} {symbol} {_text(other)})", self, other)
+        return _join(plain, f"({self.text} {symbol} {_text(other)})", self, other)
 
     def backward(self: Number, other: Any) -> Any:
         if isinstance(other, Tensor):
             return plain(other, self.tensor())
-        return _joined(plain, f"({_text(other)} {symbol} {self.text})", other, self)
+        return _join(plain, f"({_text(other)} {symbol} {self.text})", other, self)
 
     setattr(Number, f"__{name}__", forward)
     setattr(Number, f"__r{name}__", backward)
@@ -171,7 +171,7 @@ def _for_numbers(plain: Callable[..., Any], name: str) -> Callable[..., Any]:
             return plain(*operands)
         if any(isinstance(x, Tensor) for x in operands):
             return plain(*map(_as_tensor, operands))
-        return _joined(plain, f"{name}({', '.join(map(_text, operands))})", *operands)
+        return _join(plain, f"{name}({', '.join(map(_text, operands))})", *operands)
 
     return function
 

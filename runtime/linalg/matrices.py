@@ -16,7 +16,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _shielded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _call_shielded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x) of the finite matrices in x and NaN for the others, on which LAPACK would raise or not return.
 
     The result lies in memory row by row, while LAPACK writes columns.
@@ -43,7 +43,7 @@ def inverse_root(s: Tensor, p: float, eps: float = 1e-12) -> Tensor:
         scaled: Tensor = vectors * power(values.clamp_min(0) + eps, -1 / p).unsqueeze(-2)
         return torch.matmul(scaled, vectors.mT)
 
-    return _shielded(root, _symmetric(s)).to(s.dtype)
+    return _call_shielded(root, _symmetric(s)).to(s.dtype)
 
 
 def _signs(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def eigenbasis(s: Tensor) -> Tensor:
         largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
         return vectors * _signs(largest)
 
-    return _shielded(basis, _symmetric(s)).to(s.dtype)
+    return _call_shielded(basis, _symmetric(s)).to(s.dtype)
 
 
 def qr(x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def qr(x: Tensor) -> Tensor:
         q, r = torch.linalg.qr(square)
         return torch.mul(q, _signs(r.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2))
 
-    return _shielded(factor, _at_least_float32(x)).to(x.dtype)
+    return _call_shielded(factor, _at_least_float32(x)).to(x.dtype)
 
 
 def solve(s: Tensor, b: Tensor) -> Tensor:

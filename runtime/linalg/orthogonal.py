@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..contract.arguments import _kind_of, _require_kind
-from .matrices import _at_least_float32, _polar_factor, _shielded
+from .matrices import _at_least_float32, _call_shielded, _polar_factor
 from .polynomials import Triples, _margin, _triples
-from .symmetric import _explained_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
+from .symmetric import _explain_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
 
 # -- in what dtype -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ def explain_orthogonalize(
     restarts = [str(sum(counts[: i + 1])) for i in range(len(counts) - 1)] if form == "Gram form" else []
     again = f", restarted after step {', '.join(restarts)}" if restarts else ""
     batch = torch.Size(shape[:-2]).numel()
-    products = _explained_products(device, inside, batch, min(shape[-2:]))
+    products = _explain_products(device, inside, batch, min(shape[-2:]))
     name = str(inside).removeprefix("torch.")
     return f"{size} on {device}: {sum(counts)} steps in {name}, {form}{again}; symmetric products {products}"
 
@@ -224,15 +224,15 @@ def orthogonalize(
         raise TypeError(f"orthogonalize takes a real tensor (..., rows, cols), not {given}")
     if method == "svd" and coefficients is None:
         wide = _at_least_float32(x)
-        return torch.where(_frobenius_norm(wide) == 0, wide, _shielded(_polar_factor, wide)).to(x.dtype)
+        return torch.where(_frobenius_norm(wide) == 0, wide, _call_shielded(_polar_factor, wide)).to(x.dtype)
     triples = _triples(method, steps, coefficients)
     margin = _margin(method, coefficients)
     if x.requires_grad and torch.is_grad_enabled():
-        start, plain = _divided(x, margin), [[triple] for triple in triples]
+        start, plain = _divide_by_norms(x, margin), [[triple] for triple in triples]
         return _iterate_pieces(start, plain).reshape(x.shape).to(x.dtype)
     if _is_traced(x):
         return cast(Tensor, _operator(x, [float(number) for triple in triples for number in triple], margin))
-    return _orthogonalized(x, triples, margin)
+    return _orthogonalize(x, triples, margin)
 
 
 def _is_traced(x: Tensor) -> bool:
@@ -240,17 +240,17 @@ def _is_traced(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or isinstance(x, FakeTensor) or get_proxy_mode() is not None
 
 
-def _orthogonalized(x: Tensor, triples: Triples, margin: float) -> Tensor:
+def _orthogonalize(x: Tensor, triples: Triples, margin: float) -> Tensor:
     """x after the steps, on real memory and without a derivative; as if there were no autocast."""
     kind = x.device.type
     cast_here = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if cast_here else nullcontext():
-        start = _divided(x, margin)
+        start = _divide_by_norms(x, margin)
         pieces = _pieces(start.shape, start.dtype, start.device, triples)
         return _iterate_pieces(start, pieces).reshape(x.shape).to(x.dtype)
 
 
-def _divided(x: Tensor, margin: float) -> Tensor:
+def _divide_by_norms(x: Tensor, margin: float) -> Tensor:
     """x by its norms, as (batch, rows, cols) in the dtype of the iteration; products of one layout give equal bits."""
     wide = _at_least_float32(x).contiguous()
     unit = wide / (_frobenius_norm(wide) * margin).clamp_min(1e-30)
@@ -323,17 +323,17 @@ def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
 
 
 def _run_operator(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
-    """The operator's own form of `_orthogonalized`: the triples follow one another in `numbers`."""
+    """The operator's own form of `_orthogonalize`: the triples follow one another in `numbers`."""
     triples = [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
-    return _orthogonalized(x, triples, margin)
+    return _orthogonalize(x, triples, margin)
 
 
-def _traced_operator(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
+def _call_traced(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
     """The form of the result, for tracing."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _defined_operator(namespace: str) -> tuple[torch.library.Library, torch._ops.OpOverload]:
+def _define_operator(namespace: str) -> tuple[torch.library.Library, torch._ops.OpOverload]:
     """A new operator, and the library whose life it shares.
 
     Several copies of this module may be loaded, under different names, or under one name after another: each gets an
@@ -348,8 +348,8 @@ def _defined_operator(namespace: str) -> tuple[torch.library.Library, torch._ops
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
     library.define(f"{name}(Tensor x, float[] numbers, float margin) -> Tensor", tags=tags)  # type: ignore[no-untyped-call]
     library.impl(name, _run_operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"{library.ns}::{name}", _traced_operator, lib=library)
+    torch.library.register_fake(f"{library.ns}::{name}", _call_traced, lib=library)
     return library, getattr(taken, name).default
 
 
-_library, _operator = _defined_operator(__name__)
+_library, _operator = _define_operator(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contract.hypers import _nearest
+from ..contract.hypers import _suggest
 
 Triples = Sequence[tuple[float, float, float]]
 
@@ -33,14 +33,14 @@ def _triples(method: str, steps: float, coefficients: object = None) -> Triples:
         ValueError: the method is unknown, the number of steps is none, or the coefficients are no triples of numbers.
     """
     if coefficients is not None:
-        return _given_triples(coefficients)
+        return _read_triples(coefficients)
     number = _whole_number(steps)
     if method == "newton_schulz":
         return [NEWTON_SCHULZ] * number
     if method == "exact":
         return [EXACT_QUINTIC] * number
     if method != "polar_express":
-        raise ValueError(f"unknown method {method!r} of orthogonalize{_nearest(method, _METHODS)}")
+        raise ValueError(f"unknown method {method!r} of orthogonalize{_suggest(method, _METHODS)}")
     table = [POLAR_EXPRESS[min(k, len(POLAR_EXPRESS) - 1)] for k in range(number)]
     s = POLAR_EXPRESS_SAFETY
     return [(a / s, b / s**3, c / s**5) for a, b, c in table[:-1]] + table[-1:]
@@ -58,7 +58,7 @@ def _whole_number(steps: float) -> int:
     return number
 
 
-def _given_triples(coefficients: object) -> Triples:
+def _read_triples(coefficients: object) -> Triples:
     rows = coefficients if isinstance(coefficients, (tuple, list)) else [None]
     triples = [tuple(row) for row in rows if isinstance(row, (tuple, list))]
     if len(triples) < len(rows) or not all(len(t) == 3 and all(hasattr(n, "__float__") for n in t) for t in triples):

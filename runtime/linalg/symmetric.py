@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, no_type_check
 import torch
 from torch import Tensor
 
-from ..contract.hypers import _nearest
+from ..contract.hypers import _suggest
 
 SYMMETRIC_BLOCK = 384  # smaller products gain nothing from being cut
 _TRITON_SIZE = 512  # with tiles of 128, a smaller product saves less than a third of its tiles
@@ -44,22 +44,22 @@ def symmetric_products(way: str) -> Iterator[None]:
     "quack" is QuACK's, plain for float32; it raises what QuACK raises. The environment variable
     OPTFORGE_SYMMETRIC_PRODUCTS sets the default. ValueError for another word.
     """
-    token = _way.set(_checked_way(way))
+    token = _way.set(_check_way(way))
     try:
         yield
     finally:
         _way.reset(token)
 
 
-def _checked_way(way: str) -> str:
+def _check_way(way: str) -> str:
     if way not in _WAYS:
-        raise ValueError(f"unknown way {way!r} of symmetric products{_nearest(way, _WAYS)}")
+        raise ValueError(f"unknown way {way!r} of symmetric products{_suggest(way, _WAYS)}")
     return way
 
 
-def _way_of_products() -> str:
+def _choose_way() -> str:
     """The way in force: "measured" only where nothing asks for the same bits in other processes."""
-    way = _way.get() or _checked_way(os.environ.get("OPTFORGE_SYMMETRIC_PRODUCTS", "measured"))
+    way = _way.get() or _check_way(os.environ.get("OPTFORGE_SYMMETRIC_PRODUCTS", "measured"))
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     if way == "measured" and (shared or torch.are_deterministic_algorithms_enabled()):
         return "plain"
@@ -156,19 +156,19 @@ def _suits_triton(a: Tensor) -> bool:
 
 
 def _product_on_cuda(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
-    way = _way_of_products()
-    by = _fastest(a, b, alpha, beta, c) if way == "measured" else _asked_for(way, a.dtype)
-    return _product_by(by, a, b, alpha, beta, c)
+    way = _choose_way()
+    by = _find_fastest(a, b, alpha, beta, c) if way == "measured" else _look_up_way(way, a.dtype)
+    return _multiply_by(by, a, b, alpha, beta, c)
 
 
-def _asked_for(way: str, dtype: torch.dtype) -> _Tiles | str | None:
+def _look_up_way(way: str, dtype: torch.dtype) -> _Tiles | str | None:
     """What computes products where a way is fixed."""
     if way == "triton":
         return _TILES[dtype][0]
     return _QUACK if way == "quack" and dtype != torch.float32 else None
 
 
-def _product_by(by: _Tiles | str | None, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
+def _multiply_by(by: _Tiles | str | None, a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> Tensor:
     if by is None:
         return _plain_product(a, b, alpha, beta, c)
     if isinstance(by, _Tiles):
@@ -176,21 +176,21 @@ def _product_by(by: _Tiles | str | None, a: Tensor, b: Tensor, alpha: float, bet
     return _quack_product(a, b, alpha, beta, c)
 
 
-def _fastest(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Tiles | str | None:
+def _find_fastest(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> _Tiles | str | None:
     """What was fastest for products of this form, measured now if this is the first; None for the plain product."""
     key = (_form(a), a.stride(), b.stride(), c is not None, _precision(a))
     choice = _choices.get(key)
     if choice is None:
-        candidates = _candidates(a.dtype)
+        candidates = _list_candidates(a.dtype)
         if not candidates or torch.cuda.is_current_stream_capturing():
             return None  # a capture cannot wait for a clock
         with _choosing:
-            choice = _choices.get(key) or _measured(candidates, a, b, alpha, beta, c)
+            choice = _choices.get(key) or _measure(candidates, a, b, alpha, beta, c)
             _choices[key] = choice
     return choice.by
 
 
-def _candidates(dtype: torch.dtype) -> list[_Tiles | str]:
+def _list_candidates(dtype: torch.dtype) -> list[_Tiles | str]:
     """What is installed that may be faster than the plain product."""
     candidates: list[_Tiles | str] = [] if _kernel() is None else [*_TILES[dtype]]
     return candidates if dtype == torch.float32 or _quack() is None else [*candidates, _QUACK]
@@ -200,27 +200,27 @@ def _form(x: Tensor) -> tuple[Any, ...]:
     return (x.device, x.dtype, *x.shape)
 
 
-def _measured(
+def _measure(
     candidates: list[_Tiles | str], a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None
 ) -> _Choice:
     """Times the plain product and all candidates; where every one of them fails it is the plain one, with a warning."""
-    plain = _milliseconds(partial(_plain_product, a, b, alpha, beta, c))
+    plain = _time(partial(_plain_product, a, b, alpha, beta, c))
     times: dict[_Tiles | str, float] = {}
     for candidate in candidates:
         try:
             if candidate == _QUACK:
                 _require_agreement(a, b, alpha, beta, c)
-            times[candidate] = _milliseconds(partial(_product_by, candidate, a, b, alpha, beta, c))
+            times[candidate] = _time(partial(_multiply_by, candidate, a, b, alpha, beta, c))
         except Exception as error:  # a compiler that is missing or fails, tiles that this device has no room for
             problem = f"{type(error).__name__}: {error}"
     if not times:
-        warnings.warn(f"no kernel multiplies {_named(a)} here, plain products are used ({problem})", stacklevel=2)
+        warnings.warn(f"no kernel multiplies {_name_form(a)} here, plain products are used ({problem})", stacklevel=2)
         return _Choice(None, plain, float("inf"))
     best = min(times, key=lambda candidate: times[candidate])
     return _Choice(best if times[best] < plain else None, plain, times[best])
 
 
-def _milliseconds(run: Callable[[], Tensor]) -> float:
+def _time(run: Callable[[], Tensor]) -> float:
     """The time of one call on the current CUDA stream: the least of three means, after one call that compiles."""
     stream = torch.cuda.current_stream(run().device)
     times: list[float] = []
@@ -235,27 +235,27 @@ def _milliseconds(run: Callable[[], Tensor]) -> float:
     return min(times)
 
 
-def _named(x: Tensor) -> str:
+def _name_form(x: Tensor) -> str:
     return f"{'×'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}"
 
 
-def _explained_products(device: torch.device, dtype: torch.dtype, batch: int, size: int) -> str:
+def _explain_products(device: torch.device, dtype: torch.dtype, batch: int, size: int) -> str:
     """How symmetric products (batch, size, size) are computed there, in words."""
     if device.type == "cpu":
         return f"by blocks of at most {SYMMETRIC_BLOCK}" if size > SYMMETRIC_BLOCK else "plain"
     if device.type != "cuda" or dtype not in _TILES or not (size >= _TRITON_SIZE and 0 < batch <= _TRITON_BATCH):
         return "plain"
-    way = _way_of_products()
+    way = _choose_way()
     if way != "measured":
-        return _words(_asked_for(way, dtype))
+        return _describe_way(_look_up_way(way, dtype))
     known = [choice for (form, *_), choice in _choices.items() if form[1:4] == (dtype, batch, size)]
     if not known:
         return "plain or by a kernel, as measured at the first"
-    words = {f"{_words(choice.by)} ({choice.best:.3f} ms, plain {choice.plain:.3f} ms)" for choice in known}
+    words = {f"{_describe_way(choice.by)} ({choice.best:.3f} ms, plain {choice.plain:.3f} ms)" for choice in known}
     return "; ".join(sorted(words))
 
 
-def _words(by: _Tiles | str | None) -> str:
+def _describe_way(by: _Tiles | str | None) -> str:
     return "plain" if by is None else "by Triton" if isinstance(by, _Tiles) else "by QuACK"
 
 
@@ -286,7 +286,7 @@ def _quack_product(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | 
 
 def _require_agreement(a: Tensor, b: Tensor, alpha: float, beta: float, c: Tensor | None) -> None:
     """ArithmeticError where the package computes something else: another release may mean other arguments."""
-    wanted, found = (_product_by(by, a, b, alpha, beta, c).float() for by in (None, _QUACK))
+    wanted, found = (_multiply_by(by, a, b, alpha, beta, c).float() for by in (None, _QUACK))
     if found.shape != wanted.shape or not (found - wanted).abs().max() <= _AGREEMENT * wanted.abs().max():
         raise ArithmeticError("QuACK's product is not the plain one")
 

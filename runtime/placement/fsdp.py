@@ -18,7 +18,7 @@ _REPLACED = "_fsdp_orig_uid"
 
 def _require_resharded(params: Iterable[Tensor], name: Callable[[Tensor], str]) -> None:
     """RuntimeError if FSDP2 has made one of the parameters for the time of a forward and backward alone."""
-    passing = {id(p) for p in _unsharded()}
+    passing = {id(p) for p in _find_unsharded()}
     for p in params:
         if id(p) in passing:
             raise RuntimeError(
@@ -37,12 +37,12 @@ def _require_in_place(params: Iterable[Tensor], name: Callable[[Tensor], str]) -
             )
 
 
-def _sharded() -> Iterator[Tensor]:
+def _find_sharded() -> Iterator[Tensor]:
     """The parameters that FSDP2 has put in the place of those of modules; only `backward` gives them gradients."""
     return (each.sharded_param for each in _managed())
 
 
-def _unsharded() -> Iterator[Tensor]:
+def _find_unsharded() -> Iterator[Tensor]:
     """The parameters that FSDP2 has made for the time of a forward and backward."""
     return (each._unsharded_param for each in _managed() if hasattr(each, "_unsharded_param"))
 

@@ -40,7 +40,7 @@ class LocalEntry(MutableMapping[str, Any]):
         return len(self._entry)
 
 
-def _seen(entry: Any, slot: Slot | None) -> Any:
+def _wrap_entry(entry: Any, slot: Slot | None) -> Any:
     """The state of a parameter as this rank sees it."""
     return LocalEntry(entry, slot) if isinstance(slot, LocalSlot) else entry
 
@@ -52,7 +52,7 @@ class LocalStates(MutableMapping[Any, Any]):
         self._states, self._slots = states, slots
 
     def __getitem__(self, p: Any) -> Any:
-        return _seen(self._states[p], self._slots.get(p))
+        return _wrap_entry(self._states[p], self._slots.get(p))
 
     def get(self, p: Any, default: Any = None) -> Any:
         return self[p] if p in self._states else default  # those of an optimizer make what is asked for

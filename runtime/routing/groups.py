@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract.arguments import _as_list, _kind_of, _members, _require_kind
-from ..contract.hypers import _nearest
+from ..contract.hypers import _suggest
 from ..contract.interface import PRECISIONS
 from .places import VIEW_KEYS
 from .routes import param_groups
@@ -94,7 +94,7 @@ def _second_names(momentum: Sequence[str], hypers: Iterable[str]) -> tuple[str, 
 # -- what is given as groups -------------------------------------------------------------------------------------------
 
 
-def _given_to(owner: type[Any], params: Any) -> list[Any]:
+def _read_groups(owner: type[Any], params: Any) -> list[Any]:
     """What a constructor is given, as a list of groups or of parameters; a module's are groups by role.
 
     Raises:
@@ -106,7 +106,7 @@ def _given_to(owner: type[Any], params: Any) -> list[Any]:
     return given if given and isinstance(given[0], dict) else _members(owner.__name__, given)
 
 
-def _given_group(group: Any) -> dict[str, Any]:
+def _copy_group(group: Any) -> dict[str, Any]:
     """A copy of a group as it is given, with its parameters as a list; TypeError for anything else."""
     if not isinstance(group, dict):
         raise TypeError(f"param_group must be a dict, but got {_kind_of(group)}")
@@ -130,7 +130,7 @@ def _require_rounding(group: Mapping[str, Any]) -> None:
     """ValueError unless the group says in a valid way how its weights are rounded."""
     precision, seed = group["precision"], group["seed"]
     if precision not in PRECISIONS:
-        raise ValueError(f"invalid precision={precision!r}{_nearest(precision, PRECISIONS)}")
+        raise ValueError(f"invalid precision={precision!r}{_suggest(precision, PRECISIONS)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
         raise ValueError(f"invalid seed={seed!r}: a whole number from 0 to 2**64 - 1 is expected")
 

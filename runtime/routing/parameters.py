@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.hypers import _nearest
+from ..contract.hypers import _suggest
 from ..contract.interface import DTYPES, Rule
 from .places import View, _places
 from .routes import _rule_named
@@ -27,7 +27,7 @@ def _require_parameter(p: Tensor, role: str, view: View, name: str, owner: type[
     rule = _rule_named(owner.RULES, role)
     if rule is None:
         names = {name for rule in owner.RULES for name in (rule.name, *rule.roles)}
-        raise ValueError(f"{owner.__name__} has no rule {role!r} for {name}{_nearest(role, names)}")
+        raise ValueError(f"{owner.__name__} has no rule {role!r} for {name}{_suggest(role, names)}")
     layouts = [kernel.layout for kernel in (rule.step, rule.init, *(e.kernel for e in rule.events)) if kernel]
     if p.ndim < 2 and ("matrix" in layouts or ("matrix" in rule.roles and "vector" not in rule.roles)):
         raise ValueError(f"{name} is not a matrix, as the rule {rule.name!r} needs; set another rule for its group")

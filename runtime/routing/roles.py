@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .places import View
 from .trees import WEIGHTS, ModuleNode, _has_head_type, _heads_in, _is_table, _layer_at, _telling_name
-from .words import _is_generic, _is_named_as_head, _is_named_as_lookup, _named_role, _words_of
+from .words import _find_named_role, _is_generic, _is_named_as_head, _is_named_as_lookup, _words_of
 
 RECURRENT = re.compile(r"weight_[ih]h(_l\d+)?(_reverse)?")
 
@@ -176,7 +176,7 @@ def _of_name(use: Occurrence) -> Ruling | None:
     own = _telling_name(use.node) if is_listed else use.name
     if _is_generic(own):
         return _of_module_name(use)
-    found = _named_role(own)
+    found = _find_named_role(own)
     if found is None:
         return None
     role, what = found

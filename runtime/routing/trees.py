@@ -105,16 +105,16 @@ def _tree_of(model: nn.Module) -> ModuleNode:
     """The tree of a module; one that stands in several places is taken where it stands first."""
     seen: set[nn.Module] = set()
 
-    def grown(module: nn.Module, path: str, name: str, parent: ModuleNode | None) -> ModuleNode:
+    def grow(module: nn.Module, path: str, name: str, parent: ModuleNode | None) -> ModuleNode:
         seen.add(module)
         own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         node = ModuleNode(path, name, parent, module, dict(own))
         for key, child in module.named_children():
             if child not in seen:
-                node.children[key] = grown(child, f"{path}.{key}" if path else key, key, node)
+                node.children[key] = grow(child, f"{path}.{key}" if path else key, key, node)
         return node
 
-    return grown(model, "", "", None)
+    return grow(model, "", "", None)
 
 
 def _tree_of_names(named: Iterable[tuple[str, Tensor]]) -> tuple[ModuleNode, dict[Tensor, tuple[ModuleNode, str]]]:
@@ -201,16 +201,16 @@ def _heads_in(root: ModuleNode) -> dict[ModuleNode, str]:
             others = layers[:i]
             is_last = not any(other.holds_matrix for other in layers[i + 1 :])
             if reason := (
-                _named_head(layer, others, later, max(vocabularies, default=(0, 0))[1])
-                or _of_vocabulary(layer, vocabularies)
-                or _at_the_end(layer, others, later, is_last, outputs)
+                _judge_by_name(layer, others, later, max(vocabularies, default=(0, 0))[1])
+                or _judge_by_vocabulary(layer, vocabularies)
+                or _judge_by_place(layer, others, later, is_last, outputs)
             ):
                 heads[layer.node] = reason
         later.update(layer.reads)
     return heads
 
 
-def _named_head(layer: Layer, before: Sequence[Layer], later: Collection[int], token_width: int) -> str:
+def _judge_by_name(layer: Layer, before: Sequence[Layer], later: Collection[int], token_width: int) -> str:
     """Heads have the name of one, or end a module that has, unless they return to the width of features or tokens."""
     scope = [node for node in layer.node.line if node.parent is not None and _is_named_as_head(node.name)]
     if not scope or layer.gives in later:
@@ -223,13 +223,13 @@ def _named_head(layer: Layer, before: Sequence[Layer], later: Collection[int], t
     return "" if is_inner else f"the last of {scope[-1].path}"
 
 
-def _of_vocabulary(layer: Layer, vocabularies: Mapping[tuple[int, ...], ModuleNode]) -> str:
+def _judge_by_vocabulary(layer: Layer, vocabularies: Mapping[tuple[int, ...], ModuleNode]) -> str:
     """An untied head has the shape of the table of tokens."""
     table = vocabularies.get((layer.gives, *layer.reads))
     return f"of the shape of {table.path}" if table and not layer.is_conv and layer.gives not in layer.reads else ""
 
 
-def _at_the_end(
+def _judge_by_place(
     layer: Layer, before: Sequence[Layer], later: Collection[int], is_last: bool, outputs: Collection[ModuleNode]
 ) -> str:
     """The last layer of the model, or one beside it, unless it gives back the width of a layer inside."""
@@ -250,12 +250,12 @@ def _outer_layers(root: ModuleNode) -> set[ModuleNode]:
     """What may give outputs beside the last layer: the children of a model that is no pipeline, or the ends of some."""
     while not root.own and len(root.children) == 1:
         root = next(iter(root.children.values()))
-    children = _filled_children(root)
+    children = _find_filled_children(root)
     if _is_pipeline(root):
         children = children[-1:]
     ends = set()
     for child in children:
-        while _is_pipeline(child) and (filled := _filled_children(child)):
+        while _is_pipeline(child) and (filled := _find_filled_children(child)):
             child = filled[-1]
         ends.add(child)
     return ends
@@ -268,6 +268,6 @@ def _is_pipeline(node: ModuleNode) -> bool:
     return bool(node.children) and all(name.isdigit() for name in node.children)
 
 
-def _filled_children(node: ModuleNode) -> list[ModuleNode]:
+def _find_filled_children(node: ModuleNode) -> list[ModuleNode]:
     """The children in which there are parameters."""
     return [child for child in node.children.values() if any(below.own for below in child.below())]

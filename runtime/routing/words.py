@@ -72,7 +72,7 @@ def _is_generic(name: str) -> bool:
     return set(GENERIC.split()).issuperset(_words_of(name))
 
 
-def _named_role(name: str) -> tuple[str, str] | None:
+def _find_named_role(name: str) -> tuple[str, str] | None:
     """The role of a parameter of this name and what it is, if the name tells."""
     if name in WHOLE_NAMES:
         return "vector", WHOLE_NAMES[name]

@@ -19,7 +19,7 @@ from ..exchange.agreement import _sum_over_ranks
 from ..exchange.drive import _drive
 from ..exchange.sharding import Ranks
 from ..execution.arrangement import Arrangement, _Slots
-from ..execution.calls import Call, _ordered_sum
+from ..execution.calls import Call, _sum_in_order
 from ..execution.crossing import _begin_sums
 from ..routing.places import _wider
 
@@ -66,15 +66,15 @@ def _sums_before(
             crossing = [(call, call.bucket.sharding) for call in calls if call.bucket.sharding is not None]
             _drive(_begin_sums(call, scalars, parts[sharding.ranks].append) for call, sharding in crossing)
         device = batches[0].device if batches else torch.device("cpu")
-        totals = _sum_over_ranks({ranks: _added(found, kernel, device) for ranks, found in parts.items()})
+        totals = _sum_over_ranks({ranks: _add_up(found, kernel, device) for ranks, found in parts.items()})
         sums.update(zip(kernel.outputs, totals, strict=True))
     return sums
 
 
-def _added(found: Sequence[Sequence[Tensor]], kernel: Kernel, device: torch.device) -> Tensor:
+def _add_up(found: Sequence[Sequence[Tensor]], kernel: Kernel, device: torch.device) -> Tensor:
     """One sum for each output of the kernel."""
     listed = [each for each in found if each] or [[torch.zeros(1, device=device)] * len(kernel.outputs)]
-    return torch.stack([_ordered_sum(list(values)) for values in zip(*listed, strict=True)])
+    return torch.stack([_sum_in_order(list(values)) for values in zip(*listed, strict=True)])
 
 
 def _add_apart(parts: _Parts, bucket: Bucket, values: Sequence[Tensor], slots: _Slots) -> None:

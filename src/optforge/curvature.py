@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from optforge.runtime.placement.fsdp import _sharded
+from optforge.runtime.placement.fsdp import _find_sharded
 
 __all__ = ["GaussNewtonBartlett", "Hutchinson"]
 
@@ -81,7 +81,7 @@ class Estimator:
 
     def require_gradients(self) -> None:
         """RuntimeError where gradients that are asked for without `backward` would be none."""
-        sharded = set(map(id, _sharded()))
+        sharded = set(map(id, _find_sharded()))
         if any(id(p) in sharded for p in self.trained()):
             raise RuntimeError(
                 f"{type(self).__name__} cannot differentiate by parameters of fully_shard(), which get gradients from "

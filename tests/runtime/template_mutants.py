@@ -202,7 +202,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "hypers of the first group for all",
         "groups with an lr of their own step with another's",
         f"{RUNTIME}/optimizer.py",
-        'runs.setdefault((_distinguished(values), group["precision"], group["seed"]), len(runs))',
+        'runs.setdefault((_distinguish(values), group["precision"], group["seed"]), len(runs))',
         'runs.setdefault((group["precision"], group["seed"]), len(runs))',
     ),
     Mutant(
@@ -232,7 +232,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "hypers of groups not checked",
         "a group's invalid hyper is noticed at the first step, or never",
         f"{RUNTIME}/optimizer.py",
-        "        _checked_hypers(type(self), {name: group[name] for name in self._hyper_names})\n",
+        "        _check_hypers(type(self), {name: group[name] for name in self._hyper_names})\n",
         "",
     ),
     Mutant(
@@ -409,8 +409,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "names do not count",
         "a checkpoint of parameters in another order lands on the wrong ones",
         f"{RUNTIME}/matching.py",
-        "return _by_name(saved, *_comparable(mine, theirs))",
-        "return _by_place(own, saved)",
+        "return _match_by_name(saved, *_comparable(mine, theirs))",
+        "return _match_by_place(own, saved)",
     ),
     Mutant(
         "anything counts as a count",
@@ -529,8 +529,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "every step rounds by the same noise",
         "an element that is rounded up once is rounded up always",
         f"{RUNTIME}/batching/noise.py",
-        "bits = _mixed(self._keys + turn)",
-        "bits = _mixed(self._keys)",
+        "bits = _mix(self._keys + turn)",
+        "bits = _mix(self._keys)",
     ),
     Mutant(
         "infinity is finite",
@@ -654,8 +654,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "old values taken for new ones",
         "what compiled steps store of another's old value is its new one",
         f"{RUNTIME}/execution/graphs.py",
-        "_compiled_when_run(_fenced(self.module), self.is_elementwise, options)",
-        "_compiled_when_run(self.module, self.is_elementwise, options)",
+        "_compile_when_run(_fence(self.module), self.is_elementwise, options)",
+        "_compile_when_run(self.module, self.is_elementwise, options)",
     ),
     Mutant(
         "wrong graphs run",

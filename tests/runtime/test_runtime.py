@@ -953,9 +953,9 @@ def test_totals_may_read_states_and_split_units():
 
 def test_ordered_sum_does_not_depend_on_the_order():
     values = [torch.randn(1, 1, 1) * 10.0 ** (4 * (i % 9)) for i in range(50)]
-    forward = calls._ordered_sum(values)
-    assert forward.shape == () and torch.equal(forward, calls._ordered_sum(values[::-1]))
-    assert torch.equal(forward, calls._ordered_sum([torch.cat(values[7:]), torch.cat(values[:7])]))
+    forward = calls._sum_in_order(values)
+    assert forward.shape == () and torch.equal(forward, calls._sum_in_order(values[::-1]))
+    assert torch.equal(forward, calls._sum_in_order([torch.cat(values[7:]), torch.cat(values[:7])]))
 
 
 def test_events_advance_their_states_and_their_own_count():

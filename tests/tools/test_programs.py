@@ -259,11 +259,11 @@ def test_what_is_broken_is_found(
 
 
 def leave_fences_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_fenced", lambda module: module)
+    monkeypatch.setattr(graphs, "_fence", lambda module: module)
 
 
 def copy_nothing_that_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(computations, "_unaliased", lambda names, values, given: list(values))
+    monkeypatch.setattr(computations, "_copy_aliases", lambda names, values, given: list(values))
     monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
 
 
@@ -328,7 +328,7 @@ def test_lent_buffers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of((SAVED / "delayed_streams.opt").read_text(encoding="utf-8"))
     examine(program)
     monkeypatch.setattr(Lowering, "_returned", lambda self, output: self.writer.text(output.value))
-    monkeypatch.setattr(computations, "_unaliased", lambda names, values, given: list(values))
+    monkeypatch.setattr(computations, "_copy_aliases", lambda names, values, given: list(values))
     with pytest.raises(Disagreement, match="state"):
         examine(program)
 

@@ -27,7 +27,7 @@ def compile_by_rewriting() -> Iterator[None]:
     def compiled_when_run(module: GraphModule, dynamic: bool, options: dict[str, Any]) -> Callable[..., Any]:
         return torch.compile(module, fullgraph=True, dynamic=dynamic, backend=rewritten)
 
-    with mock.patch.multiple(graphs, _compiled=compiled, _compiled_when_run=compiled_when_run):
+    with mock.patch.multiple(graphs, _compile=compiled, _compile_when_run=compiled_when_run):
         yield
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from optforge.generated import NAMO, SGD, AdamW, ScheduleFreeSGD
 from optforge.runtime.batching.buckets import Bucket
 from optforge.runtime.batching.noise import Mark, Noise
-from optforge.runtime.linalg.hashing import _mix_, _mixed
+from optforge.runtime.linalg.hashing import _mix, _mix_
 from optforge.runtime.routing.places import View, _places
 
 ELEMENTS = 1 << 20
@@ -103,7 +103,7 @@ def test_no_noise_is_that_of_another_step_or_parameter_further_on():
 
 def test_different_numbers_stay_different():
     assert len(_mix_(torch.arange(-ELEMENTS, ELEMENTS, dtype=torch.int32)).unique()) == 2 * ELEMENTS
-    assert len(_mixed(torch.arange(-ELEMENTS, ELEMENTS)).unique()) == 2 * ELEMENTS
+    assert len(_mix(torch.arange(-ELEMENTS, ELEMENTS)).unique()) == 2 * ELEMENTS
 
 
 # -- wherever an element is --------------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ def no_graphs():
 
 def compiled_as(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Callable[..., Any]]) -> None:
     """From now on what is compiled is what `change` makes of the recorded graph."""
-    monkeypatch.setattr(graphs, "_compiled", lambda module, options: change(module))
-    monkeypatch.setattr(graphs, "_compiled_when_run", lambda module, dynamic, options: change(module))
+    monkeypatch.setattr(graphs, "_compile", lambda module, options: change(module))
+    monkeypatch.setattr(graphs, "_compile_when_run", lambda module, dynamic, options: change(module))
 
 
 def afterwards(change: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
@@ -148,7 +148,7 @@ def test_what_fences_hold_back_is_found(monkeypatch):
         assert not messages
         torch.testing.assert_close(moved, trained(CLASSES.Delayed, backend="eager")[1], rtol=1e-5, atol=1e-6)
         graphs._forget_graphs()
-        monkeypatch.setattr(graphs, "_fenced", lambda module: module)
+        monkeypatch.setattr(graphs, "_fence", lambda module: module)
         assert "prev_weight is off by" in warned(CLASSES.Delayed)[0][0]
 
 

@@ -301,13 +301,13 @@ def test_the_dtype_follows_what_the_processor_multiplies(machine, fast, processo
     for shape in ((128, 128), (2, 300, 128), (128, 4000)):
         assert f" in {str(low).removeprefix('torch.')}, " in explain_orthogonalize(shape)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            assert orthogonal._divided(torch.zeros(shape, dtype=dtype), 1.0).dtype == low
-        assert orthogonal._divided(torch.zeros(shape, dtype=torch.float64), 1.0).dtype == torch.float64
+            assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=dtype), 1.0).dtype == low
+        assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=torch.float64), 1.0).dtype == torch.float64
         with iterate_in(torch.float16):
-            assert orthogonal._divided(torch.zeros(shape), 1.0).dtype == torch.float16
+            assert orthogonal._divide_by_norms(torch.zeros(shape), 1.0).dtype == torch.float16
     for shape in ((127, 127), (127, 4000), (4000, 2, 127)):
         assert " in float32, " in explain_orthogonalize(shape)
-        assert orthogonal._divided(torch.zeros(shape, dtype=torch.bfloat16), 1.0).dtype == torch.float32
+        assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=torch.bfloat16), 1.0).dtype == torch.float32
 
 
 def test_a_processor_that_multiplies_bfloat16_does_so():
@@ -348,7 +348,7 @@ def test_threads_do_not_disturb_each_other():
     def run(name, dtype):
         with iterate_in(dtype), symmetric_products(name):
             meet.wait()
-            seen[name] = orthogonalize(x), symmetric._way_of_products()
+            seen[name] = orthogonalize(x), symmetric._choose_way()
             meet.wait()
 
     threads = [
@@ -357,7 +357,7 @@ def test_threads_do_not_disturb_each_other():
     for thread in threads:
         thread.start()
     meet.wait()
-    mine = orthogonalize(x), symmetric._way_of_products()
+    mine = orthogonalize(x), symmetric._choose_way()
     meet.wait()
     for thread in threads:
         thread.join()
@@ -384,7 +384,7 @@ def test_every_path_runs_on_fake_cuda_tensors(dtype, monkeypatch):
     with FakeTensorMode():
         for shape in ((2, 30, 60), (60, 30), (3, 30, 30)):
             x = torch.empty(shape, dtype=dtype, device="cuda")
-            for out in (orthogonalize(x), orthogonal._orthogonalized(x, [NS] * 5, 1.0)):
+            for out in (orthogonalize(x), orthogonal._orthogonalize(x, [NS] * 5, 1.0)):
                 assert out.device.type == "cuda" and out.dtype == dtype and out.shape == shape
     assert {x.dtype for x in inside} == {torch.float64 if dtype == torch.float64 else torch.bfloat16}
     for needs_derivative in (False, True):
@@ -569,7 +569,7 @@ class Machine:
         monkeypatch.setattr(symmetric, "_suits_triton", lambda a: True)
         monkeypatch.setattr(symmetric, "_kernel", lambda: self)
         monkeypatch.setattr(symmetric, "_quack", lambda: None)
-        monkeypatch.setattr(symmetric, "_milliseconds", self.milliseconds)
+        monkeypatch.setattr(symmetric, "_time", self.milliseconds)
         monkeypatch.setattr(symmetric, "_tiled_product", lambda a, b, alpha, beta, c, tiles: self.product(a, tiles))
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
 
@@ -598,7 +598,7 @@ def test_the_faster_product_is_measured_once_for_each_form(monkeypatch):
     machine.times["plain"] = 0.5
     assert chosen(a) == 1 and chosen(a[:1]) == chosen(a.mT) == chosen(a.bfloat16()[..., :7].float()) == "plain"
     assert len(machine.timed) == 16
-    words = symmetric._explained_products(torch.device("cuda"), torch.float32, 2, 8)
+    words = symmetric._explain_products(torch.device("cuda"), torch.float32, 2, 8)
     assert words == "plain"  # too small for the kernel, whatever else is known
 
 
@@ -606,9 +606,9 @@ def test_explanations_show_what_was_measured(monkeypatch):
     Machine(monkeypatch, {"plain": 2.0, 0: 3.0, 1: 1.0, 2: 1.5})
     monkeypatch.setattr(symmetric, "_TRITON_SIZE", 8)
     symmetric._symmetric_product(torch.randn(2, 8, 9), torch.randn(2, 9, 8))
-    words = symmetric._explained_products(torch.device("cuda"), torch.float32, 2, 8)
+    words = symmetric._explain_products(torch.device("cuda"), torch.float32, 2, 8)
     assert words == "by Triton (1.000 ms, plain 2.000 ms)"
-    assert "measured at the first" in symmetric._explained_products(torch.device("cuda"), torch.float32, 3, 8)
+    assert "measured at the first" in symmetric._explain_products(torch.device("cuda"), torch.float32, 3, 8)
 
 
 def test_tiles_that_fail_are_left_out_and_without_any_the_product_is_plain(monkeypatch):
@@ -682,8 +682,8 @@ def racing_with_quack(monkeypatch, quack, milliseconds):
     monkeypatch.setattr(symmetric, "_suits_triton", lambda a: True)
     monkeypatch.setattr(symmetric, "_kernel", lambda: None)
     monkeypatch.setattr(symmetric, "_quack", lambda: quack)
-    times = {"_plain_product": 2.0, "_product_by": milliseconds}
-    monkeypatch.setattr(symmetric, "_milliseconds", lambda run: times[run.func.__name__])
+    times = {"_plain_product": 2.0, "_multiply_by": milliseconds}
+    monkeypatch.setattr(symmetric, "_time", lambda run: times[run.func.__name__])
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
 
