@@ -131,10 +131,5 @@ def lay_out(
 
 
 def _lay_out_items(items: list[tuple[str, ast.Expression]], depth: int) -> list[str]:
-    """One item to a line; commas between them only, for a call takes none at its end."""
-    commas = [","] * (len(items) - 1) + [""]
-    return [
-        line
-        for (lead, value), comma in zip(items, commas, strict=True)
-        for line in lay_out(lead, value, comma, depth + 1)
-    ]
+    """One item to a line, each with a comma."""
+    return [line for lead, value in items for line in lay_out(lead, value, ",", depth + 1)]

@@ -161,8 +161,6 @@ def _suggest_in_expression(refusal: Refusal) -> str | None:
         return "powers are written `x^2`"
     if wants_value and token.type == "QUOTE":
         return 'strings stand between double quotes: `"..."`'
-    if wants_value and token.type == "RPAR" and before == ",":
-        return "no comma after the last one"
     if wants_value and token == "=" and before in ("+", "-", "*", "/", "@", "^", "<", ">", "=", "=="):
         return "an operator and `=` cannot be combined"
     if wants_operator and token.type == "EQUAL":

@@ -142,8 +142,7 @@ def lay_out_head(start: str, parameters: Sequence[ast.Parameter], end: str, dept
         return [flat]
     return [
         f"{pad}{start}(",
-        *(f"{pad}{INDENT}{text}," for text in texts[:-1]),
-        f"{pad}{INDENT}{texts[-1]}",
+        *(f"{pad}{INDENT}{text}," for text in texts),
         f"{pad}){end}",
     ]
 

@@ -281,7 +281,7 @@ def test_all_mistakes_of_a_file_come_together() -> None:
 
 def test_mistakes_of_the_tree_come_with_those_of_the_text_and_once() -> None:
     """Lark reads what stands before a refused token twice; what is left out with its line is not spoken of."""
-    text = "schedule S:\n  a = f(x=1, 2)\n  b = 1 2\n  c = g(x=1, 2) 3\n  d = f(x=1, 2)\n  e = h(3,)\n"
+    text = "schedule S:\n  a = f(x=1, 2)\n  b = 1 2\n  c = g(x=1, 2) 3\n  d = f(x=1, 2)\n  e = h(3,,)\n"
     _, found = parse_source(Source("test.opt", text))
     places = [(d.code, d.span.source.locate(d.span.start)[0]) for d in found]
     assert places == [("E009", 2), ("E004", 3), ("E004", 4), ("E009", 5), ("E004", 6)]

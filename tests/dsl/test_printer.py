@@ -192,6 +192,7 @@ def test_every_comment_survives_once(spec: Spec, seed: int) -> None:
     ("text", "printed"),
     [
         ("((a))", "a"),
+        ("f(a, b=2,)", "f(a, b=2)"),
         ("(a + b) + c", "a + b + c"),
         ("a - (b - c)", "a - (b - c)"),
         ("a * (b / c)", "a * (b / c)"),
