@@ -84,7 +84,7 @@ def solve(s: Tensor, b: Tensor) -> Tensor:
 
     finite = (s.isfinite().all(-1).all(-1) & b.isfinite().all(-1).all(-1))[..., None, None]
     right = torch.where(finite, _at_least_float32(b), 0.0)
-    return torch.where(finite, _shielded(solution, _at_least_float32(s)), math.nan).contiguous().to(b.dtype)
+    return torch.where(finite, _call_shielded(solution, _at_least_float32(s)), math.nan).contiguous().to(b.dtype)
 
 
 def cholesky(s: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def cholesky(s: Tensor) -> Tensor:
         found, problem = torch.linalg.cholesky_ex(symmetric)
         return torch.where(problem[..., None, None] == 0, found, math.nan)
 
-    return _shielded(factor, _symmetric(s)).to(s.dtype)
+    return _call_shielded(factor, _symmetric(s)).to(s.dtype)
 
 
 def trace(x: Tensor) -> Tensor:
