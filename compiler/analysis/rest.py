@@ -15,7 +15,7 @@ from optforge.compiler.ir.names import EquationName
 # Operators that give 0 where their first argument is 0, where any is, and where all are.
 OF_FIRST = {
     *("neg", "transpose", "fill", "sqrt", "abs", "sign", "square", "tanh", "atan", "sin", "floor"),
-    *("round", "log1p", "sum", "mean", "norm", "amax", "trace", "orthogonalize", "div", "pow"),
+    *("round", "log1p", "sum", "mean", "norm", "amax", "amin", "trace", "orthogonalize", "div", "pow"),
 }
 OF_ANY = {"mul", "matmul", "dot"}
 OF_ALL = {"add", "sub", "min", "max"}

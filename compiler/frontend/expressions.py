@@ -168,7 +168,7 @@ class Place:
         if name == "prev":
             return self._prev(node)
         if name in CALLABLE:
-            return self._operator(node, CALLABLE[name])
+            return self._operator(node, form_of(node, CALLABLE[name]))
         found = self.scope.find_function(node.function)
         if isinstance(found, Diagnostic):
             self.report(found)
@@ -352,6 +352,16 @@ class Place:
         unique = self.equations.fresh(name)
         self.equations.define(unique, value, value.span)
         return ir.Ref(unique, span=value.span)
+
+
+def form_of(node: ast.Call, forms: tuple[Operator, ...]) -> Operator:
+    """Of the operators of one name the one that takes as many values as are given."""
+
+    def given(form: Operator) -> int:
+        values = {parameter.name for parameter in form.parameters[: form.values]}
+        return len(node.arguments) + sum(keyword.name in values for keyword, _ in node.keywords)
+
+    return next((form for form in forms if given(form) == form.values), forms[0])
 
 
 def argument_name(asked: ast.Expression | None, parameter: str) -> str:

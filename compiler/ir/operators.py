@@ -100,13 +100,14 @@ class Across(Enum):
     MEAN = "mean"  # added, and divided by the size of the whole
     NORM = "norm"  # the squares are added
     MAX = "max"  # the largest of all ranks is the largest
+    MIN = "min"  # the smallest of all ranks is the smallest
     TRANSPOSE = "transpose"  # the result is cut along the same dimension
     PRODUCT = "product"  # a sum over the inner dimension
     WHOLE = "whole"  # any element may need every other
     TOTAL = "total"  # a sum over all parameters as well
 
 
-REDUCTIONS = (Across.SUM, Across.MEAN, Across.NORM, Across.MAX)
+REDUCTIONS = (Across.SUM, Across.MEAN, Across.NORM, Across.MAX, Across.MIN)
 OF_MATRICES = (Across.TRANSPOSE, Across.PRODUCT, Across.WHOLE)
 
 
@@ -194,7 +195,8 @@ class Operator:
 
     ``interval`` is what the result may be for scalars from intervals. Where Python's own operator has not the
     meaning of ``scalar`` for every number, ``is_plain`` says for which intervals it has, and ``careful`` is the
-    runtime's function for all others. ``writes_early`` says that ``in_place`` writes its first argument before it reads
+    runtime's function for all others. ``called`` is the name in a spec where several rows have one: they take different
+    numbers of values. ``writes_early`` says that ``in_place`` writes its first argument before it reads
     the others.
     """
 
@@ -208,6 +210,7 @@ class Operator:
     scalar: Callable[..., Any] | None = None
     in_place: Pattern | None = None
     symbol: str = ""
+    called: str = ""
     commutative: bool = False
     boolean: bool = False
     internal: bool = False
@@ -256,7 +259,12 @@ class Operator:
             )
             for parameter in self.parameters
         ]
-        return f"{self.name}({', '.join(shown)})"
+        return f"{self.word}({', '.join(shown)})"
+
+    @property
+    def word(self) -> str:
+        """How a spec says it: a symbol, or the name of a function."""
+        return self.symbol or self.called or self.name
 
 
 SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES)
@@ -497,7 +505,12 @@ ROWS = (
               "*": Pattern("({0:product} * {1:unary}).sum(dim={2}, keepdim=True)")},
              reduced(lambda np, x, y, axis: (x * y).sum(axis, keepdims=True)), lambda x, y, axis: x * y,
              commutative=True, cost=once_per_argument, interval=lambda x, y, axis: intervals.multiply(x, y)),
-    reduction("amax", Across.MAX, "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
+    replace(
+        reduction("amax", Across.MAX, "largest element", lambda np, x, axis: x.max(axis, keepdims=True)),
+        called="max"),
+    replace(
+        reduction("amin", Across.MIN, "smallest element", lambda np, x, axis: x.min(axis, keepdims=True)),
+        called="min"),
     Operator("matmul", Across.PRODUCT, "matrix product", (Formal("x", Want.MATRIX), Formal("y", Want.MATRIX)),
              product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
              symbol="@", cost=product_cost),
@@ -558,7 +571,15 @@ def careful_row(row: Operator) -> Operator:
 CAREFUL: Mapping[str, Operator] = {row.name: careful_row(row) for row in ROWS if row.careful}
 OPERATORS: Mapping[str, Operator] = {row.name: row for row in (*ROWS, *CAREFUL.values(), WHOLE_CALL)}
 
-# Operators a spec calls by name, and those it writes as symbols.
-CALLABLE: Mapping[str, Operator] = {row.name: row for row in ROWS if not row.symbol and not row.internal}
+def forms_by_name() -> dict[str, tuple[Operator, ...]]:
+    found: dict[str, tuple[Operator, ...]] = {}
+    for row in ROWS:
+        if not row.symbol and not row.internal:
+            found[row.word] = (*found.get(row.word, ()), row)
+    return found
+
+
+# Operators a spec calls by name, each name with its forms, and those it writes as symbols.
+CALLABLE: Mapping[str, tuple[Operator, ...]] = forms_by_name()
 BINARY: Mapping[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and len(row.parameters) == 2}
 UNARY: Mapping[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and len(row.parameters) == 1}

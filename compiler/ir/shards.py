@@ -16,7 +16,7 @@ from optforge.compiler.ir.types import Type
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """The output ``name`` of the stage reduced, whole: by ``sum``, ``mean``, ``norm`` or ``amax`` along an axis."""
+    """The output ``name`` of the stage reduced, whole: by ``sum``, ``mean``, ``norm``, ``amax`` or ``amin`` along an axis."""
 
     name: str
     operator: str

@@ -83,7 +83,7 @@ def reduced(request: Reduced, pieces: list[Array], shape: Shape, ranks: Ranks) -
     with np.errstate(all="ignore"):
         partial = [partial_of(request.operator, piece, axis) for piece in pieces]
         if any(shape[each] is ranks.dim for each in axis):
-            combine = np.max if request.operator == "amax" else np.sum
+            combine = {"amax": np.max, "amin": np.min}.get(request.operator, np.sum)
             partial = [combine(partial, axis=0)] * len(partial)
         if request.operator == "mean":
             partial = [each / count for each in partial]
@@ -94,6 +94,8 @@ def partial_of(operator: str, piece: Array, axis: tuple[int, ...]) -> Any:
     match operator:
         case "amax":
             return piece.max(axis=axis, keepdims=True, initial=-np.inf)
+        case "amin":
+            return piece.min(axis=axis, keepdims=True, initial=np.inf)
         case "norm":
             return (piece * piece).sum(axis=axis, keepdims=True)
         case _:

@@ -26,7 +26,7 @@ FINITE_INPUTS: Mapping[ir.InputSource, Interval] = {
 }
 CONSTANT = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
 TRUTH = Type(Kind.BOOLEAN, SCALAR, Phase.CONSTANT)
-SCALAR_REDUCTIONS = {"sum", "mean", "amax"}
+SCALAR_REDUCTIONS = {"sum", "mean", "amax", "amin"}
 
 
 def fold_constants(function: ir.Function) -> ir.Function:

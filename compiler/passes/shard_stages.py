@@ -196,8 +196,7 @@ class Cutting:
     def reduced(self, number: int) -> Reduced:
         expr = self.values[number].expr
         assert isinstance(expr, ir.Apply) and isinstance(expr.arguments[-1], ir.Literal)
-        across = OPERATORS[expr.operator].across
-        operator = {Across.SUM: "sum", Across.MEAN: "mean", Across.NORM: "norm", Across.MAX: "amax"}[across]
+        operator = "sum" if OPERATORS[expr.operator].across is Across.SUM else expr.operator
         return Reduced(self.name(number), operator, str(expr.arguments[-1].value), expr.type)
 
     def operand(self, number: int) -> ir.Expr:

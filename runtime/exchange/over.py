@@ -68,6 +68,9 @@ class Over:
         (largest,) = yield [Partial((x.amax(dim=axes, keepdim=True) if x.numel() else empty).double(), "max")]
         return largest.to(x.dtype)
 
+    def amin(self, x: Tensor, per: str, dims: Dims = FULL) -> Request:
+        return -(yield from self.amax(-x, per, dims))
+
     def whole(
         self,
         function: Callable[..., Any],

@@ -264,7 +264,7 @@ def test_in_place(row: Operator, phases: str) -> None:
         assert all(same(x, meaning(row, v)) for v, x in zip(group, found, strict=True)), text
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "amax", "norm", "dot"])
+@pytest.mark.parametrize("name", ["sum", "mean", "amax", "amin", "norm", "dot"])
 def test_reductions_keep_infinities_and_nan(name: str) -> None:
     row = OPERATORS[name]
     node = ir.Apply(name, (*applied_values(row), literal_axis()))

@@ -109,7 +109,7 @@ OF_PACKAGES = (
         "Projection is decided for all rows at once, by the largest cosine, or else for the matrix as one vector; "
         "where it takes place decay is a tenth. eps stands before the bias correction and is added to norms.",
         MATRIX + "u       = debias(m, beta1) * sqrt(1 - beta2^t) / (sqrt(v) + eps)\n"
-        "        channel = amax(abs(cosine)) < delta / sqrt(cols)\n"
+        "        channel = max(abs(cosine)) < delta / sqrt(cols)\n"
         "        layer   = abs(dot(weight, grad)) / (norm(weight) * norm(grad)) < delta / sqrt(rows * cols)\n"
         "        unit    = weight / (norm(weight, per=row) + eps)\n"
         "        whole   = weight / (norm(weight) + eps)\n"

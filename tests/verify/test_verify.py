@@ -234,7 +234,7 @@ MUTANTS = [
     ("namo", "bias * norm(m)", "1.000001 * bias * norm(m)", "alpha <= 1 or t > 1"),
     ("namo", "bias * norm(m)", "bias * norm(grad)", "alpha <= sqrt((1 - mu1) / (1 - mu2))"),
     ("namo", "/ (sqrt(v) + eps)", "", "scale_free(grad)"),
-    ("namo_d", "mean(alpha) / c)", "mean(alpha) / c^2)", "amax(s) * c^2 <= -amax(-s)"),
+    ("namo_d", "mean(alpha) / c)", "mean(alpha) / c^2)", "max(s) * c^2 <= min(s)"),
     ("normuon", f"scale_to(u, {LENGTH})", f"1.000001 * scale_to(u, {LENGTH})", f"norm(d) == {LENGTH} or norm(u) == 0"),
     ("normuon", "mean(o^2, per=row)", "mean(o^2)", "state(rows * cols + rows)"),
     ("muon", "orthogonalize(m, steps)", "1.01 * orthogonalize(m, steps)", "spectral_norm(update) <= 1.2024"),

@@ -38,7 +38,8 @@ SWAPS = {
     "sum": ("mean",),
     "mean": ("sum", "amax"),
     "norm": ("sum", "amax"),
-    "amax": ("mean",),
+    "amax": ("mean", "amin"),
+    "amin": ("mean", "amax"),
 }
 ORDERED = ("sub", "div", "pow", "matmul", "mod")
 UNARY = ("sqrt", "abs", "neg", "sign", "exp", "log", "log1p", "tanh", "atan", "floor", "round", "not")

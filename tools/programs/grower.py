@@ -31,6 +31,7 @@ from tools.programs.terms import (
 )
 
 NUMBERS = ("0.5", "2", "1", "0", "0.1", "0.25", "3", "1e-1", "0.7", "1.5E0", "-0.3")
+PEAKED = (("norm", 6.0), ("max", 1.0), ("min", 1.0))  # reductions without a derivative everywhere, with bounds
 MATRIX_SHAPES = tuple((rows, cols) for rows in Dim for cols in Dim)
 
 
@@ -220,7 +221,7 @@ class Grower:
     def reduced(self, term: Term, per: str | None) -> Term:
         """A reduction of the term, over everything or per row or column."""
         smooth = (("mean", 1.0), ("sum", 36.0))
-        kind, factor = self.dice.pick(smooth if self.scope.is_smooth else (*smooth, ("norm", 6.0), ("amax", 1.0)))
+        kind, factor = self.dice.pick(smooth if self.scope.is_smooth else (*smooth, *PEAKED))
         keywords: dict[str, ast.Expression] = {} if per is None else {"per": name(per)}
         shape, ground = reduce_shape(term.shape, per), reduce_shape(term.ground, per)
         return Term(self.call(kind, term.node, **keywords), shape, factor * term.bound, term.phase, ground)

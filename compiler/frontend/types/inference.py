@@ -174,7 +174,7 @@ class Inference:
             shape = operator.shape(tuple(value.type.shape for value in values), axis)
         except ShapeProblem as problem:
             shape = None if self.is_settled else problem.likely
-            self._shapes_differ(operator.symbol or operator.name, values, problem.left, problem.right, node.span)
+            self._shapes_differ(operator.word, values, problem.left, problem.right, node.span)
         if (operator.needs_matrix and self.universe is Universe.TENSOR) or (self.is_settled and not all(fit)):
             shape = None
         phase = max((value.type.phase for value in values), default=Phase.CONSTANT)
@@ -201,7 +201,7 @@ class Inference:
 
     def _require_universe(self, operator: Operator, node: ir.Apply) -> None:
         if operator.needs_matrix and self.universe is Universe.TENSOR:
-            self.report(errors.not_elementwise(operator.symbol or operator.name, self.words, node.span))
+            self.report(errors.not_elementwise(operator.word, self.words, node.span))
 
     def _require_kind(self, where: str, wanted: Kind, found: Type, span: Span) -> bool:
         if found.kind is wanted:
@@ -221,7 +221,7 @@ class Inference:
 
     def _require_argument(self, operator: Operator, parameter: Formal, argument: ir.Expr) -> bool:
         """Whether kind and shape are right; they are reported where they are not, and so is the phase of a setting."""
-        where = f"`{operator.symbol or operator.name}`"
+        where = f"`{operator.word}`"
         found, want = argument.type, parameter.want
         if want in SETTINGS:
             return self._require_setting(where, parameter, argument)

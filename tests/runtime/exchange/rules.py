@@ -108,7 +108,7 @@ def lamb_shards(weight: Tensor, grad: Tensor, m: Tensor, v: Tensor, *, over: Ove
 def reductions(weight: Tensor, grad: Tensor, r: Tensor, c: Tensor, *, rows: int, cols: int) -> Values:
     """Every reduction per all, row and col; r has a value per row, c one per column."""
     r = r + grad.mean(dim=-1, keepdim=True) + grad.amax(dim=-1, keepdim=True)
-    c = c + grad.mean(dim=-2, keepdim=True) + grad.amax(dim=-2, keepdim=True)
+    c = c + grad.mean(dim=-2, keepdim=True) + grad.amin(dim=-2, keepdim=True)
     s = r.amax(dim=(-2, -1), keepdim=True) * c.sum(dim=(-2, -1), keepdim=True)
     s = s + grad.mean(dim=(-2, -1), keepdim=True) + (weight * grad).sum(dim=(-2, -1), keepdim=True)
     n = grad.norm(dim=-1, keepdim=True) + grad.norm(dim=-2, keepdim=True)
@@ -118,15 +118,15 @@ def reductions(weight: Tensor, grad: Tensor, r: Tensor, c: Tensor, *, rows: int,
 
 
 def reductions_shards(weight: Tensor, grad: Tensor, r: Tensor, c: Tensor, *, over: Over, rows: int, cols: int) -> Step:
-    row, col, most_row, most_col, mean = yield (
+    row, col, most_row, least_col, mean = yield (
         over.mean(grad, "row"),
         over.mean(grad, "col"),
         over.amax(grad, "row"),
-        over.amax(grad, "col"),
+        over.amin(grad, "col"),
         over.mean(grad, "all"),
     )
     r = r + row + most_row
-    c = c + col + most_col
+    c = c + col + least_col
     most, total, dot, norm_row, norm_col, dot_row, sum_col = yield (
         over.amax(r, "all", dims=("rows", 1)),
         over.sum(c, "all", dims=(1, "cols")),
