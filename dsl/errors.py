@@ -1203,6 +1203,35 @@ def two_signatures(event: str, argument: str, span: Span, first: Span) -> Diagno
 # Streams
 
 
+@entry("E043", "a sum over another rule")
+def foreign_rule(span: Span, words: Sequence[str]) -> Diagnostic:
+    """`total(x)` adds up over all parameters, `total(x, over=matrix)` over those of one rule: the one that it stands
+    in, since the equations that x is made of are that rule's.
+
+    Wrong:
+
+        optimizer Shared:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                m = ema(grad, 0.9)
+                weight <- weight - lr * m / sqrt(total(norm(m)^2, over=rest))
+            for rest:
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer Shared:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                m = ema(grad, 0.9)
+                weight <- weight - lr * m / sqrt(total(norm(m)^2, over=matrix))
+            for rest:
+                weight <- weight - lr * grad
+    """
+    help = f"here it is {join_quoted([f'over={word}' for word in words])}" if words else None
+    return diagnose("`over` names the rule that this stands in", span, help=help)
+
+
 @entry("E050", "an equation that needs its own result")
 def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label]) -> Diagnostic:
     """Equations are unordered, but each needs the values it mentions first. These need each other within the same

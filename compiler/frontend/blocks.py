@@ -42,9 +42,11 @@ class Machine:
         what: str = "a rule",
         streams: bool = True,
         hint: str | None = None,
+        words: tuple[str, ...] = (),
     ) -> None:
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams, self.hint = arguments or {}, what, streams, hint
+        self.words = words
         self.equations = Equations(self.report.growth)
         self.visible_elsewhere: dict[str, ir.StreamRef] = {}
         self.definitions: dict[str, list[Span]] = {}
@@ -90,6 +92,7 @@ class Machine:
         return Place(
             definition.scope, lookup, self.equations, self.report, path, self.visible,
             state=self.streams, totals=self.streams, what=self.what, hint=self.hint,
+            words=self.words,
         )  # fmt: skip
 
     def visible(self) -> list[str]:

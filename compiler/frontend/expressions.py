@@ -21,7 +21,7 @@ from optforge.compiler.frontend.scopes import Scope, prelude
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, literal, number
 from optforge.compiler.ir.names import EquationName
-from optforge.compiler.ir.operators import BINARY, CALLABLE, UNARY, Formal, Operator, Want
+from optforge.compiler.ir.operators import BINARY, CALLABLE, OWN_RULE, UNARY, Formal, Operator, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
@@ -50,6 +50,7 @@ class Place:
     totals: bool = True
     what: str = "a rule"
     hint: str | None = None
+    words: tuple[str, ...] = ()  # what stands after `for` in the rule
 
     def expression(self, node: ast.Expression) -> ir.Expr:
         """The IR of a surface expression; problems are reported and give a harmless literal."""
@@ -201,8 +202,17 @@ class Place:
         arguments = []
         for parameter in operator.parameters:
             value = given.get(parameter.name)
-            arguments.append(self.expression(value) if value else default_of(parameter, node.span))
+            if value and parameter.want is Want.RULE:
+                arguments.append(self._own_rule(value))
+            else:
+                arguments.append(self.expression(value) if value else default_of(parameter, node.span))
         return ir.Apply(operator.name, tuple(arguments), span=node.span)
+
+    def _own_rule(self, node: ast.Expression) -> ir.Expr:
+        """The rule that an equation stands in, by a word of its `for`."""
+        if not isinstance(node, ast.Name) or node.name not in self.words:
+            self.report(errors.foreign_rule(node.span, self.words))
+        return literal(OWN_RULE, OWN_RULE, Kind.TEXT, node.span)
 
     def _match_arguments(
         self, node: ast.Call, parameters: tuple[Formal, ...], signature: str

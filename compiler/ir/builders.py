@@ -25,6 +25,8 @@ def default_of(parameter: Formal, span: Span) -> ir.Expr:
     match parameter.want:
         case Want.AXIS:
             return literal(spelling, spelling, Kind.AXIS, span)
+        case Want.RULE:
+            return literal(spelling, spelling, Kind.TEXT, span)
         case Want.TEXT:
             return literal(spelling.strip('"'), spelling, Kind.TEXT, span)
         case Want.TRIPLES:

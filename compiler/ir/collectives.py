@@ -1,6 +1,7 @@
 """What is combined between two stages of a step: of all parameters, or of the shards of one.
 
-A stage that combines over parameters runs for all of these that have a gradient, those of other rules too.
+A stage that combines over parameters runs for all of these that have a gradient, those of other rules too where it does
+not say that they do not count.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Over(Enum):
     """Whose values are combined."""
 
     PARAMETERS = "parameters"  # all that take part, those of other rules too
+    OF_RULE = "parameters of the rule"
     ROW_SHARDS = "row shards"  # of one matrix that is cut between rows
     COL_SHARDS = "col shards"  # of one matrix that is cut between columns
 

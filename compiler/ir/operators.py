@@ -79,6 +79,7 @@ class Want(Enum):
     NUMBER = "a constant number"
     TEXT = "a string"
     TRIPLES = "triples of coefficients"
+    RULE = "what stands after `for` in the rule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,8 @@ class Operator:
         return self.symbol or self.called or self.name
 
 
-SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES)
+SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES, Want.RULE)
+EVERYTHING, OWN_RULE = "all", "own"  # the values of a setting that is a rule
 
 
 # Shape rules
@@ -536,8 +538,9 @@ ROWS = (
            solution_cost),
     matrix("cholesky", "the lower triangular l for which s = l l', of a symmetric positive definite s", (GRAM,),
            square_shape, reference_cholesky, cubic_cost(1 / 3)),
-    Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient",
-             (Formal("x", Want.SCALAR),), scalar_shape, {}, lambda x: x),
+    Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient, or those of the rule",
+             (Formal("x", Want.SCALAR), Formal("over", Want.RULE, EVERYTHING, keyword_only=True)), scalar_shape, {},
+             lambda x, over: x),
     # Written by passes only
     Operator("square", Across.ELEMENTWISE, "x^2", VALUE, elementwise_shape,
              {"S": Pattern("{0:product} * {0:unary}", Level.PRODUCT), "T": Pattern("{0:postfix}.square()")},

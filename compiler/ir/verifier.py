@@ -62,9 +62,11 @@ def require_valid_stages(stages: tuple[ir.Stage, ...], after: str) -> None:
         if not given or given != [(each.name, each.type) for each in stage.collectives]:
             raise InternalError(f"after {after}: the outputs of `{stage.function.name}` are not what is combined")
         for each in stage.collectives:
-            how = (each.kind, each.over, each.type.shape)
-            if how != (Combination.SUM, Over.PARAMETERS, SCALAR):
+            is_sum = (each.kind, each.type.shape) == (Combination.SUM, SCALAR)
+            if not is_sum or each.over not in (Over.PARAMETERS, Over.OF_RULE):
                 raise InternalError(f"after {after}: `{each.name}` is combined as nothing before a target combines")
+        if len({each.over for each in stage.collectives}) > 1:
+            raise InternalError(f"after {after}: `{stage.function.name}` runs for some parameters and for others")
     require_distinct("collectives", (each.name for stage in stages for each in stage.collectives), after)
 
 

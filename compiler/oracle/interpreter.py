@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
@@ -180,7 +181,8 @@ def run_step(
         parameter.steps += 1
     rules = {parameter.rule.name: parameter.rule for parameter, _, _ in active}
     inputs = [step_inputs(*each) for each in active]
-    combined = {name: combine(rule.step, inputs) for name, rule in rules.items()}
+    given_by = [(parameter.rule.name, each) for (parameter, _, _), each in zip(active, inputs, strict=True)]
+    combined = {name: combine(name, rule.step, given_by) for name, rule in rules.items()}
     evaluations = [
         Evaluation(parameter.rule.update, replace(given, combined=combined[parameter.rule.name]))
         for (parameter, _, _), given in zip(active, inputs, strict=True)
@@ -195,14 +197,17 @@ def step_inputs(parameter: OracleParameter, grad: Array, hypers: Values) -> Inpu
     return replace(parameter.inputs(grad, hypers), t=float(parameter.steps))
 
 
-def combine(stages: Sequence[ir.Stage], given: Sequence[Inputs]) -> dict[str, Array]:
+def combine(rule: str, stages: Sequence[ir.Stage], given: Sequence[tuple[str, Inputs]]) -> dict[str, Array]:
     """What the stages before the last combine, stage after stage, of what is given for every parameter with a gradient.
 
-    All collectives are sums over parameters, and a sum over none is 0.
+    What is given comes with the names of its rules. All collectives are sums over parameters, of every rule or of the
+    stages' own; a sum over none is 0.
     """
     combined: dict[str, Array] = {}
     for stage in stages:
-        inputs = [seen_in(stage.function.universe, replace(each, combined=combined)) for each in given]
+        is_own = any(collective.over is Over.OF_RULE for collective in stage.collectives)
+        counted = [each for name, each in given if name == rule or not is_own]
+        inputs = [seen_in(stage.function.universe, replace(each, combined=combined)) for each in counted]
         outputs = [evaluate_function(stage.function, each) for each in inputs] if stage.collectives else []
         names = [collective.name for collective in stage.collectives]
         with np.errstate(all="ignore"):
@@ -227,7 +232,7 @@ def fire_event(
     """The event for every parameter whose rule has it; collectives range over all parameters with a gradient."""
     events = {p.rule.name: event for p in parameters for event in p.rule.events if event.name == name}
     combined = {
-        rule: combine_before(event.step, parameters, name, grads, hypers, arguments) if event.step[1:] else {}
+        rule: combine_before(rule, event.step, parameters, name, grads, hypers, arguments) if event.step[1:] else {}
         for rule, event in events.items()
     }
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
@@ -249,6 +254,7 @@ def event_inputs(
 
 
 def combine_before(
+    rule: str,
     stages: Sequence[ir.Stage],
     parameters: Sequence[OracleParameter],
     name: str,
@@ -265,7 +271,8 @@ def combine_before(
     for parameter, grad, values in active:
         if any(event.name == name for event in parameter.rule.events):
             parameter.start(grad, values)
-    return combine(stages, [event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1) for each in active])
+    given = [(each[0].rule.name, event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1)) for each in active]
+    return combine(rule, stages, given)
 
 
 def needs_grad(parameter: OracleParameter, event: ir.Event) -> bool:

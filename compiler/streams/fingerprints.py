@@ -17,6 +17,7 @@ from itertools import combinations
 from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.dependencies import dependencies, reachable, sort_topologically
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS
@@ -125,6 +126,8 @@ class Machines:
             for o in function.outputs:
                 key = becomes(o.name) if o.name in self.names else Purpose(What.RESULT, o.name, owner)
                 self.values[key] = Value(owner, o.value)
+        sums = [each for stage in rule.stages for each in stage.collectives]
+        self.own_sums = {each.name for each in sums if each.over is Over.OF_RULE}
         for function in (stage.function for stage in rule.stages if stage.collectives):
             self.functions[function.name] = function
             self.values |= {Purpose(What.TOTAL, o.name): Value(function.name, o.value) for o in function.outputs}
@@ -227,7 +230,8 @@ class Machines:
             case ir.Input(name=name, source=ir.InputSource.STATE):
                 return digest("memory", colors[name])
             case ir.Input(name=name, source=ir.InputSource.COMBINED):
-                return digest("total", known[Purpose(What.TOTAL, name)])
+                own = ["of the rule"] if name in self.own_sums else []
+                return digest("total", known[Purpose(What.TOTAL, name)], *own)
             case ir.Input(name=name, source=ir.InputSource.HYPER) if name in self.past:
                 return self._past_digest(self.past[name])
             case ir.Input(name=name, source=source):

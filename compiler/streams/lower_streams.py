@@ -19,7 +19,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Collective, Combination, Over
 from optforge.compiler.ir.dependencies import dependencies, inputs_of, reachable, slice_function, sort_topologically
 from optforge.compiler.ir.names import EquationName, free_name_among
-from optforge.compiler.ir.operators import OPERATORS
+from optforge.compiler.ir.operators import OPERATORS, OWN_RULE
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.streams.migrations import check_hyper_past, check_past
 from optforge.compiler.streams.state_names import Remembered, Slot, collect_slots, identity, name_slots, root_of
@@ -84,6 +84,7 @@ class PlannedSum:
 
     output: ir.Output
     round: int
+    over: Over
 
     @property
     def key(self) -> ir.Key:
@@ -217,15 +218,19 @@ class RuleStreams:
 
     def _stages(self, machine: SummedMachine, live: set[Read]) -> tuple[ir.Stage, ...]:
         """The live sums, each in the first stage that has all that it reads, and then what the machine is there for."""
-        update, rounds = machine.update, max((each.round for each in machine.sums), default=-1) + 1
-        groups = [[each for each in machine.sums if each.round == n and each.key in live] for n in range(rounds)]
+        update = machine.update
+        groups: dict[tuple[int, Over], list[ir.Output]] = {}
+        for each in sorted(machine.sums, key=lambda each: each.round):
+            if each.key in live:
+                groups.setdefault((each.round, each.over), []).append(each.output)
         stages: list[ir.Stage] = []
-        for outputs in (tuple(each.output for each in group) for group in groups if group):
+        for (_, over), group in groups.items():
+            outputs = tuple(group)
             number = f".{len(stages) + 1}" if stages else ""
             function = replace(update, name=f"{update.name}.sums{number}")
-            if self.is_one_of_several:
+            if self.is_one_of_several and over is Over.PARAMETERS:
                 function = replace(function, universe=Universe.TENSOR)
-            sums = (Collective(o.name, Combination.SUM, Over.PARAMETERS, o.value.type) for o in outputs)
+            sums = (Collective(o.name, Combination.SUM, over, o.value.type) for o in outputs)
             stages.append(ir.Stage(slice_function(function, outputs), tuple(sums)))
         outputs = tuple(o for o in update.outputs if o.name in self.results or ir.stored(o.name) in live)
         return (*stages, ir.Stage(slice_function(update, outputs)))
@@ -235,21 +240,24 @@ class RuleStreams:
         order, _ = sort_topologically(dependencies(step.equations), [equation.name for equation in step.equations])
         by_name = {equation.name: equation for equation in step.equations}
         done: list[ir.Equation] = []
-        sums: dict[ir.Expr, PlannedSum] = {}
+        sums: dict[tuple[ir.Expr, Over], PlannedSum] = {}
 
         def name_sum(node: ir.Expr) -> ir.Expr:
             if not (isinstance(node, ir.Apply) and node.operator == "total"):
                 return node
-            (summand,) = node.arguments
-            if summand not in sums:
+            summand, setting = node.arguments
+            is_own = self.is_one_of_several and isinstance(setting, ir.Literal) and setting.value == OWN_RULE
+            key = (summand, Over.OF_RULE if is_own else Over.PARAMETERS)
+            if key not in sums:
                 name = f"{'' if owner == 'step' else f'{owner}_'}total_{len(sums) + 1}"
                 output = ir.Output(name, fit_type(summand, NUMBER_STREAM))
-                reads = inputs_of(
-                    self._require_common(slice_function(replace(step, equations=tuple(done)), (output,)), node)
-                )
-                earlier = [each.round for each in sums.values() if each.key in {read.key for read in reads}]
-                sums[summand] = PlannedSum(output, max(earlier, default=-1) + 1)
-            return ir.Input(sums[summand].output.name, ir.InputSource.COMBINED, type=NUMBER_STREAM, span=node.span)
+                function = slice_function(replace(step, equations=tuple(done)), (output,))
+                if self.is_one_of_several and not is_own:
+                    self._require_common(function, node)
+                reads = {read.key for read in inputs_of(function)}
+                earlier = [each.round for each in sums.values() if each.key in reads]
+                sums[key] = PlannedSum(output, max(earlier, default=-1) + 1, key[1])
+            return ir.Input(sums[key].output.name, ir.InputSource.COMBINED, type=NUMBER_STREAM, span=node.span)
 
         for name in order:
             equation = by_name[name]
@@ -257,14 +265,16 @@ class RuleStreams:
         outputs = tuple(replace(o, value=ir.transform(name_sum, o.value)) for o in step.outputs)
         return SummedMachine(replace(step, equations=tuple(done), outputs=outputs), tuple(sums.values()))
 
-    def _require_common(self, function: ir.Function, node: ir.Apply) -> ir.Function:
+    def _require_common(self, function: ir.Function, node: ir.Apply) -> None:
         """A sum ranges over every parameter, so beside other rules it may read only what all have."""
         own = [n.name for n in inputs_of(function) if n.source in (ir.InputSource.STATE, ir.InputSource.DIMENSION)]
-        if self.is_one_of_several and (own or needs_matrix(function)):
-            hint = "`total` ranges over all parameters: beside other rules it may read `grad`, `weight` and hypers"
+        if own or needs_matrix(function):
+            hint = (
+                "beside other rules `total` may read `grad`, `weight` and hypers; "
+                f"a sum over the parameters of this rule is `total(..., over={self.raw.words[0]})`"
+            )
             name = own[0] if own else None
             self.report(errors.not_available(name, "the parameters of other rules", node.span, hint))
-        return function
 
     # First values
 

@@ -37,8 +37,8 @@ class Kernel:
     `shards` is the same for a part of each matrix, as a generator: it takes `over` as well, yields what it asks other
     ranks for, and is resumed with the answers. Without it, matrices go to the ranks that own them as a whole, and back.
 
-    `sums` run before, in their order, for all parameters that have a gradient, those of other rules too; the sum of
-    each of their outputs over all these is from then on a scalar of its name.
+    `sums` run before, in their order, for all parameters that have a gradient, those of other rules too unless they are
+    `over` "rule" alone; the sum of each of their outputs over all these is from then on a scalar of its name.
     """
 
     function: Callable[..., tuple[Any, ...]]
@@ -50,6 +50,7 @@ class Kernel:
     sums: tuple[Kernel, ...] = ()
     along: tuple[str, ...] | None = None
     shards: Callable[..., Generator[Any, Any, tuple[Any, ...]]] | None = None
+    over: str = "all"
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()

@@ -36,12 +36,13 @@ def _sums(
 ) -> dict[str, dict[str, Tensor]]:
     """By rule, what the kernels before its last one sum up over all units; `arguments` are by rule too."""
     return {
-        name: _sums_before(last, batches, arguments.get(name, {}), arrangement, slots, state)
+        name: _sums_before(name, last, batches, arguments.get(name, {}), arrangement, slots, state)
         for name, last in kernels.items()
     }
 
 
 def _sums_before(
+    rule: str,
     last: Kernel,
     batches: Sequence[ParameterBatch],
     arguments: Mapping[str, Any],
@@ -55,7 +56,7 @@ def _sums_before(
         parts: _Parts = {Ranks(): []}
         for p in (p for batch in batches for p in batch.params):
             parts.setdefault(_ranks_of(slots[p]), [])
-        for batch in batches:
+        for batch in (batch for batch in batches if kernel.over == "all" or batch.rule.name == rule):
             scalars = batch.scalars(kernel, sums, arguments)
             layout = _wider("tensor", batch.rule.step.layout, kernel.layout)
             buckets = arrangement.buckets(batch, kernel, layout, slots)

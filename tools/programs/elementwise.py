@@ -314,10 +314,14 @@ def has_total(scope: Scope, shape: Shape) -> bool:
 
 
 def total(grower: Grower, shape: Shape, depth: int) -> Term:
-    assert grower.scope.total_scope is not None
-    inner = grower.within(grower.scope.total_scope)
-    term = inner.number(SCALAR, max(depth, 1))
-    return times(constant("0.1"), Term(grower.call("total", term.node), SCALAR, 12 * term.bound))
+    scope = grower.scope.total_scope
+    over: dict[str, ast.Expression] = {}
+    if grower.scope.own_total is not None and grower.dice.chance(40):
+        word, scope = grower.scope.own_total
+        over["over"] = name(word)
+    assert scope is not None
+    term = grower.within(scope).number(SCALAR, max(depth, 1))
+    return times(constant("0.1"), Term(grower.call("total", term.node, **over), SCALAR, 12 * term.bound))
 
 
 def is_rough(scope: Scope, shape: Shape) -> bool:

@@ -67,6 +67,7 @@ class Scope:
     has_steps: bool = True
     has_state: bool = True
     total_scope: Scope | None = None
+    own_total: tuple[str, Scope] | None = None  # the word of the rule, and what sums over its parameters may read
     has_prelude: bool = True
     is_smooth: bool = False
     aside: Aside | None = None
@@ -77,7 +78,7 @@ class Scope:
         return self.universe is Universe.MATRIX
 
     def without_state(self) -> Scope:
-        return replace(self, has_state=False, remembered=(), total_scope=None)
+        return replace(self, has_state=False, remembered=(), total_scope=None, own_total=None)
 
     def constants(self) -> Scope:
         """Only what does not change while the hypers stay."""

@@ -93,7 +93,7 @@ class FileGrower:
         if form in ("used", "roles"):
             members.append(grow_delegate(self.dice, self.made, hypers))
         if form == "two":
-            block, _ = self.block(self.scope(Universe.TENSOR, hypers), 1, is_alone=False)
+            block, _ = self.block(self.scope(Universe.TENSOR, hypers), "rest", 1, is_alone=False)
             members.append(ast.Rule((ast.Identifier("rest"),), block))
         node = ast.Optimizer(ast.Identifier(text), None, (*(plan.node for plan in hypers.plans), *members), self.doc())
         return Made(node, hypers, universe, planned, scope.data, form == "shared", events)
@@ -113,7 +113,7 @@ class FileGrower:
         """The rule that says most, with its event if it has one."""
         count = 1 + self.dice.weighted(((4, 0), (3, 1), (2, 2), (1, 3)))
         if form == "two" or not self.dice.chance(likely):
-            block, planned = self.block(scope, count, is_alone=form in ("matrix", "tensor"))
+            block, planned = self.block(scope, words[0], count, is_alone=form in ("matrix", "tensor"))
             return [rule_of(words, block)], planned, {}
         base = grower_of(self.dice, scope)
         seen = plan_variables(base, 1 + self.dice.below(2), ("h", "curvature", "y"))
@@ -121,12 +121,12 @@ class FileGrower:
         is_alone = form in ("matrix", "tensor")
         event, arguments = self.event(scope, seen, planned, is_alone)
         inside = replace(scope, variables=(*foreign(seen), *scope.variables))
-        block, _ = self.block(inside, count, is_alone, planned)
+        block, _ = self.block(inside, words[0], count, is_alone, planned)
         members: list[ast.OptimizerMember] = [rule_of(words, block), event]
         return self.dice.shuffled(members), planned, {event.name.name: arguments}
 
     def block(
-        self, scope: Scope, count: int, is_alone: bool, planned: list[Variable] | None = None
+        self, scope: Scope, word: str, count: int, is_alone: bool, planned: list[Variable] | None = None
     ) -> tuple[tuple[ast.Statement, ...], list[Variable]]:
         """The equations of a rule, in any order."""
         base = grower_of(self.dice, scope)
@@ -134,7 +134,8 @@ class FileGrower:
         aside = Aside(["ramp", "share", "length"])
         scope = replace(scope, aside=aside)
         if self.dice.chance(30):
-            scope = replace(scope, total_scope=self.total_scope(scope, is_alone))
+            own = (word, self.total_scope(scope, True))
+            scope = replace(scope, total_scope=self.total_scope(scope, is_alone), own_total=own)
         remembered = [variable for variable in planned if not variable.is_boolean]
         bindings = grow_bindings(grower_of(self.dice, scope), planned, remembered)
         if self.dice.chance(15):

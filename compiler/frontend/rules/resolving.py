@@ -59,7 +59,7 @@ def resolve_rule(
     rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
 ) -> RawRule:
     """A rule with its own equations, and all events as it sees them."""
-    machine = Machine(rule.block, events, "step", hypers.values, report)
+    machine = Machine(rule.block, events, "step", hypers.values, report, words=rule.words)
     machine.check_names()
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
@@ -147,7 +147,9 @@ def resolve_event(
         parameters.append(resolve_hyper(parameter.name.name, node, report))
     arguments = {parameter.name: parameter.span for parameter in parameters}
     hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
-    machine = Machine(event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint)
+    machine = Machine(
+        event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint, words=rule.words
+    )
     machine.check_names()
     doc = event.node.doc.value if event.node.doc else ""
     last = event.node.parameters[-1].span if event.node.parameters else name.span

@@ -245,6 +245,7 @@ class Inference:
             Want.NUMBER: Kind.NUMBER,
             Want.TEXT: Kind.TEXT,
             Want.TRIPLES: Kind.TRIPLES,
+            Want.RULE: Kind.TEXT,
         }[parameter.want]
         place = f"`{parameter.name}` of {where}"
         if not self._require_kind(place, kind, argument.type, argument.span):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from optforge.compiler.analysis.layouts import layout_of, step_layout
 from optforge.compiler.analysis.sharding.placement import along
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.types import FULL, Dim
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
@@ -39,7 +40,8 @@ def lower_rule(
             sums = tuple(scalars[ir.InputSource.COMBINED, each.name] for each in stage.collectives)
             function = lowered(stage.function, name, f"What each parameter adds to {join_quoted(sums, 'and')}.")
             functions.append(replace(function, outputs=sums))
-            found += kernel_lines("", stage.function, functions[-1], rule, indent + 4)
+            own = {"over": quote("rule")} if stage.collectives[0].over is Over.OF_RULE else NO_FUNCTIONS
+            found += kernel_lines("", stage.function, functions[-1], rule, indent + 4, own)
         space = " " * indent
         if len(found) == 1:  # a tuple of one thing that fits in a line is written in one, a few characters longer
             return [f"{space}sums=({found[0].strip()}),"]
