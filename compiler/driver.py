@@ -19,6 +19,7 @@ from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
 from optforge.compiler.frontend.types.typecheck import check_program
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import Task
 from optforge.compiler.ir.verifier import require_valid
 from optforge.compiler.passes.common_subexpressions import share_subexpressions
 from optforge.compiler.passes.copy_propagation import propagate_copies
@@ -225,7 +226,7 @@ def fold_requirements(program: ir.Program) -> ir.Program:
 
         def told(function: ir.Function) -> ir.Function:
             """What `was` computes from comes from an older checkpoint, with conditions of its own."""
-            return function if function.name == "was" else replace(function, given=given)
+            return function if function.name.task is Task.PAST else replace(function, given=given)
 
         return replace(changed(old, told), requirements=kept)
 

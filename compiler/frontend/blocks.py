@@ -14,7 +14,7 @@ from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
-from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.names import EquationName, FunctionName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
@@ -80,7 +80,7 @@ class Machine:
             for word, definition in self.block.updates.items()
         ]
         equations = tuple(self.equations.found.values())
-        return ir.Function(self.owner, universe, equations, tuple(outputs))
+        return ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs))
 
     def value_of(self, definition: Definition, path: EquationName) -> ir.Expr:
         return self.place(definition, path).expression(definition.value)

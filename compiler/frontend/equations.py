@@ -14,7 +14,7 @@ from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
 from optforge.compiler.ir.dependencies import dependencies, put_in, references, sort_topologically
-from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.names import EquationName, FunctionName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span
@@ -70,7 +70,9 @@ class Equations:
         graph = dependencies(self.found.values())
         order, cycles = sort_topologically(graph, own)
         if cycles:
-            for problem in instantaneous_cycles(ir.Function("", Universe.TENSOR, tuple(self.found.values()), ())):
+            for problem in instantaneous_cycles(
+                ir.Function(FunctionName(), Universe.TENSOR, tuple(self.found.values()), ())
+            ):
                 report(problem)
             return number("0", span)
         values: dict[EquationName, ir.Expr] = {}

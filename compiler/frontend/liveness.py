@@ -26,10 +26,10 @@ def warn_unused(raw: RawDeclaration, rules: Iterable[ir.Rule], report: Report) -
     """
     defined: dict[Span, str] = {}
     used: set[Span] = set()
-    machines = {"step", "schedule", "penalty", *(event.name for rule in rules for event in rule.events)}
+    machines = {"step", *(event.name for rule in rules for event in rule.events)}
     for rule in raw.rules:
         live = live_names(rule)
-        for owner, function in ((o, f) for o, f in raw_machines(rule).items() if f.name in machines):
+        for owner, function in ((o, f) for o, f in raw_machines(rule).items() if o in machines):
             for equation in (equation for equation in function.equations if equation.name.is_written):
                 defined[equation.span] = equation.name.word
                 used |= {equation.span} if ir.StreamRef(owner, equation.name) in live else set()

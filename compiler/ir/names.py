@@ -1,4 +1,4 @@
-"""What an equation is called: data, so that nobody has to look into text to find out what a name is.
+"""What equations and functions are called: data, so that nobody has to look into text to find out what a name is.
 
 A name is a path: an equation that the spec wrote has one segment, what a function left behind that was called in it
 has more. Of several that would be the same, later ones are numbered. Names become text where somebody reads them: the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import NamedTuple
 
 
@@ -64,6 +65,26 @@ class EquationName:
         return replace(self, path=(*self.path[:-1], self.path[-1]._replace(number=number)))
 
 
+class Task(Enum):
+    """What a function is there for."""
+
+    UPDATE = "update"  # a step or event itself, a schedule or a penalty
+    SUMS = "sums"  # what is summed up before it can run
+    WHOLE = "whole"  # what the owners of whole matrices compute of it
+    FIRST = "first"  # the first values of states
+    PAST = "past"  # a state or hyper, out of those of an older checkpoint
+    CONDITION = "condition"  # what hypers must satisfy
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionName:
+    """Of which machine a function is (``step``, an event, ...), for which task, and which one of several of these."""
+
+    machine: str = ""
+    task: Task = Task.UPDATE
+    number: int = 1
+
+
 def free_name_among(taken: Container[object], wanted: EquationName) -> EquationName:
     """The name itself, or the first with a number that is not taken."""
     name, number = wanted, wanted.path[-1].number
@@ -77,6 +98,7 @@ def free_name_among(taken: Container[object], wanted: EquationName) -> EquationN
 
 
 SEGMENT = re.compile(r"(?:([^\W\d]\w*)|'([^']*)')(?:\.(\d+))?")
+FUNCTION = re.compile(r"(\w*)(?:\.([a-z]+))?(?:\.(\d+))?")
 NAME = re.compile(rf"(?:(\w+):)?({SEGMENT.pattern}(?:\.{SEGMENT.pattern})*)")
 
 
@@ -94,6 +116,20 @@ def read_name(text: str) -> EquationName:
         raise ValueError(f"this is no name: {text}")
     path = (Segment(word or quoted, int(number or 1)) for word, quoted, number in SEGMENT.findall(match[2]))
     return EquationName(tuple(path), match[1] or "")
+
+
+def function_text(name: FunctionName) -> str:
+    """What dumps say: ``step``, ``step.sums.2`` for the second one that sums up for it, ``.first`` for no machine's."""
+    task = "" if name.task is Task.UPDATE else f".{name.task.value}"
+    return f"{name.machine}{task}" + (f".{name.number}" if name.number > 1 else "")
+
+
+def read_function_name(text: str) -> FunctionName:
+    """The name of a function that a dump says; ValueError for text that is none."""
+    match = FUNCTION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"this is no name of a function: {text}")
+    return FunctionName(match[1], Task(match[2] or "update"), int(match[3] or 1))
 
 
 def one_word(name: EquationName | str) -> str:

@@ -16,7 +16,7 @@ from operator import is_
 from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.ir.collectives import Collective
-from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.names import EquationName, FunctionName
 from optforge.compiler.ir.types import UNTYPED, Kind, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
@@ -156,7 +156,7 @@ class Output:
 class Function:
     """Equations and outputs: what is computed from the inputs, once, wherever the conditions ``given`` hold."""
 
-    name: str
+    name: FunctionName
     universe: Universe
     equations: tuple[Equation, ...]
     outputs: tuple[Output, ...]

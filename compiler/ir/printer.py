@@ -30,7 +30,7 @@ from typing import assert_never
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of
 from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.ir.names import EquationName, name_text, read_name
+from optforge.compiler.ir.names import EquationName, function_text, name_text, read_function_name, read_name
 from optforge.compiler.ir.operators import BINARY, OPERATORS, UNARY, Want
 from optforge.compiler.ir.types import SCALAR, Dim, Kind, Phase, Shape, Type, Universe, broadcast
 from optforge.dsl import ast
@@ -182,7 +182,7 @@ def dump_function(function: ir.Function) -> str:
     """The whole function as text that :func:`read_function` reads back."""
     inputs = {node.key: node for node in declared_inputs(function)}
     dump = Dump(function)
-    lines = [f"function {function.name} for {function.universe.value}"]
+    lines = [f"function {function_text(function.name)} for {function.universe.value}"]
     lines += [f"    {node.source.value} {node.name}: {type_text(node.type)}" for node in inputs.values()]
     lines += [f"    given {dump.text(condition)}" for condition in function.given]
     lines += [""] if inputs else []
@@ -285,7 +285,7 @@ def read_function(text: str) -> ir.Function:
             when = None
         else:
             raise ValueError(f"this line is no equation: {line}")
-    return ir.Function(head[1], Universe(head[2]), tuple(equations), tuple(outputs), tuple(given))
+    return ir.Function(read_function_name(head[1]), Universe(head[2]), tuple(equations), tuple(outputs), tuple(given))
 
 
 @dataclass

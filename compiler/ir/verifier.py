@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Set
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.ir.names import EquationName, name_text
+from optforge.compiler.ir.names import EquationName, function_text, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
 from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, operands_of
 from optforge.compiler.ir.types import GRAMS, SCALAR, Dim, Kind
@@ -60,7 +60,9 @@ def require_valid_stages(stages: tuple[ir.Stage, ...], after: str) -> None:
     for stage in stages[:-1]:
         given = [(output.name, output.value.type) for output in stage.function.outputs]
         if not given or given != [(each.name, each.type) for each in stage.collectives]:
-            raise InternalError(f"after {after}: the outputs of `{stage.function.name}` are not what is combined")
+            raise InternalError(
+                f"after {after}: the outputs of `{function_text(stage.function.name)}` are not what is combined"
+            )
         for each in stage.collectives:
             is_sum = (each.kind, each.type.shape) == (Combination.SUM, SCALAR)
             if not is_sum or each.over not in (Over.PARAMETERS, Over.OF_RULE):
@@ -88,7 +90,9 @@ def require_valid_shards(stages: tuple[ShardStage, ...], combined: Set[str], aft
                 raise InternalError(f"after {after}: `{node.operator}` needs more than a rank has")
         wanted = {name for each in stage.requests for name in operands_of(each)}
         if stage.requests and {output.name for output in stage.function.outputs} != wanted:
-            raise InternalError(f"after {after}: the outputs of `{stage.function.name}` are not what is asked for")
+            raise InternalError(
+                f"after {after}: the outputs of `{function_text(stage.function.name)}` are not what is asked for"
+            )
         for owned in (each for each in stage.requests if isinstance(each, Owned)):
             require_valid_function(owned.function, after)
             own = {ir.stored(name) for name in owned.kept}
@@ -103,7 +107,9 @@ def require_given(function: ir.Function, away: Set[ir.Key], combined: Set[str], 
     """The function reads nothing that is ``away``, and only those of the combined values."""
     for node in inputs_of(function):
         if node.key in away or (node.source is ir.InputSource.COMBINED and node.name not in combined):
-            raise InternalError(f"after {after}: `{function.name}` reads `{node.name}`, which is not there")
+            raise InternalError(
+                f"after {after}: `{function_text(function.name)}` reads `{node.name}`, which is not there"
+            )
 
 
 def is_done_by_ranks(node: ir.Apply) -> bool:
@@ -130,9 +136,9 @@ def require_readable(function: ir.Function, readable: Set[ir.Key], stage: str) -
     for node in (node for node in ir.nodes(function) if isinstance(node, ir.Input)):
         if node.key not in readable:
             what = f"{node.source.value} `{node.name}`"
-            raise InternalError(f"after {stage}: `{function.name}` reads {what}, which it is not given")
+            raise InternalError(f"after {stage}: `{function_text(function.name)}` reads {what}, which it is not given")
         if types.setdefault(node.key, node.type) != node.type:
-            raise InternalError(f"after {stage}: `{node.name}` has two types in `{function.name}`")
+            raise InternalError(f"after {stage}: `{node.name}` has two types in `{function_text(function.name)}`")
 
 
 def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:

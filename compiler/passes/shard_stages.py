@@ -13,7 +13,7 @@ from dataclasses import replace
 from optforge.compiler.analysis.sharding.placement import Cut, Side, place
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of, slice_function
-from optforge.compiler.ir.names import EquationName, free_name_among, name_text
+from optforge.compiler.ir.names import EquationName, Task, free_name_among, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
 from optforge.compiler.ir.printer import apply
 from optforge.compiler.ir.shards import Owned, Reduced, Request, ShardStage
@@ -216,7 +216,7 @@ class Cutting:
         made = [(self.name(n), self.referred(n)) for n in returned]
         made += [(name, outputs[name]) for name in kept if name in outputs]
         function = self.part(made, lambda n: n in given)
-        name = f"{self.function.name}.whole" + (f".{turn + 1}" if turn else "")
+        name = replace(self.function.name, task=Task.WHOLE, number=turn + 1)
         return Owned(replace(function, name=name), tuple(self.name(n) for n in self.sent[turn]), kept)
 
     def _is_read_outside(self, number: int) -> bool:

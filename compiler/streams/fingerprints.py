@@ -19,7 +19,7 @@ from typing import TypeAlias
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.dependencies import dependencies, reachable, sort_topologically
-from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.names import EquationName, function_text
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.printer import expression_text
 
@@ -129,8 +129,9 @@ class Machines:
         sums = [each for stage in rule.stages for each in stage.collectives]
         self.own_sums = {each.name for each in sums if each.over is Over.OF_RULE}
         for function in (stage.function for stage in rule.stages if stage.collectives):
-            self.functions[function.name] = function
-            self.values |= {Purpose(What.TOTAL, o.name): Value(function.name, o.value) for o in function.outputs}
+            owner = function_text(function.name)
+            self.functions[owner] = function
+            self.values |= {Purpose(What.TOTAL, o.name): Value(owner, o.value) for o in function.outputs}
         if rule.initial is not None:
             self.functions["init"] = rule.initial
             self.values |= {begins(o.name): Value("init", o.value) for o in rule.initial.outputs}

@@ -18,7 +18,7 @@ from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawR
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Collective, Combination, Over
 from optforge.compiler.ir.dependencies import dependencies, inputs_of, reachable, slice_function, sort_topologically
-from optforge.compiler.ir.names import EquationName, free_name_among
+from optforge.compiler.ir.names import EquationName, FunctionName, Task, free_name_among
 from optforge.compiler.ir.operators import OPERATORS, OWN_RULE
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.streams.migrations import check_hyper_past, check_past
@@ -207,13 +207,14 @@ class RuleStreams:
         waiting: set[Read] = set()
         graph: dict[Read, set[Read]] = {}
         for update, sums in machines:
+            machine = update.name.machine
             for equation in update.equations:
-                graph[ir.StreamRef(update.name, equation.name)] = streams_read(update.name, equation.value)
+                graph[ir.StreamRef(machine, equation.name)] = streams_read(machine, equation.value)
             for output in update.outputs:
-                reads = streams_read(update.name, output.value)
+                reads = streams_read(machine, output.value)
                 waiting |= reads if output.name in self.results else set()
                 graph[ir.stored(output.name)] = reads
-            graph |= {each.key: streams_read(update.name, each.output.value) for each in sums}
+            graph |= {each.key: streams_read(machine, each.output.value) for each in sums}
         return reachable(graph, waiting)
 
     def _stages(self, machine: SummedMachine, live: set[Read]) -> tuple[ir.Stage, ...]:
@@ -226,8 +227,7 @@ class RuleStreams:
         stages: list[ir.Stage] = []
         for (_, over), group in groups.items():
             outputs = tuple(group)
-            number = f".{len(stages) + 1}" if stages else ""
-            function = replace(update, name=f"{update.name}.sums{number}")
+            function = replace(update, name=replace(update.name, task=Task.SUMS, number=len(stages) + 1))
             if self.is_one_of_several and over is Over.PARAMETERS:
                 function = replace(function, universe=Universe.TENSOR)
             sums = (Collective(o.name, Combination.SUM, over, o.value.type) for o in outputs)
@@ -297,7 +297,7 @@ class RuleStreams:
         outputs = tuple(
             ir.Output(self.names[key], ir.Ref(root, type=self.slots[key].type)) for key, root in roots.items()
         )
-        whole = ir.Function("init", self.raw.universe, tuple(equations), outputs)
+        whole = ir.Function(FunctionName(task=Task.FIRST), self.raw.universe, tuple(equations), outputs)
         _, cycles = sort_topologically(dependencies(equations), roots.values())
         for cycle in cycles:
             self._report_initial_cycle(cycle, starts, {e.name: e.span for e in equations})

@@ -8,6 +8,7 @@ from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawWas
 from optforge.compiler.frontend.types.inference import Inference, Types
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import FunctionName, Task
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import Kind, Type, Universe
 from optforge.dsl import errors
@@ -42,7 +43,7 @@ def past_function(was: RawWas, target: Type, kinds: Mapping[ir.Key, Kind], repor
         if isinstance(node, ir.Apply) and not (OPERATORS[node.operator].elementwise or node.type.is_scalar_phase):
             hint = "use elementwise operators, hyperparameters and `t`"
             report(errors.bad_past(f"`{node.operator}` is more than a renaming or rescaling", node.span, hint))
-    return ir.Function("was", Universe.TENSOR, (), (ir.Output(was.target, value),))
+    return ir.Function(FunctionName(task=Task.PAST), Universe.TENSOR, (), (ir.Output(was.target, value),))
 
 
 def check_hyper_past(was: Sequence[RawWas], hypers: Sequence[ir.Hyper], report: Report) -> tuple[ir.Function, ...]:
@@ -55,5 +56,5 @@ def check_hyper_past(was: Sequence[RawWas], hypers: Sequence[ir.Hyper], report: 
         value = Inference("was", Universe.TENSOR, "", {}, alone, {}, report).typed(each.value)
         if value.type.kind is not wanted:
             report(errors.wrong_kind(f"`{each.target} was`", wanted.value, value.type.kind.value, value.span))
-        found.append(ir.Function("was", Universe.TENSOR, (), (ir.Output(each.target, value),)))
+        found.append(ir.Function(FunctionName(task=Task.PAST), Universe.TENSOR, (), (ir.Output(each.target, value),)))
     return tuple(found)

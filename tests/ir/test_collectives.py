@@ -13,6 +13,7 @@ import torch
 from optforge.compiler.driver import compile_program
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Combination, Over
+from optforge.compiler.ir.names import function_text
 from optforge.compiler.ir.types import FULL, Kind, Phase, Type
 from optforge.compiler.ir.verifier import InternalError, require_valid
 from optforge.compiler.load import compile_source
@@ -53,7 +54,7 @@ def test_sums_that_need_no_others_share_a_stage():
         ["total_3"],
         [],
     ]
-    assert [stage.function.name for stage in rule.step] == ["step.sums", "step.sums.2", "step"]
+    assert [function_text(stage.function.name) for stage in rule.step] == ["step.sums", "step.sums.2", "step"]
     (event,) = rule.events
     assert [[each.name for each in stage.collectives] for stage in event.step] == [["probe_total_1"], []]
 

@@ -1,13 +1,27 @@
-"""Names of equations: their texts read back, differ where the names do, and become identifiers."""
+"""Names of equations and functions: their texts read back, differ where the names do, and become identifiers."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from optforge.compiler.ir.names import EquationName, Segment, free_name_among, name_text, one_word, read_name
+from optforge.compiler.ir.names import (
+    EquationName,
+    FunctionName,
+    Segment,
+    Task,
+    free_name_among,
+    function_text,
+    name_text,
+    one_word,
+    read_function_name,
+    read_name,
+)
 
 words = st.sampled_from(["m", "s", "step", "first", "m_s", "s2", "_2"])
+machines = st.sampled_from(["", "step", "first", "sums", "average"])  # an event may be called like a task
+functions = st.builds(FunctionName, machines, st.sampled_from(Task), st.sampled_from([1, 1, 2, 12]))
 states = st.lists(words, min_size=1, max_size=2).map(".".join)  # as checkpoints have them: a word of its own each
 segments = st.builds(Segment, words | states, st.sampled_from([1, 1, 2, 12]))
 names = st.builds(EquationName, st.lists(segments, min_size=1, max_size=3).map(tuple), st.just("") | words)
@@ -22,6 +36,16 @@ def test_texts_read_back_and_differ_where_names_do(one: EquationName, other: Equ
     assert read_name(name_text(one)) == one
     assert (name_text(one) == name_text(other)) is (one == other)
     assert one_word(one).isidentifier()
+
+
+@settings(max_examples=60, deadline=None)
+@given(functions, functions)
+@example(FunctionName("sums"), FunctionName(task=Task.SUMS))
+def test_names_of_functions_read_back_and_differ(one: FunctionName, other: FunctionName) -> None:
+    assert read_function_name(function_text(one)) == one
+    assert (function_text(one) == function_text(other)) is (one == other)
+    with pytest.raises(ValueError, match="no name of a function"):
+        read_function_name(f"{function_text(one)} for")
 
 
 @settings(max_examples=30, deadline=None)

@@ -22,6 +22,7 @@ from optforge import runtime
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.intervals import Interval
+from optforge.compiler.ir.names import FunctionName
 from optforge.compiler.ir.operators import CAREFUL, OPERATORS, ROWS, Operator, Want
 from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
@@ -96,7 +97,7 @@ def applied(row: Operator, phases: str) -> ir.Expr:
 
 def written(expr: ir.Expr, given: tuple[ir.Expr, ...] = (), in_place: bool = False) -> str:
     """The Python text of an expression of inputs."""
-    function = with_care(ir.Function("", Universe.TENSOR, (), (ir.Output("y", expr),), given))
+    function = with_care(ir.Function(FunctionName(), Universe.TENSOR, (), (ir.Output("y", expr),), given))
     writer = Writer(NAMES)
     value = function.outputs[0].value
     return writer.in_place(value) if in_place else writer.text(value)

@@ -16,6 +16,7 @@ import torch
 from optforge.compiler.driver import Workspace, check_source, run_passes
 from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import FunctionName
 from optforge.compiler.ir.shards import Owned, Reduced, ShardStage
 from optforge.compiler.ir.types import FULL, GRAMS, Dim, Kind, Phase, Type, Universe
 from optforge.compiler.ir.verifier import InternalError, require_valid_shards
@@ -86,7 +87,7 @@ def function_of(example: Example) -> tuple[ir.Function, tuple[ir.State, ...]]:
         else:
             values.append(argument)
     node = replace(example.node, arguments=(*values, *example.node.arguments[example.operator.values :]))
-    return ir.Function("step", Universe.MATRIX, (), (ir.Output("weight", node),)), tuple(states)
+    return ir.Function(FunctionName("step"), Universe.MATRIX, (), (ir.Output("weight", node),)), tuple(states)
 
 
 @pytest.mark.parametrize("example", [each for each in ALL if "T" in each.phases], ids=str)
@@ -109,7 +110,7 @@ def test_an_outer_product_is_local() -> None:
     types = [Type(Kind.NUMBER, shape, Phase.STREAM) for shape in shapes]
     x, y = (ir.Input(name, ir.InputSource.STATE, type=found) for name, found in zip("xy", types, strict=True))
     node = ir.Apply("matmul", (x, y), type=Type(Kind.NUMBER, FULL, Phase.STREAM))
-    function = ir.Function("step", Universe.MATRIX, (), (ir.Output("weight", node),))
+    function = ir.Function(FunctionName("step"), Universe.MATRIX, (), (ir.Output("weight", node),))
     rng = np.random.default_rng(1)
     states = {name: random_state(found, SIZES, rng) for name, found in zip("xy", types, strict=True)}
     inputs = Inputs(np.zeros(SIZES), np.zeros(SIZES), states=states)

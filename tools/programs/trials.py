@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import FunctionName, function_text
 from optforge.compiler.oracle import interpreter as interpret
 from tools.programs.differential import (
     SMALLEST_STEP,
@@ -359,7 +360,7 @@ class OptimizerTrial:
             )
             for name, functions in functions_of([(stage, each.rules[index]) for stage, each in versions]).items():
                 if not self.specials or is_determined(functions[0][1], inputs, twin):
-                    require_same_function(f"{name} of rule {rule.name}", functions, inputs)
+                    require_same_function(f"{function_text(name)} of rule {rule.name}", functions, inputs)
 
 
 def known_hypers(declaration: ir.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -374,9 +375,9 @@ def constructor_defaults(cls: type) -> dict[str, Any]:
     return {a.name: a.default for a in arguments if a.kind is a.POSITIONAL_OR_KEYWORD and a.default is not a.empty}
 
 
-def functions_of(rules: Sequence[tuple[str, ir.Rule]]) -> dict[str, list[tuple[str, ir.Function]]]:
+def functions_of(rules: Sequence[tuple[str, ir.Rule]]) -> dict[FunctionName, list[tuple[str, ir.Function]]]:
     """Each function of a rule in all its versions."""
-    found: dict[str, list[tuple[str, ir.Function]]] = {}
+    found: dict[FunctionName, list[tuple[str, ir.Function]]] = {}
     for stage, rule in rules:
         for function in rule.functions:
             found.setdefault(function.name, []).append((stage, function))

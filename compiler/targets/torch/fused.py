@@ -17,6 +17,7 @@ from optforge.compiler.analysis.normal_form import Former, Product, Sum, TooLarg
 from optforge.compiler.driver import check_source, run_passes
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of, put_in, references
+from optforge.compiler.ir.names import FunctionName, Task
 from optforge.compiler.ir.printer import apply, literal, natural_type
 from optforge.compiler.ir.types import Universe
 from optforge.compiler.passes.fold import is_literal_truth, spell
@@ -106,7 +107,7 @@ def comparisons(condition: ir.Expr, known: Mapping[str, Sum]) -> Iterator[tuple[
             yield from comparisons(right, known)
         case ir.Apply(operator="lt" | "le" | "gt" | "ge" as operator, arguments=sides):
             smaller, larger = sides if operator == SMALLER[operator] else reversed(sides)
-            former = Former(ir.Function("condition", Universe.TENSOR, (), ()), known=known)
+            former = Former(ir.Function(FunctionName(task=Task.CONDITION), Universe.TENSOR, (), ()), known=known)
             yield SMALLER[operator], former.form(smaller), former.form(larger)
 
 
@@ -230,7 +231,7 @@ def call_of(
     """A Python function that calls the kernel; lists by position as the step's tensors, scalars by keyword."""
     outputs = tuple(ir.Output(hyper, value) for hyper, value in values.items())
     known = {key: scalar for key, scalar in scalars.items() if scalar in step.scalars}
-    lowering = Lowering(ir.Function(name, Universe.TENSOR, (), outputs, given))
+    lowering = Lowering(ir.Function(FunctionName(name), Universe.TENSOR, (), outputs, given))
     lowering.names.update(known.items())
     lowering.taken.update(FUNCTIONS.values())
     lists: dict[str, str] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from optforge.compiler.analysis.rates import lr_ratios
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.names import FunctionName, Task
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import Kind, Universe
 from optforge.compiler.targets.torch.descriptions import lower_spec
@@ -276,7 +277,7 @@ def requirement_lines(node: ir.Declaration, index: int) -> tuple[str, ...]:
     requirement = node.requirements[index]
     outputs = (ir.Output("value", requirement.value), ir.Output("condition", requirement.condition))
     given = tuple(earlier.condition for earlier in node.requirements[:index])
-    lowering = Lowering(ir.Function("condition", Universe.TENSOR, (), outputs, given))
+    lowering = Lowering(ir.Function(FunctionName(task=Task.CONDITION), Universe.TENSOR, (), outputs, given))
     shown_value, checked = (output.value for output in lowering.function.outputs)
     lowering.names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     shown = expression_text(requirement.condition)
