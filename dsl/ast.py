@@ -210,11 +210,12 @@ class Hyper(Node):
 
 @dataclass(frozen=True, slots=True)
 class Rule(Node):
-    """``for roles:`` with its equations, claims and what its states were, in source order."""
+    """``for roles as orientation:`` with its equations, claims and what its states were, in source order."""
 
     roles: tuple[Identifier, ...]
     statements: tuple[Statement, ...]
     doc: Text | None = None
+    orientation: Identifier | None = None
 
 
 @dataclass(frozen=True, slots=True)

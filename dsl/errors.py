@@ -1232,6 +1232,30 @@ def foreign_rule(span: Span, words: Sequence[str]) -> Diagnostic:
     return diagnose("`over` names the rule that this stands in", span, help=help)
 
 
+@entry("E046", "a rule that cannot see matrices so")
+def bad_orientation(words: str, span: Span, help: str | None = None) -> Diagnostic:
+    """`for matrix as wide:` sees every matrix with at most as many rows as columns: one that has more is transposed.
+    `as tall` is the other way round. There are no other ways, and only rules of matrices have rows and columns; a
+    penalty sees matrices as they are. In such a rule `outputs` and `inputs` are the rows and columns that the
+    parameter itself has.
+
+    Wrong:
+
+        optimizer OneSided:
+            hyper lr = 0.01 where lr > 0
+            for matrix as flat:
+                weight <- weight - lr * inverse_root(grad @ grad', 2) @ grad
+
+    Right:
+
+        optimizer OneSided:
+            hyper lr = 0.01 where lr > 0
+            for matrix as wide:
+                weight <- weight - lr * inverse_root(grad @ grad', 2) @ grad
+    """
+    return diagnose(words, span, help=help)
+
+
 @entry("E050", "an equation that needs its own result")
 def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label]) -> Diagnostic:
     """Equations are unordered, but each needs the values it mentions first. These need each other within the same

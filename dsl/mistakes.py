@@ -25,6 +25,7 @@ EXPRESSION = frozenset({"NUMBER", "NAME", "STRING", "TRUE", "FALSE", "INF", "LPA
 WORDS = {
     "_INDENT": "an indented block",
     "EXTENDS": "`extends`",
+    "AS": "`as`",
     "EQUAL": "`=`",
     "_ARROW": "`<-`",
     "USE": "`use`",

@@ -101,8 +101,8 @@ class _Printer:
                 return [f"penalty {name.name}:"]
             case ast.Function():
                 return lay_out_function(element, depth)
-            case ast.Rule(roles=roles):
-                return [f"{INDENT * depth}for {join_names(roles)}:"]
+            case ast.Rule(roles=roles, orientation=seen):
+                return [f"{INDENT * depth}for {join_names(roles)}{f' as {seen.name}' if seen else ''}:"]
             case ast.Delegate(roles=roles):
                 call = ast.Call(element.optimizer, element.arguments, element.keywords)
                 return lay_out(f"for {join_names(roles)}: use ", call, "", depth)

@@ -153,9 +153,15 @@ class TreeBuilder:
         return ast.Delegate(roles, self._identifier(optimizer), positional, keywords, span=span)
 
     def block_rule(
-        self, span: Span, roles: tuple[ast.Identifier, ...], doc: ast.Text | None, *statements: ast.Statement
+        self,
+        span: Span,
+        roles: tuple[ast.Identifier, ...],
+        orientation: Token | None,
+        doc: ast.Text | None,
+        *statements: ast.Statement,
     ) -> ast.Rule:
-        return ast.Rule(roles, statements, doc, span=span)
+        seen = None if orientation is None else self._identifier(orientation)
+        return ast.Rule(roles, statements, doc, seen, span=span)
 
     def roles(self, span: Span, *names: Token) -> tuple[ast.Identifier, ...]:
         return tuple(self._identifier(name) for name in names)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .adopt import ADOPT
     from .amsgrad import AMSGrad
     from .asgd import ASGD
+    from .asgo import ASGO
     from .aurora import Aurora
     from .aurora_h import AuroraH
     from .cautious_adamw import CautiousAdamW
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADOPT",
     "ASGD",
+    "ASGO",
     "LAMB",
     "LARS",
     "MARSM",
@@ -235,6 +237,7 @@ _HOMES = {
     "ADOPT": "adopt",
     "AMSGrad": "amsgrad",
     "ASGD": "asgd",
+    "ASGO": "asgo",
     "AdEMAMix": "ademamix",
     "AdaBelief": "adabelief",
     "AdaMuon": "adamuon",

@@ -49,7 +49,7 @@ def tensor_show_current(kept):
     return (kept.clone(),)
 
 
-class ASGD(SpecOptimizer, runtime=4):
+class ASGD(SpecOptimizer, runtime=5):
     """ASGD: stochastic gradient descent whose average over steps is kept beside it
     (Polyak and Juditsky, 1992), as in torch.
 

@@ -158,7 +158,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class AuroraH(SpecOptimizer, runtime=4):
+class AuroraH(SpecOptimizer, runtime=5):
     """AuroraH: Aurora with relative steps on the sphere of the weights' first norm
     (arXiv 2606.16899 on arXiv 2606.27715).
 

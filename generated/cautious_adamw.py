@@ -40,7 +40,7 @@ def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_
     return weight, m, v
 
 
-class CautiousAdamW(SpecOptimizer, runtime=4):
+class CautiousAdamW(SpecOptimizer, runtime=5):
     """C-AdamW: AdamW that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:

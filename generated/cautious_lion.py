@@ -38,7 +38,7 @@ def tensor_shards(weight, grad, m, *, over, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class CautiousLion(SpecOptimizer, runtime=4):
+class CautiousLion(SpecOptimizer, runtime=5):
     """C-Lion: Lion that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix, conv, embedding, head and vector parameters:

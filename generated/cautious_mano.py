@@ -97,7 +97,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class CautiousMano(SpecOptimizer, runtime=4):
+class CautiousMano(SpecOptimizer, runtime=5):
     """CautiousMano: Mano that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2601.23000).
 

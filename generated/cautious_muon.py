@@ -79,7 +79,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousMuon(SpecOptimizer, runtime=4):
+class CautiousMuon(SpecOptimizer, runtime=5):
     """C-Muon: Muon that moves only where step and gradient agree (arXiv 2411.16085).
 
     For matrix and conv parameters:

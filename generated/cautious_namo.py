@@ -93,7 +93,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNAMO(SpecOptimizer, runtime=4):
+class CautiousNAMO(SpecOptimizer, runtime=5):
     """C-NAMO: NAMO that moves only where step and gradient agree (arXiv 2602.17080 and
     2411.16085, put together here).
 

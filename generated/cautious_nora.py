@@ -83,7 +83,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousNora(SpecOptimizer, runtime=4):
+class CautiousNora(SpecOptimizer, runtime=5):
     """CautiousNora: Nora that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2605.03769).
 

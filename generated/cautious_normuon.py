@@ -88,7 +88,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNorMuon(SpecOptimizer, runtime=4):
+class CautiousNorMuon(SpecOptimizer, runtime=5):
     """CautiousNorMuon: NorMuon that moves only where step and gradient agree (arXiv
     2411.16085 on arXiv 2510.05491).
 

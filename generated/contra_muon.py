@@ -122,7 +122,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuon(SpecOptimizer, runtime=4):
+class ContraMuon(SpecOptimizer, runtime=5):
     """ContraMuon: Muon less a part of the momentum itself, so that its strongest
     directions move less.
 

@@ -125,7 +125,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuonRestored(SpecOptimizer, runtime=4):
+class ContraMuonRestored(SpecOptimizer, runtime=5):
     """ContraMuonRestored: ContraMuon whose direction is as long as Muon's, as in
     modded-nanogpt's optimization track.
 

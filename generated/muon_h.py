@@ -97,7 +97,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonH(SpecOptimizer, runtime=4):
+class MuonH(SpecOptimizer, runtime=5):
     """MuonH: Muon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 

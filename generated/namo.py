@@ -85,7 +85,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMO(SpecOptimizer, runtime=4):
+class NAMO(SpecOptimizer, runtime=5):
     """NAMO: orthogonalized momentum with one norm-based Adam step size (arXiv
     2602.17080).
 

@@ -116,7 +116,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMODH(SpecOptimizer, runtime=4):
+class NAMODH(SpecOptimizer, runtime=5):
     """NAMODH: NAMO-D on the sphere of the weights' first norm, where its columns differ
     in step size as before.
 

@@ -115,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOH(SpecOptimizer, runtime=4):
+class NAMOH(SpecOptimizer, runtime=5):
     """NAMOH: NAMO on the sphere of the weights' first norm, its step size alpha
     relative to that norm.
 

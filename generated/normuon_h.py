@@ -95,7 +95,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class NorMuonH(SpecOptimizer, runtime=4):
+class NorMuonH(SpecOptimizer, runtime=5):
     """NorMuonH: NorMuon with relative steps on the sphere of the weights' first norm
     (Hyperball, arXiv 2606.16899).
 

@@ -101,7 +101,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RadialBrakeMuon(SpecOptimizer, runtime=4):
+class RadialBrakeMuon(SpecOptimizer, runtime=5):
     """RadialBrakeMuon: Muon with a shorter step outward, away from zero
     (modded-nanogpt's optimization track).
 

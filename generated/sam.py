@@ -70,7 +70,7 @@ def tensor_ascend_sums(grad):
     return (ascend_total_1,)
 
 
-class SAM(SpecOptimizer, runtime=4):
+class SAM(SpecOptimizer, runtime=5):
     """SAM: SGD with the gradient found a short way uphill (arXiv 2010.01412).
 
     Compute gradients, call `ascend`, compute them again, and step. A step without

@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2, batch_size):
     return (h,)
 
 
-class SophiaG(SpecOptimizer, runtime=4):
+class SophiaG(SpecOptimizer, runtime=5):
     """Sophia-G: momentum divided by a clipped Gauss-Newton curvature (arXiv
     2305.14342).
 

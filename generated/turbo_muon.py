@@ -182,7 +182,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class TurboMuon(SpecOptimizer, runtime=4):
+class TurboMuon(SpecOptimizer, runtime=5):
     """TurboMuon: Muon whose momentum is brought near orthogonal by scaling its rows,
     which saves a step (arXiv 2512.04632).
 

@@ -43,7 +43,9 @@ class Machine:
         streams: bool = True,
         hint: str | None = None,
         words: tuple[str, ...] = (),
+        orientation: str = "",
     ) -> None:
+        self.orientation = orientation
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams, self.hint = arguments or {}, what, streams, hint
         self.words = words
@@ -80,7 +82,8 @@ class Machine:
             for word, definition in self.block.updates.items()
         ]
         equations = tuple(self.equations.found.values())
-        return ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs))
+        function = ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs))
+        return function if self.orientation else ir.map_expressions(with_own_sizes, function)
 
     def value_of(self, definition: Definition, path: EquationName) -> ir.Expr:
         return self.place(definition, path).expression(definition.value)
@@ -190,7 +193,7 @@ class Machine:
         )
         value = local.written_out(place.expression(promise), promise.span, self.report)
         self.require_plain_state(value, local)
-        return ir.Claim(node.promise, form, value, node.span)
+        return ir.Claim(node.promise, form, value if self.orientation else with_own_sizes(value), node.span)
 
     def require_plain_state(self, promise: ir.Expr, local: Equations) -> None:
         """A claim may look back at what the rule defines, but it has no equations of its own to remember."""
@@ -200,6 +203,16 @@ class Machine:
                 self.report(errors.not_available("prev", "a function that a claim calls", node.span, hint))
             elif isinstance(node, ir.Prev) and isinstance(node.stream, ir.Ref) and node.stream.name in local.found:
                 self.report(errors.prev_needs_name(node.span))
+
+
+def with_own_sizes(expr: ir.Expr) -> ir.Expr:
+    """The expression of a rule that sees matrices as they are: `outputs` are the rows, and `inputs` the columns."""
+    names = {own: seen[1] for own, seen in zip(ir.OWN_SIZES, ir.SIZES, strict=True)}
+
+    def change(node: ir.Expr) -> ir.Expr:
+        return replace(node, name=names[node.key]) if isinstance(node, ir.Input) and node.key in names else node
+
+    return ir.transform(change, expr)
 
 
 def is_testable(promise: ast.Expression) -> bool:

@@ -17,6 +17,8 @@ UNIVERSAL: dict[str, ir.Expr] = {
     "t": ir.Input("t", ir.InputSource.STEP),
     "rows": ir.Input("rows", ir.InputSource.DIMENSION),
     "cols": ir.Input("cols", ir.InputSource.DIMENSION),
+    "outputs": ir.Input("outputs", ir.InputSource.DIMENSION),
+    "inputs": ir.Input("inputs", ir.InputSource.DIMENSION),
     "pi": ir.Literal(3.141592653589793, "pi"),
     "row": ir.Literal("row", "row"),
     "col": ir.Literal("col", "col"),

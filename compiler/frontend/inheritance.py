@@ -22,6 +22,8 @@ PATH_LIMIT = 20
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
 RULE_WORDS = (*ROLES, "rest", "tensor")
+TENSOR_WORDS = {"tensor", "rest", "vector"}  # of rules that see no rows and columns
+ORIENTATIONS = ("wide", "tall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class FlatRule:
     span: Span
     block: Block
     delegate: tuple[ast.Delegate, Scope] | None = None
+    orientation: str = ""  # how its matrices are seen: "wide", "tall", or as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +196,28 @@ def collect_rules(
         if isinstance(member, ast.Delegate):
             rules.append(FlatRule(words, span, Block(), (member, scope)))
         else:
-            rules.append(FlatRule(words, span, collect_block(member.statements, target, scope, report)))
+            orientation = orientation_of(member, target, report)
+            block = collect_block(member.statements, target, scope, report)
+            rules.append(FlatRule(words, span, block, orientation=orientation))
     return tuple(rules)
+
+
+def orientation_of(rule: ast.Rule, target: str, report: Report) -> str:
+    """How a rule sees its matrices: "wide", "tall", or "" for as they are; what there is not is reported."""
+    if rule.orientation is None:
+        return ""
+    name, span = rule.orientation.name, rule.orientation.span
+    other = next((role.name for role in rule.roles if role.name in TENSOR_WORDS), None)
+    if name not in ORIENTATIONS:
+        hint = errors.suggest_nearest(name, ORIENTATIONS) or "matrices are seen `as wide` or `as tall`"
+        report(errors.bad_orientation(f"matrices are not seen as `{name}`", span, hint))
+    elif target != "weight":
+        report(errors.bad_orientation("a penalty sees matrices as they are", span))
+    elif other:
+        report(errors.bad_orientation(f"`for {other}` takes parameters that have no rows and columns", span))
+    else:
+        return name
+    return ""
 
 
 def collect_block(
@@ -317,7 +340,8 @@ def merge_rules(base: tuple[FlatRule, ...], own: tuple[FlatRule, ...]) -> tuple[
 def merge_rule(base: FlatRule, own: FlatRule, words: tuple[str, ...]) -> FlatRule:
     if own.delegate or base.delegate:
         return replace(own, words=words)
-    return FlatRule(words, own.span, merge_blocks(base.block, own.block))
+    seen = own.orientation or base.orientation
+    return FlatRule(words, own.span, merge_blocks(base.block, own.block), orientation=seen)
 
 
 def merge_blocks(base: Block, own: Block) -> Block:

@@ -48,6 +48,7 @@ class RawRule:
     written: tuple[ir.Written, ...]
     span: Span
     was: tuple[RawWas, ...] = ()
+    orientation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,3 +81,13 @@ def reachable(graph: Mapping[Item, Iterable[Item]], roots: Iterable[Item]) -> se
 def inputs_of(function: ir.Function) -> list[ir.Input]:
     """The distinct inputs a function reads, in reading order."""
     return list({node.key: node for node in ir.nodes(function) if isinstance(node, ir.Input)}.values())
+
+
+def calls_of(rules: Iterable[ir.Rule]) -> dict[str, tuple[ir.Hyper, ...]]:
+    """What a call of each event takes: the arguments of all rules that have it, which are fired together."""
+    calls: dict[str, dict[str, ir.Hyper]] = {}
+    for event in (event for rule in rules for event in rule.events):
+        known = calls.setdefault(event.name, {})
+        for argument in event.parameters:
+            known.setdefault(argument.name, argument)
+    return {name: tuple(arguments.values()) for name, arguments in calls.items()}

@@ -9,7 +9,7 @@ an output of the same name. Expressions are trees of five node classes; ``span``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from operator import is_
@@ -47,7 +47,7 @@ class InputSource(Enum):
     STATE = "state"  # what an earlier step left behind
     HYPER = "hyper"  # the parameter group
     STEP = "step"  # t
-    DIMENSION = "dimension"  # rows and cols
+    DIMENSION = "dimension"  # rows and cols; of an oriented rule also outputs and inputs, those of the parameter
     ARGUMENT = "argument"  # of the event's call
     COMBINED = "combined"  # what a collective of an earlier stage has made
 
@@ -57,6 +57,7 @@ WEIGHT: Key = (InputSource.STREAM, "weight")
 GRAD: Key = (InputSource.STREAM, "grad")
 STEP: Key = (InputSource.STEP, "t")
 SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "rows"), (InputSource.DIMENSION, "cols"))
+OWN_SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "outputs"), (InputSource.DIMENSION, "inputs"))
 
 
 def stored(name: str) -> Key:
@@ -251,6 +252,7 @@ class Rule:
     claims: tuple[Claim, ...]
     written: tuple[Written, ...]  # the spec's own equations, for docstrings
     was: tuple[Function, ...] = ()  # each makes one state out of those of an older checkpoint
+    orientation: str = ""  # "wide" (rows <= cols) or "tall" (rows >= cols): other matrices are seen transposed
     keeps_zero: bool = field(default=False, compare=False)  # a weight of zeros stays so
     moves_at_rest: bool = field(default=False, compare=False)  # a step with lr = 0 may change the weight
 
@@ -309,16 +311,6 @@ class Penalty:
 
 
 Declaration: TypeAlias = Optimizer | Schedule | Penalty
-
-
-def calls_of(rules: Iterable[Rule]) -> dict[str, tuple[Hyper, ...]]:
-    """What a call of each event takes: the arguments of all rules that have it, which are fired together."""
-    calls: dict[str, dict[str, Hyper]] = {}
-    for event in (event for rule in rules for event in rule.events):
-        known = calls.setdefault(event.name, {})
-        for argument in event.parameters:
-            known.setdefault(argument.name, argument)
-    return {name: tuple(arguments.values()) for name, arguments in calls.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -574,6 +574,7 @@ def careful_row(row: Operator) -> Operator:
 CAREFUL: Mapping[str, Operator] = {row.name: careful_row(row) for row in ROWS if row.careful}
 OPERATORS: Mapping[str, Operator] = {row.name: row for row in (*ROWS, *CAREFUL.values(), WHOLE_CALL)}
 
+
 def forms_by_name() -> dict[str, tuple[Operator, ...]]:
     found: dict[str, tuple[Operator, ...]] = {}
     for row in ROWS:

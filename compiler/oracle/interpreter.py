@@ -18,7 +18,7 @@ from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
-from optforge.compiler.ir.types import Dim, Type, Universe
+from optforge.compiler.ir.types import FULL, Dim, Type, Universe
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Any]
@@ -39,13 +39,14 @@ class Inputs:
     arguments: Values = field(default_factory=dict)
     combined: Values = field(default_factory=dict)
     whole: tuple[int, int] | None = None  # the sizes of the matrix that the weight is a shard of
+    is_turned: bool = False  # the parameter itself is the transpose
 
     def value(self, node: ir.Input) -> Any:
         match node.source:
             case ir.InputSource.STREAM:
                 return {"weight": self.weight, "grad": self.grad}[node.name]
             case ir.InputSource.DIMENSION:
-                return (self.whole or self.weight.shape)[("rows", "cols").index(node.name)]
+                return self.dimension(node.name)
             case ir.InputSource.STEP:
                 return self.t
             case ir.InputSource.HYPER:
@@ -58,6 +59,13 @@ class Inputs:
                 return self.combined[node.name]
             case _:
                 assert_never(node.source)
+
+    def dimension(self, name: str) -> int:
+        """Rows or columns of the matrix, or the outputs or inputs of the parameter."""
+        rows, cols = self.whole or self.weight.shape
+        outputs, inputs = (cols, rows) if self.is_turned else (rows, cols)
+        sizes: dict[str, int] = {"rows": rows, "cols": cols, "outputs": outputs, "inputs": inputs}
+        return sizes[name]
 
     def size(self, wanted: Type) -> tuple[int, int]:
         """The shape that a type means for this weight."""
@@ -129,23 +137,34 @@ def evaluate_function(function: ir.Function, inputs: Inputs) -> dict[str, Any]:
 
 
 class OracleParameter:
-    """A weight with its state, as the interpreter keeps it: ``weight`` (rows, cols), states by name."""
+    """A weight with its states, as the interpreter keeps them: ``weight`` is (rows, cols) as the rule sees it."""
 
     def __init__(self, weight: Array, rule: ir.Rule) -> None:
         self.shape = weight.shape
         self.rule = rule
-        self.weight = as_matrix(weight, rule.universe)
+        self.weight = as_seen(weight, rule)
         self.states: dict[str, Array] = {}
         self.steps = 0
         self.fired: dict[str, int] = {}
 
     @property
     def value(self) -> Array:
-        return self.weight.reshape(self.shape)
+        return (self.weight.T if self.is_turned else self.weight).reshape(self.shape)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether its rule sees the transpose."""
+        return is_turned(self.shape, self.rule)
 
     @property
     def has_started(self) -> bool:
         return bool(self.states) or not self.rule.states
+
+    @property
+    def kept(self) -> dict[str, Array]:
+        """The states as classes keep them: what has the shape of the parameter lies as that does."""
+        full = {state.name for state in self.rule.states if state.type.shape == FULL}
+        return {n: x.T if self.is_turned and n in full else x for n, x in self.states.items()}
 
     def start(self, grad: Array | None, hypers: Values) -> None:
         """Give every state its first value."""
@@ -158,7 +177,7 @@ class OracleParameter:
 
     def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
         """What the rule's functions are evaluated on now; ``t``, arguments and what is combined are the caller's."""
-        return Inputs(self.weight, grad, hypers=hypers, states=dict(self.states))
+        return Inputs(self.weight, grad, hypers=hypers, states=dict(self.states), is_turned=self.is_turned)
 
 
 def as_matrix(array: Array, universe: Universe) -> Array:
@@ -167,12 +186,26 @@ def as_matrix(array: Array, universe: Universe) -> Array:
     return array.reshape(-1, 1) if universe is Universe.TENSOR else array.reshape(array.shape[0], -1)
 
 
+def as_seen(array: Array, rule: ir.Rule) -> Array:
+    """A parameter, or a gradient of its shape, as the rule sees it."""
+    matrix = as_matrix(array, rule.universe)
+    return matrix.T.copy() if is_turned(np.shape(array), rule) else matrix
+
+
+def is_turned(shape: tuple[int, ...], rule: ir.Rule) -> bool:
+    """Whether the rule sees the transpose of a parameter of this shape."""
+    if not rule.orientation:
+        return False
+    rows, cols = shape[0], int(np.prod(shape[1:]))
+    return rows > cols if rule.orientation == "wide" else rows < cols
+
+
 def run_step(
     parameters: Sequence[OracleParameter], grads: Sequence[Array | None], hypers: Sequence[Values]
 ) -> list[Evaluation]:
     """One step of all parameters that have a gradient, and the values of each; collectives range over all of these."""
     active = [
-        (parameter, as_matrix(grad, parameter.rule.universe), values)
+        (parameter, as_seen(grad, parameter.rule), values)
         for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
         if grad is not None
     ]
@@ -238,7 +271,7 @@ def fire_event(
     for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
         for event in parameter.rule.events:
             if event.name == name and (grad is not None or not needs_grad(parameter, event)):
-                matrix = None if grad is None else as_matrix(grad, parameter.rule.universe)
+                matrix = None if grad is None else as_seen(grad, parameter.rule)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
                 inputs = event_inputs(parameter, matrix, values, arguments, parameter.fired[name])
@@ -264,7 +297,7 @@ def combine_before(
 ) -> dict[str, Array]:
     """What the stages combine of an event that is about to be fired."""
     active = [
-        (parameter, as_matrix(grad, parameter.rule.universe), values)
+        (parameter, as_seen(grad, parameter.rule), values)
         for parameter, grad, values in zip(parameters, grads, hypers, strict=True)
         if grad is not None
     ]

@@ -22,6 +22,7 @@ from optforge.compiler.ir.dependencies import dependencies, reachable, sort_topo
 from optforge.compiler.ir.names import EquationName, function_text
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.printer import expression_text
+from optforge.compiler.ir.types import Kind
 
 LENGTH = 12  # hexadecimal digits: two of a thousand states agree by chance once in a billion
 MANY = 16  # states that depend on each other, from which on their names count
@@ -226,8 +227,9 @@ class Machines:
 
     def _digest(self, owner: str, expr: ir.Expr, known: Mapping[Key, str], colors: Mapping[str, str]) -> str:
         match plain(expr, self.equations[owner]):
-            case ir.Literal(value=value):
-                return digest("literal", repr(value))
+            case ir.Literal(value=value, type=type):
+                seen = self._seen() if type.kind is Kind.AXIS else ()
+                return digest("literal", repr(value), *seen)
             case ir.Input(name=name, source=ir.InputSource.STATE):
                 return digest("memory", colors[name])
             case ir.Input(name=name, source=ir.InputSource.COMBINED):
@@ -236,7 +238,8 @@ class Machines:
             case ir.Input(name=name, source=ir.InputSource.HYPER) if name in self.past:
                 return self._past_digest(self.past[name])
             case ir.Input(name=name, source=source):
-                return digest("input", source.value, name)
+                seen = self._seen() if source is ir.InputSource.DIMENSION else ()
+                return digest("input", source.value, name, *seen)
             case ir.Ref(name=name):
                 return known[ir.StreamRef(owner, name)]
             case ir.Select(condition=condition, then=then, otherwise=otherwise):
@@ -244,9 +247,15 @@ class Machines:
                 return digest("select", *parts)
             case ir.Apply(operator=operator, arguments=arguments):
                 parts = [self._digest(owner, each, known, colors) for each in arguments]
-                return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
+                seen = self._seen() if OPERATORS[operator].needs_matrix else ()
+                ordered = sorted(parts) if OPERATORS[operator].commutative else parts
+                return digest("apply", operator, *ordered, *seen)
             case other:
                 raise AssertionError(f"{other} is gone after the stream check")
+
+    def _seen(self) -> tuple[str, ...]:
+        """What is another value where matrices are seen another way says which."""
+        return (f"as {self.rule.orientation}",) if self.rule.orientation else ()
 
     def _past_digest(self, expr: ir.Expr) -> str:
         """Of what a hyper was, in which every name is one of that version."""

@@ -171,6 +171,7 @@ class RuleStreams:
             events,
             raw.claims,
             raw.written,
+            orientation=raw.orientation,
         )
 
     def _without_state(self) -> ir.Rule:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from ..contract.interface import DIMENSIONS, State
+from ..contract.interface import DIMENSIONS, OWN_DIMENSIONS, State
 from ..contract.precision import _States
 from ..exchange.collectives import Record
 from ..exchange.sharding import Sharding
@@ -44,16 +44,20 @@ class Bucket:
         self.lattice: Any = None  # of the noise, once there is any
         self.completed: list[Tensor] = self.params  # those of which no later bucket of the arrangement has a part
         self.is_empty = not entries[0][1].count or not math.prod(entries[0][1].unit)
-        self.is_plain = all(place.whole and not place.transposed for _, place in entries)
+        self.is_plain = all(place.whole and not (place.transposed or place.turned) for _, place in entries)
         self.cuts: Sequence[slice | None] = [None]
         if entries[0][0].device.type == "cpu" and len(entries[0][1].unit) == 1 and sum(self.counts) > CPU_BLOCK:
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows and columns of a whole matrix; nothing in the elementwise layout."""
-        unit = self.entries[0][1].sizes or self.entries[0][1].unit
-        return dict(zip(DIMENSIONS, unit, strict=True)) if len(unit) == 2 else {}
+        """Rows and columns of a whole matrix, and those it has in the parameter; nothing in the elementwise layout."""
+        place = self.entries[0][1]
+        unit = place.sizes or place.unit
+        if len(unit) != 2:
+            return {}
+        own = unit[::-1] if place.turned else unit
+        return dict(zip((*DIMENSIONS, *OWN_DIMENSIONS), (*unit, *own), strict=True))
 
     def gather(self, tensors: Sequence[Tensor], kept: State | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
@@ -138,7 +142,8 @@ def _arrange(slots: Iterable[tuple[Tensor, Slot]], layout: str) -> list[Bucket]:
             size, flat = math.prod(place.unit), len(place.unit) == 1
             alone = size >= CPU_ALONE if on_cpu else flat and size >= DEVICE_ALONE
             alone = alone or not place.count * size  # of a parameter of which this rank has nothing
-            key = (p, place) if alone else (flat or (place.unit, place.sizes), place.whole)
+            own = place.turned and slot.reads_own_sizes  # then a matrix and a transposed one have other numbers
+            key = (p, place) if alone else (flat or (place.unit, place.sizes), place.whole, place.is_viewable, own)
             by_shape.setdefault(key, []).append((p, place))
     buckets: list[Bucket] = []
     for entries in by_shape.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-VERSION = 4  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
+VERSION = 5  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
 OLDEST = 2  # of modules that this runtime still runs
 
 

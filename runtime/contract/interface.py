@@ -11,6 +11,7 @@ import torch
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
 DIMENSIONS = ("rows", "cols")
+OWN_DIMENSIONS = ("outputs", "inputs")  # of the parameter itself, where a rule with an orientation sees its transpose
 PARAMETER = ("weight", "grad")  # what kernels call the parameter
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
@@ -32,7 +33,7 @@ class Kernel:
 
     `along` are the dimensions, "rows" and "cols", along which elements of one matrix interact; not given: both, and in
     the elementwise layout none. What is cut along another dimension is computed piece by piece. The keywords `rows` and
-    `cols` are the sizes of whole matrices.
+    `cols` are the sizes of whole matrices, `outputs` and `inputs` those that they have in the parameter.
 
     `shards` is the same for a part of each matrix, as a generator: it takes `over` as well, yields what it asks other
     ranks for, and is resumed with the answers. Without it, matrices go to the ranks that own them as a whole, and back.
@@ -103,6 +104,8 @@ class Event:
 class Rule:
     """One step for the parameters of some roles. `init` gives states their first value (zero without it).
 
+    With an `orientation` kernels see every matrix with at most as many rows as columns ("wide") or the other way round
+    ("tall"): others are transposed.
     `lr_ratio` is the hyper that the rule multiplies lr with wherever it reads either, if there is one.
     Under a rule that `keeps_zero` a weight of zeros stays so, whatever its gradients are.
     """
@@ -115,6 +118,7 @@ class Rule:
     events: tuple[Event, ...] = ()
     lr_ratio: str | None = None
     keeps_zero: bool = False
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         """ValueError for states whose names the state uses otherwise, or that the rule's layout cannot hold."""

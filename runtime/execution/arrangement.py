@@ -68,7 +68,7 @@ class Arrangement:
             # This replaces states in which nothing has been counted.
             _give_first_values(batch, slots, state, self.ranks(slots))
             for bucket, stored in _with_states(buckets, declared, state):
-                if stored is None and bucket.entries[0][1].whole:
+                if stored is None and bucket.entries[0][1].is_viewable:
                     self._settle(bucket, declared, state)
             pairs = _with_states(buckets, declared, state)
         return pairs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..contract.interface import Kernel, State
-from ..routing.places import Place, Slot
+from ..routing.places import Place, Slot, _places
 from .layouts import Layout, _is_dtensor
 
 
@@ -35,7 +35,9 @@ class LocalSlot(Slot):
 
     def places(self, layout: str) -> tuple[Place, ...]:
         whole = self.of.places(layout)[0]  # of parts of a split matrix, which no kernel sees as parts, the first
-        return tuple(replace(place, sizes=whole.unit) for place in super().places(layout))
+        has_whole = self.layout.dim is None or _side(self.of, self.layout.dim, layout) == "batch"
+        turning = self.rule.orientation if has_whole else whole.turned
+        return tuple(replace(place, sizes=whole.unit) for place in _places(layout, self.shape, self.view, turning))
 
     def state_shape(self, kept: State) -> tuple[int, ...]:
         shape = self.of.state_shape(kept)
@@ -98,7 +100,9 @@ def _side(slot: Slot, dim: int, layout: str) -> str:
     if layout != "matrix" or len(slot.shape) < 2:
         return "rows"
     axis = dim - slot.view.batch
-    return "batch" if axis < 0 else "rows" if axis == slot.view.transposed else "cols"
+    if axis < 0:
+        return "batch"
+    return "rows" if (axis == slot.view.transposed) != slot.places(layout)[0].turned else "cols"
 
 
 def _crosses(slot: Slot, kernel: Kernel) -> bool:
@@ -123,6 +127,11 @@ def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
     if dim >= slot.view.batch + 2:
         raise NotImplementedError(f"{start}: rules run on parts that are cut along rows, columns or experts alone")
     sides = [(kernel, _side(slot, dim, kernel.layout)) for kernel in rule.kernels]
+    if slot.view.split is not None and rule.orientation and any(side in ("rows", "cols") for _, side in sides):
+        raise NotImplementedError(
+            f"{start}, and has split={slot.view.split}, parts that the rule {rule.name!r} sees as {rule.orientation}: "
+            "no rule is run on these yet"
+        )
     if slot.view.split is not None and any(side == "cols" for _, side in sides):
         raise NotImplementedError(f"{start}, its columns, and has split={slot.view.split}: no rule is run on these yet")
     needs_parts = any("rows" in kernel.scalars or side in (kernel.along or ()) for kernel, side in sides)

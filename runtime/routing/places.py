@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.interface import Rule, State
+from ..contract.interface import OWN_DIMENSIONS, Rule, State
 from ..contract.precision import _precision_state
 
 LAYOUTS = ("elementwise", "tensor", "matrix")  # each can run what the ones before it can
@@ -60,41 +60,62 @@ class Place:
     count: int = 1
     transposed: bool = False
     leading: tuple[int, ...] = ()  # the dimensions before those of the matrices
-    lengths_before: tuple[int, ...] = ()  # rows of the units before the first, in each matrix
+    before: tuple[tuple[int, ...], ...] = ()  # the units before the first, in each matrix
+    start: int = 0  # the row of each matrix in which the first begins
     whole: bool = True
     sizes: tuple[int, ...] = ()  # of the whole units of which these are parts
+    turned: bool = False  # the units are the transposes of what lies in the matrices, as an oriented rule sees them
+
+    @property
+    def parts(self) -> int:
+        """How many units lie in each matrix."""
+        return self.count // max(math.prod(self.leading), 1)
+
+    @property
+    def is_viewable(self) -> bool:
+        """Whether a batch of units can be seen in the shape of the parameter without copying it."""
+        return self.whole and not (self.turned and self.parts > 1)
 
     def window(self, x: Tensor, state: State | None = None) -> Tensor:
         """The part of x that belongs to this place, as a view; x is like the parameter, or a state of `state`."""
         if state is not None and not state.full:
             if self.whole:
                 return x
-            before = sum(math.prod(self._sizes(state, rows)) for rows in self.lengths_before)
-            size = self.count * math.prod(self._sizes(state, self.unit[0]))
+            before = sum(math.prod(self._sizes(state, unit)) for unit in self.before)
+            size = self.count * math.prod(self._sizes(state, self.unit))
             return x.narrow(0, math.prod(self.leading) * before, size)
         axis = len(self.leading)
         x = x.transpose(axis, axis + 1) if self.transposed else x
-        rows = self.count // max(math.prod(self.leading), 1) * self.unit[0]
-        return x if self.whole else x.narrow(axis, sum(self.lengths_before), rows)
+        rows = self.unit[-1 if self.turned else 0]
+        x = x if self.whole else x.narrow(axis, self.start, self.parts * rows)
+        if not self.turned:
+            return x
+        apart = x.view(*x.shape[:axis], self.parts, rows, *x.shape[axis + 1 :])
+        return apart.movedim(axis + 1, -1)
 
     def batch(self, count: int, state: State | None = None) -> tuple[int, ...]:
         """The shape in which a kernel sees the weight or a state of `count` units: (count, rows, cols) or (count,).
 
         In the elementwise layout elements are counted.
         """
-        sizes = self.unit if state is None or state.full else self._sizes(state, self.unit[0])
+        sizes = self.unit if state is None or state.full else self._sizes(state, self.unit)
         return (count, *sizes) if len(self.unit) == 2 else (count,)
 
     def restored(self, block: Tensor, state: State, shape: torch.Size) -> Tensor:
         """A view of a state's block of a whole parameter, in the shape that the state has."""
-        if not (state.full and self.transposed):
+        if not (state.full and (self.transposed or self.turned)):
             return block.view(shape)
-        axis = len(self.leading)
-        rows, cols = shape[axis : axis + 2]
-        return block.view(*self.leading, cols, rows, *shape[axis + 2 :]).transpose(axis, axis + 1)
+        axis, stored = len(self.leading), list(shape)
+        if self.transposed:
+            stored[axis : axis + 2] = shape[axis + 1], shape[axis]
+        if self.turned:
+            block = block.view(*stored[:axis], *stored[axis + 1 :], stored[axis]).movedim(-1, axis)
+        else:
+            block = block.view(stored)
+        return block.transpose(axis, axis + 1) if self.transposed else block
 
-    def _sizes(self, state: State, rows: int) -> tuple[int, ...]:
-        sizes = {"rows": rows, "cols": self.unit[-1]}
+    def _sizes(self, state: State, unit: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = {"rows": unit[0], "cols": unit[-1]}
         first, second = (size if isinstance(size, int) else sizes[size] for size in state.shape)
         if self.sizes and state.shape[0] == state.shape[1] != 1:  # a part of a square is one along its first side
             second = self.sizes[state.shape[1] == "cols"]
@@ -112,8 +133,11 @@ def _row_counts(rows: int, split: int | tuple[int, ...] | None) -> tuple[int, ..
 
 
 @lru_cache(maxsize=4096)
-def _places(layout: str, shape: tuple[int, ...], view: View) -> tuple[Place, ...]:
-    """The places of the units of a parameter: one for each run of equal shapes."""
+def _places(layout: str, shape: tuple[int, ...], view: View, turning: str | bool | None = None) -> tuple[Place, ...]:
+    """The places of the units of a parameter: one for each run of equal shapes.
+
+    `turning` says which units are seen transposed: those that are not "wide" or "tall", all, or none.
+    """
     if layout == "elementwise":
         return (Place((math.prod(shape),)),)
     if layout == "tensor" or len(shape) < 2:
@@ -125,10 +149,15 @@ def _places(layout: str, shape: tuple[int, ...], view: View) -> tuple[Place, ...
     rows, cols = sizes[view.transposed], sizes[not view.transposed] * math.prod(sizes[2:])
     runs = [(length, len(list(run))) for length, run in groupby(_row_counts(rows, view.split))]
     places: list[Place] = []
-    before: tuple[int, ...] = ()
+    before: tuple[tuple[int, ...], ...] = ()
+    start = 0
     for length, count in runs:
-        places.append(Place((length, cols), matrices * count, view.transposed, leading, before, whole=len(runs) == 1))
-        before += (length,) * count
+        turned = turning is True or {"wide": length > cols, "tall": length < cols}.get(str(turning), False)
+        unit = (cols, length) if turned else (length, cols)
+        is_whole = len(runs) == 1
+        places.append(Place(unit, matrices * count, view.transposed, leading, before, start, is_whole, turned=turned))
+        before += (unit,) * count
+        start += length * count
     return tuple(places)
 
 
@@ -144,7 +173,12 @@ class Slot:
     view: View = View()
 
     def places(self, layout: str) -> tuple[Place, ...]:
-        return _places(layout, self.shape, self.view)
+        return _places(layout, self.shape, self.view, self.rule.orientation)
+
+    @property
+    def reads_own_sizes(self) -> bool:
+        """Whether any kernel of the rule asks for the outputs or inputs of the parameter."""
+        return any(name in kernel.scalars for kernel in self.rule.kernels for name in OWN_DIMENSIONS)
 
     @property
     def whole(self) -> Slot:
@@ -170,6 +204,8 @@ class Slot:
 
     def _is_in_order(self) -> bool:
         """Whether the matrices of a split parameter follow each other as their rows do."""
+        if self.rule.orientation and self.view.split is not None:
+            return False  # what is seen as a row may be a column
         return len(self.places(self.rule.step.layout)) == 1 or math.prod(self.shape[: self.view.batch]) == 1
 
     def declared(self, name: str) -> State | None:

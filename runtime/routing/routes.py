@@ -99,17 +99,21 @@ def explain_routing(model: nn.Module | Named, optimizer_class: type[Any] | None 
     for r in route(_model_for("explain_routing", model)):
         rule = _rule_named(optimizer_class.RULES, r.role) if optimizer_class else None
         shape = "×".join(map(str, r.parameter.shape)) or "scalar"
-        view = _describe_view(tuple(r.parameter.shape), r.view) if r.role != "vector" else ""
+        seen = rule.orientation if rule else None
+        view = _describe_view(tuple(r.parameter.shape), r.view, seen) if r.role != "vector" else ""
         table.append((r.name, shape, r.role, rule.name if rule else "none", view, r.reason))
     if optimizer_class is None:
         table = [(*row[:3], *row[4:]) for row in table]  # type: ignore[misc]
     return _columns(table)
 
 
-def _describe_view(shape: tuple[int, ...], view: View) -> str:
-    places = _places("matrix", shape, view)
-    units = ", ".join((f"{p.count} of " if p.count > 1 else "") + "×".join(map(str, p.unit)) for p in places)
-    return units + (" transposed" if view.transposed else "")
+def _describe_view(shape: tuple[int, ...], view: View, orientation: str | None) -> str:
+    places = _places("matrix", shape, view, orientation)
+    units = [(f"{p.count} of " if p.count > 1 else "") + "×".join(map(str, p.unit)) for p in places]
+    turned = [" transposed" if p.turned != p.transposed else "" for p in places]
+    if len(set(turned)) == 1:
+        return ", ".join(units) + turned[0]
+    return ", ".join(map("".join, zip(units, turned, strict=True)))
 
 
 def _model_for(function: str, given: Any) -> nn.Module | list[tuple[str, Tensor]]:

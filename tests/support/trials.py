@@ -187,7 +187,7 @@ class Interpreted:
     def _write(self) -> None:
         for p, inner in self.inner.items():
             p.copy_(torch.from_numpy(inner.value))
-            self.state[p] = {name: torch.from_numpy(value) for name, value in inner.states.items()}
+            self.state[p] = {name: torch.from_numpy(value.copy()) for name, value in inner.kept.items()}
 
 
 def float_of(value: Any) -> Any:

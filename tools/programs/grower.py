@@ -174,7 +174,8 @@ class Grower:
         """A literal, a step-dependent number or a dimension."""
         kind = self.dice.below(8)
         if kind == 7 and self.scope.is_matrix and not self.scope.is_smooth and self.scope.data:
-            return Term(name(self.dice.pick(("rows", "cols"))), SCALAR, 12, Phase.CONSTANT)
+            size = self.dice.pick(("rows", "cols", "outputs", "inputs"))
+            return Term(name(size), SCALAR, 12, Phase.CONSTANT)
         if kind >= 5 and self.scope.has_steps:
             return self.step_number()
         if kind == 4:

@@ -26,6 +26,7 @@ from tools.programs.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, 
 from tools.programs.terms import Variable, call_node, name, squared_mean
 from tools.programs.uses import Made, grow_delegate, names_inside
 
+ORIENTATIONS = ("wide", "tall")
 FORMS = ((9, "matrix"), (6, "tensor"), (6, "used"), (3, "two"), (1, "roles"), (2, "whole"))
 
 
@@ -112,9 +113,10 @@ class FileGrower:
     ) -> tuple[list[ast.OptimizerMember], list[Variable], dict[str, dict[str, Setting]]]:
         """The rule that says most, with its event if it has one."""
         count = 1 + self.dice.weighted(((4, 0), (3, 1), (2, 2), (1, 3)))
+        orientation = self.dice.pick(ORIENTATIONS) if scope.is_matrix and self.dice.chance(25) else None
         if form == "two" or not self.dice.chance(likely):
             block, planned = self.block(scope, words[0], count, is_alone=form in ("matrix", "tensor"))
-            return [rule_of(words, block)], planned, {}
+            return [rule_of(words, block, orientation)], planned, {}
         base = grower_of(self.dice, scope)
         seen = plan_variables(base, 1 + self.dice.below(2), ("h", "curvature", "y"))
         planned = plan_variables(base, count, NAMES)
@@ -122,7 +124,7 @@ class FileGrower:
         event, arguments = self.event(scope, seen, planned, is_alone)
         inside = replace(scope, variables=(*foreign(seen), *scope.variables))
         block, _ = self.block(inside, words[0], count, is_alone, planned)
-        members: list[ast.OptimizerMember] = [rule_of(words, block), event]
+        members: list[ast.OptimizerMember] = [rule_of(words, block, orientation), event]
         return self.dice.shuffled(members), planned, {event.name.name: arguments}
 
     def block(
@@ -305,8 +307,9 @@ def free_names(scope: Scope, names: Sequence[str]) -> list[str]:
     return [text for text in names if text not in scope.taken]
 
 
-def rule_of(words: Sequence[str], statements: tuple[ast.Statement, ...]) -> ast.Rule:
-    return ast.Rule(tuple(ast.Identifier(word) for word in words), statements)
+def rule_of(words: Sequence[str], statements: tuple[ast.Statement, ...], orientation: str | None = None) -> ast.Rule:
+    seen = None if orientation is None else ast.Identifier(orientation)
+    return ast.Rule(tuple(ast.Identifier(word) for word in words), statements, orientation=seen)
 
 
 def grow_file(dice: Dice) -> RandomProgram:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import calls_of
 from optforge.compiler.ir.names import FunctionName, function_text
 from optforge.compiler.oracle import interpreter as interpret
 from tools.programs.differential import (
@@ -138,7 +139,7 @@ class OptimizerTrial:
                 for options, placed in groups
             ]
             self.optimizers.append(cls(own, **self.given[0], **strategy))
-        self.calls = ir.calls_of(declaration.rules)
+        self.calls = calls_of(declaration.rules)
         events = [event for rule in type(self.optimizers[0]).RULES for event in rule.events]
         self.undoing = {event.undoes: event.name for event in events if event.undoes}
         self.in_place: set[str] = set()  # the events whose weights stand where those of training belong
@@ -326,7 +327,7 @@ class OptimizerTrial:
             raise Difference("states", f"{moment}, {each.label}: {sorted(found)}, not {sorted(oracle.states)}")
 
     def compare_states(self, way: str, each: Placed, state: Mapping[str, Any], moment: str) -> None:
-        for name, wanted in each.oracle.states.items():
+        for name, wanted in each.oracle.kept.items():
             what = f"{moment}, state {name} of {each.label}"
             try:
                 require_close(way, what, state[name].numpy(), wanted, size(wanted))
@@ -351,7 +352,7 @@ class OptimizerTrial:
             t = float(self.random.integers(1, 7))
             inputs, twin = (
                 replace(
-                    parameter.inputs(interpret.as_matrix(given, rule.universe), each.hypers),
+                    parameter.inputs(interpret.as_seen(given, rule), each.hypers),
                     t=t,
                     combined={each.name: np.full((1, 1), 0.37) for each in collectives},
                     arguments={p.name: 1.25 for event in rule.events for p in event.parameters},

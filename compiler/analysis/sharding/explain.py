@@ -39,10 +39,12 @@ class ShardedRule:
     cut: str
     totals: int
     report: PlacementReport
+    orientation: str = ""  # rows and columns are those that the rule sees
 
     def as_data(self) -> dict[str, Any]:
         """The same for JSON."""
         head = {"optimizer": self.optimizer, "rule": self.rule, "cut": self.cut, "totals": self.totals}
+        head |= {"seen as": self.orientation} if self.orientation else {}
         return {**head, **asdict(self.report)}
 
 
@@ -54,7 +56,7 @@ def sharded_rules(program: ir.Program) -> Iterator[ShardedRule]:
                 totals = sum(len(stage.collectives) for stage in rule.step)
                 for text, cut in (CUTS if rule.universe is Universe.MATRIX else OF_TENSORS).items():
                     report = report_of(place(rule.update, cut))
-                    yield ShardedRule(optimizer.name, rule.name, text, totals, report)
+                    yield ShardedRule(optimizer.name, rule.name, text, totals, report, rule.orientation)
 
 
 def explain_text(found: list[ShardedRule]) -> str:
@@ -64,7 +66,8 @@ def explain_text(found: list[ShardedRule]) -> str:
     for each in found:
         if (key := (each.optimizer, each.rule)) not in known:
             known.add(key)
-            lines += ["", f"{each.optimizer}, rule {each.rule}"]
+            seen = f", of matrices seen as {each.orientation}" if each.orientation else ""
+            lines += ["", f"{each.optimizer}, rule {each.rule}{seen}"]
             lines += [f"  {each.totals} sums over all parameters"] if each.totals else []
         lines.append(f"  cut {each.cut}: {KINDS[each.report.kind]}")
         lines += [f"    {label.ljust(14)}{text}" for label, text in details(each.report)]

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from optforge.compiler.frontend.blocks import Machine, written_equations
 from optforge.compiler.frontend.hyperparameters import Hypers, resolve_hyper
-from optforge.compiler.frontend.inheritance import ROLES, FlatEvent, FlatRule
+from optforge.compiler.frontend.inheritance import ROLES, TENSOR_WORDS, FlatEvent, FlatRule
 from optforge.compiler.frontend.migrations import resolve_past
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
@@ -21,8 +21,6 @@ from optforge.compiler.ir.dependencies import reachable
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Source
-
-TENSOR_WORDS = {"tensor", "rest", "vector"}
 
 
 def require_separate(rules: tuple[FlatRule, ...], report: Report) -> None:
@@ -59,7 +57,7 @@ def resolve_rule(
     rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
 ) -> RawRule:
     """A rule with its own equations, and all events as it sees them."""
-    machine = Machine(rule.block, events, "step", hypers.values, report, words=rule.words)
+    machine = Machine(rule.block, events, "step", hypers.values, report, words=rule.words, orientation=rule.orientation)
     machine.check_names()
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
@@ -79,6 +77,7 @@ def resolve_rule(
         written_equations(rule.block),
         rule.span,
         resolve_past(rule.block.was, hypers.values, report),
+        rule.orientation,
     )
 
 
@@ -148,8 +147,9 @@ def resolve_event(
     arguments = {parameter.name: parameter.span for parameter in parameters}
     hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
     machine = Machine(
-        event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint, words=rule.words
-    )
+        event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint, words=rule.words,
+        orientation=rule.orientation,
+    )  # fmt: skip
     machine.check_names()
     doc = event.node.doc.value if event.node.doc else ""
     last = event.node.parameters[-1].span if event.node.parameters else name.span

@@ -24,7 +24,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
     for rule in rules:
         lines += [
             "",
-            *wrap_text(f"For {roles_text(rule)} parameters:", WIDTH - 4),
+            *wrap_text(f"For {roles_text(rule)} parameters{seen_text(rule)}:", WIDTH - 4),
             "",
             *equation_block(tuple(each for each in rule.written if isinstance(each, ast.Delegate)) or rule.written),
             *fixed_point_lines(rule),
@@ -126,7 +126,13 @@ def describe_tensors(rule: ir.Rule) -> str:
     shape = "(..., rows, cols)" if rule.universe is Universe.MATRIX else "(..., n, 1)"
     narrow = [f"{m.name} {shape_text(m)}" for m in rule.states if m.type.shape != FULL]
     tail = f"; {', '.join(narrow)}" if narrow else ""
-    return f"One step for {roles_text(rule)} parameters {shape}{tail}"
+    return f"One step for {roles_text(rule)} parameters {shape}{seen_text(rule)}{tail}"
+
+
+def seen_text(rule: ir.Rule) -> str:
+    """How a rule sees matrices, if not as they are."""
+    sides = {"wide": ", seen as wide (rows <= cols)", "tall": ", seen as tall (rows >= cols)"}
+    return sides.get(rule.orientation, "")
 
 
 def roles_text(rule: ir.Rule) -> str:

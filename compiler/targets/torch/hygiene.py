@@ -42,7 +42,7 @@ def free_name(wanted: str, taken: set[str]) -> str:
 
 def scalar_names(node: ir.Declaration) -> ScalarNames:
     """The keyword of each scalar of a declaration: sizes, the step count and hypers in their order, then the others."""
-    names: dict[ir.Key, str] = {**{key: key[1] for key in ir.SIZES}, ir.STEP: "t"}
+    names: dict[ir.Key, str] = {**{key: key[1] for key in (*ir.SIZES, *ir.OWN_SIZES)}, ir.STEP: "t"}
     names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     rules = () if isinstance(node, ir.Schedule) else node.rules
     events = [event for rule in rules for event in rule.events]

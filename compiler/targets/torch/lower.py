@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from optforge.compiler.analysis.rates import lr_ratios
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import calls_of
 from optforge.compiler.ir.names import FunctionName, Task
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import Kind, Universe
@@ -35,7 +36,7 @@ from optforge.compiler.targets.torch.statements import (
 )
 
 RUNTIME = "optforge.runtime"  # what generated modules import from
-RUNTIME_VERSION = 4  # the one that they are written for
+RUNTIME_VERSION = 5  # the one that they are written for
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
 
@@ -295,7 +296,7 @@ def lower_events(rules: tuple[ir.Rule, ...]) -> tuple[PyMethod, ...]:
     """A method for each event; rules that share an event are fired together."""
     docs = {event.name: event.doc for rule in rules for event in rule.events if event.doc}
     methods = []
-    for name, parameters in ir.calls_of(rules).items():
+    for name, parameters in calls_of(rules).items():
         ordered = sorted(parameters, key=lambda parameter: parameter.default is not None)
         arguments = ["self", *(declare_hyper(parameter) for parameter in ordered)]
         given = [quote(name), *(f"{parameter.name}={parameter.name}" for parameter in ordered)]

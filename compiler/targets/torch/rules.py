@@ -62,6 +62,7 @@ def lower_rule(
     others |= {"shards": shards[0].name} if shards else {}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
+    lines += [f"    orientation={quote(rule.orientation)},"] if rule.orientation else []
     lines += ["    keeps_zero=True,"] if rule.keeps_zero else []
     if rule.initial:
         initial = lowered(

@@ -40,9 +40,9 @@ def decide_cost(question: Question) -> Verdict:
     if claimed is None or any(factor < 0 for factor in claimed.terms.values()):
         return Unknown("its growth is not that of a polynomial in rows and cols with positive terms")
     total = cost_of([stage.function for stage in rule.step], question.subject.declaration)
-    direction = direction_of_excess(total.terms, claimed.terms)
+    direction = direction_of_excess(total.terms, claimed.terms, rule.orientation)
     if direction is None:
-        return Proved(f"grows as {highest(total)}")
+        return Proved(f"grows as {highest(total, rule.orientation)}")
     worst = max(total.terms, key=lambda exponents: exponent_along(exponents, direction))
     costly = [
         name_text(equation.name)
@@ -51,7 +51,11 @@ def decide_cost(question: Question) -> Verdict:
     ]
     return Refuted(
         (
-            ("costs", f"grows as {highest(total)}" + (f", the most in {', '.join(costly)}" if costly else "")),
+            (
+                "costs",
+                f"grows as {highest(total, rule.orientation)}"
+                + (f", the most in {', '.join(costly)}" if costly else ""),
+            ),
             ("where", f"{direction_text(direction)}: {along(total, direction)} against {along(claimed, direction)}"),
         )
     )
@@ -67,10 +71,16 @@ def constants_as_one(expr: ir.Expr) -> ir.Expr:
     )
 
 
-def direction_of_excess(found: Iterable[Exponents], claimed: Iterable[Exponents]) -> Direction | None:
-    """A way to grow along which some term outgrows all that are claimed; None where there is none."""
+def direction_of_excess(found: Iterable[Exponents], claimed: Iterable[Exponents], orientation: str) -> Direction | None:
+    """A way to grow along which some term outgrows all that are claimed; None where there is none.
+
+    What a rule sees as wide has no more rows than columns, and what it sees as tall no fewer.
+    """
     terms = tuple(claimed)
     for direction in deciding_directions(terms):
+        a, b = direction
+        if (orientation == "wide" and a > b) or (orientation == "tall" and a < b):
+            continue
         bound = max((exponent_along(term, direction) for term in terms), default=Fraction(-1))
         if any(exponent_along(term, direction) > bound for term in found):
             return direction
@@ -92,10 +102,12 @@ def exponent_along(term: Exponents, direction: Direction) -> Fraction:
     return term[0] * a + term[1] * b + term[2] * min(a, b)
 
 
-def highest(polynomial: Polynomial) -> str:
+def highest(polynomial: Polynomial, orientation: str) -> str:
     """The terms that no other term outgrows, without their factors."""
     terms = list(polynomial.terms)
-    kept = [term for term in terms if direction_of_excess([term], [other for other in terms if other != term])]
+    kept = [
+        term for term in terms if direction_of_excess([term], [other for other in terms if other != term], orientation)
+    ]
     return str(collect_terms((term, ONE) for term in (kept or [CONSTANT])))
 
 

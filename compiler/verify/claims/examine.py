@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.oracle.interpreter import as_array
+from optforge.compiler.oracle.interpreter import as_array, is_turned
 from optforge.compiler.verify.claims.margins import Margins, comparisons
 from optforge.compiler.verify.claims.questions import COMPARISON, Question
 from optforge.compiler.verify.claims.trial import Case, Moment, run_case
@@ -189,6 +189,7 @@ def examine_permutation(question: Question, case: Case) -> Outcome:
     """The step with the rows (or columns) in another order is the step in that order."""
     promise = question.claim.promise
     axis = 0 if isinstance(promise, ir.Input) and promise.name == "rows" else 1
+    axis = 1 - axis if is_turned(case.weight.shape, question.subject.watched) else axis
     order = np.roll(np.arange(case.weight.shape[axis])[::-1], 1)
     if (order == np.arange(len(order))).all():
         return Outcome(False)

@@ -21,7 +21,7 @@ def decide_state(question: Question) -> Verdict:
     claimed = polynomial_of(question.claim.promise)
     if claimed is None:
         return Unknown("it is no polynomial in rows and cols")
-    different = shape_that_differs(found, claimed)
+    different = shape_that_differs(found, claimed, rule.orientation)
     if found == claimed or (different is None and is_whole(claimed)):
         return Proved(f"{found} numbers" if str(found) != "0" else "nothing is kept")
     if different is None:
@@ -37,12 +37,14 @@ def decide_state(question: Question) -> Verdict:
     )
 
 
-def shape_that_differs(found: Polynomial, claimed: Polynomial) -> tuple[int, int] | None:
-    """The smallest shape at which two polynomials differ, if there is one up to 32 x 32.
+def shape_that_differs(found: Polynomial, claimed: Polynomial, orientation: str) -> tuple[int, int] | None:
+    """The smallest shape that a rule sees at which two polynomials differ, if there is one up to 32 x 32.
 
     With whole exponents up to 8 there is one, if they differ anywhere: no two such polynomials agree on so many shapes.
     """
     shapes = sorted(((r, c) for r in range(1, 33) for c in range(1, 33)), key=lambda shape: (sum(shape), shape))
+    if orientation:
+        shapes = [(r, c) for r, c in shapes if (r <= c if orientation == "wide" else r >= c)]
     return next((shape for shape in shapes if found.value(*shape) != claimed.value(*shape)), None)
 
 

@@ -45,14 +45,14 @@ def streams_of_spec(spec: ir.Optimizer, trial: Trial, hypers: Mapping[str, Any])
     rule = next(rule for rule in spec.rules if "matrix" in rule.roles)
     parameter = OracleParameter(trial.weight, rule)
     for grad in trial.grads:
-        yield interpret_step(parameter, grad.reshape(parameter.weight.shape), hypers)
+        yield interpret_step(parameter, grad.reshape(parameter.shape), hypers)
 
 
 def interpret_step(parameter: OracleParameter, grad: Array, hypers: Mapping[str, Any]) -> Values:
     """One step of one parameter that tells what it has computed on the way."""
     rule = parameter.rule
     (evaluation,) = run_step([parameter], [grad], [hypers])
-    return {**ordered_streams(rule, evaluation.known, parameter.states), WEIGHT: parameter.value}
+    return {**ordered_streams(rule, evaluation.known, parameter.kept), WEIGHT: parameter.value}
 
 
 def ordered_streams(rule: ir.Rule, known: Mapping[EquationName, Any], states: Mapping[str, Array]) -> Values:

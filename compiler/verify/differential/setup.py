@@ -14,6 +14,7 @@ from typing import Any
 from optforge.compiler.driver import FUNCTIONS_ONLY
 from optforge.compiler.frontend.files import shown_path
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import calls_of
 from optforge.compiler.load import WORKSPACE, find_spec, module_for, program_for
 from optforge.compiler.verify.differential.names import NameProblem, match_names
 from optforge.compiler.verify.differential.scenarios import ABILITIES, Space
@@ -127,5 +128,5 @@ def roles_of(declaration: ir.Optimizer, rest: bool, told: bool) -> tuple[str, ..
 
 def events_of(declaration: ir.Optimizer, factory: Callable[..., Any]) -> dict[str, tuple[ir.Hyper, ...]]:
     """The events that the other has a method for, with their arguments."""
-    calls = ir.calls_of(declaration.rules)
+    calls = calls_of(declaration.rules)
     return {name: calls[name] for name in calls if inspect.isroutine(getattr(factory, name, None))}

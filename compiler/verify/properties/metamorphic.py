@@ -14,6 +14,7 @@ import numpy as np
 
 from optforge.compiler.driver import Snapshot
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import calls_of
 from optforge.compiler.load import module_for
 from optforge.compiler.verify.claims.cases import value_text
 from optforge.compiler.verify.claims.report import Finding
@@ -61,7 +62,7 @@ class ClassTrial:
             for index in order:
                 tensors[index].grad = None
                 set_gradient(tensors[index], torch.tensor(self.grads[step][index]))
-            for event, arguments in ir.calls_of(self.declaration.rules).items() if step == 0 else ():
+            for event, arguments in calls_of(self.declaration.rules).items() if step == 0 else ():
                 getattr(optimizer, event)(**{each.name: EVENT_ARGUMENTS[3] for each in arguments})
             optimizer.step()
             history.append([tensors[index].detach().clone() for index in sorted(order)])

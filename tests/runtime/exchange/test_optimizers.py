@@ -80,7 +80,8 @@ VIEWS: list[tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]], int]] = [
 @pytest.mark.parametrize(("group", "shapes", "dim"), VIEWS)
 def test_views(ranks: Pool, group: dict[str, Any], shapes: dict[str, tuple[int, ...]], dim: int) -> None:
     """Rows and columns, parts and experts, which may lie on several ranks or be cut themselves."""
-    for name in ("Muon", "NorMuon"):
+    names = ("Muon", "NorMuon") if "split" in group else ("Muon", "NorMuon", "ASGO")  # which sees them as wide
+    for name in names:
         require_agreement(ranks, 2, Case(name, dim, group=group, shapes=shapes, plain=(), without=()))
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optforge.generated import NAMO, NAMOD, AdamW, Muon, Nora, NorMuon
+from optforge.compiler.load import compile_source
+from optforge.generated import ASGO, NAMO, NAMOD, AdamW, Muon, Nora, NorMuon
 from tests.references.adamw import AdamW as ReferenceAdamW
 from tests.support.trials import network
 
 TOLERANCE = 1e-12
-CLASSES = [NAMO, NAMOD, Muon, Nora, NorMuon]
+CLASSES = [NAMO, NAMOD, Muon, Nora, NorMuon, ASGO]  # the last one sees all matrices as wide
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
 
 
@@ -132,3 +133,63 @@ def test_a_module_gives_every_parameter_once_with_the_hypers(cls):
     params = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(params) == len(set(params)) and set(params) == set(model.parameters())
     assert all(group["lr"] == 0.125 for group in optimizer.param_groups)
+
+
+# -- rules that see matrices as wide or tall ---------------------------------------------------------------------------
+
+ORIENTED = """
+optimizer Sided:
+    hyper lr = 0.1 where lr >= 0
+    for matrix{seen}:
+        l = ema(grad @ grad', 0.9)
+        d = norm(grad, per=row) * ema(grad, 0.8)
+        weight <- weight - lr * (l @ grad + d) * outputs / (2 * inputs)
+"""
+
+
+def sided(seen: str = "", lr: float = 0.1) -> Any:
+    cls = compile_source(ORIENTED.format(seen=seen)).Sided
+    return lambda params: cls(params, lr=lr)
+
+
+@pytest.mark.parametrize("seen", ["wide", "tall"])
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5), (6, 1), (4, 3, 2), (9, 2, 2)], ids=str)
+def test_an_oriented_rule_steps_the_transpose_where_sides_are_the_other_way_round(seen, shape):
+    """By hand: the plain rule on the transpose, whose outputs and inputs are those of the parameter."""
+    weight, gradients = randn(*shape), [randn(*shape, seed=t) for t in range(1, 6)]
+    (found,) = trained(sided(f" as {seen}"), [weight], [[g] for g in gradients])
+    flat = weight.flatten(1)
+    rows, cols = flat.shape
+    turned = rows > cols if seen == "wide" else rows < cols
+    lr = 0.1 * (rows / cols) ** 2 if turned else 0.1
+    given = [[g.flatten(1).T if turned else g.flatten(1)] for g in gradients]
+    (expected,) = trained(sided(lr=lr), [flat.T if turned else flat], given)
+    require_same_steps(found, (expected.T if turned else expected).reshape(shape), weight)
+    (plain,) = trained(sided(), [flat], [[g.flatten(1)] for g in gradients])
+    assert turned == (float((plain.view(shape) - found).norm()) > 1e-3)
+
+
+def test_states_of_the_parameters_shape_lie_as_it_does_and_others_as_the_rule_sees():
+    cls = compile_source(ORIENTED.format(seen=" as wide")).Sided
+    p = nn.Parameter(randn(9, 2, 2))
+    p.grad = randn(9, 2, 2, seed=1)
+    optimizer = cls([p])
+    optimizer.step()
+    shapes = {name: tuple(x.shape) for name, x in optimizer.state[p].items()}
+    assert shapes == {"l": (4, 4), "d": (9, 2, 2), "step": ()}
+    torch.testing.assert_close(optimizer.state[p]["d"], 0.2 * p.grad)
+    again = cls([nn.Parameter(p.detach().clone())])
+    again.load_state_dict(optimizer.state_dict())
+    (q,) = again.param_groups[0]["params"]
+    q.grad, p.grad = randn(9, 2, 2, seed=2), randn(9, 2, 2, seed=2)
+    optimizer.step(), again.step()
+    assert torch.equal(p, q)
+
+
+def test_a_checkpoint_of_one_orientation_is_none_of_another():
+    p = nn.Parameter(randn(4, 4))
+    p.grad = randn(4, 4, seed=1)
+    wide, tall = (compile_source(ORIENTED.format(seen=f" as {seen}")).Sided([p]) for seen in ("wide", "tall"))
+    wide.step()
+    with pytest.raises(ValueError, match="l = "):
+        tall.load_state_dict(wide.state_dict())
