@@ -62,8 +62,7 @@ def lower_rule(
     others |= {"shards": shards[0].name} if shards else {}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
-    lines += [f"    orientation={quote(rule.orientation)},"] if rule.orientation else []
-    lines += ["    keeps_zero=True,"] if rule.keeps_zero else []
+    lines += fact_lines(rule)
     if rule.initial:
         initial = lowered(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
@@ -83,6 +82,12 @@ def lower_rule(
             lines.append("        ),")
         lines.append("    ),")
     return [*lines, "),"], functions
+
+
+def fact_lines(rule: ir.Rule) -> list[str]:
+    """What the runtime has to know of a rule beside its functions."""
+    orientation = [f"    orientation={quote(rule.orientation)},"] if rule.orientation else []
+    return [*orientation, *(["    keeps_zero=True,"] if rule.keeps_zero else [])]
 
 
 def state_lines(rule: ir.Rule) -> list[str]:
