@@ -28,6 +28,7 @@ from .placement.layouts import _is_dtensor, _local
 from .placement.local_states import _wrap_entry
 from .placement.slots import LocalSlot
 from .routing.places import VIEW_KEYS, Slot
+from .steps.homes import _send_home
 
 _Entry = Mapping[str, Any]
 
@@ -53,6 +54,14 @@ def _require_form(state_dict: object) -> None:
     for group in parts["param_groups"]:
         _require_kind(f"{what}: 'param_groups'", group, Mapping, "a list of dictionaries")
         _require_kind(f"{what}: 'params' of a group", group.get("params"), (list, tuple), "a list of keys of the state")
+
+
+def _run_pre_hooks(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """What the hooks that users have registered make of it."""
+    for pre_hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = pre_hook(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    return state_dict
 
 
 class _Reader:
@@ -143,11 +152,12 @@ class _Reader:
         Warns of what was converted, left out or kept, once all has been found to fit.
         """
         owners = {key: (p, each) for each in groups for key, p in zip(each.keys, each.group["params"], strict=True)}
+        taken = _send_home(slots, {owners[key][0]: entry for key, entry in saved.items() if key in owners})
         state: defaultdict[Any, Any] = defaultdict(dict)
         for key, entry in saved.items():
             if key in owners:
                 p, found = owners[key]
-                if read := self._entry(p, slots[p], found.group, entry, found.origin):
+                if read := self._entry(p, slots[p], found.group, taken[p], found.origin):
                     own = _counters_of(slots[p].rule)
                     state[p] = {}
                     _wrap_entry(state[p], slots[p]).update(read)
@@ -298,6 +308,8 @@ def _part_here(value: Any, name: str, slot: Slot) -> Any:
     if not _is_dtensor(value):
         if not isinstance(slot, LocalSlot) or kept is None:
             return value
+        if slot.may_hold(kept, value) and name in slot.owned:
+            return slot.cut(kept, value)  # of others as well, but this is what has been sent to owners
         _require_state(value, f"loaded state {name}", slot.whole.state_shape(kept))
         return slot.cut(kept, value)
     if not isinstance(slot, LocalSlot) or kept is None or not slot.holds(kept, value):

@@ -27,7 +27,7 @@ from .execution.calls import _all_finite
 from .execution.interrupts import _DeferredInterrupts
 from .execution.strategies import Refused, Runner, _require_ways, _strategy
 from .fixed_points import _warn_of_fixed_points
-from .loading import _Reader, _require_form
+from .loading import _Reader, _require_form, _run_pre_hooks
 from .modes import _is_due, _mode_counts, _require_training, _why_not_due
 from .placement.fsdp import _require_in_place
 from .placement.parts import _part_of
@@ -45,6 +45,7 @@ from .routing.groups import (
 from .routing.parameters import _has_grad
 from .routing.places import _wider
 from .routing.readings import _settle_rates, _warn_of_guesses
+from .steps.homes import _show_owned
 from .steps.jobs import Job, _run_jobs
 from .steps.sums import _sums
 from .steps.together import Together
@@ -292,10 +293,10 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _require_agreement(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> None:
         """RuntimeError on every rank unless all those that share parameters with this one do the same."""
-        self._together = self._together.of(self._roster)
         values = ((*self._values(group), group["precision"]) for group in self.param_groups)
         counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
-        self._together.require_agreement(spec, counts, takes_part, values)
+        self._together = self._together.of(self._roster)
+        self._together.require_agreement(spec, counts, takes_part, values).bring_home(self.state)
 
     def _runner(self, kernel: Kernel, batch: ParameterBatch, counter: str) -> Runner:
         strategy = _strategy(kernel, batch, self.backend, self.capturable, self._refused)
@@ -354,7 +355,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
         if changed:
             self._arrangement.forget(changed, old.seen(self.state))
-            _drop_precision(changed, self.state)
+            _drop_precision([p for p, slot in changed.items() if self._roster.slots.get(p) != slot], self.state)
             _drop_untouched(changed, self.state)
         _begin_states(self.param_groups, self._roster.slots, self._roster.seen(self.state), self._counters)
 
@@ -364,13 +365,16 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         """As in torch; each group has under "spec" what its states mean, for `load_state_dict` of later versions.
 
         Parameters that are to be trained have states before their first step, too: counts of 0, and states of zeros.
+        States that one rank owns are shown as DTensors, for which ranks exchange them: all must call this then.
         """
+        self._together = self._together.of(self._roster).bring_home(self.state)
         listed = {id(p) for group in self.param_groups for p in group["params"]}
         _drop_untouched({p: slot for p, slot in self._roster.slots.items() if id(p) not in listed}, self.state)
         _complete_states(self.param_groups, self._roster.slots, self._roster.seen(self.state), self._counters)
         for group in self.param_groups:
             self._describe(group)
-        return super().state_dict()
+        with _show_owned(self, self._roster.slots):
+            return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but states keep their dtype, and are converted as the spec says (`m was exp_avg`).
@@ -380,10 +384,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             TypeError: it is no state dict of an optimizer.
         """
         _require_kind("load_state_dict", state_dict, dict, "what state_dict() gave")
-        state_dict = state_dict.copy()
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = pre_hook(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
+        state_dict = _run_pre_hooks(self, state_dict.copy())
         _require_form(state_dict)
         reader = _Reader(type(self).__name__, self.SPEC, {name: self.defaults[name] for name in self._hyper_names})
         saved = reader.groups(self.param_groups, state_dict["param_groups"])

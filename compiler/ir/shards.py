@@ -7,6 +7,7 @@ names of the requests, as what is combined over parameters is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from optforge.compiler.ir.types import Type
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """The output ``name`` of the stage reduced, whole: by ``sum``, ``mean``, ``norm``, ``amax`` or ``amin`` along an axis."""
+    """The output ``name`` of the stage reduced, by ``sum``, ``mean``, ``norm``, ``amax`` or ``amin`` along an axis."""
 
     name: str
     operator: str
@@ -28,18 +29,24 @@ class Reduced:
 class Owned:
     """A function of whole matrices, computed by their owner.
 
-    It reads the outputs ``sent`` of the stage and the states ``kept``, which are with the owner, and gives their new
-    values as well; all its other outputs come back as shards.
+    It reads the outputs ``sent`` of the stage, states that are with the owner, and ``carried``, what an earlier one has
+    left there. It gives what comes ``back`` as shards, what is ``left`` for a later one, which may be the same, and the
+    new values of the states ``kept``; those that it only ``reads`` another one gives.
     """
 
     function: ir.Function
     sent: tuple[str, ...]
+    back: tuple[str, ...]
     kept: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @property
     def returned(self) -> tuple[ir.Output, ...]:
         """What comes back as shards."""
-        return tuple(output for output in self.function.outputs if output.name not in self.kept)
+        given = {output.name: output for output in self.function.outputs}
+        return tuple(given[name] for name in self.back)
 
 
 Request: TypeAlias = Reduced | Owned
@@ -55,7 +62,13 @@ class ShardStage:
 
 def answers_of(request: Request) -> tuple[str, ...]:
     """The names of what later stages read."""
-    return (request.name,) if isinstance(request, Reduced) else tuple(output.name for output in request.returned)
+    return (request.name,) if isinstance(request, Reduced) else request.back
+
+
+def kept_by(stages: Iterable[ShardStage]) -> frozenset[str]:
+    """The states that owners keep."""
+    requests = [request for stage in stages for request in stage.requests]
+    return frozenset(name for request in requests if isinstance(request, Owned) for name in request.kept)
 
 
 def operands_of(request: Request) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName, function_text, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
-from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, operands_of
+from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, kept_by, operands_of
 from optforge.compiler.ir.types import GRAMS, SCALAR, Dim, Kind
 
 OF_RANKS = (ir.InputSource.STREAM, ir.InputSource.STATE)  # what each has its part of
@@ -80,8 +80,8 @@ def require_valid_shards(stages: tuple[ShardStage, ...], combined: Set[str], aft
     if not stages or stages[-1].requests:
         raise InternalError(f"after {after}: the last stage of a step on shards gives its results, and must be there")
     requests = [request for stage in stages for request in stage.requests]
-    kept = {name for request in requests if isinstance(request, Owned) for name in request.kept}
-    known = set(combined)
+    kept = kept_by(stages)
+    known, left = set(combined), set[str]()
     for stage in stages:
         require_valid_function(stage.function, after)
         require_given(stage.function, {ir.stored(name) for name in kept}, known, after)
@@ -95,9 +95,14 @@ def require_valid_shards(stages: tuple[ShardStage, ...], combined: Set[str], aft
             )
         for owned in (each for each in stage.requests if isinstance(each, Owned)):
             require_valid_function(owned.function, after)
-            own = {ir.stored(name) for name in owned.kept}
+            own = {ir.stored(name) for name in (*owned.kept, *owned.reads)}
             away = {node.key for node in inputs_of(owned.function) if node.source in OF_RANKS and node.key not in own}
-            require_given(owned.function, away, set(owned.sent), after)
+            require_given(owned.function, away, {*owned.sent, *owned.carried}, after)
+            if not {*owned.carried} <= left:
+                raise InternalError(f"after {after}: `{owned.function.name}` reads what nobody has left there")
+            if {output.name for output in owned.function.outputs} - {*owned.kept} != {*owned.back, *owned.left}:
+                raise InternalError(f"after {after}: the outputs of `{owned.function.name}` are not what it gives")
+        left |= {name for each in stage.requests if isinstance(each, Owned) for name in each.left}
         known |= {name for each in stage.requests for name in answers_of(each)}
     names = [*combined, *(name for request in requests for name in answers_of(request))]
     require_distinct("answers", names, after)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.shards import Owned, Reduced, ShardStage
+from optforge.compiler.ir.shards import Owned, Reduced, ShardStage, kept_by
 from optforge.compiler.ir.types import FULL, Dim, Shape, Type
 from optforge.compiler.oracle.interpreter import Array, Inputs, evaluate_function
 
@@ -48,7 +48,7 @@ def run_stages(
     stages: Sequence[ShardStage], inputs: Inputs, states: Sequence[ir.State], ranks: Ranks
 ) -> dict[str, Array]:
     """The outputs of a step on shards of what is given whole, put together again."""
-    kept = {name for stage in stages for each in stage.requests if isinstance(each, Owned) for name in each.kept}
+    kept = kept_by(stages)
     shapes = {state.name: shape_of(state.type) for state in states}
     given = [replace(inputs, whole=ranks.sizes, combined=dict(inputs.combined)) for _ in ranks.lengths]
     weights, grads = ranks.pieces(inputs.weight, FULL), ranks.pieces(inputs.grad, FULL)
@@ -57,7 +57,7 @@ def run_stages(
     given = [
         replace(each, states={name: pieces[rank] for name, pieces in local.items()}) for rank, each in enumerate(given)
     ]
-    owned = {name: inputs.states[name] for name in kept}
+    owned, left = {name: inputs.states[name] for name in kept}, dict[str, Array]()
     for stage in stages[:-1]:
         outputs = [as_arrays(evaluate_function(stage.function, each)) for each in given]
         types = {output.name: shape_of(output.value.type) for output in stage.function.outputs}
@@ -66,7 +66,7 @@ def run_stages(
             if isinstance(request, Reduced):
                 answers = {request.name: reduced(request, values[request.name], types[request.name], ranks)}
             else:
-                answers = call_owner(request, values, types, owned, inputs, ranks)
+                answers = call_owner(request, values, types, owned, left, inputs, ranks)
             given = [
                 replace(each, combined={**each.combined, **{name: found[rank] for name, found in answers.items()}})
                 for rank, each in enumerate(given)
@@ -107,14 +107,17 @@ def call_owner(
     values: Mapping[str, list[Array]],
     types: Mapping[str, Shape],
     owned: dict[str, Array],
+    left: dict[str, Array],
     inputs: Inputs,
     ranks: Ranks,
 ) -> dict[str, list[Array]]:
-    """What comes back from the owner, which gives the states that it keeps their new values."""
+    """What comes back from the owner, which gives the states that it keeps their new values, and leaves some there."""
     whole = {name: ranks.together(values[name], types[name]) for name in request.sent}
+    whole |= {name: left[name] for name in request.carried}
     seen = replace(inputs, weight=None, grad=None, states=dict(owned), combined=whole, whole=ranks.sizes)
     found = as_arrays(evaluate_function(request.function, seen))
     owned |= {name: found[name] for name in request.kept if name in found}
+    left |= {name: found[name] for name in request.left}
     return {each.name: ranks.pieces(found[each.name], shape_of(each.value.type)) for each in request.returned}
 
 

@@ -10,31 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from optforge.compiler.analysis.sharding.placement import Cut, Side, place
+from optforge.compiler.analysis.sharding.placement import EITHER, Cut, Side, place
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of, slice_function
-from optforge.compiler.ir.names import EquationName, Task, free_name_among, name_text
+from optforge.compiler.ir.names import EquationName, Task, free_name_among, name_text, read_name
 from optforge.compiler.ir.operators import OPERATORS, Across
 from optforge.compiler.ir.printer import apply
 from optforge.compiler.ir.shards import Owned, Reduced, Request, ShardStage
-from optforge.compiler.ir.types import SCALAR, Dim
-
-EITHER = Cut(Dim.ROWS, other=Dim.COLS)
+from optforge.compiler.ir.types import SCALAR
 
 
-def shard_stages(function: ir.Function) -> tuple[ShardStage, ...]:
+def shard_stages(function: ir.Function, cut: Cut = EITHER) -> tuple[ShardStage, ...]:
     """The stages of a function on shards; one where no element needs another."""
-    return Cutting(function).stages()
+    return Cutting(function, cut).stages()
 
 
 class Cutting:
     """One function while it is cut: `turn` tells the owner's functions apart, `level` the stages."""
 
-    def __init__(self, function: ir.Function) -> None:
+    def __init__(self, function: ir.Function, cut: Cut) -> None:
         self.function = replace(
             function, equations=tuple(replace(each, when=None, in_place=False) for each in function.equations)
         )
-        self.placement = place(self.function, EITHER)
+        self.placement = place(self.function, cut)
         self.values = self.placement.dataflow.values
         self.nodes = dict(self.placement.dataflow.nodes)  # by identity, so what is made here is kept
         self.made: list[ir.Ref] = []
@@ -43,9 +41,13 @@ class Cutting:
         self.taken = {each.name for each in function.equations} | {EquationName.of(node.name) for node in inputs}
         self.names: dict[int, str] = {}
         self.turns = self._turns()
-        self.kept = {name: self._turn_of_state(name) for name in sorted(self.placement.owned)}
-        self.calls = sorted({self.turns[n] for n in self._owned_values()} | set(self.kept.values()))
+        written = [output.name for output in function.outputs if output.name in self.placement.owned]
+        self.kept = {name: self._turn_of_state(name) for name in (*written, *sorted(self.placement.owned - {*written}))}
+        self.given_names |= set(map(read_name, self.kept))  # what comes back is not called as what stays
+        self.shown = [n for n in range(len(self.values)) if self._is_kept_input(n) and self._is_read_by_ranks(n)]
+        self.calls = sorted({self.turns[n] for n in (*self._owned_values(), *self.shown)} | set(self.kept.values()))
         self.sent = {turn: self._sent(turn) for turn in self.calls}
+        self.carried = {turn: self._carried(turn) for turn in self.calls}
         for number in (n for sent in self.sent.values() for n in sent if isinstance(self.values[n].expr, ir.Input)):
             self.name(number)  # before an equation takes it
         self.levels: dict[int, int] = {}
@@ -95,20 +97,27 @@ class Cutting:
         expr = self.values[number].expr
         return isinstance(expr, ir.Input) and expr.key == ir.stored(name)
 
-    def _sent(self, turn: int) -> list[int]:
-        """What one of the owner's functions reads and does not compute."""
+    def _read(self, turn: int) -> list[int]:
+        """What one of the owner's functions reads."""
         read = {each for n in self._owned_values() if self.turns[n] == turn for each in self.values[n].reads}
+        read |= {n for n in self.shown if self.turns[n] == turn}
         outputs = self.placement.dataflow.outputs
-        read |= {outputs[name] for name, when in self.kept.items() if when == turn and name in outputs}
-        return sorted(n for n in read if self.is_local(n) or self._is_carried(n, turn))
+        return sorted(read | {outputs[name] for name, when in self.kept.items() if when == turn and name in outputs})
 
-    def _is_carried(self, number: int, turn: int) -> bool:
-        return self.is_owned(number) and not self._is_kept_input(number) and self.turns[number] < turn
+    def _sent(self, turn: int) -> list[int]:
+        """What of it comes from the ranks, and has not been sent before."""
+        before = {n for earlier in self.calls if earlier < turn for n in self._read(earlier)}
+        return [n for n in self._read(turn) if self.is_local(n) and n not in before]
+
+    def _carried(self, turn: int) -> list[int]:
+        """What of it an earlier one has been sent or has computed, which stays with the owner until then."""
+        read = [n for n in self._read(turn) if not self._is_kept_input(n) and not self.values[n].is_constant]
+        return [n for n in read if n not in self.sent[turn] and (self.is_local(n) or self.turns[n] < turn)]
 
     def level(self, number: int) -> int:
         """After how many rounds of requests a rank has the value."""
         if self.is_owned(number):
-            return 0 if self._is_kept_input(number) else self.call_level(self.turns[number])
+            return self.call_level(self.turns[number])
         if number not in self.levels:
             ready = max((self.level(each) for each in self.values[number].reads), default=0)
             self.levels[number] = ready + self.is_requested(number)
@@ -116,7 +125,8 @@ class Cutting:
 
     def call_level(self, turn: int) -> int:
         if turn not in self.call_levels:
-            self.call_levels[turn] = 1 + max((self.level(each) for each in self.sent[turn]), default=0)
+            read = (*self.sent[turn], *self.carried[turn])
+            self.call_levels[turn] = 1 + max((self.level(each) for each in read), default=0)
         return self.call_levels[turn]
 
     # The functions
@@ -209,19 +219,24 @@ class Cutting:
         return apply("mul", *arguments)
 
     def owned(self, turn: int, outputs: Mapping[str, ir.Expr]) -> Owned:
-        """The owner's function of a turn: what others read of it, and the new values of states that it keeps."""
-        given = set(self.sent[turn])
-        returned = [n for n in self._owned_values() if self.turns[n] == turn and self._is_read_outside(n)]
+        """The owner's function of a turn: what ranks or later ones read of it, and the new values of its states."""
+        given = {*self.sent[turn], *self.carried[turn]}
+        own = [n for n in (*self._owned_values(), *self.shown) if self.turns[n] == turn]
+        back = [n for n in own if self._is_read_by_ranks(n)]
+        left = [n for n in (*self.sent[turn], *own) if any(n in carried for carried in self.carried.values())]
         kept = tuple(name for name, when in self.kept.items() if when == turn)
-        made = [(self.name(n), self.referred(n)) for n in returned]
+        made = [(self.name(n), self.referred(n)) for n in dict.fromkeys((*back, *left))]
         made += [(name, outputs[name]) for name in kept if name in outputs]
         function = self.part(made, lambda n: n in given)
         name = replace(self.function.name, task=Task.WHOLE, number=turn + 1)
-        return Owned(replace(function, name=name), tuple(self.name(n) for n in self.sent[turn]), kept)
+        read = {node.name for node in inputs_of(function) if node.source is ir.InputSource.STATE}
+        reads = tuple(each for each in self.kept if each in read and each not in kept)
+        sent, carried, shown, stays = (
+            tuple(map(self.name, each)) for each in (self.sent[turn], self.carried[turn], back, left)
+        )
+        return Owned(replace(function, name=name), sent, shown, kept, reads, carried, stays)
 
-    def _is_read_outside(self, number: int) -> bool:
+    def _is_read_by_ranks(self, number: int) -> bool:
         readers = [n for n, value in enumerate(self.values) if number in value.reads]
         results = [n for name, n in self.placement.dataflow.outputs.items() if name not in self.kept]
-        late = [n for name, n in self.placement.dataflow.outputs.items() if self.kept.get(name, 0) > self.turns[number]]
-        away = any(not self.is_owned(n) or self.turns[n] > self.turns[number] for n in readers)
-        return away or number in results or number in late
+        return number in results or not all(map(self.is_owned, readers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,15 +28,29 @@ CPU_ALONE, CPU_BATCH, CPU_BLOCK = 1 << 15, 1 << 20, 1 << 18
 DEVICE_ALONE, DEVICE_BATCH = 1 << 20, 1 << 28
 
 
+@dataclass(frozen=True)
+class Homes:
+    """The states of a bucket that owners have whole, by name, and where its units lie in them, entry by entry."""
+
+    states: frozenset[str] = frozenset()
+    places: tuple[Place, ...] = ()
+
+
+NOWHERE = Homes()
+
+
 class Bucket:
     """Units of one shape that run as one call; in the elementwise layout: parameters laid end to end.
 
     Once settled it knows the states of its parameters as batches: one buffer for each state, which its tensors own.
     """
 
-    def __init__(self, entries: list[tuple[Tensor, Place]], sharding: Sharding | None = None) -> None:
+    def __init__(
+        self, entries: list[tuple[Tensor, Place]], sharding: Sharding | None = None, homes: Homes = NOWHERE
+    ) -> None:
         self.entries = entries
         self.sharding = sharding  # how the matrices lie on ranks, if the kernel needs more than is here
+        self.homes = homes
         self.record = Record()  # what ranks have sent for the bucket in its last step
         self.params = [p for p, _ in entries]
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
@@ -62,7 +77,7 @@ class Bucket:
     def gather(self, tensors: Sequence[Tensor], kept: State | None = None) -> Tensor:
         """The units of all entries as one contiguous batch: a view where one entry has it in this form, else a copy."""
         flat: Tensor = _flatten_dense_tensors(self.windows(tensors, kept))  # type: ignore[no-untyped-call]
-        return flat.view(self.entries[0][1].batch(sum(self.counts), kept))
+        return flat.view(self._places(kept)[0].batch(sum(self._counts(kept)), kept))
 
     def scatter(self, batch: Tensor, tensors: Sequence[Tensor], kept: State | None = None) -> None:
         """The reverse of `gather`: copies the units of the batch to where they belong, in that dtype."""
@@ -74,7 +89,23 @@ class Bucket:
         """What belongs to the bucket of tensors that are like its parameters, or what they have of the state `kept`."""
         if self.is_plain:
             return list(tensors)
-        return [place.window(x, kept) for x, (_, place) in zip(tensors, self.entries, strict=True)]
+        return [place.window(x, kept) for x, place in zip(tensors, self._places(kept), strict=True)]
+
+    def _places(self, kept: State | None) -> Sequence[Place]:
+        """Where the units lie in the parameters, or in what they have of the state."""
+        if kept is not None and kept.name in self.homes.states:
+            return self.homes.places
+        return [place for _, place in self.entries]
+
+    def _counts(self, kept: State | None) -> list[int]:
+        """How many units there are of each parameter, or of what it has of the state."""
+        if kept is not None and kept.name in self.homes.states:
+            return [place.count for place in self.homes.places]
+        return self.counts
+
+    def is_shared(self, batch: Tensor, tensors: Sequence[Tensor], kept: State | None = None) -> bool:
+        """Whether the batch that was gathered of the tensors is memory of theirs."""
+        return batch.data_ptr() == self._places(kept)[0].window(tensors[0], kept).data_ptr()
 
     def is_settled(self, state: _ParameterStates) -> bool:
         """Whether the states still are what the buffers were cut into; anyone may have replaced or freed them."""
@@ -99,10 +130,10 @@ class Bucket:
             batch = self.gather(given, kept).to(dtype)
             if _storage(batch) == _storage(given[0]):  # whoever gave the state may use its memory for something else
                 batch = batch.clone()
-            parts = map(_set_apart, torch.split(batch, self.counts))
+            parts = map(_set_apart, torch.split(batch, self._counts(kept)))
             pieces[kept.name] = [
                 place.restored(part, kept, x.shape).data
-                for (_, place), part, x in zip(self.entries, parts, given, strict=True)
+                for place, part, x in zip(self._places(kept), parts, given, strict=True)
             ]
             buffers[kept.name] = Buffer(batch, pieces[kept.name])
         # Only now, as everything before may run out of memory.

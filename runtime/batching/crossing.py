@@ -7,7 +7,6 @@ whole. In a bucket those of the first rank come first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -16,39 +15,46 @@ from torch import Tensor
 from ..contract.interface import Kernel
 from ..exchange.owners import _flops_of_whole, _owners
 from ..exchange.sharding import Ranks, Sharding
-from ..placement.slots import LocalSlot, _crosses, _side
+from ..placement.slots import LocalSlot, _crosses, _parts_of, _side
 from ..routing.places import Place, Slot, _wider
-from .buckets import Bucket, _arrange
+from .buckets import Bucket, Homes, _arrange
 
 # Elements of a bucket per rank: enough for a call to be worth its latency, few enough for several to be under way.
 CPU_CROSSING, DEVICE_CROSSING = 1 << 20, 1 << 24
 
-Owners = Mapping[Tensor, int]
 
-
-def _arrange_for(kernel: Kernel, layout: str, slots: Iterable[tuple[Tensor, Slot]], owners: Owners) -> list[Bucket]:
+def _arrange_for(kernel: Kernel, layout: str, slots: Iterable[tuple[Tensor, Slot]]) -> list[Bucket]:
     """The buckets in which the kernel runs; those whose matrices cross between ranks come last."""
     slots = list(slots)
     local = [(p, slot) for p, slot in slots if not _crosses(slot, kernel)]
     crossing = [(p, slot) for p, slot in slots if isinstance(slot, LocalSlot) and _crosses(slot, kernel)]
-    return [*_arrange(local, layout), *_arrange_across(crossing, layout, owners)]
+    return [*_arrange(local, layout), *_arrange_across(crossing, layout)]
 
 
-def _arrange_across(slots: Iterable[tuple[Tensor, LocalSlot]], layout: str, owners: Owners) -> list[Bucket]:
-    alike: dict[Sharding, list[tuple[Tensor, Place]]] = {}
+def _arrange_across(slots: Iterable[tuple[Tensor, LocalSlot]], layout: str) -> list[Bucket]:
+    alike: dict[Sharding, list[tuple[Tensor, LocalSlot]]] = {}
     for p, slot in slots:
-        alike.setdefault(_sharding_of(slot, layout), []).append((p, slot.places(layout)[0]))
+        alike.setdefault(_sharding_of(slot, layout), []).append((p, slot))
     buckets = []
-    for sharding, entries in alike.items():
-        limit = CPU_CROSSING if entries[0][0].device.type == "cpu" else DEVICE_CROSSING
+    for sharding, listed in alike.items():
+        limit = CPU_CROSSING if listed[0][0].device.type == "cpu" else DEVICE_CROSSING
         size = sharding.rows * sharding.cols // sharding.ranks.size
-        for start, end in _runs_up_to([place.count * size for _, place in entries], limit):
-            own = sorted(entries[start:end], key=lambda entry: owners[entry[0]])
+        for start, end in _runs_up_to([slot.places(layout)[0].count * size for _, slot in listed], limit):
+            own = sorted(listed[start:end], key=lambda each: each[1].owner or 0)
+            places = [slot.places(layout)[0] for _, slot in own]
             owned = [0] * sharding.ranks.size
-            for p, place in own:
-                owned[owners[p]] += place.count
-            buckets.append(Bucket(own, replace(sharding, owned=tuple(owned))))
+            for (_, slot), place in zip(own, places, strict=True):
+                owned[slot.owner or 0] += place.count
+            entries = [(p, place) for (p, _), place in zip(own, places, strict=True)]
+            homes = Homes(own[0][1].owned, tuple([_home_of(slot, layout) for _, slot in own]))
+            buckets.append(Bucket(entries, replace(sharding, owned=tuple(owned)), homes))
     return buckets
+
+
+def _home_of(slot: LocalSlot, layout: str) -> Place:
+    """Where the matrices of a parameter lie in what its owner has; on other ranks there are none."""
+    place = slot.of.places(layout)[0]
+    return place if slot.is_owner else replace(place, count=0)
 
 
 def _runs_up_to(sizes: list[int], limit: int) -> Iterable[tuple[int, int]]:
@@ -67,7 +73,7 @@ def _sharding_of(slot: LocalSlot, layout: str) -> Sharding:
     dim, lengths = slot.layout.dim, [length for _, length in slot.layout.parts(slot.of.shape[slot.layout.dim or 0])]
     assert dim is not None
     first = slot.of.places(layout)[0]
-    side, parts = _side(slot.of, dim, layout), first.count // math.prod(first.leading)
+    side, parts = _side(slot.of, dim, layout), _parts_of(slot.of, layout)
     sizes = {"rows": first.unit[0] * parts, "cols": first.unit[1]}
     each = sizes[side] // slot.of.shape[dim]  # columns of a convolution come in blocks, and a tensor is one column
     extents = tuple(length * each for length in lengths)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor
@@ -24,6 +24,7 @@ from ..routing.parameters import _require_apart, _require_parameter
 from ..routing.places import VIEW_KEYS, Slot, _view_in
 from ..routing.readings import Reading, _readings_of
 from ..routing.routes import _rule_named
+from .crossing import _owners_of
 from .noise import Mark
 from .states import _is_untouched
 
@@ -132,7 +133,7 @@ class Roster:
                 old = self._listing(group, old, gone, readings, owner, state)
             listings.append(old)
         _require_apart(map(_local, listed))
-        roster = Roster(listings)
+        roster = Roster(_fill_in_owners(listings))
         _require_resharded((p for p in listed if p not in self.slots), roster.name)
         return roster
 
@@ -161,6 +162,18 @@ class Roster:
             if not _is_untouched(entry, (known or slots[-1]).rule):
                 _require_fitting_state(slots[-1], known, entry, name)
         return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
+
+
+def _fill_in_owners(listings: Sequence[_Listing]) -> list[_Listing]:
+    """The same, in which each slot says who owns its matrices: that depends on all parameters that are listed."""
+    owners = _owners_of({p: slot for each in listings for p, slot in zip(each.params, each.slots, strict=True)})
+
+    def owned(p: Tensor, slot: Slot) -> Slot:
+        if not isinstance(slot, LocalSlot) or slot.owner == owners.get(p):
+            return slot
+        return replace(slot, owner=owners.get(p))
+
+    return [replace(each, slots=tuple(map(owned, each.params, each.slots))) for each in listings]
 
 
 def _require_view(group: dict[str, Any]) -> None:
@@ -217,7 +230,7 @@ def _require_fitting_state(slot: Slot, known: Slot | None, entry: Mapping[str, A
     if slot.is_empty:
         return
     held = {kept: entry[kept.name] for kept in slot.rule.states if isinstance(entry.get(kept.name), Tensor)}
-    unfit = [kept for kept, value in held.items() if tuple(value.shape) != slot.state_shape(kept)]
+    unfit = [kept for kept, value in held.items() if not slot.may_hold(kept, value)]
     why = ""
     if known is not None and entry and not known.is_empty:
         if known.rule is not slot.rule:

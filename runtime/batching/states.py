@@ -17,6 +17,7 @@ from ..contract.interface import Rule
 from ..contract.precision import _States, _states_of
 from ..placement.layouts import _local
 from ..placement.local_states import _wrap_entry
+from ..placement.slots import LocalSlot
 from ..routing.places import Slot
 from .counters import Counters, _read_count
 
@@ -111,6 +112,16 @@ def _require_state(x: object, what: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{what} has shape {tuple(x.shape)}, where {shape} is expected")
     if not x.is_floating_point() or x.layout is not torch.strided:
         raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense floating-point numbers are expected")
+
+
+def _leave_to_owner(slot: Slot, entry: MutableMapping[str, Any]) -> None:
+    """Drops what has been put here of states that another rank owns, where it is as well."""
+    if not isinstance(slot, LocalSlot) or slot.is_owner:
+        return
+    for kept in slot.rule.states:
+        x = entry.get(kept.name) if kept.name in slot.owned else None
+        if isinstance(x, Tensor) and tuple(x.shape) == slot.of.state_shape(kept):
+            entry[kept.name] = x[:0].clone()
 
 
 def _make_states(weight: Tensor, slot: Slot, states: _States) -> dict[str, Tensor]:

@@ -17,6 +17,9 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
 
+Shards = Callable[..., Generator[Any, Any, tuple[Any, ...]]]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
@@ -37,6 +40,8 @@ class Kernel:
 
     `shards` is the same for a part of each matrix, as a generator: it takes `over` as well, yields what it asks other
     ranks for, and is resumed with the answers. Without it, matrices go to the ranks that own them as a whole, and back.
+    `split_shards` is that for parameters that are `split` into several matrices, whose rows may lie on any ranks. The
+    states `owned`, or `split_owned`, are whole on the ranks that own their matrices, and nowhere else.
 
     `sums` run before, in their order, for all parameters that have a gradient, those of other rules too unless they are
     `over` "rule" alone; the sum of each of their outputs over all these is from then on a scalar of its name.
@@ -50,7 +55,10 @@ class Kernel:
     fused: Callable[..., None] | None = None
     sums: tuple[Kernel, ...] = ()
     along: tuple[str, ...] | None = None
-    shards: Callable[..., Generator[Any, Any, tuple[Any, ...]]] | None = None
+    shards: Shards | None = None
+    owned: tuple[str, ...] = ()
+    split_shards: Shards | None = None
+    split_owned: tuple[str, ...] = ()
     over: str = "all"
 
     def __post_init__(self) -> None:

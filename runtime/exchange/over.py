@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,19 @@ from .sharding import FULL, Dims, Sharding
 Request = Generator[Sequence[Message], Sequence[Tensor], Any]
 
 _AXES = {"all": (-2, -1), "row": (-1,), "col": (-2,)}  # what a reduction per all, row or col adds up
+
+
+@dataclass(frozen=True)
+class _Stays:
+    """What an owner has beside what is sent to it, and how many values it leaves for a later call."""
+
+    there: Sequence[Tensor]
+    owned: Sequence[Tensor]
+    leaves: int
+
+    def as_before(self, like: Tensor) -> list[Tensor]:
+        """What stays where nothing is computed."""
+        return [*(like.new_empty(0, 1, 1) for _ in range(self.leaves)), *self.owned]
 
 
 class Over:
@@ -77,15 +91,17 @@ class Over:
         *values: Tensor,
         dims: Sequence[Dims] = (),
         gives: Sequence[Dims] = (FULL,),
+        there: Sequence[Tensor] = (),
         owned: Sequence[Tensor] = (),
+        leaves: int = 0,
         **scalars: Any,
     ) -> Request:
-        """What `function(*values, *owned, **scalars)` gives for whole matrices, each on the rank that owns it.
+        """What `function(*values, *there, *owned, **scalars)` gives for whole matrices, each on the rank that owns it.
 
-        It returns results of the dimensions `gives`, which become shards again, and then what stays with the owner: new
-        values of `owned`, which are there for the matrices of this rank alone. The answer is a tuple of both. Values
-        are full unless `dims` says what each is. Results have the dtype of the first value. On ranks that own nothing
-        the function is not called, and what stays is `owned`.
+        It returns results of the dimensions `gives`, which become shards again, and then what stays with the owner: as
+        many values as it `leaves` there, and new values of `owned`. What stays is of the matrices of this rank alone,
+        as are `there` and `owned`. The answer is a tuple of all. Values are full unless `dims` says what each is.
+        Results have the dtype of the first value. On ranks that own nothing the function is not called.
         """
         dims = dims or (FULL,) * len(values)
         sharding = self.sharding
@@ -96,7 +112,8 @@ class Over:
             self._parted(next(arrived), each) if travels else self._own(x, each)
             for x, each, travels in zip(values, dims, travelling, strict=True)
         ]
-        results, kept = self._results(function, whole, gives, owned, scalars)
+        stays = _Stays(there, owned, leaves)
+        results, kept = self._results(function, whole, gives, stays, scalars)
         spread = [self._joined(x, each) for x, each in zip(results, gives, strict=True)]
         if sharding.is_cut and spread:
             return (*(yield [_from_owners(x, each, sharding) for x, each in spread]), *kept)
@@ -120,13 +137,20 @@ class Over:
     def _parted(self, x: Tensor, dims: Dims) -> Tensor:
         """The parts of whole matrices as matrices of their own."""
         parts = self.sharding.parts
-        return x.reshape(-1, x.shape[-2] // parts, x.shape[-1]) if parts > 1 and "rows" in dims else x
+        if parts == 1 or "rows" not in dims:
+            return x
+        if dims[0] != "rows":
+            return self._parted(x.mT, dims[::-1]).mT
+        return x.reshape(-1, x.shape[-2] // parts, x.shape[-1])
 
     def _joined(self, x: Tensor, dims: Dims) -> tuple[Tensor, Dims]:
         """The reverse of `_parted`; what is one value for each part becomes one for each of its rows."""
         parts, (rows, _) = self.sharding.parts, self.sharding.sizes(FULL)
         if parts == 1:
             return x, dims
+        if dims[0] == "cols":
+            x, dims = self._joined(x.mT, dims[::-1])
+            return x.mT, dims[::-1]
         if "rows" not in dims:
             x = x.expand(-1, rows // parts, -1)
         return x.reshape(-1, rows, x.shape[-1]), ("rows", dims[1])
@@ -136,27 +160,28 @@ class Over:
         function: Callable[..., Any],
         values: Sequence[Tensor],
         gives: Sequence[Dims],
-        owned: Sequence[Tensor],
+        stays: _Stays,
         scalars: dict[str, Any],
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """What the function gives for the matrices of this rank, and the new values of what is owned.
+        """What the function gives for the matrices of this rank, and what stays here.
 
         If it fails while others wait, the results are NaN, and `failure` is to be raised when nothing is under way.
         """
-        count = len(values[0]) // self.sharding.parts
-        if self.sharding.is_cut and not count:
-            return self._filled(gives, values[0], 0), owned
+        given = (*values, *stays.there, *stays.owned)
+        count = self.sharding.owned[self.sharding.ranks.rank] if self.sharding.is_cut else 0
+        if self.sharding.is_cut and (not count or self.failure):
+            return self._filled(gives, given[0], count), stays.as_before(given[0])
         try:
-            found = function(*values, *owned, **scalars)
+            found = function(*given, **scalars)
         except Exception as problem:
             if not self.sharding.is_cut:
                 raise
             self.failure = problem
-            return self._filled(gives, values[0], count), owned
+            return self._filled(gives, given[0], count), stays.as_before(given[0])
         results = found if isinstance(found, tuple) else (found,)
         if not self.sharding.is_cut:
             return results[: len(gives)], results[len(gives) :]
-        shaped = [self._shaped(x, each, values[0], count) for x, each in zip(results, gives, strict=False)]
+        shaped = [self._shaped(x, each, given[0], count) for x, each in zip(results, gives, strict=False)]
         return shaped, results[len(gives) :]
 
     def _shaped(self, x: Any, dims: Dims, like: Tensor, count: int) -> Tensor:
@@ -170,5 +195,6 @@ class Over:
         return [like.new_full((count * self.sharding.parts, *self._part_sizes(each)), math.nan) for each in gives]
 
     def _part_sizes(self, dims: Dims) -> tuple[int, int]:
-        rows, cols = self.sharding.sizes(dims)
-        return (rows // self.sharding.parts if "rows" in dims else rows), cols
+        sizes, parts = self.sharding.sizes(dims), self.sharding.parts
+        first, second = (size // parts if dim == "rows" else size for dim, size in zip(dims, sizes, strict=True))
+        return first, second

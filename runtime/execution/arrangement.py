@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored, _ParameterStates
-from ..batching.crossing import Owners, _arrange_for, _owners_of
+from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
 from ..contract.interface import Kernel
 from ..contract.precision import _States
@@ -28,28 +28,21 @@ class Arrangement:
     def __init__(self) -> None:
         self._buckets: dict[tuple[Any, ...], list[Bucket]] = {}
         self.owners: dict[Tensor, Bucket] = {}  # who was settled last with the states of a parameter
-        self._ranks: tuple[_Slots, Owners] = ({}, {})  # who has the whole matrices of these slots
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def buckets(self, batch: ParameterBatch, kernel: Kernel, layout: str, slots: _Slots) -> list[Bucket]:
         """The buckets of the batch in which the kernel runs in this layout."""
-        crossing = (kernel.layout, kernel.along) if batch.parts else None
+        crossing = (kernel.layout, kernel.along, kernel.inputs, kernel.outputs) if batch.parts else None
         key = (layout, crossing, tuple(map(id, batch.params)))
         buckets = self._buckets.get(key)
         if buckets is None:
             if len(self) > 1000:  # gradients that come and go make new sets of parameters without end
                 self._buckets.clear()
             listed = [(p, slots[p]) for p in batch.params]
-            buckets = self._buckets[key] = _arrange_for(kernel, layout, listed, self.ranks(slots))
+            buckets = self._buckets[key] = _arrange_for(kernel, layout, listed)
         return buckets
-
-    def ranks(self, slots: _Slots) -> Owners:
-        """The ranks that own the matrices of parameters of which each rank has a part."""
-        if self._ranks[0] is not slots:
-            self._ranks = (slots, _owners_of(slots))
-        return self._ranks[1]
 
     def settled(
         self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates
@@ -66,7 +59,7 @@ class Arrangement:
         pairs = _with_states(buckets, declared, state)
         if any(stored is None for _, stored in pairs):
             # This replaces states in which nothing has been counted.
-            _give_first_values(batch, slots, state, self.ranks(slots))
+            _give_first_values(batch, slots, state)
             for bucket, stored in _with_states(buckets, declared, state):
                 if stored is None and bucket.entries[0][1].is_viewable:
                     self._settle(bucket, declared, state)
@@ -93,7 +86,7 @@ class Arrangement:
             if owner is not None:
                 owner.release(state)
         if unsettled:
-            _give_first_values(batch, slots, state, self.ranks(slots))
+            _give_first_values(batch, slots, state)
 
     def forget(self, params: Collection[Tensor], state: _ParameterStates) -> None:
         """Drops what was made for these parameters; states that lay beside theirs get memory of their own."""

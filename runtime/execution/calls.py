@@ -56,8 +56,7 @@ class Call:
         kept = states.get(name)
         tensors = [self.state[p][name] for p in bucket.params] if kept else self.batch.weights(bucket.params)
         batch = bucket.gather(tensors, kept)
-        live = batch.data_ptr() == bucket.entries[0][1].window(tensors[0], kept).data_ptr()
-        return Source(batch, live, tensors, kept)
+        return Source(batch, bucket.is_shared(batch, tensors, kept), tensors, kept)
 
     def evaluate(self, scalars: Scalars) -> tuple[Any, ...]:
         """The kernel's outputs for the whole bucket; nothing is written."""

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.parameter_batch import Scalars
-from ..contract.interface import PARAMETER, Kernel
+from ..contract.interface import PARAMETER, Kernel, Shards
 from ..exchange.collectives import Record
 from ..exchange.drive import Run, Step
 from ..exchange.over import Over
-from ..exchange.sharding import FULL, Dims
+from ..exchange.sharding import FULL, Dims, Sharding
 from .calls import Call
 
 
@@ -28,10 +28,11 @@ def _begin_call(
     """The call of a kernel that writes what it returns; `completed` is called when that is done."""
     given, over = call.begin(), _over(call)
     kernel, known = call.computation.kernel, call.known(scalars)
-    if kernel.shards is not None and _suits(kernel, over):
-        step = kernel.shards(*(given[name] for name in kernel.inputs), over=over, **known)
+    shards = _shards_for(kernel, over.sharding)
+    if shards is not None:
+        step = shards(*(given[name] for name in kernel.inputs), over=over, **known)
     else:
-        step = _run_at_owners(call, over, given, kernel.outputs, known)
+        step = _run_at_owners(call, over, given, known)
 
     def finish(values: Any) -> None:
         call.complete(given, values)
@@ -43,13 +44,15 @@ def _begin_call(
 def _begin_sums(call: Call, scalars: Scalars, finish: Callable[[Sequence[Tensor]], None]) -> Run:
     """The call of a kernel of which only sums are needed: those of the matrices that this rank owns, or nothing."""
     given, over = call.begin(), _over(call)
-    step = _run_at_owners(call, over, given, (), call.known(scalars))
+    step = _summed_by_owners(call, over, given, call.known(scalars))
     return Run(step, over, finish, call.bucket.record)
 
 
-def _suits(kernel: Kernel, over: Over) -> bool:
-    """Whether the function for shards means these: it adds up whole matrices, and in the layout "tensor" columns."""
-    return over.sharding.parts == 1 and (kernel.layout == "matrix" or over.sharding.cols == 1)
+def _shards_for(kernel: Kernel, sharding: Sharding) -> Shards | None:
+    """The kernel's function for shards such as these, if there is one; one for the layout "tensor" adds up columns."""
+    if kernel.layout != "matrix" and sharding.cols > 1:
+        return None
+    return kernel.shards if sharding.parts == 1 else kernel.split_shards
 
 
 def _over(call: Call) -> Over:
@@ -58,17 +61,51 @@ def _over(call: Call) -> Over:
     return Over(call.bucket.sharding)
 
 
-def _run_at_owners(
-    call: Call, over: Over, given: Mapping[str, Tensor], outputs: Sequence[str], scalars: Mapping[str, Any]
-) -> Step:
-    """The kernel on whole matrices; of what it returns `outputs` go back, and else all stays with the owners."""
-    kernel = call.computation.kernel
-    dims: dict[str, Dims] = dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept, _ in call.batch.states}
+def _run_at_owners(call: Call, over: Over, given: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> Step:
+    """The kernel on whole matrices; what it returns goes back, but for the states that owners have."""
+    kernel, homes, dims = call.computation.kernel, call.bucket.homes.states, _dims(call)
+    sent = [name for name in kernel.inputs if name not in homes]
+    back = [name for name in kernel.outputs if name not in homes]
+    kept = [name for name in given if name in homes]
+
+    def at_owner(*values: Tensor, **scalars: Any) -> tuple[Tensor, ...]:
+        known = dict(zip((*sent, *kept), values, strict=True))
+        results = kernel.function(*(known[name] for name in kernel.inputs), **scalars)
+        known |= dict(zip(kernel.outputs, results, strict=True))
+        return tuple(known[name] for name in (*back, *kept))
+
     values = yield over.whole(
-        kernel.function,
-        *(given[name] for name in kernel.inputs),
-        dims=[dims[name] for name in kernel.inputs],
-        gives=[dims[name] for name in outputs],
+        at_owner,
+        *(given[name] for name in sent),
+        dims=[dims[name] for name in sent],
+        gives=[dims[name] for name in back],
+        owned=[given[name] for name in kept],
+        **scalars,
+    )
+    found = dict(zip((*back, *kept), values, strict=True))
+    return tuple(found[name] for name in kernel.outputs)
+
+
+def _summed_by_owners(call: Call, over: Over, given: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> Step:
+    """What the kernel returns for the whole matrices of this rank; nothing where it owns none."""
+    kernel, homes, dims = call.computation.kernel, call.bucket.homes.states, _dims(call)
+    sent = [name for name in kernel.inputs if name not in homes]
+    there = [name for name in kernel.inputs if name in homes]
+
+    def at_owner(*values: Tensor, **scalars: Any) -> Any:
+        known = dict(zip((*sent, *there), values, strict=True))
+        return kernel.function(*(known[name] for name in kernel.inputs), **scalars)
+
+    values = yield over.whole(
+        at_owner,
+        *(given[name] for name in sent),
+        dims=[dims[name] for name in sent],
+        gives=(),
+        there=[given[name] for name in there],
         **scalars,
     )
     return values
+
+
+def _dims(call: Call) -> dict[str, Dims]:
+    return dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept, _ in call.batch.states}

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.buckets import _ParameterStates
-from ..batching.crossing import Owners, _arrange_for
+from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
-from ..batching.states import _find_given, _has_begun, _is_blank, _make_states, _require_states
+from ..batching.states import _find_given, _has_begun, _is_blank, _leave_to_owner, _make_states, _require_states
 from ..exchange.drive import _drive
 from ..placement.slots import _crosses
 from ..routing.places import Slot, _wider
@@ -23,14 +23,14 @@ from .calls import Call
 from .crossing import _begin_call
 
 
-def _give_first_values(
-    batch: ParameterBatch, slots: Mapping[Tensor, Slot], state: _ParameterStates, owners: Owners
-) -> None:
+def _give_first_values(batch: ParameterBatch, slots: Mapping[Tensor, Slot], state: _ParameterStates) -> None:
     """Gives the parameters of the batch the states that they have not yet, or not yet in this precision.
 
     Raises:
         ValueError: a state that is there cannot be that of the parameter; nothing has changed.
     """
+    for p in batch.params:
+        _leave_to_owner(slots[p], state[p])
     given = {p: _find_given(state[p], batch.rule, batch.states) for p in batch.params}
     for p, names in given.items():
         _require_states(p, slots[p], {name: state[p][name] for name in names}, batch.states)
@@ -50,7 +50,7 @@ def _give_first_values(
             batch.rule, batch.precision, batch.dtype, batch.device, 1, 1, batch.hypers, new, parts=batch.parts
         )
         scalars, layout = first.scalars(init, {}, {}), _wider(batch.rule.step.layout, init.layout)
-        buckets = _arrange_for(init, layout, [(p, slots[p]) for p in new], owners)
+        buckets = _arrange_for(init, layout, [(p, slots[p]) for p in new])
         calls = [Call(init, bucket, first, fresh) for bucket in buckets]
         for call in calls:
             if call.bucket.sharding is None:

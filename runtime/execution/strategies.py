@@ -27,6 +27,7 @@ from ..exchange.sharding import Sharding
 from ..routing.routes import _columns
 from .calls import Call
 from .computations import Computation
+from .crossing import _shards_for
 from .fused import _are_like, _are_tame, _forms, _fused_fits
 from .graphs import CompileError, WrongGraph
 
@@ -210,7 +211,8 @@ def explain_schedule(optimizer: Any) -> str:
 
 def _explain_exchange(kernel: Kernel, sharding: Sharding, buckets: Sequence[Bucket]) -> tuple[str, str]:
     """How buckets run whose matrices lie on several ranks, and what this rank has sent for them in their last step."""
-    way = f"by {kernel.shards.__name__}" if kernel.shards else "whole matrices at their owners"
+    shards = _shards_for(kernel, sharding)
+    way = f"by {shards.__name__}" if shards else "whole matrices at their owners"
     rounds = max(bucket.record.rounds for bucket in buckets)
     sent = sum(sum(bucket.record.bytes.values()) for bucket in buckets)
     last = f"; last step: {rounds} round{'s' if rounds > 1 else ''}, {sent:,} bytes sent" if rounds else ""

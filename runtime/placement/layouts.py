@@ -41,6 +41,11 @@ class Layout:
         return 1 if self.mesh_dim is None else self.mesh.size(self.mesh_dim)
 
     @property
+    def rank(self) -> int:
+        """Which of these this one is."""
+        return 0 if self.mesh_dim is None else self.mesh.get_local_rank(self.mesh_dim)
+
+    @property
     def group(self) -> dist.ProcessGroup | None:
         """The ranks that together have the parameter, this one among them."""
         return None if self.mesh_dim is None else self.mesh.get_group(self.mesh_dim)
@@ -63,7 +68,7 @@ class Layout:
 
     def part(self, size: int) -> tuple[int, int]:
         """Offset and length of the part that this rank has."""
-        return (0, size) if self.mesh_dim is None else self.parts(size)[self.mesh.get_local_rank(self.mesh_dim)]
+        return (0, size) if self.mesh_dim is None else self.parts(size)[self.rank]
 
     def holds(self, x: Tensor) -> bool:
         """Whether a DTensor of the same shape is cut in the same way."""

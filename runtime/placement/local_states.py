@@ -1,7 +1,8 @@
 """States as this rank sees them: what of each lies here, under the names that it has in the optimizer.
 
 In the states of an optimizer those of a DTensor parameter are DTensors, so that all of torch's tools for
-checkpoints know what they are. A step reads and writes the tensors in them.
+checkpoints know what they are. A step reads and writes the tensors in them. What one rank owns is a plain tensor,
+whole there and of no rows on all others; `state_dict` makes a DTensor of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LocalEntry(MutableMapping[str, Any]):
         return value.to_local() if _is_dtensor(value) else value
 
     def __setitem__(self, name: str, value: Any) -> None:
-        kept = self._slot.declared(name)
+        kept = None if name in self._slot.owned else self._slot.declared(name)
         self._entry[name] = value if kept is None else self._slot.wrapped(kept, value)
 
     def __delitem__(self, name: str) -> None:

@@ -8,7 +8,8 @@ states lie in those of the whole.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,14 +22,30 @@ from .layouts import Layout, _is_dtensor
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSlot(Slot):
-    """The slot of the part of a DTensor parameter that is here: `shape` and the shapes of states are the part's."""
+    """The slot of the part of a DTensor parameter that is here: `shape` and the shapes of states are the part's.
+
+    `owner` is the rank that has its matrices where a rule needs them whole, which follows from all parameters.
+    """
 
     layout: Layout
     of: Slot
+    owner: int | None = field(default=None, compare=False)
 
     @property
     def whole(self) -> Slot:
         return self.of
+
+    @cached_property
+    def owned(self) -> frozenset[str]:
+        """The states that the owner has whole, and no other rank at all."""
+        step = self.rule.step
+        if not _interacts(self, step):
+            return frozenset()
+        return frozenset(step.owned if _parts_of(self.of, step.layout) == 1 else step.split_owned)
+
+    @property
+    def is_owner(self) -> bool:
+        return self.layout.rank == self.owner
 
     def fits(self, p: Tensor) -> bool:
         return self.of.fits(p) and _is_dtensor(p) and self.layout.holds(p)
@@ -41,16 +58,29 @@ class LocalSlot(Slot):
 
     def state_shape(self, kept: State) -> tuple[int, ...]:
         shape = self.of.state_shape(kept)
+        if kept.name in self.owned:
+            return shape if self.is_owner else (0, *shape[1:])
         dim = self._cut_of(kept)
         return shape if dim is None else (*shape[:dim], self.layout.part(shape[dim])[1], *shape[dim + 1 :])
 
+    def may_hold(self, state: State, x: Tensor) -> bool:
+        if state.name not in self.owned:
+            return super().may_hold(state, x)
+        shape = self.of.state_shape(state)
+        return tuple(x.shape) in (shape, (0, *shape[1:]))
+
     def cut(self, kept: State, x: Tensor) -> Tensor:
         """This rank's part of a state of all of the parameter."""
+        if kept.name in self.owned:
+            return x if self.is_owner else x[:0]
         dim = self._cut_of(kept)
         return x if dim is None else x.narrow(dim, *self.layout.part(x.shape[dim]))
 
     def wrapped(self, kept: State, part: Tensor) -> Tensor:
-        """A state of this rank's part as the optimizer has it: a DTensor of the shape that it has of the whole."""
+        """A state of this rank's part as checkpoints have it: a DTensor of the shape that it has of the whole.
+
+        What an owner has is as if it were cut along its first dimension.
+        """
         from torch.distributed.tensor import DTensor
         from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
@@ -78,9 +108,9 @@ class LocalSlot(Slot):
     def _placements(self, kept: State) -> tuple[Any, ...]:
         from torch.distributed.tensor import Replicate, Shard
 
-        if kept.full:
+        if kept.full and kept.name not in self.owned:
             return self.layout.placements
-        dim = self._cut_of(kept)
+        dim = 0 if kept.name in self.owned else self._cut_of(kept)
         cut = Replicate() if dim is None else Shard(dim)
         return tuple(cut if i == self.layout.mesh_dim else Replicate() for i in range(self.layout.mesh.ndim))
 
@@ -105,11 +135,22 @@ def _side(slot: Slot, dim: int, layout: str) -> str:
     return "rows" if (axis == slot.view.transposed) != slot.places(layout)[0].turned else "cols"
 
 
+def _interacts(slot: LocalSlot, kernel: Kernel) -> bool:
+    """Whether elements interact in a kernel along the dimension that is cut."""
+    return slot.layout.dim is not None and _side(slot.of, slot.layout.dim, kernel.layout) in (kernel.along or ())
+
+
 def _crosses(slot: Slot, kernel: Kernel) -> bool:
     """Whether a kernel needs more of a parameter than this rank has of it."""
-    if not isinstance(slot, LocalSlot) or slot.layout.dim is None:
+    if not isinstance(slot, LocalSlot):
         return False
-    return _side(slot.of, slot.layout.dim, kernel.layout) in (kernel.along or ())
+    return _interacts(slot, kernel) or not slot.owned.isdisjoint((*kernel.inputs, *kernel.outputs))
+
+
+def _parts_of(slot: Slot, layout: str) -> int:
+    """How many equal matrices, one below the other, a matrix of the parameter is split into."""
+    first = slot.places(layout)[0]
+    return first.count // math.prod(first.leading) if first.count else 1
 
 
 def _local_slot(slot: Slot, layout: Layout, name: str) -> LocalSlot:
@@ -146,7 +187,7 @@ def _require_cut_states(slot: Slot, layout: Layout, dim: int, start: str) -> Non
     """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into."""
     part = LocalSlot(slot.role, slot.rule, layout.shape, slot.dtype, slot.device, layout=layout, of=slot)
     for kept in slot.rule.states:
-        if not (kept.full or part._is_cut_alike(kept, dim)):
+        if not (kept.full or kept.name in part.owned or part._is_cut_alike(kept, dim)):
             raise NotImplementedError(
                 f"{start}: the state {kept.name!r} of the rule {slot.rule.name!r}, of shape "
                 f"{slot.state_shape(kept)}, cannot be cut as the parameter is"

@@ -103,7 +103,7 @@ class Place:
 
     def restored(self, block: Tensor, state: State, shape: torch.Size) -> Tensor:
         """A view of a state's block of a whole parameter, in the shape that the state has."""
-        if not (state.full and (self.transposed or self.turned)):
+        if not (state.full and (self.transposed or self.turned) and block.numel()):
             return block.view(shape)
         axis, stored = len(self.leading), list(shape)
         if self.transposed:
@@ -201,6 +201,10 @@ class Slot:
         if state.is_per_row and self._is_in_order():
             return replace(self, view=replace(self.view, split=None)).shape_by_parts(state)
         return self.shape_by_parts(state)
+
+    def may_hold(self, state: State, x: Tensor) -> bool:
+        """Whether x has the shape of the state, wherever its owner is."""
+        return tuple(x.shape) == self.state_shape(state)
 
     def _is_in_order(self) -> bool:
         """Whether the matrices of a split parameter follow each other as their rows do."""

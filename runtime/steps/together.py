@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..contract.interface import Rule
 from ..exchange.agreement import Known, _is_so_everywhere, _require_same
 from ..exchange.sharding import Ranks
 from ..placement.slots import LocalSlot, _crosses
+from .homes import _bring_home
 
 
 class Together:
@@ -30,6 +31,7 @@ class Together:
         # Whether a step or event of some parameter, with a gradient or not, makes calls that others must make as well.
         self.exchanges = is_cut and any(_crosses(slot, kernel) or kernel.sums for slot, kernel in kernels)
         self._agreed: tuple[Any, ...] | None = None
+        self._is_home = False
 
     def of(self, roster: Roster) -> Together:
         """Those of the parameters of this roster."""
@@ -37,14 +39,14 @@ class Together:
 
     def require_agreement(
         self, spec: str, counts: Mapping[Tensor, Any], takes_part: Callable[[Rule, Tensor], bool], values: Iterable[Any]
-    ) -> None:
+    ) -> Together:
         """RuntimeError on every rank unless all are about to step the same parameters, alike.
 
         `values` are the hypers of each group. On devices that would have to be waited for it is asked only when
         anything else than counts has changed.
         """
         if not self.exchanges:
-            return
+            return self
         listed = [
             (name, takes_part(slot.rule, p), counts[p].number if p in counts else 0, hypers)
             for listing, hypers in zip(self.roster.listings, values, strict=True)
@@ -55,6 +57,14 @@ class Together:
         if self.device.type == "cpu" or facts != self._agreed:
             _require_same(known, spec, self.groups, self.device)
             self._agreed = facts
+        return self
+
+    def bring_home(self, state: MutableMapping[Any, Any]) -> Together:
+        """Lets owners have the states that are theirs, once for a roster: others may have had them before."""
+        if not self._is_home:
+            _bring_home(self.roster.slots, state)
+            self._is_home = True
+        return self
 
     def everywhere(self, is_so: bool) -> bool:
         """Whether it is so on all ranks, where parameters lie on several."""

@@ -361,7 +361,13 @@ def test_operators_bind_and_compute_as_in_mathematics():
         q, r = torch.linalg.qr(grad @ grad.T + before @ before.T)
         waves = grad.tanh() + (math.pi * grad).sin() * grad.cos() + (-grad.abs()).exp() + (1 + grad**2).log()
         waves = waves + grad.floor() + (grad - 0.7 * (grad / 0.7).floor())
-        scaled = grad.amax(1, keepdim=True) + grad.amin(0) - grad.mean(0) + grad.sum(1, keepdim=True) / 4 - (grad * before).sum(0) / 6
+        scaled = (
+            grad.amax(1, keepdim=True)
+            + grad.amin(0)
+            - grad.mean(0)
+            + grad.sum(1, keepdim=True) / 4
+            - (grad * before).sum(0) / 6
+        )
         spread = grad.relu() - before.clamp(max=0.5) + grad.clamp(-0.5, 0.5) + before.sign() * before.abs().sqrt()
         plain = (
             -(grad**2) + 512 - grad + grad.abs() ** 1.5 + torch.where(ranges, grad, -before) + waves + scaled + spread

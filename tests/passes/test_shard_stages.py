@@ -177,7 +177,8 @@ def test_the_owner_may_be_asked_twice() -> None:
     (rule,) = optimizer.rules
     stages = require_alike(rule.update, rule.states, inputs_for(rule, {}))
     first, second = (request for stage in stages for request in stage.requests if isinstance(request, Owned))
-    assert first.sent == ("grad",) and "o" in second.sent
+    assert first.sent == ("grad",) and first.back == ("mean",)
+    assert (first.left, second.carried) == (("o",), ("o",)) and "o" not in second.sent  # where it is already
 
 
 @pytest.mark.parametrize("change", ["answers", "requests", "outputs", "reduction"])

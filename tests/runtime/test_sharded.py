@@ -300,7 +300,6 @@ def refusals(group: Any) -> None:
     refused("rows, columns or experts", distribute_tensor(conv, mesh, [Shard(2)], src_data_rank=None), rule="conv")
     refused("columns, and has split=2", columns, namo, split=2, **matrices)
     refused("parts of unequal size, which the rule 'matrix' needs apart", rows, namo, split=(3, 5), **matrices)
-    refused("state 'v' .* cannot be cut", rows, namo, split=2, **matrices)
     refused("state 'v' .* cannot be cut", rows, ByParts, split=2, **matrices)
     shape, part = torch.Size((10, 2)), torch.ones(5, 2)
     other = DTensor.from_local(part, mesh, ROWS, run_check=False, shape=shape, stride=(2, 1))
@@ -467,7 +466,7 @@ class Held(nn.Module):
         optimizer.zero_grad()
 
     def values(self, optimizer: Any) -> list[Tensor]:
-        states = [x for p in self.parameters() for x in optimizer.state[p].values()]
+        states = [x for _, entry in sorted(optimizer.state_dict()["state"].items()) for x in entry.values()]
         return [whole(x) for x in (*self.parameters(), *states)]
 
 
@@ -517,10 +516,14 @@ OPTIMIZERS = {
 }
 
 
-CROSSING = {  # rules whose values cross ranks: vectors of rows, and Gram matrices
+CROSSING = {  # rules whose values cross ranks: vectors of rows, what owners have, and numbers of parts
     "NorMuon": lambda model: generated.NorMuon([{"params": [*model.named_parameters()], "rule": "matrix"}]),
     "SOAP": lambda model: generated.SOAP([{"params": [*model.named_parameters()], "rule": "matrix"}]),
+    "NAMO": lambda model: generated.NAMO(
+        [{"params": [each], "split": SPLIT[each[0]], "rule": "matrix"} for each in model.named_parameters()]
+    ),
 }
+SPLIT = {"a": 7, "b": 3, "c": 3, "d": 2}
 
 
 def save(group: Any, name: str, folder: Path, full: bool, placements: Any = ROWS) -> list[Tensor]:

@@ -28,7 +28,7 @@ from tests.support.classes import generated_classes
 from tests.support.ranks import Pool
 from tools.programs.programs import random_programs
 
-COUNT = 3  # matrices in a batch
+COUNT = 4  # matrices in a batch, or parts of half as many
 SIZES = {"matrix": (5, 4), "tensor": (7, 1)}
 TOLERANCE = 1e-9  # of the largest element
 SEEDS = (0, 5)  # 0: what is shipped
@@ -57,22 +57,38 @@ class Case:
         step = self.rule.step
         return step.function(*(self.values[name].clone() for name in step.inputs), **self.scalars)
 
+    def owned(self, parts: int) -> tuple[str, ...]:
+        return self.rule.step.owned if parts == 1 else self.rule.step.split_owned
+
     def begun(self, sharding: Sharding, finish: Any) -> Run:
         step, over = self.rule.step, Over(sharding)
-        assert step.shards is not None
-        inputs = [piece(self.values[name], self.dims[name], sharding) for name in step.inputs]
-        return Run(step.shards(*inputs, over=over, **self.scalars), over, finish, Record())
+        shards = step.shards if sharding.parts == 1 else step.split_shards
+        assert shards is not None
+        inputs = [self.piece(name, sharding) for name in step.inputs]
+        return Run(shards(*inputs, over=over, **self.scalars), over, finish, Record())
 
+    def piece(self, name: str, sharding: Sharding) -> Tensor:
+        """What a rank has of a value."""
+        x, dims, parts = self.values[name], self.dims[name], sharding.parts
+        if name in self.owned(parts):
+            return x[sharding.mine.start * parts : sharding.mine.stop * parts].clone()
+        if not sharding.cuts(dims):
+            return x.clone()
+        rank, axis = sharding.ranks.rank, dims.index(sharding.dim) - 2
+        x = x.reshape(-1, parts * x.shape[-2], x.shape[-1])
+        return x.narrow(axis, sum(sharding.extents[:rank]), sharding.extents[rank]).clone()
 
-def piece(x: Tensor, dims: tuple[str | int, str | int], sharding: Sharding) -> Tensor:
-    if not sharding.cuts(dims):
-        return x.clone()
-    rank, axis = sharding.ranks.rank, dims.index(sharding.dim) - 2
-    return x.narrow(axis, sum(sharding.extents[:rank]), sharding.extents[rank]).clone()
+    def together(self, name: str, pieces: list[Tensor], dim: str, parts: int) -> Tensor:
+        """The whole value again."""
+        if name in self.owned(parts):
+            return torch.cat(pieces)
+        if dim not in self.dims[name]:
+            return pieces[0]
+        return torch.cat(pieces, self.dims[name].index(dim) - 2).reshape(self.values[name].shape)
 
 
 def cases_of(cls: type[Any]) -> Iterator[Case]:
-    for rule in (rule for rule in cls.RULES if rule.step.shards):
+    for rule in (rule for rule in cls.RULES if rule.step.shards or rule.step.split_shards):
         generator = torch.Generator().manual_seed(1)
         sizes: dict[Any, int] = dict(zip(("rows", "cols"), SIZES[rule.step.layout], strict=True))
         dims = {"weight": ("rows", "cols"), "grad": ("rows", "cols"), **{each.name: each.shape for each in rule.states}}
@@ -110,52 +126,57 @@ def error(found: Any, expected: Any) -> float:
 ALONE = Sharding(Ranks(), 0, 0, None, (), (COUNT,))
 
 
+def having(seed: int, parts: int) -> list[Case]:
+    """The cases that have a generator for matrices, or for such as are several."""
+    return [each for each in cases(seed) if (each.rule.step.shards if parts == 1 else each.rule.step.split_shards)]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_alone_they_are_the_steps(seed: int) -> None:
-    for case in cases(seed):
+    for case in having(seed, 1):
         found: list[Any] = []
         _drive([case.begun(ALONE, found.append)])
         for x, y in zip(found[0], case.whole(), strict=True):
             assert error(x, y) < 1e-12, (case.cls, case.rule.name)
 
 
-def step_on_ranks(group: dist.ProcessGroup, dim: str, seed: int) -> list[tuple[Tensor, ...]]:
+def step_on_ranks(group: dist.ProcessGroup, dim: str, seed: int, parts: int) -> list[tuple[Tensor, ...]]:
     """On each rank: its shards of all cases after a step."""
     ranks = Ranks.of(group)
     found: dict[int, tuple[Tensor, ...]] = {}
 
     def runs() -> Iterator[Run]:
-        for index, case in enumerate(cases(seed)):
-            rows, cols = case.sizes
+        for index, case in enumerate(having(seed, parts)):
+            rows, cols = parts * case.sizes[0], case.sizes[1]
             size = {"rows": rows, "cols": cols}[dim]
             short = math.ceil(size / ranks.size)
             extents = tuple(max(0, min(short, size - rank * short)) for rank in range(ranks.size))
-            owners = _owners([_flops_of_whole(rows, cols)] * COUNT, ranks.size)
+            owners = _owners([_flops_of_whole(rows, cols)] * (COUNT // parts), ranks.size)
             owned = tuple(list(owners).count(rank) for rank in range(ranks.size))
-            sharding = Sharding(ranks, rows, cols, dim, extents, owned)
+            sharding = Sharding(ranks, rows, cols, dim, extents, owned, parts)
             yield case.begun(sharding, lambda values, index=index: found.setdefault(index, values))
 
     _drive(runs())
-    return [found[index] for index in range(len(cases(seed)))]
+    return [found[index] for index in range(len(having(seed, parts)))]
 
 
-@pytest.mark.parametrize("dim", ["rows", "cols"])
-@pytest.mark.parametrize("world, seed", [(2, 0), (3, 0), (3, 5)])
-def test_shards_step_as_their_rules_do(ranks: Pool, world: int, seed: int, dim: str) -> None:
-    answers = ranks.run(world, step_on_ranks, dim, seed)
-    for index, case in enumerate(cases(seed)):
-        for i, expected in enumerate(case.whole()):
-            dims = case.dims[case.rule.step.outputs[i]]
-            pieces = [answer[index][i] for answer in answers]
-            found = torch.cat(pieces, dims.index(dim) - 2) if dim in dims else pieces[0]
-            name = f"{case.cls}.{case.rule.name}: {case.rule.step.outputs[i]}"
+PLACES = [(2, "rows", 1), (3, "rows", 1), (2, "cols", 1), (3, "cols", 1), (3, "rows", 2)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("world, dim, parts", PLACES)
+def test_shards_step_as_their_rules_do(ranks: Pool, world: int, dim: str, parts: int, seed: int) -> None:
+    answers = ranks.run(world, step_on_ranks, dim, seed, parts)
+    for index, case in enumerate(having(seed, parts)):
+        for i, (output, expected) in enumerate(zip(case.rule.step.outputs, case.whole(), strict=True)):
+            found = case.together(output, [answer[index][i] for answer in answers], dim, parts)
+            name = f"{case.cls}.{case.rule.name}: {output}"
             assert found.shape == expected.shape, name
             assert error(found, expected) < TOLERANCE, name
 
 
-def test_most_rules_that_need_others_have_a_generator() -> None:
-    """Those have none whose states are with an owner."""
-    needing = {f"{cls.__name__}.{rule.name}" for cls in generated_classes() for rule in cls.RULES if rule.step.along}
-    having = {f"{case.cls}.{case.rule.name}" for case in cases()}
-    assert needing - having == {f"{name}.matrix" for name in ("SOAP", "Shampoo", "Conda", "Mousse", "PRISM")}
-    assert len(cases(SEEDS[1])) > 10
+def test_all_rules_that_need_others_have_a_generator() -> None:
+    rules = [rule for cls in generated_classes() for rule in cls.RULES if rule.step.along]
+    assert all(rule.step.shards for rule in rules)
+    assert all(rule.step.split_shards for rule in rules if rule.step.layout == "matrix" and "rows" in rule.step.along)
+    assert len(cases(SEEDS[1])) > 10 and len(having(SEEDS[1], 2)) > 5

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optforge.compiler.analysis.sharding.placement import Cut, place
+from optforge.compiler.analysis.sharding.placement import SPLIT, Cut, place
 from optforge.compiler.analysis.sharding.report import PlacementReport, report_of
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import Dim, Universe
 
-SPLIT = Cut(Dim.ROWS, split=True)
 CUTS = {
     "between rows": Cut(Dim.ROWS),
     "between columns": Cut(Dim.COLS),

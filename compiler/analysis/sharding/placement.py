@@ -54,6 +54,10 @@ class Cut:
     other: Dim | None = None
 
 
+SPLIT = Cut(Dim.ROWS, split=True)
+EITHER = Cut(Dim.ROWS, other=Dim.COLS)  # for one text that serves both dimensions
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """How a function is computed for matrices that are cut.

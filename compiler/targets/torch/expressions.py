@@ -18,8 +18,8 @@ from optforge.compiler.ir.types import FULL, SCALAR, Dim, Kind, Shape
 HOLE = re.compile(r"\{(\d+)(?::(\w+))?\}")
 SIMPLE_OPERAND = re.compile(r"-?(\d[\d.]*(e[+-]?\d+)?|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")
 AXES = {"all": "(-2, -1)", "row": "-1", "col": "-2"}
-LIKE = {FULL: "weight", FULL[::-1]: "weight.mT"}
-SIZES = {Dim.ONE: "1", Dim.ROWS: "weight.shape[-2]", Dim.COLS: "weight.shape[-1]"}
+LIKE = {FULL: "", FULL[::-1]: ".mT"}
+SIZES = {Dim.ROWS: "shape[-2]", Dim.COLS: "shape[-1]"}
 
 
 def quote(text: str) -> str:
@@ -43,11 +43,12 @@ class Writer:
     """Writes expressions; notes in ``used`` which modules and runtime functions the text needs.
 
     ``names`` gives the Python name of each input by its key, and of each equation. Where elements come without
-    rows and columns (``is_flat``), scalars have no dimensions either.
+    rows and columns (``is_flat``), scalars have no dimensions either. New tensors are made ``like`` one that is full.
     """
 
     names: Mapping[ir.Key | EquationName, str]
     is_flat: bool = False
+    like: str = "weight"
     used: set[str] = field(default_factory=set)
     known: dict[int, tuple[ir.Expr, str, Level]] = field(default_factory=dict)
 
@@ -111,7 +112,7 @@ class Writer:
             then, condition = self.text(node.then, Level.OR), self.text(node.condition, Level.OR)
             return f"{then} if {condition} else {self.text(node.otherwise)}", Level.ANY
         if is_number(node.then, 1) and is_number(node.otherwise, 0):
-            return f"{self.text(node.condition, Level.POSTFIX)}.to(weight.dtype)", Level.POSTFIX
+            return f"{self.text(node.condition, Level.POSTFIX)}.to({self.like}.dtype)", Level.POSTFIX
         self.used.add("torch")
         return f"torch.where({', '.join(self.where_arguments(node))})", Level.POSTFIX
 
@@ -119,8 +120,15 @@ class Writer:
         """Of `torch.where`, for a choice that is made element by element."""
         then = self.text(node.then)
         if node.then.type.is_scalar_phase and node.otherwise.type.is_scalar_phase:
-            then = f"weight.new_full((), {then})"
+            then = f"{self.like}.new_full((), {then})"
         return [self.text(node.condition), then, self.text(node.otherwise)]
+
+    def _size(self, shape: Shape) -> str:
+        """The size of a batch of tensors; of the sizes of the full one only those are read that the shape has."""
+        first, second = ("1" if dim is Dim.ONE else f"{self.like}.{SIZES[dim]}" for dim in shape)
+        if shape[0] is Dim.ROWS:
+            return f"(*{self.like}.shape[:-1], {second})"
+        return f"(*{self.like}.shape[:-2], {first}, {second})"
 
     def _fill(self, node: ir.Apply) -> str:
         """A Python number as a tensor, or a tensor spread over a larger shape."""
@@ -128,15 +136,15 @@ class Writer:
         shape = node.type.shape
         assert shape is not None
         if not value.type.is_scalar_phase:
-            target = f"expand_as({LIKE[shape]})" if shape in LIKE else f"expand({size_text(shape)})"
+            target = f"expand_as({self.like}{LIKE[shape]})" if shape in LIKE else f"expand({self._size(shape)})"
             return f"{self.text(value, Level.POSTFIX)}.{target}"
         kind = ", dtype=torch.bool" if node.type.kind is Kind.BOOLEAN else ""
         is_bare = self.is_flat and shape == SCALAR
         if is_bare or shape not in LIKE:
             self.used |= {"torch"} if kind else set()
-            return f"weight.new_full({'()' if is_bare else size_text(shape)}, {self.text(value)}{kind})"
+            return f"{self.like}.new_full({'()' if is_bare else self._size(shape)}, {self.text(value)}{kind})"
         self.used.add("torch")
-        return f"torch.full_like({LIKE[shape]}, {self.text(value)}{kind})"
+        return f"torch.full_like({self.like}{LIKE[shape]}, {self.text(value)}{kind})"
 
     def _apply(self, node: ir.Apply) -> tuple[str, Level]:
         operator = OPERATORS[node.operator]
@@ -226,13 +234,6 @@ MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "n
 
 
 OPPOSITE = {"eq": "ne", "ne": "eq"}
-
-
-def size_text(shape: Shape) -> str:
-    """The size of a batch of tensors; of the weight's own sizes only those are read that the shape has."""
-    if shape[0] is Dim.ROWS:
-        return f"(*weight.shape[:-1], {SIZES[shape[1]]})"
-    return f"(*weight.shape[:-2], {SIZES[shape[0]]}, {SIZES[shape[1]]})"
 
 
 def is_runtime_call(expr: ir.Expr) -> TypeGuard[ir.Apply]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optforge.compiler.analysis.layouts import layout_of, step_layout
-from optforge.compiler.analysis.sharding.placement import along
+from optforge.compiler.analysis.sharding.placement import SPLIT, along
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
-from optforge.compiler.ir.types import FULL, Dim
+from optforge.compiler.ir.types import FULL, Dim, Universe
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
@@ -56,10 +56,9 @@ def lower_rule(
     if fused:
         taken.add(fused.name)
         functions.append(fused)
-    shards = lower_shards(rule, functions[0], stem, taken, scalars)
+    on_shards, shards = shard_arguments(rule, functions[0], stem, taken, scalars)
     functions += shards
-    others = {"fused": fused.name} if fused else {}
-    others |= {"shards": shards[0].name} if shards else {}
+    others = {**({"fused": fused.name} if fused else {}), **on_shards}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
     lines += fact_lines(rule)
@@ -88,6 +87,30 @@ def fact_lines(rule: ir.Rule) -> list[str]:
     """What the runtime has to know of a rule beside its functions."""
     orientation = [f"    orientation={quote(rule.orientation)},"] if rule.orientation else []
     return [*orientation, *(["    keeps_zero=True,"] if rule.keeps_zero else [])]
+
+
+def shard_arguments(
+    rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames
+) -> tuple[dict[str, str], list[PyFunction]]:
+    """What a kernel says of its step on shards, of matrices and of parameters that are several, and the functions.
+
+    Both may be the same functions.
+    """
+    before = set(taken)
+    shards = lower_shards(rule, step, stem, taken, scalars)
+    found, split = {"": shards}, None
+    if rule.universe is Universe.MATRIX and Dim.ROWS in along(rule.update, rule.update):
+        split = lower_shards(rule, step, stem, before, scalars, SPLIT)
+        if split != shards:
+            split = lower_shards(rule, step, f"{stem}_split", taken, scalars, SPLIT)
+        found["split_"] = split
+    arguments: dict[str, str] = {}
+    for start, each in found.items():
+        if each is not None:
+            arguments[f"{start}shards"] = each.generator.name
+            arguments |= {f"{start}owned": tuple_text(each.kept)} if each.kept else {}
+    new = [each for each in (shards, split if split != shards else None) if each is not None]
+    return arguments, [function for each in new for function in (each.generator, *each.owners)]
 
 
 def state_lines(rule: ir.Rule) -> list[str]:

@@ -35,12 +35,14 @@ def lower_function(
     states: tuple[str, ...],
     scalars: Mapping[ir.Key, str],
     width: int = WIDTH,
+    like: str = "weight",
 ) -> PyFunction:
     """The Python function of a scheduled IR function; tensors come by position, scalars by keyword.
 
-    ``states`` and ``scalars``, the keyword of each, give the order of the parameters.
+    ``states`` and ``scalars``, the keyword of each, give the order of the parameters. New tensors are made ``like`` one
+    that is full.
     """
-    lowered = Lowering(function, states, scalars, width).lowered(name, doc)
+    lowered = Lowering(function, states, scalars, width, like=like).lowered(name, doc)
     require_own_names(function, lowered)
     return lowered
 
@@ -58,12 +60,13 @@ class Lowering:
     lines: list[str] = field(default_factory=list)
     guards: dict[ir.Expr, str] = field(default_factory=dict)
     block: tuple[int, ir.Expr | None] = (0, None)  # where the last block of a guard ends, and the guard
+    like: str = "weight"
 
     def __post_init__(self) -> None:
         self.function = with_care(self.function)
         self.equations = {equation.name: equation for equation in self.function.equations}
         self.inputs = {node.key: node for node in inputs_of(self.function)}
-        self.writer = Writer(self.names, is_flat=layout_of(self.function) == "elementwise")
+        self.writer = Writer(self.names, is_flat=layout_of(self.function) == "elementwise", like=self.like)
         self.last_read = self._last_reads()
 
     def _last_reads(self) -> dict[ir.Key, int]:
@@ -132,7 +135,8 @@ class Lowering:
     def _ends(self, key: ir.Key, index: int) -> bool:
         """Whether the input is a tensor that nothing reads any more."""
         is_tensor = key[0] in (ir.InputSource.STREAM, ir.InputSource.STATE)
-        return is_tensor and key != ir.GRAD and self.last_read.get(key, -1) <= index
+        is_like = key != ir.WEIGHT and self.names[key] == self.like  # which new tensors may be made like
+        return is_tensor and key != ir.GRAD and not is_like and self.last_read.get(key, -1) <= index
 
     # Lines
 

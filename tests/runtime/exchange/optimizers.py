@@ -135,12 +135,13 @@ class Twins:
 
     def errors(self) -> dict[str, float]:
         """The largest errors of weights and states, relative to how far they have come."""
-        found = {}
+        found, states = {}, self.other.state_dict()["state"]
+        places = {q: i for i, q in enumerate(q for group in self.other.param_groups for q in group["params"])}
         for name, p in self.whole.items():
             q = self.sharded[name]
             found[name] = distance(full(q), p, self.start[name])
             for key, x in self.one.state[p].items():
-                found[f"{name}.{key}"] = distance(full(self.other.state[q][key]), x, torch.zeros_like(x))
+                found[f"{name}.{key}"] = distance(full(states[places[q]][key]), x, torch.zeros_like(x))
         return found
 
 

@@ -19,7 +19,8 @@ from tests.runtime.exchange.optimizers import Case, Twins, sent_by, shipped, ste
 from tests.support.ranks import Pool
 
 PLACES = [(0, 3, ()), (1, 2, ()), (0, 4, (2, 2))]  # dimension, world and mesh
-NAMES = ["Adafactor", "LAMB", "MuonH", "NAMO", "NorMuon", "Prodigy", "SOAP"]
+OWNED = ["SOAP", "Shampoo", "Conda", "Mousse", "PRISM"]  # which have states that live with the owners of matrices
+NAMES = ["Adafactor", "LAMB", "MuonH", "NAMO", "NorMuon", "Prodigy", *OWNED]
 
 
 def require_agreement(ranks: Pool, world: int, case: Case, limit: float = 1e-9) -> None:

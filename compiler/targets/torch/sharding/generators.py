@@ -9,51 +9,65 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.analysis.sharding.placement import along
+from optforge.compiler.analysis.sharding.placement import EITHER, Cut, along
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.names import EquationName, read_name
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName, name_text, read_name
 from optforge.compiler.ir.printer import literal_type
-from optforge.compiler.ir.shards import Owned, Reduced, Request, ShardStage, answers_of
-from optforge.compiler.ir.types import FULL, Dim, Shape
+from optforge.compiler.ir.shards import Owned, Reduced, Request, ShardStage, answers_of, kept_by
+from optforge.compiler.ir.types import FULL, Dim, Shape, Type
 from optforge.compiler.passes.shard_stages import shard_stages
 from optforge.compiler.targets.torch.documents import docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, python_name
 from optforge.compiler.targets.torch.passes.in_place import plan_storage
-from optforge.compiler.targets.torch.sharding.owners import OwnerCall, owner_of
+from optforge.compiler.targets.torch.sharding.owners import OwnerCall, left_name, owner_of
 from optforge.compiler.targets.torch.statements import WIDTH, Lowering, fits
 
-KEYWORDS = {"over", "function", "dims", "gives", "owned"}  # of generators and of `over.whole`
+KEYWORDS = {"over", "function", "dims", "gives", "there", "owned", "leaves"}  # of generators and of `over.whole`
 DOC = "`{}` for shards of matrices; each `yield` is a round in which ranks exchange values."
 LONG = 60  # operands of more letters get lines of their own
 
 
-def lower_shards(rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames) -> list[PyFunction]:
-    """The generator and then the functions of owners; nothing where the runtime does as well without.
+@dataclass(frozen=True, slots=True)
+class ShardFunctions:
+    """A generator, the functions of owners that it names, and the states that they keep."""
 
-    That is where no elements interact, and where owners would keep states or need what is not sent to them.
+    generator: PyFunction
+    owners: tuple[PyFunction, ...]
+    kept: tuple[str, ...]
+
+
+def lower_shards(
+    rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames, cut: Cut = EITHER
+) -> ShardFunctions | None:
+    """The rule's step where its matrices are cut; None where the runtime does as well without.
+
+    That is where no elements interact, and where owners would need what is not sent to them.
     """
     if not along(rule.update, rule.update) or KEYWORDS & set(step.scalars) or step.outputs == ("loss",):
-        return []
-    stages = shard_stages(rule.update)
+        return None
+    stages = shard_stages(rule.update, cut)
     requests = [request for stage in stages for request in stage.requests]
     calls = [request for request in requests if isinstance(request, Owned)]
-    if any(call.kept for call in calls) or sends_sums(stages, calls):
-        return []
-    names = set(taken)
+    if not requests or sends_sums(stages, calls):
+        return None
+    names, states, kept = set(taken), tuple(state.name for state in rule.states), kept_by(stages)
+    if not kept <= set(step.outputs):
+        return None
     generator = free_name(f"{stem}_shards", names)
     owners = [owner_of(call, f"{stem}_whole", names, scalars) for call in calls]
     if any(owner is None for owner in owners):
-        return []
+        return None
     known = {id(call): owner for call, owner in zip(calls, owners, strict=True) if owner is not None}
-    function, states = merged(rule.update, stages), tuple(state.name for state in rule.states)
-    lowering = ShardLowering(function, states, scalars, step, stages, known)
+    lowering = ShardLowering(merged(rule.update, stages), states, scalars, step, stages, known)
     lowered = lowering.lowered(generator, docstring(wrap_text(DOC.format(step.name), WIDTH - 10)))
     if lowered.inputs != step.inputs or lowered.outputs != step.outputs:
-        return []
+        return None
     taken |= names
-    return [lowered, *(owner.function for owner in known.values() if owner.function is not None)]
+    functions = tuple(owner.function for owner in known.values() if owner.function is not None)
+    return ShardFunctions(lowered, functions, tuple(name for name in states if name in kept))
 
 
 def sends_sums(stages: Sequence[ShardStage], calls: Sequence[Owned]) -> bool:
@@ -90,26 +104,58 @@ def merged(function: ir.Function, stages: Sequence[ShardStage]) -> ir.Function:
         return node
 
     equations: dict[EquationName, ir.Equation] = {}
+    results: dict[str, ir.Expr] = {}
     for stage in stages:
         part = ir.map_expressions(lambda expr: ir.transform(asked, expr), stage.function)
         for equation in part.equations:
             equations.setdefault(equation.name, equation)
-        values = {output.name: output.value for output in part.outputs}
+        results |= {output.name: output.value for output in part.outputs}
         for request in stage.requests:
-            equations |= {each.name: each for each in answer_equations(request, values)}
-    outputs = tuple(replace(each, value=ir.transform(asked, each.value)) for each in stages[-1].function.outputs)
+            answered = {name_text(each.name): each for each in answer_equations(request, results)}
+            equations |= {each.name: each for each in answered.values()}
+            results |= {name: ir.Ref(each.name, type=each.value.type) for name, each in answered.items()}
+    names = {each.name: each.name for each in function.outputs} | {name: kept_name(name) for name in kept_by(stages)}
+    outputs = tuple(replace(each, value=results[names[each.name]]) for each in function.outputs)
     return plan_storage(replace(function, equations=tuple(equations.values()), outputs=outputs))
 
 
 def answer_equations(request: Request, values: Mapping[str, ir.Expr]) -> Iterator[ir.Equation]:
+    """What is answered, each made of all that it is asked for with."""
     if isinstance(request, Reduced):
         axis = ir.Literal(request.axis, request.axis, type=literal_type(request.axis, True))
         value = ir.Apply(request.operator, (values[request.name], axis), type=request.type)
         yield ir.Equation(read_name(request.name), value)
-    else:
-        sent = tuple(values[name] for name in request.sent)
-        for output in request.returned:
-            yield ir.Equation(read_name(output.name), ir.Apply("whole", sent, type=output.value.type))
+        return
+    given = {output.name: output.value.type for output in request.function.outputs}
+    states = {**{name: given[name] for name in request.kept}, **types_of_states(request.function)}
+    kept = tuple(ir.Input(name, ir.InputSource.STATE, type=found) for name, found in states.items())
+    asked = (*(values[name] for name in request.sent), *(values[left_name(name)] for name in request.carried), *kept)
+    for name in request.back:
+        yield ir.Equation(read_name(name), ir.Apply("whole", asked, type=given[name]))
+    for name in request.left:
+        yield ir.Equation(read_name(left_name(name)), ir.Apply("whole", asked, type=given[name]))
+    for name in request.kept:
+        yield ir.Equation(read_name(kept_name(name)), ir.Apply("whole", asked, type=given[name]))
+
+
+def kept_of(request: Request) -> tuple[str, ...]:
+    return request.kept if isinstance(request, Owned) else ()
+
+
+def types_of_states(function: ir.Function) -> dict[str, Type]:
+    return {node.name: node.type for node in inputs_of(function) if node.source is ir.InputSource.STATE}
+
+
+def results_of(request: Request) -> tuple[str, ...]:
+    """The names of what is answered, then of what stays with the owner: for a later call, and its states."""
+    if isinstance(request, Reduced):
+        return answers_of(request)
+    return (*request.back, *map(left_name, request.left), *map(kept_name, request.kept))
+
+
+def kept_name(state: str) -> str:
+    """The new value of a state that its owner keeps, which no equation of the spec is called."""
+    return name_text(replace(read_name(state), scope="kept"))
 
 
 @dataclass
@@ -143,18 +189,22 @@ class ShardLowering(Lowering):
 
     def _equation(self, index: int, equation: ir.Equation) -> None:
         if equation.name in self.rounds:
-            self._exchange(index, self.rounds[equation.name])
+            self._exchange(self.rounds[equation.name])
         elif equation.name not in self.answers:
             super()._equation(index, equation)
 
-    def _exchange(self, index: int, requests: Sequence[Request]) -> None:
-        """One `yield`, of all that is asked for at this time."""
+    def _exchange(self, requests: Sequence[Request]) -> None:
+        """One `yield`, of all that is asked for at this time; answers may have the names of what nobody reads later."""
         calls = [self._call(request) for request in requests]
+        names = [name for request in requests for name in names_of(request)]
+        found = {each.name: (i, each) for i, each in enumerate(self.function.equations) if each.name in names}
+        last = max(i for i, _ in found.values())
         targets = []
         for request in requests:
+            states = {read_name(kept_name(name)): name for name in kept_of(request)}
             for name in names_of(request):
-                equation = next(each for each in self.function.equations if each.name == name)
-                self.names[name] = self._name_equation(index, equation)
+                known = ir.stored(states[name]) if name in states else None  # nobody else reads what the owner has
+                self.names[name] = self.names[known] if known else self._name_equation(last, found[name][1])
             texts = [self.names[name] for name in names_of(request)]
             is_alone = isinstance(request, Owned) and len(requests) == 1
             is_tuple = isinstance(request, Owned) and (len(texts) == 1 or not is_alone)
@@ -173,12 +223,18 @@ class ShardLowering(Lowering):
         owner = self.owners[id(request)]
         value = self.values[names_of(request)[0]]
         assert isinstance(value, ir.Apply)
-        sent = dict(zip(request.sent, value.arguments, strict=True))
+        sent = dict(zip(request.sent, value.arguments, strict=False))
         shapes = [sent[name].type.shape for name in owner.values]
         gives = [output.value.type.shape for output in request.returned]
         arguments = [owner.name, *(self._operand(sent[name], name) for name in owner.values)]
         arguments += [] if all(shape == FULL for shape in shapes) else [f"dims={all_dims(shapes)}"]
         arguments += [] if gives == [FULL] else [f"gives={all_dims(gives)}"]
+        there = [self.names[read_name(left_name(name))] for name in request.carried]
+        there += [self.names[ir.stored(name)] for name in request.reads]
+        owned = [self.names[ir.stored(name)] for name in request.kept]
+        arguments += [f"there={tuple_of(there)}"] if there else []
+        arguments += [f"owned={tuple_of(owned)}"] if owned else []
+        arguments += [f"leaves={len(request.left)}"] if request.left else []
         self.writer.used |= {owner.name} if owner.function is None else set()
         return "over.whole", [*arguments, *owner.keywords]
 
@@ -194,8 +250,8 @@ class ShardLowering(Lowering):
 
 
 def names_of(request: Request) -> list[EquationName]:
-    """The equations that stand for what is answered."""
-    return list(map(read_name, answers_of(request)))
+    """The equations that stand for the results of a request."""
+    return list(map(read_name, results_of(request)))
 
 
 def yield_lines(targets: str, calls: Sequence[tuple[str, list[str]]], width: int) -> list[str]:
@@ -219,7 +275,11 @@ def request_lines(name: str, arguments: list[str], width: int) -> list[str]:
 
 
 def all_dims(shapes: Sequence[Shape | None]) -> str:
-    return f"({', '.join(map(dims_text, shapes))}{',' if len(shapes) == 1 else ''})"
+    return tuple_of(list(map(dims_text, shapes)))
+
+
+def tuple_of(texts: Sequence[str]) -> str:
+    return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
 
 
 def dims_text(shape: Shape | None) -> str:

@@ -1,22 +1,25 @@
 """What the owners of whole matrices compute in a step on shards, as functions that generators name.
 
-An owner sees what is sent to it and numbers, nothing of the parameter; what it is sent may be an input that others
-still read, so nothing of that is overwritten.
+An owner sees what is sent to it, the states that it keeps and numbers, nothing of the parameter. What it is sent may be
+an input that others still read, so nothing of that is overwritten; its states are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from optforge.compiler.driver import arrange
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.names import EquationName, name_text, read_name
 from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.shards import Owned
+from optforge.compiler.ir.types import FULL
 from optforge.compiler.targets.torch.documents import docstring
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
 from optforge.compiler.targets.torch.functions import PyFunction
-from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
+from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, python_name
 from optforge.compiler.targets.torch.passes import TORCH_REWRITES
 from optforge.compiler.targets.torch.statements import lower_function
 
@@ -42,18 +45,39 @@ def owner_of(call: Owned, wanted: str, taken: set[str], scalars: ScalarNames) ->
 
     def received(node: ir.Expr) -> ir.Expr:
         if isinstance(node, ir.Input) and node.source is ir.InputSource.COMBINED:
+            if node.name in call.carried:
+                return replace(node, source=ir.InputSource.STATE, name=left_name(node.name))
             return replace(node, source=ir.stored(node.name)[0])
         return node
 
     function = ir.map_expressions(lambda expr: ir.transform(received, expr), call.function)
     renamed = {name: f"{name}.new" for name in call.sent}  # what is sent is not to be overwritten
-    outputs = tuple(replace(each, name=renamed.get(each.name, each.name)) for each in function.outputs)
+    given = {each.name: each for each in function.outputs}
+    outputs = tuple(given[name] for name in (*call.back, *call.left, *call.kept) if name in given)
+    outputs = tuple(replace(each, name=renamed.get(each.name, each.name)) for each in outputs)
     function = arrange(replace(function, outputs=outputs), TORCH_REWRITES)
-    states = tuple(name for name in call.sent if ir.stored(name) not in (ir.WEIGHT, ir.GRAD))
-    lowered = lower_function(function, free_name(wanted, taken), docstring((DOC,)), states, scalars)
-    if set(lowered.inputs) != set(call.sent):
+    values = tuple(name for name in call.sent if ir.stored(name) not in (ir.WEIGHT, ir.GRAD))
+    there = (*map(left_name, call.carried), *call.reads, *call.kept)
+    order = (*values, *there)
+    full = full_among(function, ("weight", "grad", *order))
+    like = python_name(full)
+    lowered = lower_function(function, free_name(wanted, taken), docstring((DOC,)), order, scalars, like=like)
+    if set(lowered.inputs) != {*call.sent, *there} or lowered.names.get(ir.stored(full), like) != like:
         return None
-    return OwnerCall(lowered.name, lowered.inputs, tuple(f"{each}={each}" for each in lowered.scalars), lowered)
+    sent = tuple(name for name in lowered.inputs if name in call.sent)
+    keywords = tuple(f"{each}={each}" for each in lowered.scalars)
+    return OwnerCall(lowered.name, sent, keywords, lowered)
+
+
+def full_among(function: ir.Function, order: Iterable[str]) -> str:
+    """The first of the function's inputs that is full; the weight if there is none."""
+    full = {node.key for node in inputs_of(function) if node.type.shape == FULL}
+    return next((name for name in order if ir.stored(name) in full), "weight")
+
+
+def left_name(name: str) -> str:
+    """What stays with the owner and may have come back as well: ranks see nothing of it, as they own other matrices."""
+    return name_text(read_name(name).inside("owned"))
 
 
 def operator_of(call: Owned, scalars: ScalarNames) -> OwnerCall | None:
@@ -61,7 +85,7 @@ def operator_of(call: Owned, scalars: ScalarNames) -> OwnerCall | None:
     (first, *others) = call.function.outputs
     values = {equation.name: equation.value for equation in call.function.equations}
     value = values.pop(first.value.name, first.value) if isinstance(first.value, ir.Ref) else first.value
-    if others or values or not is_runtime_call(value):
+    if others or values or call.carried or call.left or call.kept or call.reads or not is_runtime_call(value):
         return None
     names: dict[ir.Key | EquationName, str] = {**dict(scalars.items())}
     names |= {(ir.InputSource.COMBINED, name): name for name in call.sent}
