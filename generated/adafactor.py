@@ -74,6 +74,72 @@ def matrix_shards(
     return weight, row_v, col_v
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    row_v,
+    col_v,
+    *,
+    over,
+    t,
+    lr,
+    beta2_decay,
+    least,
+    eps,
+    clip,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    mean, grad_owned, alpha_owned, col_v_2_owned, col_v = yield over.whole(
+        matrix_split_whole,
+        grad,
+        weight.square(),
+        gives=(("rows", 1),),
+        owned=(col_v,),
+        leaves=3,
+        t=t,
+        lr=lr,
+        beta2_decay=beta2_decay,
+        eps=eps,
+    )
+    share = t**beta2_decay
+    row_v = row_v.mul_(1 - share).add_(share * mean)
+    (mul,) = yield over.whole(
+        matrix_split_whole_2,
+        row_v,
+        dims=(("rows", 1),),
+        there=(alpha_owned, grad_owned, col_v_2_owned),
+        least=least,
+        clip=clip,
+    )
+    weight = (1 - lr * weight_decay) * weight - mul
+    return weight, row_v, col_v
+
+
+def matrix_split_whole(grad, square, col_v, *, t, lr, beta2_decay, eps):
+    """What the owner of whole matrices computes."""
+    square_grad = grad.square()
+    alpha_part = square.mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=eps)
+    alpha = alpha_part * min(lr, 1 / math.sqrt(t))
+    share = t**beta2_decay
+    col_v = col_v.mul_(1 - share).add_(share * square_grad.mean(dim=-2, keepdim=True))
+    mean = square_grad.mean(dim=-1, keepdim=True)
+    return mean, grad, alpha, col_v.clone(), col_v
+
+
+def matrix_split_whole_2(row_v, alpha_owned, grad_owned, col_v_2_owned, *, least, clip):
+    """What the owner of whole matrices computes."""
+    v = row_v @ col_v_2_owned / row_v.mean(dim=(-2, -1), keepdim=True).clamp(min=least)
+    u = grad_owned / v.sqrt().clamp(min=least)
+    denominator_part = u.square().mean(dim=(-2, -1), keepdim=True).sqrt() / clip
+    denominator = denominator_part.clamp(min=1)
+    mul_part = alpha_owned / denominator
+    mul = u.mul_(mul_part)
+    return (mul,)
+
+
 def vector_rule(weight, grad, v, *, t, lr, beta2_decay, least, eps, clip, weight_decay):
     """One step for vector parameters (..., n, 1)."""
     alpha_part = weight.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=eps)
@@ -147,7 +213,13 @@ class Adafactor(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
             states=(State("row_v", ("rows", 1)), State("col_v", (1, "cols"))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("col_v",),
+            ),
         ),
         Rule(
             name="vector",

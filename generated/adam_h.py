@@ -52,6 +52,42 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, beta1, beta2, eps)
     return weight, m, v, radius
 
 
+def matrix_split_shards(weight, grad, m, v, radius, *, over, t, lr, beta1, beta2, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * grad.square())
+    u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    max_, radius_2 = yield over.whole(
+        matrix_split_whole,
+        u,
+        gives=((1, 1), (1, 1)),
+        there=(radius,),
+    )
+    weight_x = weight.sub_(lr * (u * radius_2 / max_))
+    max_2, radius = yield over.whole(
+        matrix_split_whole_2,
+        weight_x,
+        gives=((1, 1),),
+        owned=(radius,),
+    )
+    weight = weight_x * radius_2 / max_2
+    return weight, m, v, radius
+
+
+def matrix_split_whole(u, radius):
+    """What the owner of whole matrices computes."""
+    max_ = norm(u, dim=(-2, -1)).clamp(min=1e-10)
+    return max_, radius.clone()
+
+
+def matrix_split_whole_2(weight_x, radius):
+    """What the owner of whole matrices computes."""
+    max_2 = norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
+    return max_2, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = norm(weight, dim=(-2, -1))
@@ -130,7 +166,13 @@ class AdamH(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v"), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("radius",),
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -57,6 +57,35 @@ def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta, eps, weight
     return weight, m_m, v
 
 
+def matrix_split_shards(weight, grad, m, v, *, over, rows, cols, lr, beta, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    mul_beta = (1 - beta) * grad
+    m_m = m.mul_(beta).add_(mul_beta)
+    m = mul_beta.add_(beta * m_m)
+    d, v = yield over.whole(
+        matrix_split_whole,
+        m.sign(),
+        owned=(v,),
+        rows=rows,
+        cols=cols,
+        beta=beta,
+        eps=eps,
+    )
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m_m, v
+
+
+def matrix_split_whole(sign, v, *, rows, cols, beta, eps):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(sign)
+    v = v.mul_(beta).add_((1 - beta) * o.square())
+    u = o.div_(v.sqrt() + eps)
+    d = u * (0.2 * math.sqrt(rows * cols)) / norm(u, dim=(-2, -1)).clamp(min=eps)
+    return d, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -123,7 +152,13 @@ class AdaMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v")),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("v",),
+            ),
         ),
         Rule(
             name="rest",

@@ -41,6 +41,33 @@ def matrix_rule(weight, grad, m, v, p, *, t, lr, beta1, beta2, eps, every, weigh
     return weight, m, v, p
 
 
+def matrix_shards(weight, grad, m, v, p, *, over, t, lr, beta1, beta2, eps, every, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    matmul, m, v, p = yield over.whole(
+        matrix_whole,
+        grad,
+        owned=(m, v, p),
+        t=t,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        every=every,
+    )
+    weight = weight.sub_(lr * (matmul + weight_decay * weight))
+    return weight, m, v, p
+
+
+def matrix_whole(grad, m, v, p, *, t, beta1, beta2, eps, every):
+    """What the owner of whole matrices computes."""
+    v = v.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
+    p = inverse_root(v, 2, eps=eps) if (t - 1) % every == 0 else p
+    m = m.lerp_(grad, 1 - beta1)
+    matmul = p @ m
+    return matmul, m, v, p
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -116,7 +143,14 @@ class ASGO(SpecOptimizer, runtime=5):
                 State("v", ("rows", "rows")),
                 State("p", ("rows", "rows")),
             ),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                owned=("m", "v", "p"),
+                split_shards=matrix_shards,
+                split_owned=("m", "v", "p"),
+            ),
             orientation="wide",
         ),
         Rule(

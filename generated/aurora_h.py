@@ -127,6 +127,63 @@ def matrix_whole(m, radius, *, rows, cols, steps):
     return (div,)
 
 
+def matrix_split_shards(weight, grad, m, radius, *, over, rows, cols, lr, beta, nesterov, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    weight_2, radius = yield over.whole(
+        matrix_split_whole,
+        weight,
+        m,
+        owned=(radius,),
+        rows=rows,
+        cols=cols,
+        lr=lr,
+        steps=steps,
+    )
+    return weight_2, m_m, radius
+
+
+def matrix_split_whole(weight, m, radius, *, rows, cols, lr, steps):
+    """What the owner of whole matrices computes."""
+    if rows > cols:
+        update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
+    if rows <= cols and rows < cols:
+        update_x = m.mT
+        update_d_2 = 1 / norm(update_x, dim=-1).clamp(min=1e-7)
+    if rows > cols:
+        denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
+        denominator_part = norm(denominator_part_2, dim=-1)
+        denominator = denominator_part.clamp(min=1e-7)
+        update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
+        update_part_2 = update_part_3 / denominator
+        update_part = update_part_2 * m
+        update = orthogonalize(update_part, steps=steps, method="exact")
+    else:
+        if rows < cols:
+            denominator_2_part_3 = update_d_2 * update_x
+            denominator_2_part_2 = orthogonalize(
+                denominator_2_part_3,
+                steps=steps,
+                method="exact",
+            )
+            denominator_2_part = norm(denominator_2_part_2, dim=-1)
+            denominator_2 = denominator_2_part.clamp(min=1e-7)
+            update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
+            update_part_6 = update_part_7 / denominator_2
+            update_part_5 = update_part_6 * update_x
+            update_part_4 = orthogonalize(update_part_5, steps=steps, method="exact")
+            update = update_part_4.mT
+        else:
+            update = orthogonalize(m, steps=steps, method="exact")
+    weight_x_part = lr * (update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10))
+    weight_x = weight - weight_x_part
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
+    return weight, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = norm(weight, dim=(-2, -1))
@@ -204,7 +261,13 @@ class AuroraH(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("radius",),
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -72,6 +72,58 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, t, lr, beta, nesterov, w
     return weight, m_m
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    eps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    d, m = yield over.whole(
+        matrix_split_whole,
+        weight,
+        grad,
+        owned=(m,),
+        rows=rows,
+        cols=cols,
+        t=t,
+        beta=beta,
+        nesterov=nesterov,
+        eps=eps,
+    )
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m
+
+
+def matrix_split_whole(weight, grad, m, *, rows, cols, t, beta, nesterov, eps):
+    """What the owner of whole matrices computes."""
+    m_m = beta * m + grad
+    m = grad + beta * m_m if nesterov else m_m
+    if t % 2 > 0:
+        x_direction = weight / norm(weight, dim=-2).clamp(min=eps)
+        x_project = m - (m * x_direction).sum(dim=-2, keepdim=True) * x_direction
+        x = x_project.div_(norm(x_project, dim=-2).clamp(min=eps))
+    else:
+        y_direction = weight / norm(weight, dim=-1).clamp(min=eps)
+        y_project = m - (m * y_direction).sum(dim=-1, keepdim=True) * y_direction
+        y = y_project.div_(norm(y_project, dim=-1).clamp(min=eps))
+    d_super = 0.2 * (math.sqrt(rows) * x if t % 2 > 0 else math.sqrt(cols) * y)
+    d_mask = (d_super * grad > 0).to(weight.dtype)
+    d = d_super * d_mask / d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
+    return d, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -137,7 +189,13 @@ class CautiousMano(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m",),
+            ),
         ),
         Rule(
             name="rest",

@@ -54,6 +54,47 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
     return weight, m_m
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    update, m = yield over.whole(
+        matrix_split_whole,
+        grad,
+        owned=(m,),
+        beta=beta,
+        nesterov=nesterov,
+        steps=steps,
+    )
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m
+
+
+def matrix_split_whole(grad, m, *, beta, nesterov, steps):
+    """What the owner of whole matrices computes."""
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    update_super = orthogonalize(m, steps=steps)
+    update_mask = (update_super * grad > 0).to(grad.dtype)
+    denominator = update_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
+    update = update_super * update_mask / denominator
+    return update, m_m
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -118,7 +159,13 @@ class CautiousMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m",),
+            ),
         ),
         Rule(
             name="rest",

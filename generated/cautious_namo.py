@@ -68,6 +68,39 @@ def matrix_whole(m):
     return norm_2, u_orthogonalize
 
 
+def matrix_split_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    u, mul, m, v = yield over.whole(
+        matrix_split_whole,
+        grad,
+        gives=(("rows", "cols"), (1, 1)),
+        owned=(m, v),
+        t=t,
+        lr=lr,
+        mu1=mu1,
+        mu2=mu2,
+        eps=eps,
+    )
+    weight = weight.sub_(mul * (u + weight_decay * weight))
+    return weight, m, v
+
+
+def matrix_split_whole(grad, m, v, *, t, lr, mu1, mu2, eps):
+    """What the owner of whole matrices computes."""
+    m = m.lerp_(grad, 1 - mu1)
+    u_orthogonalize = orthogonalize(m)
+    u_mask = (u_orthogonalize * grad > 0).to(grad.dtype)
+    denominator = u_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
+    u = u_orthogonalize * u_mask / denominator
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
+    mul = alpha.mul_(lr)
+    return u, mul, m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -136,7 +169,13 @@ class CautiousNAMO(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m", "v"),
+            ),
         ),
         Rule(
             name="rest",

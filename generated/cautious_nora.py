@@ -58,6 +58,30 @@ def matrix_shards(weight, grad, m, *, over, lr, beta, weight_decay):
     return weight, m
 
 
+def matrix_split_shards(weight, grad, m, *, over, lr, beta, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm_ = yield over.norm(weight, "row")
+    m = m.lerp_(grad, 1 - beta)
+    d_super_direction = weight / norm_.clamp(min=1e-10)
+    dot = yield over.sum(m * d_super_direction, "row")
+    d_super_project = m - dot * d_super_direction
+    norm_2 = yield over.norm(d_super_project, "row")
+    d_super = d_super_project.div_(norm_2.clamp(min=1e-10))
+    d_mask = (d_super * grad > 0).to(weight.dtype)
+    (max_,) = yield over.whole(matrix_split_whole, d_mask, gives=((1, 1),))
+    d = d_super * d_mask / max_
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m
+
+
+def matrix_split_whole(d_mask):
+    """What the owner of whole matrices computes."""
+    max_ = d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
+    return (max_,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -119,7 +143,12 @@ class CautiousNora(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

@@ -63,6 +63,66 @@ def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta1, beta2, eps
     return weight, m, v
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    mean_o, grad_owned, o_owned, sqrt_owned, m = yield over.whole(
+        matrix_split_whole,
+        grad,
+        gives=(("rows", 1),),
+        owned=(m,),
+        leaves=3,
+        cols=cols,
+        beta1=beta1,
+    )
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    (d,) = yield over.whole(
+        matrix_split_whole_2,
+        add_v,
+        dims=(("rows", 1),),
+        there=(grad_owned, o_owned, sqrt_owned),
+        rows=rows,
+        cols=cols,
+    )
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m, v
+
+
+def matrix_split_whole(grad, m, *, cols, beta1):
+    """What the owner of whole matrices computes."""
+    m = m.lerp_(grad, 1 - beta1)
+    o = orthogonalize(m)
+    mean_o = o.square().mean(dim=-1, keepdim=True)
+    sqrt = (mean_o * cols).sqrt()
+    return mean_o, grad, o, sqrt, m
+
+
+def matrix_split_whole_2(add_v, grad_owned, o_owned, sqrt_owned, *, rows, cols):
+    """What the owner of whole matrices computes."""
+    u = o_owned / add_v
+    denominator = norm(sqrt_owned / add_v, dim=(-2, -1)).clamp(min=1e-10)
+    d_super = u * (0.2 * math.sqrt(rows * cols)) / denominator
+    d_mask = (d_super * grad_owned > 0).to(grad_owned.dtype)
+    d = d_super * d_mask / d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
+    return (d,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -129,7 +189,13 @@ class CautiousNorMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m",),
+            ),
         ),
         Rule(
             name="rest",

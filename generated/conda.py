@@ -45,6 +45,40 @@ def matrix_rule(weight, grad, m, v, *, rows, cols, t, lr, beta1, beta2, eps, wei
     return weight, m, v
 
 
+def matrix_shards(weight, grad, m, v, *, over, rows, cols, t, lr, beta1, beta2, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    value, m, v = yield over.whole(
+        matrix_whole,
+        grad,
+        owned=(m, v),
+        rows=rows,
+        cols=cols,
+        t=t,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+    )
+    weight = weight.sub_(lr * (value + weight_decay * weight))
+    return weight, m, v
+
+
+def matrix_whole(grad, m, v, *, rows, cols, t, beta1, beta2, eps):
+    """What the owner of whole matrices computes."""
+    m = m.lerp_(grad, 1 - beta1)
+    if rows <= cols:
+        left = eigenbasis(m @ m.mT)
+    else:
+        right = eigenbasis(m.mT @ m)
+    v_part = (1 - beta2) * (left.mT @ grad if rows <= cols else grad @ right).square()
+    v = v.mul_(beta2).add_(v_part)
+    denominator = (v / (1 - beta2**t)).sqrt() + eps
+    n = (left.mT @ m if rows <= cols else m @ right) / (1 - beta1**t) / denominator
+    value = left @ n if rows <= cols else n @ right.mT
+    return value, m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - beta1)
@@ -115,7 +149,14 @@ class Conda(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v")),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                owned=("m", "v"),
+                split_shards=matrix_shards,
+                split_owned=("m", "v"),
+            ),
         ),
         Rule(
             name="rest",

@@ -69,6 +69,48 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, t, lr, beta, nesterov, w
     return weight, m_m
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    eps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = beta * m + grad
+    m = grad + beta * m_m if nesterov else m_m
+    norm_, (x,) = yield (
+        over.norm(weight, "row"),
+        over.whole(matrix_split_whole, weight, m, eps=eps),
+    )
+    y_direction = weight / norm_.clamp(min=eps)
+    dot = yield over.sum(m * y_direction, "row")
+    y_project = m - dot * y_direction
+    norm_2 = yield over.norm(y_project, "row")
+    y = y_project.div_(norm_2.clamp(min=eps))
+    d = 0.2 * (math.sqrt(rows) * x if t % 2 > 0 else math.sqrt(cols) * y)
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m_m
+
+
+def matrix_split_whole(weight, m, *, eps):
+    """What the owner of whole matrices computes."""
+    x_direction = weight / norm(weight, dim=-2).clamp(min=eps)
+    x_project = m - (m * x_direction).sum(dim=-2, keepdim=True) * x_direction
+    x = x_project.div_(norm(x_project, dim=-2).clamp(min=eps))
+    return (x,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -138,7 +180,12 @@ class Mano(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

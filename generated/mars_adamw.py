@@ -71,6 +71,42 @@ def matrix_shards(
     return weight, m, v, grad
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    v,
+    prev_grad,
+    *,
+    over,
+    t,
+    lr,
+    beta1,
+    beta2,
+    gamma,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    change = grad - prev_grad
+    c_x = grad + gamma * beta1 / (1 - beta1) * change
+    (min_,) = yield over.whole(matrix_split_whole, c_x, gives=((1, 1),))
+    c = c_x.mul_(min_)
+    m = m.lerp_(c, 1 - beta1)
+    v = v.mul_(beta2).add_((1 - beta2) * c.square())
+    u = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
+    weight = weight.sub_(lr * (u + weight_decay * weight))
+    return weight, m, v, grad
+
+
+def matrix_split_whole(c_x):
+    """What the owner of whole matrices computes."""
+    min_ = (1 / norm(c_x, dim=(-2, -1)).clamp(min=1e-10)).clamp(max=1)
+    return (min_,)
+
+
 def matrix_init(grad):
     """First values of prev_grad."""
     return (grad,)
@@ -146,7 +182,12 @@ class MARSAdamW(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv", "embedding", "head"),
             states=(State("m"), State("v"), State("prev_grad")),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
             init=Kernel(matrix_init, layout="matrix", along=(), outputs=("prev_grad",)),
         ),
         Rule(

@@ -70,6 +70,45 @@ def matrix_shards(
     return weight, m, grad
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    prev_grad,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    gamma,
+    weight_decay,
+    steps,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    raw = grad + gamma * beta / (1 - beta) * (grad - prev_grad)
+    orthogonalize_, m = yield over.whole(
+        matrix_split_whole,
+        raw,
+        owned=(m,),
+        beta=beta,
+        steps=steps,
+    )
+    d = orthogonalize_.mul_(0.2 * math.sqrt(max(rows, cols)))
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m, grad
+
+
+def matrix_split_whole(raw, m, *, beta, steps):
+    """What the owner of whole matrices computes."""
+    c = raw * (1 / norm(raw, dim=(-2, -1)).clamp(min=1e-10)).clamp(max=1)
+    m = m.lerp_(c, 1 - beta)
+    orthogonalize_ = orthogonalize(m, steps=steps)
+    return orthogonalize_, m
+
+
 def matrix_init(grad):
     """First values of prev_grad."""
     return (grad,)
@@ -146,7 +185,13 @@ class MARSM(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("prev_grad")),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m",),
+            ),
             init=Kernel(matrix_init, layout="matrix", along=(), outputs=("prev_grad",)),
         ),
         Rule(

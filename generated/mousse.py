@@ -74,6 +74,85 @@ def matrix_rule(
     return weight, m_m, l, r, p, q
 
 
+def matrix_shards(
+    weight,
+    grad,
+    m,
+    l,
+    r,
+    p,
+    q,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    beta2,
+    root,
+    eps,
+    every,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    update, m, l, r, p, q = yield over.whole(
+        matrix_whole,
+        grad,
+        owned=(m, l, r, p, q),
+        rows=rows,
+        cols=cols,
+        t=t,
+        beta=beta,
+        nesterov=nesterov,
+        steps=steps,
+        beta2=beta2,
+        root=root,
+        eps=eps,
+        every=every,
+    )
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m, l, r, p, q
+
+
+def matrix_whole(
+    grad,
+    m,
+    l,
+    r,
+    p,
+    q,
+    *,
+    rows,
+    cols,
+    t,
+    beta,
+    nesterov,
+    steps,
+    beta2,
+    root,
+    eps,
+    every,
+):
+    """What the owner of whole matrices computes."""
+    l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
+    p = inverse_root(l * rows / trace(l).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else p
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    r = r.mul_(beta2).add_((1 - beta2) * (grad.mT @ grad))
+    q = inverse_root(r * cols / trace(r).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else q
+    o = orthogonalize(p @ m @ q, steps=steps)
+    update_x = p @ o @ q
+    denominator = norm(update_x, dim=(-2, -1)).clamp(min=1e-10)
+    update = update_x * norm(o, dim=(-2, -1)) / denominator
+    return update, m_m, l, r, p, q
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -161,7 +240,14 @@ class Mousse(SpecOptimizer, runtime=5):
                 State("p", ("rows", "rows")),
                 State("q", ("cols", "cols")),
             ),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                owned=("m", "l", "r", "p", "q"),
+                split_shards=matrix_shards,
+                split_owned=("m", "l", "r", "p", "q"),
+            ),
         ),
         Rule(
             name="rest",

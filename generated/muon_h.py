@@ -66,6 +66,32 @@ def matrix_whole(m, radius, *, steps):
     return (div,)
 
 
+def matrix_split_shards(weight, grad, m, radius, *, over, lr, beta, nesterov, steps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    weight_2, radius = yield over.whole(
+        matrix_split_whole,
+        weight,
+        m,
+        owned=(radius,),
+        lr=lr,
+        steps=steps,
+    )
+    return weight_2, m_m, radius
+
+
+def matrix_split_whole(weight, m, radius, *, lr, steps):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(m, steps=steps)
+    weight_x_part = lr * (update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10))
+    weight_x = weight - weight_x_part
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
+    return weight, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = norm(weight, dim=(-2, -1))
@@ -143,7 +169,13 @@ class MuonH(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("radius",),
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -201,7 +201,12 @@ class Muown(SpecOptimizer, runtime=5):
                 State("g_m", ("rows", 1)),
                 State("g_v", ("rows", 1)),
             ),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_shards,
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", along=("cols",), outputs=("r",)),
         ),

@@ -65,6 +65,37 @@ def matrix_whole(m):
     return norm_2, orthogonalize_
 
 
+def matrix_split_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_decay):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    s, orthogonalize_, m, v = yield over.whole(
+        matrix_split_whole,
+        grad,
+        gives=((1, "cols"), ("rows", "cols")),
+        owned=(m, v),
+        t=t,
+        mu1=mu1,
+        mu2=mu2,
+        c=c,
+        eps=eps,
+    )
+    weight = weight.sub_(lr * (orthogonalize_ + weight_decay * weight) * s)
+    return weight, m, v
+
+
+def matrix_split_whole(grad, m, v, *, t, mu1, mu2, c, eps):
+    """What the owner of whole matrices computes."""
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    m = m.lerp_(grad, 1 - mu1)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())
+    alpha = bias * norm(m, dim=-2) / (v.sqrt() + eps)
+    mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
+    s = alpha.clamp(c * mean_alpha, mean_alpha / c)
+    orthogonalize_ = orthogonalize(m)
+    return s, orthogonalize_, m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -135,7 +166,13 @@ class NAMOD(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, "cols"))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m", "v"),
+            ),
         ),
         Rule(
             name="rest",

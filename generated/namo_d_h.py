@@ -85,6 +85,42 @@ def matrix_whole(m, add, radius, *, t, mu1, mu2, c):
     return (div,)
 
 
+def matrix_split_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, c, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    weight_2, m, v, radius = yield over.whole(
+        matrix_split_whole,
+        weight,
+        grad,
+        owned=(m, v, radius),
+        t=t,
+        lr=lr,
+        mu1=mu1,
+        mu2=mu2,
+        c=c,
+        eps=eps,
+    )
+    return weight_2, m, v, radius
+
+
+def matrix_split_whole(weight, grad, m, v, radius, *, t, lr, mu1, mu2, c, eps):
+    """What the owner of whole matrices computes."""
+    m = m.lerp_(grad, 1 - mu1)
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())
+    alpha = bias * norm(m, dim=-2) / (v.sqrt() + eps)
+    mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
+    s = alpha.clamp(c * mean_alpha, mean_alpha / c)
+    weight_x = orthogonalize(m) * s
+    denominator = norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
+    weight_x_2_part_2 = weight_x * radius / denominator
+    weight_x_2_part = lr * weight_x_2_part_2
+    weight_x_2 = weight - weight_x_2_part
+    weight = weight_x_2 * radius / norm(weight_x_2, dim=(-2, -1)).clamp(min=1e-10)
+    return weight, m, v, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = norm(weight, dim=(-2, -1))
@@ -167,7 +203,13 @@ class NAMODH(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, "cols")), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m", "v", "radius"),
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -84,6 +84,39 @@ def matrix_whole(m, add, radius, *, t, lr, mu1, mu2):
     return (mul,)
 
 
+def matrix_split_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    weight_2, m, v, radius = yield over.whole(
+        matrix_split_whole,
+        weight,
+        grad,
+        owned=(m, v, radius),
+        t=t,
+        lr=lr,
+        mu1=mu1,
+        mu2=mu2,
+        eps=eps,
+    )
+    return weight_2, m, v, radius
+
+
+def matrix_split_whole(weight, grad, m, v, radius, *, t, lr, mu1, mu2, eps):
+    """What the owner of whole matrices computes."""
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
+    m = m.lerp_(grad, 1 - mu1)
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
+    weight_orthogonalize = orthogonalize(m)
+    denominator = norm(weight_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
+    weight_x_part_2 = weight_orthogonalize * radius / denominator
+    weight_x_part = lr * alpha * weight_x_part_2
+    weight_x = weight - weight_x_part
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
+    return weight, m, v, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = norm(weight, dim=(-2, -1))
@@ -165,7 +198,13 @@ class NAMOH(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1)), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m", "v", "radius"),
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

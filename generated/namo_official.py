@@ -105,6 +105,80 @@ def matrix_whole(m, *, method):
     return norm_2, o
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    t,
+    lr,
+    mu1,
+    mu2,
+    eps,
+    weight_decay,
+    nesterov,
+    scale,
+    method,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    sub, mul, m, v = yield over.whole(
+        matrix_split_whole,
+        grad,
+        gives=((1, 1), ("rows", "cols")),
+        owned=(m, v),
+        rows=rows,
+        cols=cols,
+        t=t,
+        lr=lr,
+        mu1=mu1,
+        mu2=mu2,
+        eps=eps,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        scale=scale,
+        method=method,
+    )
+    weight = sub * weight - mul
+    return weight, m, v
+
+
+def matrix_split_whole(
+    grad,
+    m,
+    v,
+    *,
+    rows,
+    cols,
+    t,
+    lr,
+    mu1,
+    mu2,
+    eps,
+    weight_decay,
+    nesterov,
+    scale,
+    method,
+):
+    """What the owner of whole matrices computes."""
+    bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
+    m_m = m.lerp_(grad, 1 - mu1)
+    m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m
+    v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())
+    alpha = bias * norm(m, dim=(-2, -1)) / (v.sqrt() + eps)
+    step = alpha.mul_(lr)
+    size = (step * scale * math.sqrt(max(rows, cols))).clamp(max=1)
+    o = orthogonalize(m, method=method)
+    sub = 1 - weight_decay * step.clamp(max=1)
+    mul = o.mul_(size)
+    return sub, mul, m_m, v
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -165,7 +239,13 @@ class NAMOOfficial(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("m", "v"),
+            ),
         ),
         Rule(
             name="rest",

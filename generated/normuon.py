@@ -57,6 +57,47 @@ def matrix_shards(weight, grad, m, v, *, over, rows, cols, lr, beta1, beta2, eps
     return weight, m, v
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    (o,) = yield over.whole(orthogonalize, m)
+    mean_o = yield over.mean(o.square(), "row")
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    (max_,) = yield over.whole(
+        matrix_split_whole,
+        (mean_o * cols).sqrt() / add_v,
+        dims=(("rows", 1),),
+        gives=((1, 1),),
+    )
+    u = o.div_(add_v)
+    d = u * (0.2 * math.sqrt(rows * cols)) / max_
+    weight = weight.sub_(lr * (d + weight_decay * weight))
+    return weight, m, v
+
+
+def matrix_split_whole(div):
+    """What the owner of whole matrices computes."""
+    max_ = norm(div, dim=(-2, -1)).clamp(min=1e-10)
+    return (max_,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -126,7 +167,12 @@ class NorMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

@@ -118,6 +118,70 @@ def matrix_whole(m, *, method):
     return o, norm_
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    nesterov,
+    cautious,
+    scale,
+    method,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = beta1 * m + grad
+    m = grad + beta1 * m_m if nesterov else m_m
+    mean_o, o_owned, norm_owned, sqrt_owned = yield over.whole(
+        matrix_split_whole,
+        m,
+        gives=(("rows", 1),),
+        leaves=3,
+        cols=cols,
+        method=method,
+    )
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    (d,) = yield over.whole(
+        matrix_split_whole_2,
+        add_v,
+        dims=(("rows", 1),),
+        there=(o_owned, norm_owned, sqrt_owned),
+        eps=eps,
+    )
+    large = 0.2 * math.sqrt(max(rows, cols)) if scale == "rms_norm" else 1
+    factor = math.sqrt(rows / cols) if scale == "spectral_norm" else large
+    decayed = torch.where(d * weight >= 0, weight, 0) if cautious else weight
+    weight = weight.sub_(lr * (factor * d + weight_decay * decayed))
+    return weight, m_m, v
+
+
+def matrix_split_whole(m, *, cols, method):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m, method=method)
+    mean_o = o.square().mean(dim=-1, keepdim=True)
+    norm_ = norm(o, dim=(-2, -1))
+    sqrt = (mean_o * cols).sqrt()
+    return mean_o, o, norm_, sqrt
+
+
+def matrix_split_whole_2(add_v, o_owned, norm_owned, sqrt_owned, *, eps):
+    """What the owner of whole matrices computes."""
+    u = o_owned / add_v
+    d = u * norm_owned / norm(sqrt_owned / add_v, dim=(-2, -1)).clamp(min=eps)
+    return (d,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -195,7 +259,12 @@ class NorMuonDion(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

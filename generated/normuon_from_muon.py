@@ -103,6 +103,52 @@ def matrix_shards(
     return weight, m_m, update_v
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    update,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    steps,
+    beta2,
+    eps,
+    weight_decay,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update_super,) = yield over.whole(orthogonalize, m, steps=steps)
+    mean_update_super = yield over.mean(update_super.square(), "row")
+    update_v = update.mul_(beta2).add_((1 - beta2) * mean_update_super)
+    add_update_v = update_v.sqrt() + eps
+    (max_,) = yield over.whole(
+        matrix_split_whole,
+        (mean_update_super * cols).sqrt() / add_update_v,
+        dims=(("rows", 1),),
+        gives=((1, 1),),
+    )
+    update = update_super.div_(add_update_v)
+    update_2_part_2 = update * (0.2 * math.sqrt(rows * cols)) / max_
+    update_2_part = update_2_part_2 + weight_decay * weight
+    update_2 = lr * update_2_part
+    weight = weight.sub_(update_2)
+    return weight, m_m, update_v
+
+
+def matrix_split_whole(div):
+    """What the owner of whole matrices computes."""
+    max_ = norm(div, dim=(-2, -1)).clamp(min=1e-10)
+    return (max_,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -169,7 +215,12 @@ class NorMuonFromMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("update", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

@@ -64,6 +64,51 @@ def matrix_shards(weight, grad, m, v, radius, *, over, cols, lr, beta1, beta2, e
     return weight, m, v, radius
 
 
+def matrix_split_shards(weight, grad, m, v, radius, *, over, cols, lr, beta1, beta2, eps):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m = m.lerp_(grad, 1 - beta1)
+    mean_o, o_owned, sqrt_owned = yield over.whole(
+        matrix_split_whole,
+        m,
+        gives=(("rows", 1),),
+        leaves=2,
+        cols=cols,
+    )
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    weight_2, radius = yield over.whole(
+        matrix_split_whole_2,
+        weight,
+        add_v,
+        dims=(("rows", "cols"), ("rows", 1)),
+        there=(o_owned, sqrt_owned),
+        owned=(radius,),
+        lr=lr,
+    )
+    return weight_2, m, v, radius
+
+
+def matrix_split_whole(m, *, cols):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m)
+    mean_o = o.square().mean(dim=-1, keepdim=True)
+    sqrt = (mean_o * cols).sqrt()
+    return mean_o, o, sqrt
+
+
+def matrix_split_whole_2(weight, add_v, o_owned, sqrt_owned, radius, *, lr):
+    """What the owner of whole matrices computes."""
+    u = o_owned / add_v
+    denominator = norm(sqrt_owned / add_v, dim=(-2, -1)).clamp(min=1e-10)
+    weight_x_part_2 = u * radius / denominator
+    weight_x_part = lr * weight_x_part_2
+    weight_x = weight - weight_x_part
+    weight = weight_x * radius / norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
+    return weight, radius
+
+
 def matrix_init(weight):
     """First values of radius."""
     first_radius = norm(weight, dim=(-2, -1))
@@ -144,7 +189,13 @@ class NorMuonH(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1)), State("radius", (1, 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+                split_owned=("radius",),
+            ),
             keeps_zero=True,
             init=Kernel(matrix_init, layout="matrix", outputs=("radius",)),
         ),

@@ -85,6 +85,58 @@ def matrix_whole(m):
     return o, norm_
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    v,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    nesterov,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta1)
+    m = m_m.lerp(grad, 1 - beta1) if nesterov else m_m
+    o, norm_owned = yield over.whole(matrix_split_whole, m, leaves=1)
+    mean_o = yield over.mean(o.square(), "row")
+    v = v.mul_(beta2).add_((1 - beta2) * mean_o)
+    add_v = v.sqrt() + eps
+    (div,) = yield over.whole(
+        matrix_split_whole_2,
+        (mean_o * cols).sqrt() / add_v,
+        dims=(("rows", 1),),
+        gives=((1, 1),),
+        there=(norm_owned,),
+        eps=eps,
+    )
+    u = o.div_(add_v)
+    d = u.mul_(div)
+    weight = (1 - lr * weight_decay) * weight - lr * math.sqrt(max(1, rows / cols)) * d
+    return weight, m_m, v
+
+
+def matrix_split_whole(m):
+    """What the owner of whole matrices computes."""
+    o = orthogonalize(m)
+    norm_ = norm(o, dim=(-2, -1))
+    return o, norm_
+
+
+def matrix_split_whole_2(div_2, norm_owned, *, eps):
+    """What the owner of whole matrices computes."""
+    div = norm_owned / (norm(div_2, dim=(-2, -1)) + eps)
+    return (div,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -156,7 +208,12 @@ class NorMuonOfficial(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"), State("v", ("rows", 1))),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

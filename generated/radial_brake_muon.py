@@ -76,6 +76,50 @@ def matrix_shards(
     return weight, m_m
 
 
+def matrix_split_shards(
+    weight,
+    grad,
+    m,
+    *,
+    over,
+    rows,
+    cols,
+    lr,
+    beta,
+    nesterov,
+    weight_decay,
+    steps,
+    brake,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (update,) = yield over.whole(
+        matrix_split_whole,
+        weight,
+        m,
+        steps=steps,
+        brake=brake,
+    )
+    update_2 = lr * math.sqrt(max(1, rows / cols)) * update
+    weight = (1 - lr * weight_decay) * weight - update_2
+    return weight, m_m
+
+
+def matrix_split_whole(weight, m, *, steps, brake):
+    """What the owner of whole matrices computes."""
+    update_super = orthogonalize(m, steps=steps)
+    outward = weight / norm(weight, dim=(-2, -1)).clamp(min=1e-10)
+    update_part_4 = (update_super * outward).sum(dim=(-2, -1), keepdim=True)
+    update_part_3 = update_part_4.clamp(max=0)
+    update_part_2 = brake * update_part_3
+    update_part = update_part_2 * outward
+    update = update_super.sub_(update_part)
+    return (update,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -145,7 +189,12 @@ class RadialBrakeMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

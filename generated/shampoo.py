@@ -41,6 +41,33 @@ def matrix_rule(weight, grad, l, r, p_l, p_r, m, *, t, lr, momentum, eps, every)
     return weight, l, r, p_l, p_r, m
 
 
+def matrix_shards(weight, grad, l, r, p_l, p_r, m, *, over, t, lr, momentum, eps, every):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    matmul, l, r, p_l, p_r = yield over.whole(
+        matrix_whole,
+        grad,
+        owned=(l, r, p_l, p_r),
+        t=t,
+        eps=eps,
+        every=every,
+    )
+    m = matmul.add_(momentum * m)
+    weight = weight.sub_(lr * m)
+    return weight, l, r, p_l, p_r, m
+
+
+def matrix_whole(grad, l, r, p_l, p_r, *, t, eps, every):
+    """What the owner of whole matrices computes."""
+    l = l.add_(grad @ grad.mT)
+    p_l = inverse_root(l, 4, eps=eps) if (t - 1) % every == 0 else p_l
+    r = r.add_(grad.mT @ grad)
+    p_r = inverse_root(r, 4, eps=eps) if (t - 1) % every == 0 else p_r
+    matmul = p_l @ grad @ p_r
+    return matmul, l, r, p_l, p_r
+
+
 def rest_rule(weight, grad, s, *, lr, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     s = s.add_(grad.square())
@@ -100,7 +127,14 @@ class Shampoo(SpecOptimizer, runtime=5):
                 State("p_r", ("cols", "cols")),
                 State("m"),
             ),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                owned=("l", "r", "p_l", "p_r"),
+                split_shards=matrix_shards,
+                split_owned=("l", "r", "p_l", "p_r"),
+            ),
         ),
         Rule(
             name="rest",

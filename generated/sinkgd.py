@@ -77,6 +77,36 @@ def matrix_shards(weight, grad, *, over, rows, cols, lr, scale):
     return (weight,)
 
 
+def matrix_split_shards(weight, grad, *, over, rows, cols, lr, scale):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    norm_ = yield over.norm(grad, "row")
+    d_r = grad / norm_.clamp(min=1e-10) * math.sqrt(cols)
+    (div,) = yield over.whole(matrix_split_whole, d_r, rows=rows, cols=cols)
+    d = div.mul_(math.sqrt(rows))
+    weight = weight.sub_(lr * scale * d)
+    return (weight,)
+
+
+def matrix_split_whole(d_r, *, rows, cols):
+    """What the owner of whole matrices computes."""
+    d_sinkhorn_round = d_r / norm(d_r, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_2_part = d_sinkhorn_round / norm(d_sinkhorn_round, dim=-1).clamp(min=1e-10)
+    d_r_2 = d_r_2_part * math.sqrt(cols)
+    d_sinkhorn_round_2 = d_r_2 / norm(d_r_2, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_3_part = d_sinkhorn_round_2 / norm(d_sinkhorn_round_2, dim=-1).clamp(min=1e-10)
+    d_r_3 = d_r_3_part * math.sqrt(cols)
+    d_sinkhorn_round_3 = d_r_3 / norm(d_r_3, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_4_part = d_sinkhorn_round_3 / norm(d_sinkhorn_round_3, dim=-1).clamp(min=1e-10)
+    d_r_4 = d_r_4_part * math.sqrt(cols)
+    d_sinkhorn_round_4 = d_r_4 / norm(d_r_4, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
+    d_r_5_part = d_sinkhorn_round_4 / norm(d_sinkhorn_round_4, dim=-1).clamp(min=1e-10)
+    d_r_5 = d_r_5_part * math.sqrt(cols)
+    div = d_r_5.div_(norm(d_r_5, dim=-2).clamp(min=1e-10))
+    return (div,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -142,7 +172,12 @@ class SinkGD(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",

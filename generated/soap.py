@@ -24,6 +24,7 @@ from optforge.runtime import (
     State,
     eigenbasis,
     fused_adamw,
+    ieee,
     qr,
     require,
 )
@@ -66,6 +67,60 @@ def matrix_rule(
     l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
     r = r.mul_(beta2).add_((1 - beta2) * (grad.mT @ grad))
     return weight, l, r, q_l, q_r, m, v
+
+
+def matrix_shards(
+    weight,
+    grad,
+    l,
+    r,
+    q_l,
+    q_r,
+    m,
+    v,
+    *,
+    over,
+    t,
+    lr,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    every,
+):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    matmul, l, r, q_l, q_r, m, v = yield over.whole(
+        matrix_whole,
+        grad,
+        owned=(l, r, q_l, q_r, m, v),
+        t=t,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        every=every,
+    )
+    weight = weight if t == 1 else (1 - lr * weight_decay) * (weight - lr * matmul)
+    return weight, l, r, q_l, q_r, m, v
+
+
+def matrix_whole(grad, l, r, q_l, q_r, m, v, *, t, beta1, beta2, eps, every):
+    """What the owner of whole matrices computes."""
+    q_l_n = t - 1
+    q_l = eigenbasis(l) if q_l_n == 1 else qr(l @ q_l) if (q_l_n - 1) % every == 0 and q_l_n > 1 else q_l
+    n = t - 1
+    m = beta1 * m + (1 - beta1) * grad if t > 1 else m
+    q_r_n = t - 1
+    q_r = eigenbasis(r) if q_r_n == 1 else qr(r @ q_r) if (q_r_n - 1) % every == 0 and q_r_n > 1 else q_r
+    v = v.mul_(beta2).add_((1 - beta2) * (q_l.mT @ grad @ q_r).square())
+    denominator = v.sqrt() + eps
+    u_part = ieee.divide(math.sqrt(1 - beta2**n), 1 - beta1**n) * (q_l.mT @ m @ q_r)
+    u = u_part / denominator
+    l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
+    r = r.mul_(beta2).add_((1 - beta2) * (grad.mT @ grad))
+    matmul = q_l @ u @ q_r.mT
+    return matmul, l, r, q_l, q_r, m, v
 
 
 def rest_rule(weight, grad, m, v, *, t, lr, rest_eps):
@@ -148,7 +203,14 @@ class SOAP(SpecOptimizer, runtime=5):
                 State("m"),
                 State("v"),
             ),
-            step=Kernel(matrix_rule, layout="matrix"),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                owned=("l", "r", "q_l", "q_r", "m", "v"),
+                split_shards=matrix_shards,
+                split_owned=("l", "r", "q_l", "q_r", "m", "v"),
+            ),
         ),
         Rule(
             name="rest",

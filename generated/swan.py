@@ -126,7 +126,12 @@ class SWAN(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_shards,
+            ),
         ),
         Rule(
             name="rest",

@@ -75,6 +75,38 @@ def matrix_whole(m, mul_2, *, rows, cols, lr, steps):
     return (mul,)
 
 
+def matrix_split_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, steps, least):
+    """`matrix_rule` for shards of matrices; each `yield` is a round in which ranks
+    exchange values.
+    """
+    m_m = m.lerp_(grad, 1 - beta)
+    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
+    (mul,) = yield over.whole(
+        matrix_split_whole,
+        weight,
+        m,
+        rows=rows,
+        cols=cols,
+        lr=lr,
+        steps=steps,
+        least=least,
+    )
+    weight = weight.sub_(mul)
+    return weight, m_m
+
+
+def matrix_split_whole(weight, m, *, rows, cols, lr, steps, least):
+    """What the owner of whole matrices computes."""
+    update = orthogonalize(m, steps=steps)
+    u = update.mul_(math.sqrt(max(1, rows / cols)))
+    denominator = norm(u, dim=(-2, -1)).clamp(min=1e-10)
+    mul_part_3 = least * norm(weight, dim=(-2, -1)) / denominator
+    mul_part_2 = mul_part_3.clamp(min=1)
+    mul_part = lr * mul_part_2
+    mul = u.mul_(mul_part)
+    return (mul,)
+
+
 def rest_rule(weight, grad, m, v, *, t, lr, rest_ratio, rest_beta1):
     """One step for a block of elements of embedding, head and vector parameters."""
     m = m.lerp_(grad, 1 - rest_beta1)
@@ -145,7 +177,12 @@ class UWFloorMuon(SpecOptimizer, runtime=5):
             name="matrix",
             roles=("matrix", "conv"),
             states=(State("m"),),
-            step=Kernel(matrix_rule, layout="matrix", shards=matrix_shards),
+            step=Kernel(
+                matrix_rule,
+                layout="matrix",
+                shards=matrix_shards,
+                split_shards=matrix_split_shards,
+            ),
         ),
         Rule(
             name="rest",
