@@ -243,10 +243,24 @@ OptimizerMember: TypeAlias = Hyper | Rule | Delegate | Event
 
 @dataclass(frozen=True, slots=True)
 class Optimizer(Node):
-    """``optimizer name extends base:`` with its members in source order."""
+    """``optimizer name extends base:`` with its members in source order.
+
+    In place of a base there may be a composition, ``optimizer name = Muon |> Grokfast(alpha=0.95)``, whose block may be
+    missing.
+    """
 
     name: Identifier
     base: Identifier | None
+    members: tuple[OptimizerMember, ...]
+    doc: Text | None = None
+    composition: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapper(Node):
+    """``wrapper name:`` with its members in source order; ``step`` in a rule calls the optimizer that is wrapped."""
+
+    name: Identifier
     members: tuple[OptimizerMember, ...]
     doc: Text | None = None
 
@@ -269,7 +283,7 @@ class Penalty(Node):
     doc: Text | None = None
 
 
-Item: TypeAlias = Function | Optimizer | Schedule | Penalty
+Item: TypeAlias = Function | Optimizer | Wrapper | Schedule | Penalty
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def parts_of(element: ast.File | Element) -> tuple[Element, ...]:
     match element:
         case ast.File(doc=doc, items=items):
             return _with_doc(doc, items)
-        case ast.Optimizer(doc=doc, members=members):
+        case ast.Optimizer(doc=doc, members=members) | ast.Wrapper(doc=doc, members=members):
             return _with_doc(doc, members)
         case ast.Schedule(doc=doc, members=lines):
             return _with_doc(doc, lines)
@@ -142,14 +142,14 @@ def header_end(element: Element) -> int:
     if not parts_of(element):
         return element.span.end
     match element:
-        case ast.Optimizer(name=name, base=base):
-            return (base or name).span.end
+        case ast.Optimizer(name=name, base=base, composition=composition):
+            return (composition or base or name).span.end
         case ast.Rule(roles=roles):
             return roles[-1].span.end
         case ast.Event(name=name, parameters=parameters) | ast.Function(name=name, parameters=parameters):
             last: Span = parameters[-1].span if parameters else name.span
             return last.end
-        case ast.Schedule(name=name) | ast.Penalty(name=name):
+        case ast.Wrapper(name=name) | ast.Schedule(name=name) | ast.Penalty(name=name):
             return name.span.end
         case _:
             return element.span.end

@@ -1394,6 +1394,176 @@ def broken_neighbour(name: str, span: Span, first: Diagnostic) -> Diagnostic:
     )
 
 
+# Wrappers
+
+
+@entry("E070", "unknown wrapper")
+def unknown_wrapper(name: str, span: Span, known: Iterable[str], help: str | None = None) -> Diagnostic:
+    """What stands behind `|>` where optimizers are put together is a wrapper: one of this file, of a file in the same
+    folder, or a shipped one. What is wrapped, before the first `|>`, is an optimizer.
+
+    Wrong:
+
+        wrapper Signed:
+            for tensor:
+                weight <- step(sign(grad))
+
+        optimizer Mine = AdamW |> Sigend
+
+    Right:
+
+        wrapper Signed:
+            for tensor:
+                weight <- step(sign(grad))
+
+        optimizer Mine = AdamW |> Signed
+    """
+    return diagnose(f"unknown wrapper `{name}`", span, help=help or suggest_nearest(name, known))
+
+
+@entry("E071", "`step` in the wrong place")
+def misplaced_step(problem: str, span: Span, help: str | None = None, other: Span | None = None) -> Diagnostic:
+    """In the rule of a wrapper, `step(g)` is the weight that the wrapped optimizer makes of `weight` when `g` is its
+    gradient. Each rule says so exactly once, for the wrapped optimizer has one state, and at a place that every step
+    comes to: not in a branch of a choice, which may not be taken, nor in an event or a function. Its name can be used
+    as often as wanted. Behind the gradient it may give hyperparameters of the wrapped optimizer values of their own,
+    `step(grad, weight_decay=0)`.
+
+    Wrong:
+
+        wrapper Late:
+            hyper first = 100 where first >= 1
+            for tensor:
+                weight <- weight if t < first else step(grad)
+
+    Right:
+
+        wrapper Late:
+            hyper first = 100 where first >= 1
+            for tensor:
+                moved = step(grad)
+                weight <- weight if t < first else moved
+    """
+    labels = [] if other is None else [Label(other, "the first one")]
+    return diagnose(problem, span, labels=labels, help=help)
+
+
+@entry("E072", "this puts no optimizers together")
+def bad_composition(problem: str, span: Span, help: str | None = None) -> Diagnostic:
+    """`optimizer Name = Base |> Wrapper |> Other(hyper=value)`: an optimizer and the wrappers around it, innermost
+    first. Each may be given defaults for its hyperparameters, which are numbers, `true` or `false`, or strings. The
+    hyperparameters of the base keep their names, those of `Wrapper` become `wrapper_name`.
+
+    Wrong:
+
+        wrapper Smooth:
+            hyper beta = 0.9 where 0 <= beta < 1
+            for tensor:
+                weight <- step(ema(grad, beta))
+
+        optimizer Mine = AdamW + Smooth
+
+    Right:
+
+        wrapper Smooth:
+            hyper beta = 0.9 where 0 <= beta < 1
+            for tensor:
+                weight <- step(ema(grad, beta))
+
+        optimizer Mine = AdamW(beta2=0.99) |> Smooth(beta=0.5)
+    """
+    return diagnose(problem, span, help=help)
+
+
+@entry("E073", "two events of one name that set the weight")
+def clashing_events(event: str, wrapper: str, span: Span, first: Span) -> Diagnostic:
+    """Where a wrapper and what it wraps have an event of one name, one call fires both. That is fine as long as one of
+    them alone sets the weight: where both did, nothing would say which comes first, and whether what the one takes
+    away was put there by the other.
+
+    Wrong:
+
+        wrapper Shift:
+            hyper size = 1.0 where size > 0
+            on show():
+                weight <- weight + size
+            for tensor:
+                weight <- step(grad)
+
+        optimizer Base:
+            on show():
+                weight <- weight - m
+            for tensor:
+                m = ema(grad, 0.9)
+                weight <- weight - 0.01 * m
+
+        optimizer Both = Base |> Shift
+
+    Right:
+
+        wrapper Shift:
+            hyper size = 1.0 where size > 0
+            on shift():
+                weight <- weight + size
+            for tensor:
+                weight <- step(grad)
+
+        optimizer Base:
+            on show():
+                weight <- weight - m
+            for tensor:
+                m = ema(grad, 0.9)
+                weight <- weight - 0.01 * m
+
+        optimizer Both = Base |> Shift
+    """
+    message = f"`{wrapper}` and what it wraps both set the weight in `{event}`"
+    return diagnose(
+        message, span, "wrapped here", [Label(first, "this one")], "give one of the two events another name"
+    )
+
+
+@entry("E074", "a wrapper asks for a direction that cannot be seen")
+def no_direction(wrapper: str, words: Iterable[str], span: Span) -> Diagnostic:
+    """A wrapper with an equation `direction` changes what its optimizer subtracts from the weight, before that is
+    multiplied by the learning rate and without decay: `d` in `weight - lr * (d + weight_decay * weight)`. It is found
+    by the form of the rule, or is the equation that the rule itself calls `direction`.
+
+    Wrong:
+
+        wrapper Signed:
+            for tensor:
+                direction = sign(super)
+                weight <- step(grad)
+
+        optimizer Folded:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m) + lr * grad
+                weight <- weight - m
+
+        optimizer Mine = Folded |> Signed
+
+    Right:
+
+        wrapper Signed:
+            for tensor:
+                direction = sign(super)
+                weight <- step(grad)
+
+        optimizer Apart:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                m = 0.9 * prev(m) + grad
+                weight <- weight - lr * m
+
+        optimizer Mine = Apart |> Signed
+    """
+    help_text = "write it as `weight - lr * (d + weight_decay * weight)`, or call the equation `direction`"
+    message = f"`{wrapper}` changes the direction of a rule `for {', '.join(words)}` that shows none"
+    return diagnose(message, span, help=help_text)
+
+
 # Warnings
 
 

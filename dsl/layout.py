@@ -19,7 +19,9 @@ from optforge.dsl.source import Source, Span
 Report = Callable[[Diagnostic], None]
 
 # No expression contains these, so that a line beginning with one of them is a new one whatever is open.
-LINE_STARTERS = frozenset({"OPTIMIZER", "SCHEDULE", "PENALTY", "DEF", "HYPER", "FOR", "ON", "CLAIM", "RETURN"})
+LINE_STARTERS = frozenset(
+    {"OPTIMIZER", "WRAPPER", "SCHEDULE", "PENALTY", "DEF", "HYPER", "FOR", "ON", "CLAIM", "RETURN"}
+)
 
 
 class Layout:

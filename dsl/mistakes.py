@@ -39,6 +39,7 @@ WORDS = {
 }
 LINE_WORDS = {
     "OPTIMIZER": "`optimizer`",
+    "WRAPPER": "`wrapper`",
     "SCHEDULE": "`schedule`",
     "PENALTY": "`penalty`",
     "DEF": "`def`",

@@ -88,6 +88,7 @@ class _TooManyErrors(Exception):
 # What stands in for the first line of a block when that line is refused, so that the block itself can be read.
 _HEADERS = {
     "OPTIMIZER": "OPTIMIZER NAME COLON _NL",
+    "WRAPPER": "WRAPPER NAME COLON _NL",
     "SCHEDULE": "SCHEDULE NAME COLON _NL",
     "PENALTY": "PENALTY NAME COLON _NL",
     "FOR": "FOR NAME COLON _NL",

@@ -93,6 +93,11 @@ class _Printer:
         match element:
             case ast.Text(value=value):
                 return [f'{INDENT * depth}"""{value}"""']
+            case ast.Optimizer(name=name, composition=ast.Node() as composition):
+                opens_block = ":" if parts_of(element) else ""
+                return lay_out(f"optimizer {name.name} = ", composition, opens_block, depth)
+            case ast.Wrapper(name=name):
+                return [f"wrapper {name.name}:"]
             case ast.Optimizer(name=name, base=base):
                 return [f"optimizer {name.name} extends {base.name}:" if base else f"optimizer {name.name}:"]
             case ast.Schedule(name=name):

@@ -118,12 +118,25 @@ class TreeBuilder:
     def param(self, span: Span, name: Token, default: ast.Expression | None) -> ast.Parameter:
         return ast.Parameter(self._identifier(name), default, span=span)
 
-    def optimizer(
+    def defined_optimizer(
         self, span: Span, name: Token, base: Token | None, doc: ast.Text | None, *members: ast.OptimizerMember
     ) -> ast.Optimizer:
         return ast.Optimizer(
             self._identifier(name), None if base is None else self._identifier(base), members, doc, span=span
         )
+
+    def composed_optimizer(
+        self,
+        span: Span,
+        name: Token,
+        composition: ast.Expression,
+        doc: ast.Text | None = None,
+        *members: ast.OptimizerMember,
+    ) -> ast.Optimizer:
+        return ast.Optimizer(self._identifier(name), None, members, doc, composition, span=span)
+
+    def wrapper(self, span: Span, name: Token, doc: ast.Text | None, *members: ast.OptimizerMember) -> ast.Wrapper:
+        return ast.Wrapper(self._identifier(name), members, doc, span=span)
 
     def schedule(
         self, span: Span, name: Token, doc: ast.Text | None, *members: ast.Hyper | ast.Statement

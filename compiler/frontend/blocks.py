@@ -8,9 +8,9 @@ from dataclasses import replace
 from optforge.compiler.frontend.builtins import CLAIM_FORMS, UNIVERSAL, universal
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Place
-from optforge.compiler.frontend.inheritance import Block, Definition, FlatEvent
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
+from optforge.compiler.frontend.rules.collecting import Block, Definition, FlatEvent
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number

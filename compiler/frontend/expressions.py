@@ -17,15 +17,15 @@ from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
 from optforge.compiler.frontend.references import NameKind
 from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
-from optforge.compiler.frontend.scopes import Scope, prelude
+from optforge.compiler.frontend.scopes import Scope, overrides_prelude, prelude, prelude_source
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.builders import constant_value, default_of, literal, number
+from optforge.compiler.ir.builders import constant_value, default_of, joined, literal, number
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import BINARY, CALLABLE, OWN_RULE, UNARY, Formal, Operator, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
-from optforge.dsl.source import NOWHERE, Source, Span
+from optforge.dsl.source import NOWHERE, Span
 
 Lookup = Callable[[ast.Name], ir.Expr | None]
 
@@ -51,6 +51,7 @@ class Place:
     what: str = "a rule"
     hint: str | None = None
     words: tuple[str, ...] = ()  # what stands after `for` in the rule
+    step: Callable[[ast.Call, Place], ir.Expr] | None = None  # in a wrapper, what a call of what it wraps stands for
 
     def expression(self, node: ast.Expression) -> ir.Expr:
         """The IR of a surface expression; problems are reported and give a harmless literal."""
@@ -168,6 +169,8 @@ class Place:
         name = node.function.name
         if name == "prev":
             return self._prev(node)
+        if name == "step" and self.step is not None:
+            return self.step(node, self)
         if name in CALLABLE:
             return self._operator(node, form_of(node, CALLABLE[name]))
         found = self.scope.find_function(node.function)
@@ -336,7 +339,9 @@ class Place:
             return (*names, *UNIVERSAL)
 
         calls = (*self.calls, function.name.name)
-        local = replace(self, scope=scope, lookup=lookup, visible=visible, calls=calls, inner=function.name.name)
+        local = replace(
+            self, scope=scope, lookup=lookup, visible=visible, calls=calls, inner=function.name.name, step=None
+        )
         for parameter in function.parameters:
             name = parameter.name.name
             asked = given.get(name)
@@ -387,24 +392,9 @@ def counted(arguments: int) -> str:
     return "no arguments" if not arguments else f"{arguments} argument{'s' if arguments > 1 else ''} at most"
 
 
-def joined(operator: str, tests: list[ir.Expr], span: Span) -> ir.Expr:
-    result = tests[0]
-    for test in tests[1:]:
-        result = ir.Apply(operator, (result, test), span=span)
-    return result
-
-
 def shown_signature(function: ast.Function) -> str:
     shown = [
         parameter.name.name + (f"={parameter.default.span.text}" if parameter.default else "")
         for parameter in function.parameters
     ]
     return f"{function.name.name}({', '.join(shown)})"
-
-
-def prelude_source() -> Source:
-    return next(iter(prelude().functions.values())).span.source
-
-
-def overrides_prelude(function: ast.Function) -> bool:
-    return function.name.name in prelude().functions

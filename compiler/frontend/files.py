@@ -21,7 +21,7 @@ from optforge.dsl.source import Source
 
 PACKAGE = Path(__file__).parent.parent.parent
 SPECS = (PACKAGE / "specs").resolve()
-HEAD = re.compile(r"^(def|optimizer|schedule|penalty)[ \t]+(\w+)", re.MULTILINE)
+HEAD = re.compile(r"^(def|optimizer|wrapper|schedule|penalty)[ \t]+(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ FUNCTIONS = {
 
 # What the language does not have, under whatever name: no name that is there means nearly the same.
 ABSENT = {
+    "step": "the rules of a wrapper call `step`, once each, and nothing else does",
     **dict.fromkeys(("median", "quantile", "kthvalue", "sort", "topk", "argmax", "argsort"), "nothing orders elements"),
     **dict.fromkeys(("rand", "randn", "random", "uniform", "normal", "bernoulli"), "there are no random numbers"),
     **dict.fromkeys(("I", "eye", "identity", "diag", "diagonal", "tril", "triu"), "no matrix is made of its places"),

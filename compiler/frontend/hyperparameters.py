@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from optforge.compiler.frontend.builtins import universal
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Lookup, Place
-from optforge.compiler.frontend.inheritance import FlatOptimizer, FlatRule
+from optforge.compiler.frontend.inheritance import FlatOptimizer
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.resolved import RawRule, RawWas
+from optforge.compiler.frontend.rules.collecting import FlatRule
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.frontend.types.inference import kind_hint
 from optforge.compiler.ir import nodes as ir
@@ -34,6 +35,16 @@ class Hypers:
     requirements: dict[ir.Expr, ir.Requirement] = field(default_factory=dict)
     past: dict[str, RawWas] = field(default_factory=dict)  # what the visible hypers of used optimizers were
     prefix: str = ""
+    holes: frozenset[str] = frozenset()  # those to which wrappers around the rules give other values
+
+    def in_step(self) -> dict[str, ir.Expr]:
+        """What the names of hypers stand for in a step."""
+        holes = {name: ir.Ref(hole_name(name), span=value.span) for name, value in self.filled().items()}
+        return self.values | holes
+
+    def filled(self) -> dict[str, ir.Expr]:
+        """What those stand for to which wrappers may give other values."""
+        return {name: value for name, value in self.values.items() if name in self.holes}
 
 
 def own_hypers(declared: Mapping[str, tuple[ast.Hyper, Scope]], report: Report) -> Hypers:
@@ -125,6 +136,20 @@ def hyper_lookup(values: Mapping[str, ir.Expr], scope: Scope) -> Lookup:
     return lookup
 
 
+# Hypers that wrappers change
+
+
+def hole_name(name: str) -> EquationName:
+    """What stands for a hyper in the equations of a rule, as long as a wrapper may give it another value."""
+    return EquationName.of(name, layer="hyper")
+
+
+def fill_holes(values: Mapping[str, ir.Expr], expr: ir.Expr) -> ir.Expr:
+    """The expression with these values in the place of hypers."""
+    known = {hole_name(name): value for name, value in values.items()}
+    return ir.transform(lambda node: known.get(node.name, node) if isinstance(node, ir.Ref) else node, expr)
+
+
 # Delegates
 
 
@@ -152,7 +177,7 @@ def delegate_hypers(
         given = equations.written_out(place.expression(value), value.span, report)
         if require_same_kind(keyword.name, flat, given, outer, report):
             bound[keyword.name] = given
-    inner = Hypers(prefix=f"{outer.prefix}{rule.words[0]}_")
+    inner = Hypers(prefix=f"{outer.prefix}{rule.words[0]}_", holes=outer.holes)
     for name, (declared, _) in flat.hypers.items():
         if name in bound:
             inner.values[name] = bound[name]
@@ -205,7 +230,7 @@ def adopt_hypers(rules: list[RawRule], inner: Hypers, outer: Hypers, node: ast.D
         node.name
         for rule in rules
         for function in (rule.step, *(event.function for event in rule.events))
-        for node in ir.nodes(function)
+        for node in (*ir.nodes(function), *(part for value in rule.holes.values() for part in ir.walk(value)))
         if isinstance(node, ir.Input) and node.source is ir.InputSource.HYPER
     }
     for condition, requirement in inner.requirements.items():

@@ -14,10 +14,10 @@ from functools import partial
 from optforge.compiler.frontend.builtins import UNIVERSAL
 from optforge.compiler.frontend.equations import Equations
 from optforge.compiler.frontend.expressions import Lookup, Place
-from optforge.compiler.frontend.inheritance import Past
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.resolved import RawWas
+from optforge.compiler.frontend.rules.collecting import Past
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName

@@ -16,7 +16,7 @@ from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Source, Span
 
 NameKind: TypeAlias = Literal[
-    "hyper", "equation", "event", "argument", "rule", "optimizer", "function", "parameter", "local"
+    "hyper", "equation", "event", "argument", "rule", "optimizer", "wrapper", "function", "parameter", "local"
 ]
 
 

@@ -7,28 +7,23 @@ equation. What comes out still has ``prev`` nodes and no types.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from optforge.compiler.frontend.blocks import Machine, written_equations
 from optforge.compiler.frontend.builtins import universal
 from optforge.compiler.frontend.equations import Equations
-from optforge.compiler.frontend.expressions import Place, overrides_prelude
-from optforge.compiler.frontend.files import Files
-from optforge.compiler.frontend.hyperparameters import Hypers, adopt_hypers, delegate_hypers, own_hypers
-from optforge.compiler.frontend.inheritance import (
-    FlatOptimizer,
-    FlatRule,
-    collect_block,
-    collect_hypers,
-    collect_rules,
-    find_optimizer,
-    flatten_optimizer,
-)
+from optforge.compiler.frontend.expressions import Place
+from optforge.compiler.frontend.files import Files, parse_text
+from optforge.compiler.frontend.hyperparameters import Hypers, adopt_hypers, delegate_hypers, fill_holes, own_hypers
+from optforge.compiler.frontend.inheritance import FlatOptimizer, add_layer, find_optimizer, flatten_optimizer
 from optforge.compiler.frontend.migrations import require_no_past, resolve_hyper_past, used_hyper_past
 from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_function_name, require_usable_name
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.frontend.rules.collecting import FlatRule, collect_block, collect_hypers, collect_rules
+from optforge.compiler.frontend.rules.compositions import Use, layer_of
 from optforge.compiler.frontend.rules.resolving import (
     require_one_signature,
     require_separate,
@@ -37,7 +32,9 @@ from optforge.compiler.frontend.rules.resolving import (
     universe_of,
     with_concerning_events,
 )
-from optforge.compiler.frontend.scopes import Scope, scope_of
+from optforge.compiler.frontend.rules.wrappers import flatten_wrapper
+from optforge.compiler.frontend.rules.wrapping import wrap_rules
+from optforge.compiler.frontend.scopes import Scope, overrides_prelude, scope_of
 from optforge.compiler.frontend.unused_hypers import without_unread
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import names_read, reachable
@@ -45,6 +42,8 @@ from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
+
+DESCENT = "weight - lr * (grad + weight_decay * weight)"
 
 
 def resolve_file(
@@ -62,6 +61,7 @@ def resolve_file(
     require_functions(file, scope, report)
     seen: dict[str, Span] = {}
     declarations: list[RawDeclaration] = []
+    wrappers: list[RawDeclaration] = []
     for item in file.items:
         if isinstance(item, ast.Function):
             continue
@@ -71,9 +71,12 @@ def resolve_file(
             report(errors.duplicate("name", item.name.name, item.name.span, seen[item.name.name]))
             continue
         seen[item.name.name] = item.name.span
+        if isinstance(item, ast.Wrapper):
+            wrappers.append(resolve_wrapper(item, scope, report))
+            continue
         declaration = resolve_item(item, scope, report)
         declarations += [declaration] if declaration else []
-    return RawProgram(file.doc.value if file.doc else "", tuple(declarations))
+    return RawProgram(file.doc.value if file.doc else "", tuple(declarations), tuple(wrappers))
 
 
 def resolve_item(
@@ -142,7 +145,7 @@ def require_own_names(function: ast.Function, report: Report) -> None:
 
 def resolve_optimizer(flat: FlatOptimizer, report: Report) -> RawDeclaration:
     hypers = own_hypers(flat.hypers, report)
-    rules = resolve_rules(flat, hypers, report, ())
+    rules = tuple(map(without_holes, resolve_rules(flat, hypers, report, ())))
     visible, requirements = tuple(hypers.visible.values()), tuple(hypers.requirements.values())
     was = (*resolve_hyper_past(flat.hypers, report), *hypers.past.values())
     require_one_signature(rules, flat.span.source, report)
@@ -155,17 +158,44 @@ def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tup
     if not flat.rules:
         report(errors.missing_update("weight", flat.span, "add a rule: `for matrix:` with `weight <- ...`"))
     require_separate(flat.rules, report)
+    layers = [flatten_wrapper(layer, report) for layer in flat.layers]
+    within = replace(hypers, holes=hypers.holes.union(*(layer.changed_hypers() for layer in layers)))
     taken = {word for rule in flat.rules for word in rule.words}
     own = [rule for rule in flat.rules if not rule.delegate]
-    resolved = [resolve_rule(rule, roles_of(rule.words, taken), flat.events, hypers, report) for rule in own]
+    resolved = [resolve_rule(rule, roles_of(rule.words, taken), flat.events, within, report) for rule in own]
     attached = iter(with_concerning_events(resolved))
     rules: list[RawRule] = []
     for rule in flat.rules:
         if rule.delegate:
-            rules += resolve_delegate(rule, roles_of(rule.words, taken), hypers, report, (*path, flat.name))
+            rules += resolve_delegate(rule, roles_of(rule.words, taken), within, report, (*path, flat.name))
         else:
             rules.append(next(attached))
+    for layer in layers:
+        rules = wrap_rules(rules, layer, hypers, report)
     return tuple(rules)
+
+
+def without_holes(rule: RawRule) -> RawRule:
+    """The rule in which hypers are what they are, unless a wrapper has changed them."""
+    if not rule.holes:
+        return rule
+    claims = tuple(replace(claim, promise=fill_holes(rule.holes, claim.promise)) for claim in rule.claims)
+    step = ir.map_expressions(partial(fill_holes, rule.holes), rule.step)
+    return replace(rule, step=step, claims=claims, holes={})
+
+
+def resolve_wrapper(node: ast.Wrapper, scope: Scope, report: Report) -> RawDeclaration:
+    """The wrapper around gradient descent, so that what is wrong with it is said where it stands."""
+    layer = layer_of(Use(node.name), (node, scope), ())
+    names = {"lr", "weight_decay", *flatten_wrapper(layer, Report()).changed_hypers()}
+    hypers = "".join(f"    hyper {name} = 0\n" for name in sorted(names))
+    text = f"optimizer Plain:\n{hypers}    for tensor:\n        weight <- {DESCENT}\n"
+    plain = parse_text("gradient descent", text).items[0]
+    assert isinstance(plain, ast.Optimizer)
+    flat = flatten_optimizer(plain, scope, report)
+    assert flat is not None
+    flat = add_layer(flat, Use(node.name), (node, scope), scope, report)
+    return resolve_optimizer(replace(flat, name=node.name.name, span=node.name.span), report)
 
 
 # Delegates

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import Universe
@@ -36,7 +37,10 @@ class RawWas:
 
 @dataclass(frozen=True, slots=True)
 class RawRule:
-    """A rule whose machines still read streams by name: their own by ``prev``, others' latest values."""
+    """A rule whose machines still read streams by name: their own by ``prev``, others' latest values.
+
+    ``holes`` are the hypers to which a wrapper around the rule may give other values, each with the one that it has.
+    """
 
     name: str
     roles: tuple[str, ...]
@@ -49,6 +53,7 @@ class RawRule:
     span: Span
     was: tuple[RawWas, ...] = ()
     orientation: str = ""
+    holes: Mapping[str, ir.Expr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,11 @@ class RawDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class RawProgram:
-    """All declarations of a file after name resolution."""
+    """All declarations of a file after name resolution.
+
+    ``wrappers`` are checked, each around a plain optimizer, and nothing is made of them.
+    """
 
     doc: str
     declarations: tuple[RawDeclaration, ...]
+    wrappers: tuple[RawDeclaration, ...] = ()

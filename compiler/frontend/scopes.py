@@ -17,11 +17,18 @@ from optforge.compiler.frontend.files import PACKAGE, SPECS, Files, parse_text
 from optforge.compiler.frontend.references import References
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic, SpecError
+from optforge.dsl.source import Source
 
 PRELUDE = PACKAGE / "dsl" / "prelude.opt"
-KEYWORDS = {"def": "function", "optimizer": "optimizer", "schedule": "schedule", "penalty": "penalty"}
+KEYWORDS = {
+    "def": "function",
+    "optimizer": "optimizer",
+    "wrapper": "wrapper",
+    "schedule": "schedule",
+    "penalty": "penalty",
+}
 
-Item = TypeVar("Item", ast.Function, ast.Optimizer)
+Item = TypeVar("Item", ast.Function, ast.Optimizer, ast.Wrapper)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +43,7 @@ class Scope:
     references: References = field(default_factory=References)
     functions: dict[str, ast.Function] = field(default_factory=dict)
     optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
+    wrappers: dict[str, ast.Wrapper] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
     def find_function(self, name: ast.Identifier) -> tuple[ast.Function, Scope] | Diagnostic | None:
@@ -61,6 +69,17 @@ class Scope:
             found = self._find_beside("optimizer", name, ast.Optimizer)
         if isinstance(found, tuple):
             self.references.record(name.span, "optimizer", found[0].name.span, found[0].doc)
+        return found
+
+    def find_wrapper(self, name: ast.Identifier) -> tuple[ast.Wrapper, Scope] | Diagnostic | None:
+        """The wrapper of that name, as :meth:`find_function` does."""
+        found: tuple[ast.Wrapper, Scope] | Diagnostic | None
+        if name.name in self.wrappers:
+            found = self.wrappers[name.name], self
+        else:
+            found = self._find_beside("wrapper", name, ast.Wrapper)
+        if isinstance(found, tuple):
+            self.references.record(name.span, "wrapper", found[0].name.span, found[0].doc)
         return found
 
     def _find_beside(
@@ -100,13 +119,20 @@ class Scope:
     def known_optimizers(self) -> list[str]:
         return [*self.optimizers, *(name for keyword, name in self._heads() if keyword == "optimizer")]
 
+    def known_wrappers(self) -> list[str]:
+        return [*self.wrappers, *(name for keyword, name in self._heads() if keyword == "wrapper")]
+
     def kind_of(self, name: str) -> str | None:
-        """What a name stands for that is no optimizer: a schedule, a penalty or a function."""
-        if name in self.others:
-            return self.others[name]
-        if name in self.functions or name in prelude().functions:
-            return "function"
-        return next((KEYWORDS[word] for word, known in self._heads() if known == name and word != "optimizer"), None)
+        """What a name stands for that is not what it should be: an optimizer, a wrapper, a schedule, and so on."""
+        own = {
+            **dict.fromkeys(self.functions, "function"),
+            **dict.fromkeys(self.optimizers, "optimizer"),
+            **dict.fromkeys(self.wrappers, "wrapper"),
+            **self.others,
+        }
+        if name in own or name in prelude().functions:
+            return own.get(name, "function")
+        return next((KEYWORDS[word] for word, known in self._heads() if known == name), None)
 
     def known_functions(self) -> list[str]:
         others = [name for keyword, name in self._heads() if keyword == "def"]
@@ -121,6 +147,8 @@ def scope_of(file: ast.File, folder: Path | None, files: Files, references: Refe
             scope.functions.setdefault(item.name.name, item)
         elif isinstance(item, ast.Optimizer):
             scope.optimizers.setdefault(item.name.name, item)
+        elif isinstance(item, ast.Wrapper):
+            scope.wrappers.setdefault(item.name.name, item)
         else:
             scope.others.setdefault(item.name.name, type(item).__name__.lower())
     return scope
@@ -130,3 +158,11 @@ def scope_of(file: ast.File, folder: Path | None, files: Files, references: Refe
 def prelude() -> Scope:
     """The functions of ``prelude.opt``, written in the language itself; like the compiler's own code, read once."""
     return scope_of(parse_text("prelude.opt", PRELUDE.read_text(encoding="utf-8")), None, Files(), References())
+
+
+def prelude_source() -> Source:
+    return next(iter(prelude().functions.values())).span.source
+
+
+def overrides_prelude(function: ast.Function) -> bool:
+    return function.name.name in prelude().functions

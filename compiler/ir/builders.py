@@ -41,3 +41,11 @@ def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Litera
 
 def number(spelling: str, span: Span) -> ir.Literal:
     return literal(float(spelling), spelling, Kind.NUMBER, span)
+
+
+def joined(operator: str, tests: list[ir.Expr], span: Span) -> ir.Expr:
+    """All tests in one, from left to right."""
+    result = tests[0]
+    for test in tests[1:]:
+        result = ir.Apply(operator, (result, test), span=span)
+    return result

@@ -26,20 +26,27 @@ class EquationName:
     """What tells an equation from the others of its function.
 
     ``scope`` is empty but where the equations of several functions are put together: there it says whose this one is.
+    ``layer`` is the wrapper that the equation stands in, which tells it from those of the optimizer that is wrapped.
     """
 
     path: tuple[Segment, ...]
     scope: str = ""
+    layer: str = ""
 
     @classmethod
-    def of(cls, *words: str, scope: str = "") -> EquationName:
+    def of(cls, *words: str, scope: str = "", layer: str = "") -> EquationName:
         """The name of a path of words, none of them numbered."""
-        return cls(tuple(map(Segment, words)), scope)
+        return cls(tuple(map(Segment, words)), scope, layer)
 
     @property
     def word(self) -> str:
         """What the spec calls it, in the place where it is written."""
         return self.path[-1].word
+
+    @property
+    def shown(self) -> str:
+        """What messages and tables call it: its word, behind that of its wrapper."""
+        return f"{self.layer}.{self.word}" if self.layer else self.word
 
     @property
     def is_written(self) -> bool:
@@ -54,7 +61,7 @@ class EquationName:
     @property
     def length(self) -> int:
         """How much there is to read: words, and numbers where there are some."""
-        return sum(1 + (segment.number > 1) for segment in self.path)
+        return sum(1 + (segment.number > 1) for segment in self.path) + bool(self.layer)
 
     def inside(self, word: str) -> EquationName:
         """The name of what this equation has inside."""
@@ -99,14 +106,17 @@ def free_name_among(taken: Container[object], wanted: EquationName) -> EquationN
 
 SEGMENT = re.compile(r"(?:([^\W\d]\w*)|'([^']*)')(?:\.(\d+))?")
 FUNCTION = re.compile(r"(\w*)(?:\.([a-z]+))?(?:\.(\d+))?")
-NAME = re.compile(rf"(?:(\w+):)?({SEGMENT.pattern}(?:\.{SEGMENT.pattern})*)")
+NAME = re.compile(rf"(?:(\w+):)?(?:(\w+)\$)?({SEGMENT.pattern}(?:\.{SEGMENT.pattern})*)")
 
 
 def name_text(name: EquationName) -> str:
-    """What dumps say: ``m.s.2`` for the second ``s`` inside of ``m``, ``step:m`` for an ``m`` of the step."""
+    """What dumps say: ``m.s.2`` for the second ``s`` inside of ``m``, ``step:m`` for an ``m`` of the step.
+
+    An ``m`` of a wrapper is ``Lookahead$m``.
+    """
     path = [repr(word) if not word.isidentifier() else word for word, _ in name.path]
     path = [word if number == 1 else f"{word}.{number}" for word, (_, number) in zip(path, name.path, strict=True)]
-    return (f"{name.scope}:" if name.scope else "") + ".".join(path)
+    return (f"{name.scope}:" if name.scope else "") + (f"{name.layer}$" if name.layer else "") + ".".join(path)
 
 
 def read_name(text: str) -> EquationName:
@@ -114,8 +124,8 @@ def read_name(text: str) -> EquationName:
     match = NAME.fullmatch(text)
     if match is None:
         raise ValueError(f"this is no name: {text}")
-    path = (Segment(word or quoted, int(number or 1)) for word, quoted, number in SEGMENT.findall(match[2]))
-    return EquationName(tuple(path), match[1] or "")
+    path = (Segment(word or quoted, int(number or 1)) for word, quoted, number in SEGMENT.findall(match[3]))
+    return EquationName(tuple(path), match[1] or "", match[2] or "")
 
 
 def function_text(name: FunctionName) -> str:
@@ -136,7 +146,7 @@ def one_word(name: EquationName | str) -> str:
     """What code says, where a name has neither dots nor colons: ``m_s_2``; of a state's name as well."""
     if isinstance(name, str):
         return name.replace(".", "_")
-    words = [name.scope] if name.scope else []
+    words = [word for word in (name.scope, name.layer) if word]
     for word, number in name.path:
         words += [one_word(word), str(number)] if number > 1 else [one_word(word)]
     return "_".join(words)

@@ -126,7 +126,7 @@ class Select(Node):
     otherwise: Expr
 
 
-Written: TypeAlias = ast.Binding | ast.Update | ast.Delegate
+Written: TypeAlias = ast.Binding | ast.Update | ast.Delegate | ast.Wrapper  # around what comes before it, with one rule
 Expr: TypeAlias = Literal | Input | Latest | Ref | Prev | Apply | Select
 
 

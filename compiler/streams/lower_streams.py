@@ -34,6 +34,8 @@ NUMBER_STREAM = Type(Kind.NUMBER, SCALAR, Phase.STREAM)
 
 def check_streams(program: RawProgram, report: Report) -> ir.Program:
     """The whole program as pure functions; unused values and hypers give warnings."""
+    for wrapper in program.wrappers:
+        check_declaration(wrapper, report)
     declarations = [check_declaration(declaration, report) for declaration in program.declarations]
     return ir.Program(program.doc, tuple(declarations))
 

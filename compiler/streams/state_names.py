@@ -98,7 +98,7 @@ def name_slots(slots: list[Slot], report: Report) -> dict[Remembered, str]:
     for slot in slots:
         binding = path_text(slot.binding)
         name = INPUT_NAMES.get(binding, binding) if not slot.inner else binding
-        if slot.inner and (wanted[slot.binding] > 1 or slot.binding in direct or binding in INPUT_NAMES):
+        if slot.inner and (wanted[slot.binding] > 1 or slot.binding in direct or slot.binding.word in INPUT_NAMES):
             name = f"{binding}.{slot.inner}"
         if name in taken and slot.owner != "step":
             name = f"{slot.owner}.{name}"
@@ -116,4 +116,5 @@ def name_slots(slots: list[Slot], report: Report) -> dict[Remembered, str]:
 
 def path_text(name: EquationName) -> str:
     """A path as checkpoints have it."""
-    return ".".join(f"{word}.{number}" if number > 1 else word for word, number in name.path)
+    words = [f"{word}.{number}" if number > 1 else word for word, number in name.path]
+    return ".".join([name.layer, *words] if name.layer else words)

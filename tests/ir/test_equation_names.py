@@ -24,13 +24,16 @@ machines = st.sampled_from(["", "step", "first", "sums", "average"])  # an event
 functions = st.builds(FunctionName, machines, st.sampled_from(Task), st.sampled_from([1, 1, 2, 12]))
 states = st.lists(words, min_size=1, max_size=2).map(".".join)  # as checkpoints have them: a word of its own each
 segments = st.builds(Segment, words | states, st.sampled_from([1, 1, 2, 12]))
-names = st.builds(EquationName, st.lists(segments, min_size=1, max_size=3).map(tuple), st.just("") | words)
+names = st.builds(
+    EquationName, st.lists(segments, min_size=1, max_size=3).map(tuple), st.just("") | words, st.just("") | words
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(names, names)
 @example(EquationName.of("m", "s"), EquationName.of("m.s"))
 @example(EquationName.of("m", scope="step"), EquationName.of("step", "m"))
+@example(EquationName((Segment("m"),), layer="s"), EquationName.of("s", "m"))
 @example(EquationName.of("s").numbered(2), EquationName.of("s2"))
 def test_texts_read_back_and_differ_where_names_do(one: EquationName, other: EquationName) -> None:
     assert read_name(name_text(one)) == one

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from optforge.compiler.frontend.blocks import Machine, written_equations
 from optforge.compiler.frontend.hyperparameters import Hypers, resolve_hyper
-from optforge.compiler.frontend.inheritance import ROLES, TENSOR_WORDS, FlatEvent, FlatRule
 from optforge.compiler.frontend.migrations import resolve_past
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.resolved import RawEvent, RawRule
+from optforge.compiler.frontend.rules.collecting import ROLES, TENSOR_WORDS, FlatEvent, FlatRule
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import reachable
 from optforge.compiler.ir.types import Universe
@@ -57,7 +57,21 @@ def resolve_rule(
     rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
 ) -> RawRule:
     """A rule with its own equations, and all events as it sees them."""
-    machine = Machine(rule.block, events, "step", hypers.values, report, words=rule.words, orientation=rule.orientation)
+    machine = Machine(
+        rule.block, events, "step", hypers.in_step(), report, words=rule.words, orientation=rule.orientation
+    )
+    return rule_of(machine, rule, roles, events, hypers, report)
+
+
+def rule_of(
+    machine: Machine,
+    rule: FlatRule,
+    roles: tuple[str, ...],
+    events: Mapping[str, FlatEvent],
+    hypers: Hypers,
+    report: Report,
+) -> RawRule:
+    """A rule with the equations of a machine."""
     machine.check_names()
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
@@ -78,6 +92,7 @@ def resolve_rule(
         rule.span,
         resolve_past(rule.block.was, hypers.values, report),
         rule.orientation,
+        hypers.filled(),
     )
 
 

@@ -23,8 +23,12 @@ from optforge.dsl.diagnostics import Label
 
 def check_program(program: RawProgram, report: Report) -> RawProgram:
     """The program with types; what does not fit goes to ``report``."""
-    checked = [check_declaration(declaration, report) for declaration in program.declarations]
-    return replace(program, declarations=tuple(checked))
+    declarations = tuple(check_declaration(each, report) for each in program.declarations)
+    return replace(
+        program,
+        declarations=declarations,
+        wrappers=tuple(check_declaration(each, report) for each in program.wrappers),
+    )
 
 
 def check_declaration(declaration: RawDeclaration, report: Report) -> RawDeclaration:

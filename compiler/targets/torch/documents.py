@@ -13,6 +13,7 @@ from optforge.compiler.targets.torch.statements import WIDTH
 from optforge.dsl import ast
 from optforge.dsl.printer import print_expression
 
+LINES = (ast.Binding, ast.Update)
 OPTIONS = "options: precision, seed, skip_nonfinite, backend and capturable, as `SpecOptimizer` has them."
 
 
@@ -26,7 +27,7 @@ def class_doc(node: ir.Declaration, rules: tuple[ir.Rule, ...]) -> tuple[str, ..
             "",
             *wrap_text(f"For {roles_text(rule)} parameters{seen_text(rule)}:", WIDTH - 4),
             "",
-            *equation_block(tuple(each for each in rule.written if isinstance(each, ast.Delegate)) or rule.written),
+            *equation_block(in_short(rule.written)),
             *fixed_point_lines(rule),
         ]
     lines += ["", "Args:"]
@@ -71,11 +72,25 @@ def docstring(lines: tuple[str, ...]) -> tuple[str, ...]:
     return (f'"""{first}', *rest, '"""')
 
 
+def in_short(written: tuple[ir.Written, ...]) -> tuple[ir.Written, ...]:
+    """What a rule says: of an optimizer that it uses the name in place of the equations, then those of wrappers."""
+    used = tuple(each for each in written if isinstance(each, ast.Delegate))
+    return (*used, *(each for each in written if isinstance(each, ast.Wrapper))) if used else written
+
+
 def equation_block(equations: tuple[ir.Written, ...]) -> list[str]:
-    return [line for each in equations for line in wrap_text(escape(equation_text(each)), WIDTH - 8, "    ")]
+    lines: list[str] = []
+    for each in equations:
+        if isinstance(each, ast.Wrapper):
+            lines += ["", f"and around it, where `step` is the weight above, {each.name.name}:", ""]
+            (rule,) = (member for member in each.members if isinstance(member, ast.Rule))
+            lines += equation_block(tuple(line for line in rule.statements if isinstance(line, LINES)))
+        else:
+            lines += wrap_text(escape(equation_text(each)), WIDTH - 8, "    ")
+    return lines
 
 
-def equation_text(written: ir.Written) -> str:
+def equation_text(written: ast.Binding | ast.Update | ast.Delegate) -> str:
     """An equation in the spec's own words."""
     match written:
         case ast.Binding(target=target, value=value):

@@ -58,7 +58,7 @@ def interpret_step(parameter: OracleParameter, grad: Array, hypers: Mapping[str,
 def ordered_streams(rule: ir.Rule, known: Mapping[EquationName, Any], states: Mapping[str, Array]) -> Values:
     """Equations as they were computed, each state right after the last equation that it reads."""
     order = {name: place for place, name in enumerate(known)}
-    written = {name: Stream("equation", name.word) for name in known if name.is_written}
+    written = {name: Stream("equation", name.shown) for name in known if name.is_written}
     places = {stream: (order[name], 0) for name, stream in written.items()}
     values = {stream: as_float(known[name]) for name, stream in written.items()}
     for output in rule.update.outputs:
