@@ -119,7 +119,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(grad, square, col_v, *, t, lr, beta2_decay, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     square_grad = grad.square()
     alpha_part = square.mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=eps)
     alpha = alpha_part * min(lr, 1 / math.sqrt(t))
@@ -130,7 +130,7 @@ def matrix_split_whole(grad, square, col_v, *, t, lr, beta2_decay, eps):
 
 
 def matrix_split_whole_2(row_v, alpha_owned, grad_owned, col_v_2_owned, *, least, clip):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     v = row_v @ col_v_2_owned / row_v.mean(dim=(-2, -1), keepdim=True).clamp(min=least)
     u = grad_owned / v.sqrt().clamp(min=least)
     denominator_part = u.square().mean(dim=(-2, -1), keepdim=True).sqrt() / clip

@@ -77,13 +77,13 @@ def matrix_split_shards(weight, grad, m, v, radius, *, over, t, lr, beta1, beta2
 
 
 def matrix_split_whole(u, radius):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     max_ = norm(u, dim=(-2, -1)).clamp(min=1e-10)
     return max_, radius.clone()
 
 
 def matrix_split_whole_2(weight_x, radius):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     max_2 = norm(weight_x, dim=(-2, -1)).clamp(min=1e-10)
     return max_2, radius
 

@@ -78,7 +78,7 @@ def matrix_split_shards(weight, grad, m, v, *, over, rows, cols, lr, beta, eps, 
 
 
 def matrix_split_whole(sign, v, *, rows, cols, beta, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(sign)
     v = v.mul_(beta).add_((1 - beta) * o.square())
     u = o.div_(v.sqrt() + eps)

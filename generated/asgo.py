@@ -60,7 +60,7 @@ def matrix_shards(weight, grad, m, v, p, *, over, t, lr, beta1, beta2, eps, ever
 
 
 def matrix_whole(grad, m, v, p, *, t, beta1, beta2, eps, every):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     v = v.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
     p = inverse_root(v, 2, eps=eps) if (t - 1) % every == 0 else p
     m = m.lerp_(grad, 1 - beta1)

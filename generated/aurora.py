@@ -35,36 +35,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    if rows > cols:
-        update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
-    if rows <= cols and rows < cols:
-        update_x = m.mT
-        update_d_2 = 1 / norm(update_x, dim=-1).clamp(min=1e-7)
-    if rows > cols:
-        denominator_part_2 = orthogonalize(update_d * m, steps=steps, method="exact")
-        denominator_part = norm(denominator_part_2, dim=-1)
-        denominator = denominator_part.clamp(min=1e-7)
-        update_part_3 = update_d * math.sqrt(min(rows, cols) / max(rows, cols))
-        update_part_2 = update_part_3 / denominator
-        update_part = update_part_2 * m
-        update = orthogonalize(update_part, steps=steps, method="exact")
-    else:
-        if rows < cols:
-            denominator_2_part_3 = update_d_2 * update_x
-            denominator_2_part_2 = orthogonalize(
-                denominator_2_part_3,
-                steps=steps,
-                method="exact",
-            )
-            denominator_2_part = norm(denominator_2_part_2, dim=-1)
-            denominator_2 = denominator_2_part.clamp(min=1e-7)
-            update_part_7 = update_d_2 * math.sqrt(min(rows, cols) / max(rows, cols))
-            update_part_6 = update_part_7 / denominator_2
-            update_part_5 = update_part_6 * update_x
-            update_part_4 = orthogonalize(update_part_5, steps=steps, method="exact")
-            update = update_part_4.mT
-        else:
-            update = orthogonalize(m, steps=steps, method="exact")
+    (update,) = matrix_whole(m, rows=rows, cols=cols, steps=steps)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -83,7 +54,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(m, *, rows, cols, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     if rows > cols:
         update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:

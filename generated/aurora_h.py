@@ -92,7 +92,7 @@ def matrix_shards(weight, grad, m, radius, *, over, rows, cols, lr, beta, nester
 
 
 def matrix_whole(m, radius, *, rows, cols, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     if rows > cols:
         update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:
@@ -147,7 +147,7 @@ def matrix_split_shards(weight, grad, m, radius, *, over, rows, cols, lr, beta, 
 
 
 def matrix_split_whole(weight, m, radius, *, rows, cols, lr, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     if rows > cols:
         update_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:

@@ -29,19 +29,17 @@ __all__ = ["CautiousMano"]
 
 def matrix_rule(weight, grad, m, *, rows, cols, t, lr, beta, nesterov, weight_decay, eps):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    m_m = beta * m + grad
-    m = grad + beta * m_m if nesterov else m_m
-    if t % 2 > 0:
-        x_direction = weight / norm(weight, dim=-2).clamp(min=eps)
-        x_project = m - (m * x_direction).sum(dim=-2, keepdim=True) * x_direction
-        x = x_project.div_(norm(x_project, dim=-2).clamp(min=eps))
-    else:
-        y_direction = weight / norm(weight, dim=-1).clamp(min=eps)
-        y_project = m - (m * y_direction).sum(dim=-1, keepdim=True) * y_direction
-        y = y_project.div_(norm(y_project, dim=-1).clamp(min=eps))
-    d_super = 0.2 * (math.sqrt(rows) * x if t % 2 > 0 else math.sqrt(cols) * y)
-    d_mask = (d_super * grad > 0).to(weight.dtype)
-    d = d_super * d_mask / d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
+    d, m_m = matrix_split_whole(
+        weight,
+        grad,
+        m,
+        rows=rows,
+        cols=cols,
+        t=t,
+        beta=beta,
+        nesterov=nesterov,
+        eps=eps,
+    )
     weight = weight.sub_(lr * (d + weight_decay * weight))
     return weight, m_m
 
@@ -107,7 +105,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(weight, grad, m, *, rows, cols, t, beta, nesterov, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m_m = beta * m + grad
     m = grad + beta * m_m if nesterov else m_m
     if t % 2 > 0:

@@ -85,7 +85,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(grad, m, *, beta, nesterov, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     update_super = orthogonalize(m, steps=steps)

@@ -62,7 +62,7 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_deca
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     u_orthogonalize = orthogonalize(m)
     norm_2 = norm(m, dim=(-2, -1))
     return norm_2, u_orthogonalize
@@ -88,7 +88,7 @@ def matrix_split_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weigh
 
 
 def matrix_split_whole(grad, m, v, *, t, lr, mu1, mu2, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m = m.lerp_(grad, 1 - mu1)
     u_orthogonalize = orthogonalize(m)
     u_mask = (u_orthogonalize * grad > 0).to(grad.dtype)

@@ -77,7 +77,7 @@ def matrix_split_shards(weight, grad, m, *, over, lr, beta, weight_decay):
 
 
 def matrix_split_whole(d_mask):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     max_ = d_mask.mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
     return (max_,)
 

@@ -105,7 +105,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(grad, m, *, cols, beta1):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m = m.lerp_(grad, 1 - beta1)
     o = orthogonalize(m)
     mean_o = o.square().mean(dim=-1, keepdim=True)
@@ -114,7 +114,7 @@ def matrix_split_whole(grad, m, *, cols, beta1):
 
 
 def matrix_split_whole_2(add_v, grad_owned, o_owned, sqrt_owned, *, rows, cols):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     u = o_owned / add_v
     denominator = norm(sqrt_owned / add_v, dim=(-2, -1)).clamp(min=1e-10)
     d_super = u * (0.2 * math.sqrt(rows * cols)) / denominator

@@ -65,7 +65,7 @@ def matrix_shards(weight, grad, m, v, *, over, rows, cols, t, lr, beta1, beta2, 
 
 
 def matrix_whole(grad, m, v, *, rows, cols, t, beta1, beta2, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m = m.lerp_(grad, 1 - beta1)
     if rows <= cols:
         left = eigenbasis(m @ m.mT)

@@ -33,58 +33,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    if rows > cols:
-        update_super_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
-    if rows <= cols and rows < cols:
-        update_super_x = m.mT
-        update_super_d_2 = 1 / norm(update_super_x, dim=-1).clamp(min=1e-7)
-    if rows > cols:
-        denominator_part_3 = update_super_d * m
-        denominator_part_2 = orthogonalize(
-            denominator_part_3,
-            steps=steps,
-            method="exact",
-        )
-        denominator_part = norm(denominator_part_2, dim=-1)
-        denominator = denominator_part.clamp(min=1e-7)
-        update_super_part_4 = math.sqrt(min(rows, cols) / max(rows, cols))
-        update_super_part_3 = update_super_d * update_super_part_4
-        update_super_part_2 = update_super_part_3 / denominator
-        update_super_part = update_super_part_2 * m
-        update_super = orthogonalize(update_super_part, steps=steps, method="exact")
-    else:
-        if rows < cols:
-            denominator_2_part_3 = update_super_d_2 * update_super_x
-            denominator_2_part_2 = orthogonalize(
-                denominator_2_part_3,
-                steps=steps,
-                method="exact",
-            )
-            denominator_2_part = norm(denominator_2_part_2, dim=-1)
-            denominator_2 = denominator_2_part.clamp(min=1e-7)
-            update_super_part_9 = math.sqrt(min(rows, cols) / max(rows, cols))
-            update_super_part_8 = update_super_d_2 * update_super_part_9
-            update_super_part_7 = update_super_part_8 / denominator_2
-            update_super_part_6 = update_super_part_7 * update_super_x
-            update_super_part_5 = orthogonalize(
-                update_super_part_6,
-                steps=steps,
-                method="exact",
-            )
-            update_super = update_super_part_5.mT
-        else:
-            update_super = orthogonalize(m, steps=steps, method="exact")
-    if rows <= cols:
-        denominator_3_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
-        denominator_3_part = denominator_3_part_2.amax(dim=(-2, -1), keepdim=True)
-    else:
-        denominator_3_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
-        denominator_3_part = denominator_3_part_3.amax(dim=(-2, -1), keepdim=True)
-    denominator_3 = denominator_3_part.clamp(min=1e-10)
-    update_x_part = contra / 2 * m / denominator_3
-    update_x = update_super - update_x_part
-    denominator_4 = norm(update_x, dim=(-2, -1)).clamp(min=1e-10)
-    update = update_x * norm(update_super, dim=(-2, -1)) / denominator_4
+    (update,) = matrix_whole(m, rows=rows, cols=cols, steps=steps, contra=contra)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -124,7 +73,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, rows, cols, steps, contra):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     if rows > cols:
         update_super_d = 1 / norm(m, dim=-1).clamp(min=1e-7)
     if rows <= cols and rows < cols:

@@ -33,18 +33,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    orthogonalize_m = orthogonalize(m, steps=steps, method="exact")
-    if rows <= cols:
-        denominator_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)
-        denominator_part = denominator_part_2.amax(dim=(-2, -1), keepdim=True)
-    else:
-        denominator_part_3 = norm(m @ eigenbasis(m.mT @ m), dim=-2)
-        denominator_part = denominator_part_3.amax(dim=(-2, -1), keepdim=True)
-    denominator = denominator_part.clamp(min=1e-10)
-    update_super_part = contra / 2 * m / denominator
-    update_super = orthogonalize_m - update_super_part
-    denominator_2 = norm(update_super, dim=(-2, -1)).clamp(min=1e-10)
-    update = update_super * norm(orthogonalize_m, dim=(-2, -1)) / denominator_2
+    (update,) = matrix_whole(m, rows=rows, cols=cols, steps=steps, contra=contra)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -84,7 +73,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, rows, cols, steps, contra):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     orthogonalize_m = orthogonalize(m, steps=steps, method="exact")
     if rows <= cols:
         denominator_part_2 = norm(eigenbasis(m @ m.mT).mT @ m, dim=-1)

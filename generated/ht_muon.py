@@ -75,7 +75,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, rows, cols, exponent, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     p = 2 / (1 - exponent)
     update = inverse_root(m @ m.mT, p, eps=eps) @ m if rows <= cols else m @ inverse_root(m.mT @ m, p, eps=eps)
     return (update,)

@@ -104,7 +104,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(weight, m, *, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     x_direction = weight / norm(weight, dim=-2).clamp(min=eps)
     x_project = m - (m * x_direction).sum(dim=-2, keepdim=True) * x_direction
     x = x_project.div_(norm(x_project, dim=-2).clamp(min=eps))

@@ -102,7 +102,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(c_x):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     min_ = (1 / norm(c_x, dim=(-2, -1)).clamp(min=1e-10)).clamp(max=1)
     return (min_,)
 

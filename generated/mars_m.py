@@ -102,7 +102,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(raw, m, *, beta, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     c = raw * (1 / norm(raw, dim=(-2, -1)).clamp(min=1e-10)).clamp(max=1)
     m = m.lerp_(c, 1 - beta)
     orthogonalize_ = orthogonalize(m, steps=steps)

@@ -59,16 +59,24 @@ def matrix_rule(
     """One step for matrix and conv parameters (..., rows, cols); l (..., rows,
     rows), r (..., cols, cols), p (..., rows, rows), q (..., cols, cols).
     """
-    l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
-    p = inverse_root(l * rows / trace(l).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else p
-    m_m = m.lerp_(grad, 1 - beta)
-    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    r = r.mul_(beta2).add_((1 - beta2) * (grad.mT @ grad))
-    q = inverse_root(r * cols / trace(r).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else q
-    o = orthogonalize(p @ m @ q, steps=steps)
-    update_x = p @ o @ q
-    denominator = norm(update_x, dim=(-2, -1)).clamp(min=1e-10)
-    update = update_x * norm(o, dim=(-2, -1)) / denominator
+    update, m_m, l, r, p, q = matrix_whole(
+        grad,
+        m,
+        l,
+        r,
+        p,
+        q,
+        rows=rows,
+        cols=cols,
+        t=t,
+        beta=beta,
+        nesterov=nesterov,
+        steps=steps,
+        beta2=beta2,
+        root=root,
+        eps=eps,
+        every=every,
+    )
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m, l, r, p, q
@@ -139,7 +147,7 @@ def matrix_whole(
     eps,
     every,
 ):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     l = l.mul_(beta2).add_((1 - beta2) * (grad @ grad.mT))
     p = inverse_root(l * rows / trace(l).clamp(min=1e-30), root, eps=eps) if (t - 1) % every == 0 else p
     m_m = m.lerp_(grad, 1 - beta)

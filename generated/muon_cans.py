@@ -30,16 +30,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    update = orthogonalize(
-        m,
-        coefficients=(
-            (8.4703, -25.1081, 18.6293),
-            (4.1828, -3.1087, 0.5806),
-            (3.9619, -2.9541, 0.563),
-            (3.2866, -2.4647, 0.5074),
-            (2.2737, -1.6447, 0.4162),
-        ),
-    )
+    (update,) = matrix_whole(m)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -58,7 +49,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(
         m,
         coefficients=(

@@ -31,16 +31,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    update = orthogonalize(
-        m,
-        coefficients=(
-            (3.3656576, -3.3420992, 0.0),
-            (2.5744352, -1.4957376, 0.0),
-            (2.5368962, -1.431257, 0.0),
-            (2.4418906, -1.276404, 0.0),
-            (2.2230472, -0.963065, 0.0),
-        ),
-    )
+    (update,) = matrix_whole(m)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -59,7 +50,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(
         m,
         coefficients=(

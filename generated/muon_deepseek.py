@@ -31,21 +31,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    update = orthogonalize(
-        m,
-        coefficients=(
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (3.4445, -4.775, 2.0315),
-            (2.0, -1.5, 0.5),
-            (2.0, -1.5, 0.5),
-        ),
-    )
+    (update,) = matrix_whole(m)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -64,7 +50,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(
         m,
         coefficients=(

@@ -34,9 +34,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    x = m / norm(m, dim=-2).clamp(min=1e-10) if mode == "col" else m / norm(m, dim=-1).clamp(min=1e-10)
-    update_part = x / norm(x, dim=-2).clamp(min=1e-10) if mode == "both" else x
-    update = orthogonalize(update_part, steps=steps)
+    (update,) = matrix_whole(m, steps=steps, mode=mode)
     update_2 = lr * 0.2 * math.sqrt(max(rows, cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -69,7 +67,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, steps, mode):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     x = m / norm(m, dim=-2).clamp(min=1e-10) if mode == "col" else m / norm(m, dim=-1).clamp(min=1e-10)
     update_part = x / norm(x, dim=-2).clamp(min=1e-10) if mode == "both" else x
     update = orthogonalize(update_part, steps=steps)

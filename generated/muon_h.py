@@ -60,7 +60,7 @@ def matrix_shards(weight, grad, m, radius, *, over, lr, beta, nesterov, steps):
 
 
 def matrix_whole(m, radius, *, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(m, steps=steps)
     div = update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10)
     return (div,)
@@ -84,7 +84,7 @@ def matrix_split_shards(weight, grad, m, radius, *, over, lr, beta, nesterov, st
 
 
 def matrix_split_whole(weight, m, radius, *, lr, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(m, steps=steps)
     weight_x_part = lr * (update * radius / norm(update, dim=(-2, -1)).clamp(min=1e-10))
     weight_x = weight - weight_x_part

@@ -34,17 +34,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    o = orthogonalize(m, steps=steps)
-    if mode == "col" or mode == "col_row":
-        first = o / norm(o, dim=-2).clamp(min=1e-10)
-    else:
-        first = o / norm(o, dim=-1).clamp(min=1e-10)
-    if mode == "col_row" or mode == "row_col":
-        if mode == "col_row":
-            second = first / norm(first, dim=-1).clamp(min=1e-10)
-        else:
-            second = first / norm(first, dim=-2).clamp(min=1e-10)
-    update = second if mode == "col_row" or mode == "row_col" else first
+    (update,) = matrix_whole(m, steps=steps, mode=mode)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -77,7 +67,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, steps, mode):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m, steps=steps)
     if mode == "col" or mode == "col_row":
         first = o / norm(o, dim=-2).clamp(min=1e-10)

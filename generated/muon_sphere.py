@@ -70,7 +70,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, step
 
 
 def matrix_whole(weight, m, *, rows, cols, lr, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     radius = math.sqrt(rows / cols)
     if rows <= cols:
         denominator_part_2 = norm(eigenbasis(weight @ weight.mT).mT @ weight, dim=-1)

@@ -54,7 +54,7 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weight_deca
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     norm_2 = norm(m, dim=(-2, -1))
     orthogonalize_ = orthogonalize(m)
     return norm_2, orthogonalize_
@@ -80,7 +80,7 @@ def matrix_split_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, eps, weigh
 
 
 def matrix_split_whole(grad, m, v, *, t, lr, mu1, mu2, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
     v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())

@@ -59,7 +59,7 @@ def matrix_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, weight_d
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     norm_2 = norm(m, dim=-2)
     orthogonalize_ = orthogonalize(m)
     return norm_2, orthogonalize_
@@ -85,7 +85,7 @@ def matrix_split_shards(weight, grad, m, v, *, over, t, lr, mu1, mu2, c, eps, we
 
 
 def matrix_split_whole(grad, m, v, *, t, mu1, mu2, c, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
     v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())

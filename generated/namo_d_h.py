@@ -75,7 +75,7 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, c, eps):
 
 
 def matrix_whole(m, add, radius, *, t, mu1, mu2, c):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     alpha = bias * norm(m, dim=-2) / add
     mean_alpha = alpha.mean(dim=(-2, -1), keepdim=True)
@@ -105,7 +105,7 @@ def matrix_split_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, c,
 
 
 def matrix_split_whole(weight, grad, m, v, radius, *, t, lr, mu1, mu2, c, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m = m.lerp_(grad, 1 - mu1)
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=-2).square())

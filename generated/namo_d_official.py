@@ -111,7 +111,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, method):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     norm_2 = norm(m, dim=-2)
     orthogonalize_ = orthogonalize(m, method=method)
     return norm_2, orthogonalize_
@@ -180,7 +180,7 @@ def matrix_split_whole(
     scale,
     method,
 ):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m

@@ -74,7 +74,7 @@ def matrix_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, eps):
 
 
 def matrix_whole(m, add, radius, *, t, lr, mu1, mu2):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     alpha = bias * norm(m, dim=(-2, -1)) / add
     weight_orthogonalize = orthogonalize(m)
@@ -103,7 +103,7 @@ def matrix_split_shards(weight, grad, m, v, radius, *, over, t, lr, mu1, mu2, ep
 
 
 def matrix_split_whole(weight, grad, m, v, radius, *, t, lr, mu1, mu2, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t)
     m = m.lerp_(grad, 1 - mu1)
     v = v.mul_(mu2).add_((1 - mu2) * norm(grad, dim=(-2, -1)).square())

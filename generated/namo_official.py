@@ -99,7 +99,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, method):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m, method=method)
     norm_2 = norm(m, dim=(-2, -1))
     return norm_2, o
@@ -165,7 +165,7 @@ def matrix_split_whole(
     scale,
     method,
 ):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     bias = math.sqrt(1 - mu2**t) / (1 - mu1**t + 1e-12)
     m_m = m.lerp_(grad, 1 - mu1)
     m = m_m.lerp(grad, 1 - mu1) if nesterov else m_m

@@ -93,7 +93,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(div):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     max_ = norm(div, dim=(-2, -1)).clamp(min=1e-10)
     return (max_,)
 

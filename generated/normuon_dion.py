@@ -112,7 +112,7 @@ def matrix_shards(
 
 
 def matrix_whole(m, *, method):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m, method=method)
     norm_ = norm(o, dim=(-2, -1))
     return o, norm_
@@ -167,7 +167,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(m, *, cols, method):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m, method=method)
     mean_o = o.square().mean(dim=-1, keepdim=True)
     norm_ = norm(o, dim=(-2, -1))
@@ -176,7 +176,7 @@ def matrix_split_whole(m, *, cols, method):
 
 
 def matrix_split_whole_2(add_v, o_owned, norm_owned, sqrt_owned, *, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     u = o_owned / add_v
     d = u * norm_owned / norm(sqrt_owned / add_v, dim=(-2, -1)).clamp(min=eps)
     return (d,)

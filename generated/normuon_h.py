@@ -91,7 +91,7 @@ def matrix_split_shards(weight, grad, m, v, radius, *, over, cols, lr, beta1, be
 
 
 def matrix_split_whole(m, *, cols):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m)
     mean_o = o.square().mean(dim=-1, keepdim=True)
     sqrt = (mean_o * cols).sqrt()
@@ -99,7 +99,7 @@ def matrix_split_whole(m, *, cols):
 
 
 def matrix_split_whole_2(weight, add_v, o_owned, sqrt_owned, radius, *, lr):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     u = o_owned / add_v
     denominator = norm(sqrt_owned / add_v, dim=(-2, -1)).clamp(min=1e-10)
     weight_x_part_2 = u * radius / denominator

@@ -79,7 +79,7 @@ def matrix_shards(
 
 
 def matrix_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m)
     norm_ = norm(o, dim=(-2, -1))
     return o, norm_
@@ -125,14 +125,14 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(m):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     o = orthogonalize(m)
     norm_ = norm(o, dim=(-2, -1))
     return o, norm_
 
 
 def matrix_split_whole_2(div_2, norm_owned, *, eps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     div = norm_owned / (norm(div_2, dim=(-2, -1)) + eps)
     return (div,)
 

@@ -50,7 +50,7 @@ def matrix_shards(weight, grad, m, *, over, lr, beta, nesterov, weight_decay, st
 
 
 def matrix_whole(m, *, lr, steps, method):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(m, steps=steps, method=method)
     mul = update.mul_(lr * (m * update).sum(dim=(-2, -1), keepdim=True))
     return (mul,)

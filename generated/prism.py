@@ -33,32 +33,7 @@ __all__ = ["PRISM"]
 
 def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay, gamma):
     """One step for matrix and conv parameters (..., rows, cols)."""
-    m_m = m.lerp_(grad, 1 - beta)
-    m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    d = gamma * (grad - m)
-    length_part_2 = norm(m, dim=(-2, -1)).square() + norm(d, dim=(-2, -1)).square()
-    length_part = length_part_2.sqrt()
-    length = length_part.clamp(min=1e-30)
-    x0 = m / length
-    y0 = d.div_(length)
-    g0 = x0.mT @ x0 + y0.mT @ y0
-    add_g0 = -4.775 * g0 + 2.0315 * g0 @ g0
-    x1 = 3.4445 * x0 + x0 @ add_g0
-    y1 = 3.4445 * y0 + y0 @ add_g0
-    g1 = x1.mT @ x1 + y1.mT @ y1
-    add_g1 = -4.775 * g1 + 2.0315 * g1 @ g1
-    x2 = 3.4445 * x1 + x1 @ add_g1
-    y2 = 3.4445 * y1 + y1 @ add_g1
-    g2 = x2.mT @ x2 + y2.mT @ y2
-    add_g2 = -4.775 * g2 + 2.0315 * g2 @ g2
-    x3 = 3.4445 * x2 + x2 @ add_g2
-    y3 = 3.4445 * y2 + y2 @ add_g2
-    g3 = x3.mT @ x3 + y3.mT @ y3
-    add_g3 = -4.775 * g3 + 2.0315 * g3 @ g3
-    x4 = 3.4445 * x3 + x3 @ add_g3
-    y4 = 3.4445 * y3 + y3 @ add_g3
-    g4 = x4.mT @ x4 + y4.mT @ y4
-    update = 3.4445 * x4 + x4 @ (-4.775 * g4 + 2.0315 * g4 @ g4)
+    update, m_m = matrix_whole(grad, m, beta=beta, nesterov=nesterov, gamma=gamma)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -82,7 +57,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(grad, m, *, beta, nesterov, gamma):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
     d = gamma * (grad - m)

@@ -32,13 +32,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    update_super = orthogonalize(m, steps=steps)
-    outward = weight / norm(weight, dim=(-2, -1)).clamp(min=1e-10)
-    update_part_4 = (update_super * outward).sum(dim=(-2, -1), keepdim=True)
-    update_part_3 = update_part_4.clamp(max=0)
-    update_part_2 = brake * update_part_3
-    update_part = update_part_2 * outward
-    update = update_super.sub_(update_part)
+    (update,) = matrix_split_whole(weight, m, steps=steps, brake=brake)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -109,7 +103,7 @@ def matrix_split_shards(
 
 
 def matrix_split_whole(weight, m, *, steps, brake):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update_super = orthogonalize(m, steps=steps)
     outward = weight / norm(weight, dim=(-2, -1)).clamp(min=1e-10)
     update_part_4 = (update_super * outward).sum(dim=(-2, -1), keepdim=True)

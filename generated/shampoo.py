@@ -59,7 +59,7 @@ def matrix_shards(weight, grad, l, r, p_l, p_r, m, *, over, t, lr, momentum, eps
 
 
 def matrix_whole(grad, l, r, p_l, p_r, *, t, eps, every):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     l = l.add_(grad @ grad.mT)
     p_l = inverse_root(l, 4, eps=eps) if (t - 1) % every == 0 else p_l
     r = r.add_(grad.mT @ grad)

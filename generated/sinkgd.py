@@ -90,7 +90,7 @@ def matrix_split_shards(weight, grad, *, over, rows, cols, lr, scale):
 
 
 def matrix_split_whole(d_r, *, rows, cols):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     d_sinkhorn_round = d_r / norm(d_r, dim=-2).clamp(min=1e-10) * math.sqrt(rows)
     d_r_2_part = d_sinkhorn_round / norm(d_sinkhorn_round, dim=-1).clamp(min=1e-10)
     d_r_2 = d_r_2_part * math.sqrt(cols)

@@ -106,7 +106,7 @@ def matrix_shards(
 
 
 def matrix_whole(grad, l, r, q_l, q_r, m, v, *, t, beta1, beta2, eps, every):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     q_l_n = t - 1
     q_l = eigenbasis(l) if q_l_n == 1 else qr(l @ q_l) if (q_l_n - 1) % every == 0 and q_l_n > 1 else q_l
     n = t - 1

@@ -37,9 +37,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    gram = m.mT @ m
-    x = gram.div_(norm(gram, dim=(-2, -1)).clamp(min=1e-30))
-    update = orthogonalize(m, method="svd") @ inverse_root(x, -2 / exponent, eps=0)
+    (update,) = matrix_whole(m, exponent=exponent)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -58,7 +56,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(m, *, exponent):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     gram = m.mT @ m
     x = gram.div_(norm(gram, dim=(-2, -1)).clamp(min=1e-30))
     update = orthogonalize(m, method="svd") @ inverse_root(x, -2 / exponent, eps=0)

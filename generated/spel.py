@@ -52,7 +52,7 @@ def matrix_shards(weight, grad, m, *, over, lr, beta, steps, method):
 
 
 def matrix_whole(weight, m, *, lr, steps, method):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     w = weight - lr * orthogonalize(m, steps=steps, method=method)
     weight = orthogonalize(w, steps=steps, method=method)
     return (weight,)

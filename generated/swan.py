@@ -33,9 +33,7 @@ def matrix_rule(weight, grad, *, lr, steps, eps):
     """One step for matrix and conv parameters (..., rows, cols)."""
     centered = grad - grad.mean(dim=-1, keepdim=True)
     s = centered.div_(centered.square().mean(dim=-1, keepdim=True).sqrt() + eps)
-    d_orthogonalize = orthogonalize(s, steps=steps, method="exact")
-    denominator = norm(d_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
-    d = d_orthogonalize * norm(s, dim=(-2, -1)) / denominator
+    (d,) = matrix_whole(s, steps=steps)
     weight = weight.sub_(lr * d)
     return (weight,)
 
@@ -54,7 +52,7 @@ def matrix_shards(weight, grad, *, over, lr, steps, eps):
 
 
 def matrix_whole(s, *, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     d_orthogonalize = orthogonalize(s, steps=steps, method="exact")
     denominator = norm(d_orthogonalize, dim=(-2, -1)).clamp(min=1e-10)
     d = d_orthogonalize * norm(s, dim=(-2, -1)) / denominator

@@ -33,57 +33,7 @@ def matrix_rule(weight, grad, m, *, rows, cols, lr, beta, nesterov, weight_decay
     """One step for matrix and conv parameters (..., rows, cols)."""
     m_m = m.lerp_(grad, 1 - beta)
     m = m_m.lerp(grad, 1 - beta) if nesterov else m_m
-    if rows <= cols:
-        denominator = (m @ m.mT).abs().sum(dim=-1, keepdim=True).clamp(min=1e-30).sqrt()
-        update_x1_almost_orthogonal = m / denominator
-        update_x1_gram = update_x1_almost_orthogonal @ update_x1_almost_orthogonal.mT
-        update_x1_part_3 = 5.6769 * update_x1_gram @ update_x1_gram
-        update_x1_part_2 = -9.6552 * update_x1_gram + update_x1_part_3
-        update_x1_part = update_x1_part_2 @ update_x1_almost_orthogonal
-        update_x1 = 4.6051 * update_x1_almost_orthogonal + update_x1_part
-        update_x2_gram = update_x1 @ update_x1.mT
-        update_x2_part_3 = 2.1790 * update_x2_gram @ update_x2_gram
-        update_x2_part_2 = -6.0861 * update_x2_gram + update_x2_part_3
-        update_x2_part = update_x2_part_2 @ update_x1
-        update_x2 = 4.7505 * update_x1 + update_x2_part
-        update_x3_gram = update_x2 @ update_x2.mT
-        update_x3_part_3 = 0.5523 * update_x3_gram @ update_x3_gram
-        update_x3_part_2 = -2.319 * update_x3_gram + update_x3_part_3
-        update_x3_part = update_x3_part_2 @ update_x2
-        update_x3 = 2.7763 * update_x2 + update_x3_part
-        update_gram = update_x3 @ update_x3.mT
-    else:
-        update_x = m.mT
-        denominator_2_part_2 = (update_x @ update_x.mT).abs().sum(dim=-1, keepdim=True)
-        denominator_2_part = denominator_2_part_2.clamp(min=1e-30)
-        denominator_2 = denominator_2_part.sqrt()
-        update_x1_2_almost_orthogonal = update_x / denominator_2
-        update_x1_2_gram_part = update_x1_2_almost_orthogonal.mT
-        update_x1_2_gram = update_x1_2_almost_orthogonal @ update_x1_2_gram_part
-        update_x1_2_part_3 = 5.6769 * update_x1_2_gram @ update_x1_2_gram
-        update_x1_2_part_2 = -9.6552 * update_x1_2_gram + update_x1_2_part_3
-        update_x1_2_part = update_x1_2_part_2 @ update_x1_2_almost_orthogonal
-        update_x1_2 = 4.6051 * update_x1_2_almost_orthogonal + update_x1_2_part
-        update_x2_2_gram = update_x1_2 @ update_x1_2.mT
-        update_x2_2_part_3 = 2.1790 * update_x2_2_gram @ update_x2_2_gram
-        update_x2_2_part_2 = -6.0861 * update_x2_2_gram + update_x2_2_part_3
-        update_x2_2_part = update_x2_2_part_2 @ update_x1_2
-        update_x2_2 = 4.7505 * update_x1_2 + update_x2_2_part
-        update_x3_2_gram = update_x2_2 @ update_x2_2.mT
-        update_x3_2_part_3 = 0.5523 * update_x3_2_gram @ update_x3_2_gram
-        update_x3_2_part_2 = -2.319 * update_x3_2_gram + update_x3_2_part_3
-        update_x3_2_part = update_x3_2_part_2 @ update_x2_2
-        update_x3_2 = 2.7763 * update_x2_2 + update_x3_2_part
-        update_gram_2 = update_x3_2 @ update_x3_2.mT
-    if rows <= cols:
-        update_part_2 = -2.2861 * update_gram + 0.8193 * update_gram @ update_gram
-        update_part = update_part_2 @ update_x3
-        update = 2.4231 * update_x3 + update_part
-    else:
-        update_part_5 = -2.2861 * update_gram_2 + 0.8193 * update_gram_2 @ update_gram_2
-        update_part_4 = update_part_5 @ update_x3_2
-        update_part_3 = 2.4231 * update_x3_2 + update_part_4
-        update = update_part_3.mT
+    (update,) = matrix_whole(m, rows=rows, cols=cols)
     update_2 = lr * math.sqrt(max(1, rows / cols)) * update
     weight = (1 - lr * weight_decay) * weight - update_2
     return weight, m_m
@@ -102,7 +52,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, weig
 
 
 def matrix_whole(m, *, rows, cols):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     if rows <= cols:
         denominator = (m @ m.mT).abs().sum(dim=-1, keepdim=True).clamp(min=1e-30).sqrt()
         update_x1_almost_orthogonal = m / denominator

@@ -68,7 +68,7 @@ def matrix_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov, step
 
 
 def matrix_whole(m, mul_2, *, rows, cols, lr, steps):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(m, steps=steps)
     u = update.mul_(math.sqrt(max(1, rows / cols)))
     mul = u.mul_(lr * (mul_2 / norm(u, dim=(-2, -1)).clamp(min=1e-10)).clamp(min=1))
@@ -96,7 +96,7 @@ def matrix_split_shards(weight, grad, m, *, over, rows, cols, lr, beta, nesterov
 
 
 def matrix_split_whole(weight, m, *, rows, cols, lr, steps, least):
-    """What the owner of whole matrices computes."""
+    """What needs whole matrices; of sharded ones their owner computes it."""
     update = orthogonalize(m, steps=steps)
     u = update.mul_(math.sqrt(max(1, rows / cols)))
     denominator = norm(u, dim=(-2, -1)).clamp(min=1e-10)

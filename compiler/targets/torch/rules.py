@@ -15,6 +15,7 @@ from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
 from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
+from optforge.compiler.targets.torch.sharding.calls import call_owners
 from optforge.compiler.targets.torch.sharding.generators import lower_shards
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
 from optforge.dsl.errors import join_quoted
@@ -57,7 +58,7 @@ def lower_rule(
         taken.add(fused.name)
         functions.append(fused)
     on_shards, shards = shard_arguments(rule, functions[0], stem, taken, scalars)
-    functions += shards
+    functions = [call_owners(functions[0], shards), *functions[1:], *shards]
     others = {**({"fused": fused.name} if fused else {}), **on_shards}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)

@@ -23,7 +23,7 @@ from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, pyth
 from optforge.compiler.targets.torch.passes import TORCH_REWRITES
 from optforge.compiler.targets.torch.statements import lower_function
 
-DOC = "What the owner of whole matrices computes."
+DOC = "What needs whole matrices; of sharded ones their owner computes it."
 SETTINGS = 60  # longer ones are better written in a function
 
 
