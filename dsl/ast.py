@@ -63,6 +63,13 @@ class Name(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Super(Node):
+    """``super.name``: what the base computes under that name."""
+
+    name: Identifier
+
+
+@dataclass(frozen=True, slots=True)
 class Unary(Node):
     """``-x``, ``not x`` or ``x'``; ``operator`` is ``"-"``, ``"not"`` or ``"'"``."""
 
@@ -130,7 +137,7 @@ class Pipe(Node):
 
 
 Expression: TypeAlias = (
-    Number | Boolean | Text | Name | Unary | Binary | Comparison | Member | Select | Tuple | Call | Pipe
+    Number | Boolean | Text | Name | Super | Unary | Binary | Comparison | Member | Select | Tuple | Call | Pipe
 )
 
 
@@ -192,6 +199,14 @@ class Function(Node):
     result: Expression
     doc: Text | None = None
     is_block: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Node):
+    """``from file: names``: functions and optimizers of another file, by its name without ``.opt``."""
+
+    file: Identifier
+    names: tuple[Identifier, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +298,7 @@ class Penalty(Node):
     doc: Text | None = None
 
 
-Item: TypeAlias = Function | Optimizer | Wrapper | Schedule | Penalty
+Item: TypeAlias = Function | Optimizer | Wrapper | Schedule | Penalty | Taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -1394,6 +1394,44 @@ def broken_neighbour(name: str, span: Span, first: Diagnostic) -> Diagnostic:
     )
 
 
+@entry("E062", "a name that is taken from a file which does not have it")
+def not_in_file(name: str, file: str, span: Span, known: Iterable[str]) -> Diagnostic:
+    """`from file: name, name` takes functions and optimizers of another file: of one beside this file, or else of a
+    shipped spec. The file is named without its ending `.opt`, and has a definition of each name. Functions of files
+    beside this one are found without that, too, as long as only one of them has the name.
+
+    Wrong:
+
+        # scaling.opt
+        def halved(x) = x / 2
+
+        # sgd.opt
+        from scaling: half
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * half(grad)
+
+    Right:
+
+        # scaling.opt
+        def halved(x) = x / 2
+
+        # sgd.opt
+        from scaling: halved
+
+        optimizer SGD:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                weight <- weight - lr * halved(grad)
+    """
+    there = sorted(set(known))
+    help_text = suggest_nearest(name, there) or (f"it has {join_quoted(there[:5], 'and')}" if there else None)
+    missing = "defines no" if there else "is neither beside this file nor shipped, so there is no"
+    return diagnose(f"`{file}.opt` {missing} `{name}`", span, help=help_text)
+
+
 # Wrappers
 
 

@@ -38,6 +38,8 @@ def _print_bare(expression: ast.Expression) -> str:
             return print_text(expression)
         case ast.Name(name=name):
             return name
+        case ast.Super(name=name):
+            return f"super.{name.name}"
         case ast.Unary(operator="'", operand=operand):
             return _print_flat(operand, Precedence.POSTFIX) + "'"
         case ast.Unary(operator=operator, operand=operand):

@@ -48,8 +48,7 @@ SYMBOLS = {
 CHAINED = "choices are chained as `a if c else b if d else e`"
 NO_CHOICE = "lines cannot be chosen, only values: `x = a if condition else b`"
 WORDS = {
-    "import": "nothing is imported: functions and optimizers are found beside this file and among the shipped specs",
-    "from": "nothing is imported: functions and optimizers are found beside this file and among the shipped specs",
+    "import": "what is beside this file is found by itself; what another file has is taken by `from file: name, name`",
     "class": "an optimizer begins with `optimizer Name:`",
     "lambda": "a function is defined by `def name(x) = ...`",
     "elif": CHAINED,

@@ -43,6 +43,7 @@ LINE_WORDS = {
     "SCHEDULE": "`schedule`",
     "PENALTY": "`penalty`",
     "DEF": "`def`",
+    "FROM": "`from`",
     "HYPER": "`hyper`",
     "FOR": "`for`",
     "ON": "`on`",

@@ -33,13 +33,14 @@ class _Printer:
         return self.surroundings.get(id(element)) or Surroundings()
 
     def render_file(self, file: ast.File, closing: Sequence[Line]) -> Iterator[str]:
-        """Items with an empty line between any two, then the comments behind the last."""
-        first = True
+        """Items with an empty line between any two but what is taken, then the comments behind the last."""
+        first, before = True, None
         for part in parts_of(file):
-            if not first:
+            is_next_taken = isinstance(part, ast.Taken) and isinstance(before, ast.Taken)
+            if not first and not is_next_taken:
                 yield ""
             yield from self.render_element(part, self.head_lines(part, 0), 0, True)
-            first = False
+            first, before = False, part
         if closing and not first:
             yield ""
         yield from render_comments(closing, 0, True)
@@ -100,6 +101,8 @@ class _Printer:
                 return [f"wrapper {name.name}:"]
             case ast.Optimizer(name=name, base=base):
                 return [f"optimizer {name.name} extends {base.name}:" if base else f"optimizer {name.name}:"]
+            case ast.Taken(file=file, names=names):
+                return [f"from {file.name}: {join_names(names)}"]
             case ast.Schedule(name=name):
                 return [f"schedule {name.name}:"]
             case ast.Penalty(name=name):

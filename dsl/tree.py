@@ -34,6 +34,7 @@ EXPRESSIONS = frozenset(
         "boolean",
         "string",
         "name",
+        "inherited",
         "sequence",
         "call",
     }
@@ -117,6 +118,9 @@ class TreeBuilder:
 
     def param(self, span: Span, name: Token, default: ast.Expression | None) -> ast.Parameter:
         return ast.Parameter(self._identifier(name), default, span=span)
+
+    def taken(self, span: Span, file: Token, *names: Token) -> ast.Taken:
+        return ast.Taken(self._identifier(file), tuple(self._identifier(name) for name in names), span=span)
 
     def defined_optimizer(
         self, span: Span, name: Token, base: Token | None, doc: ast.Text | None, *members: ast.OptimizerMember
@@ -242,6 +246,10 @@ class TreeBuilder:
 
     def name(self, span: Span, token: Token) -> ast.Name:
         return ast.Name(token.value, span=span)
+
+    def inherited(self, span: Span, token: Token) -> ast.Super:
+        name = token.value.removeprefix("super.")
+        return ast.Super(ast.Identifier(name, span=Span(self.source, span.end - len(name), span.end)), span=span)
 
     def sequence(self, span: Span, *items: ast.Expression) -> ast.Tuple:
         return ast.Tuple(items, span=span)

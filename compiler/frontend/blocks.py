@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from optforge.compiler.frontend.builtins import CLAIM_FORMS, UNIVERSAL, universal
@@ -18,6 +18,8 @@ from optforge.compiler.ir.names import EquationName, FunctionName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
+
+NEXT = EquationName.of("next")
 
 
 def written_equations(block: Block) -> tuple[ir.Written, ...]:
@@ -44,8 +46,10 @@ class Machine:
         hint: str | None = None,
         words: tuple[str, ...] = (),
         orientation: str = "",
+        of_base: Collection[str] = (),
     ) -> None:
         self.orientation = orientation
+        self.of_base = of_base  # the hypers of the base, whose place an equation may take
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams, self.hint = arguments or {}, what, streams, hint
         self.words = words
@@ -67,7 +71,7 @@ class Machine:
     def check_names(self) -> None:
         for name, definition in self.block.bindings.items():
             require_usable_name(definition.name, "value", self.report)
-            if name in self.hypers or name in self.arguments:
+            if (name in self.hypers and name not in self.of_base) or name in self.arguments:
                 hyper = self.hypers.get(name)
                 span = hyper.span if hyper is not None else definition.name.span
                 hint = f"what a hyper becomes in the course of training has a name of its own, such as `{name}_now`"
@@ -81,6 +85,10 @@ class Machine:
             ir.Output(word, self.value_of(definition, EquationName.of(word)))
             for word, definition in self.block.updates.items()
         ]
+        if NEXT in self.equations.found:
+            (result,) = outputs
+            self.equations.define(NEXT, result.value, self.block.updates[result.name].name.span)
+            outputs = [ir.Output(result.name, ir.Ref(NEXT))]
         equations = tuple(self.equations.found.values())
         function = ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs))
         return function if self.orientation else ir.map_expressions(with_own_sizes, function)
@@ -92,9 +100,12 @@ class Machine:
         def lookup(name: ast.Name) -> ir.Expr | None:
             return self.lookup(name, definition, path)
 
+        def inherited(node: ast.Super) -> ir.Expr:
+            return self.inherited_value(node, definition)
+
         return Place(
             definition.scope, lookup, self.equations, self.report, path, self.visible,
-            state=self.streams, totals=self.streams, what=self.what, hint=self.hint,
+            state=self.streams, totals=self.streams, what=self.what, hint=self.hint, inherited=inherited,
             words=self.words,
         )  # fmt: skip
 
@@ -106,6 +117,8 @@ class Machine:
         text, references = name.name, definition.scope.references
         if text == "super":
             return self.super_value(name, definition, path)
+        if text == NEXT.word and "weight" in self.block.updates:
+            return self.next_value()
         if text in self.arguments:
             references.record(name.span, "argument", self.arguments[text])
             return ir.Input(text, ir.InputSource.ARGUMENT)
@@ -129,7 +142,42 @@ class Machine:
         for place in places[1:]:
             self.report(errors.duplicate("value", name, place, places[0]))
 
+    def next_value(self) -> ir.Expr:
+        """The result of the rule under a name, which it has from the first time that it is asked for."""
+        if NEXT not in self.equations.found:
+            self.equations.fresh(NEXT)
+        return ir.Ref(NEXT)
+
+    def inherited_value(self, node: ast.Super, definition: Definition) -> ir.Expr:
+        """The base's equation of that name, be it one that this definition's optimizer replaces; or its hyper."""
+        word = node.name.name
+        found, path = self.block.bindings.get(word), EquationName.of(word)
+        while found is not None and found.level >= definition.level:
+            found, path = found.below, path.inside("super")
+        if found is not None:
+            return self.value_below(found, path, node.name.span)
+        if word in self.of_base and definition.level > 0:
+            definition.scope.references.record(node.name.span, "hyper", self.hypers[word].span)
+            return self.hypers[word]
+        known = [name for name, each in self.block.bindings.items() if each.level < definition.level or each.below]
+        hint = errors.suggest_nearest(word, known) or (
+            f"it has {errors.join_quoted(known[:5], 'and')}" if known else None
+        )
+        self.report(errors.no_super(f"the base has no equation `{word}`", node.span, hint))
+        return number("0", node.span)
+
+    def value_below(self, below: Definition, path: EquationName, use: Span) -> ir.Expr:
+        """An equation of the base: the rule's own, or, where that is replaced, another one under this name."""
+        below.scope.references.record(use, "equation", below.name.span)
+        if path not in self.equations.found:
+            self.equations.fresh(path)
+            self.equations.define(path, self.value_of(below, path), below.name.span)
+        return ir.Ref(path)
+
     def super_value(self, name: ast.Name, definition: Definition, path: EquationName) -> ir.Expr:
+        if definition.below is None and path.root.word in self.of_base:
+            definition.scope.references.record(name.span, "hyper", self.hypers[path.root.word].span)
+            return self.hypers[path.root.word]
         if definition.below is None:
             reason = "it stands for the equation of the same name in the base, and there is none"
             others = [other for other in self.block.bindings if other != path.root.word]
@@ -144,13 +192,7 @@ class Machine:
             )
             self.report(errors.no_super(reason, name.span, hint))
             return number("0", name.span)
-        definition.scope.references.record(name.span, "equation", definition.below.name.span)
-        below = path.inside("super")
-        if below not in self.equations.found:
-            self.equations.fresh(below)
-            value = self.value_of(definition.below, below)
-            self.equations.define(below, value, definition.below.name.span)
-        return ir.Ref(below)
+        return self.value_below(definition.below, path.inside("super"), name.span)
 
     def claims(self, state: bool = True) -> tuple[ir.Claim, ...]:
         """Claims read the rule's streams, with ``state`` also those of the step before; their calls are written out."""

@@ -23,7 +23,7 @@ UNIVERSAL: dict[str, ir.Expr] = {
     "row": ir.Literal("row", "row"),
     "col": ir.Literal("col", "col"),
 }
-RESERVED = (*UNIVERSAL, "inf", "super", "prev")
+RESERVED = (*UNIVERSAL, "inf", "super", "prev", "next")
 
 
 def universal(name: ast.Name) -> ir.Expr | None:

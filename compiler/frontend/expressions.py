@@ -28,6 +28,7 @@ from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import NOWHERE, Span
 
 Lookup = Callable[[ast.Name], ir.Expr | None]
+NO_BASE = "only equations of an optimizer that `extends` another have it"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Place:
     hint: str | None = None
     words: tuple[str, ...] = ()  # what stands after `for` in the rule
     step: Callable[[ast.Call, Place], ir.Expr] | None = None  # in a wrapper, what a call of what it wraps stands for
+    inherited: Callable[[ast.Super], ir.Expr] | None = None
 
     def expression(self, node: ast.Expression) -> ir.Expr:
         """The IR of a surface expression; problems are reported and give a harmless literal."""
@@ -76,6 +78,11 @@ class Place:
             case ast.Name():
                 found = self.lookup(node) or self._unknown(node)
                 return found if self._is_given(found, node) else replace(found, span=node.span)
+            case ast.Super():
+                if self.inherited is not None and not self.calls:
+                    return self.inherited(node)
+                self.report(errors.no_super(NO_BASE, node.span))
+                return number("0", node.span)
             case ast.Unary():
                 return self._apply(UNARY[node.operator], (node.operand,), node.span)
             case ast.Binary():
@@ -150,7 +157,7 @@ class Place:
         """Report a name without a value here, saying what else it may be."""
         name, visible = node.name, list(self.visible())
         if name == "super":
-            self.report(errors.no_super("only equations of an optimizer that `extends` another have it", node.span))
+            self.report(errors.no_super(NO_BASE, node.span))
         elif name in UNIVERSAL:
             self.report(errors.not_available(name, self.what, node.span, "only hyperparameters are known here"))
         elif name in CALLABLE or name == "prev" or name in self.scope.known_functions():
@@ -181,11 +188,14 @@ class Place:
             known = [*self.scope.known_functions(), *CALLABLE, "prev"]
             is_value = name in self.visible() or name in UNIVERSAL
             help_text = f"`{name}` is a value; multiply with `{name} * (...)`" if is_value else None
+            if home := self.scope.shipped_home(name):
+                help_text = help_text or f"take it from the shipped spec that has it: `from {home}: {name}`"
             help_text = help_text or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS else ABSENT.get(name))
             self.report(errors.unknown_function(name, node.function.span, known, help_text))
             return number("0", node.span)
         function, scope = found
-        if overrides_prelude(function) and scope is not prelude() and name not in self.scope.functions:
+        is_chosen = name in self.scope.functions or name in self.scope.taken
+        if overrides_prelude(function) and scope is not prelude() and not is_chosen:
             self.report(errors.replaces_prelude(name, node.function.span, function.name.span.source.path))
         return self.inlined(node, function, scope)
 

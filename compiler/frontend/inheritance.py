@@ -52,6 +52,8 @@ class FlatOptimizer:
     inherited: frozenset[str] = frozenset()  # the hypers that it does not declare itself
     declared: tuple[ast.Identifier, ...] = ()  # the events that it does
     layers: tuple[Layer, ...] = ()  # the wrappers around its rules, innermost first
+    level: int = 0  # how many it extends
+    of_base: frozenset[str] = frozenset()  # the hypers of the one that it extends, whose place equations may take
 
 
 def flatten_optimizer(
@@ -186,13 +188,17 @@ def find_optimizer(
 
 
 def merge_optimizers(base: FlatOptimizer, own: FlatOptimizer) -> FlatOptimizer:
+    level = base.level + 1
     events = dict(base.events)
     for name, event in own.events.items():
         inherited = base.events.get(name)
-        events[name] = replace(event, block=merge_blocks(inherited.block, event.block)) if inherited else event
+        events[name] = replace(event, block=merge_blocks(inherited.block, event.block, level)) if inherited else event
     hypers = merge_hypers(base.hypers, own.hypers)
-    rules, names = merge_rules(base.rules, own.rules), frozenset(base.hypers.keys() - own.hypers.keys())
-    return replace(own, hypers=hypers, rules=rules, events=events, inherited=names, layers=base.layers)
+    rules, names = merge_rules(base.rules, own.rules, level), frozenset(base.hypers.keys() - own.hypers.keys())
+    return replace(
+        own, hypers=hypers, rules=rules, events=events, inherited=names, layers=base.layers,
+        level=level, of_base=frozenset(base.hypers),
+    )  # fmt: skip
 
 
 Hypers = dict[str, tuple[ast.Hyper, Scope]]
@@ -209,7 +215,7 @@ def merge_hypers(base: Hypers, own: Hypers) -> Hypers:
     return merged
 
 
-def merge_rules(base: tuple[FlatRule, ...], own: tuple[FlatRule, ...]) -> tuple[FlatRule, ...]:
+def merge_rules(base: tuple[FlatRule, ...], own: tuple[FlatRule, ...], level: int) -> tuple[FlatRule, ...]:
     """Role by role: a rule of the same role is merged or replaced; roles not mentioned stay."""
     merged: list[FlatRule] = []
     taken = {word for rule in own for word in rule.words}
@@ -220,7 +226,7 @@ def merge_rules(base: tuple[FlatRule, ...], own: tuple[FlatRule, ...]) -> tuple[
         for change in own:
             shared = tuple(word for word in rule.words if word in change.words)
             if shared:
-                merged.append(merge_rule(rule, change, shared))
+                merged.append(merge_rule(rule, change, shared, level))
     known = {word for rule in base for word in rule.words}
     for rule in own:
         fresh = tuple(word for word in rule.words if word not in known)
@@ -229,21 +235,21 @@ def merge_rules(base: tuple[FlatRule, ...], own: tuple[FlatRule, ...]) -> tuple[
     return tuple(merged)
 
 
-def merge_rule(base: FlatRule, own: FlatRule, words: tuple[str, ...]) -> FlatRule:
+def merge_rule(base: FlatRule, own: FlatRule, words: tuple[str, ...], level: int) -> FlatRule:
     if own.delegate or base.delegate:
         return replace(own, words=words)
     seen = own.orientation or base.orientation
-    return FlatRule(words, own.span, merge_blocks(base.block, own.block), orientation=seen)
+    return FlatRule(words, own.span, merge_blocks(base.block, own.block, level), orientation=seen)
 
 
-def merge_blocks(base: Block, own: Block) -> Block:
+def merge_blocks(base: Block, own: Block, level: int) -> Block:
     """Equation by equation. What the base claims of its equations need not hold of others, so they claim anew.
 
     What a state of the base was holds as long as its equation does, and nothing else is said of it.
     """
 
     def merged(below: dict[str, Definition], above: dict[str, Definition]) -> dict[str, Definition]:
-        return below | {name: replace(definition, below=below.get(name)) for name, definition in above.items()}
+        return below | {name: replace(each, below=below.get(name), level=level) for name, each in above.items()}
 
     claims = own.claims if own.bindings or own.updates else base.claims + own.claims
     told = {*own.bindings, *(past.node.target.name for past in own.was)}

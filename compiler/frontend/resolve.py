@@ -58,12 +58,13 @@ def resolve_file(
     Problems go to ``report``, and what names mean to ``references``.
     """
     scope = scope_of(file, folder, files or Files(), references or References())
+    require_taken(file, scope, report)
     require_functions(file, scope, report)
     seen: dict[str, Span] = {}
     declarations: list[RawDeclaration] = []
     wrappers: list[RawDeclaration] = []
     for item in file.items:
-        if isinstance(item, ast.Function):
+        if isinstance(item, ast.Function | ast.Taken):
             continue
         scope.references.enter(item)
         require_usable_name(item.name, "class", report)
@@ -91,6 +92,19 @@ def resolve_item(
             return resolve_schedule(item, scope, report)
         case ast.Penalty():
             return resolve_penalty(item, scope, report)
+
+
+def require_taken(file: ast.File, scope: Scope, report: Report) -> None:
+    """What is taken from other files is there, and has a name that nothing else here has."""
+    own = {item.name.name: item.name.span for item in file.items if not isinstance(item, ast.Taken)}
+    for item in (item for item in file.items if isinstance(item, ast.Taken)):
+        scope.references.enter(item)
+        for name in item.names:
+            for problem in scope.problems_of_taken(name):
+                report(problem)
+            if name.name in own:
+                report(errors.duplicate("name", name.name, name.span, own[name.name]))
+            own.setdefault(name.name, name.span)
 
 
 def require_functions(file: ast.File, scope: Scope, report: Report) -> None:
@@ -162,7 +176,9 @@ def resolve_rules(flat: FlatOptimizer, hypers: Hypers, report: Report, path: tup
     within = replace(hypers, holes=hypers.holes.union(*(layer.changed_hypers() for layer in layers)))
     taken = {word for rule in flat.rules for word in rule.words}
     own = [rule for rule in flat.rules if not rule.delegate]
-    resolved = [resolve_rule(rule, roles_of(rule.words, taken), flat.events, within, report) for rule in own]
+    resolved = [
+        resolve_rule(rule, roles_of(rule.words, taken), flat.events, within, report, flat.of_base) for rule in own
+    ]
     attached = iter(with_concerning_events(resolved))
     rules: list[RawRule] = []
     for rule in flat.rules:

@@ -1,25 +1,29 @@
-"""Where definitions are found: the file itself, the files beside it, the shipped specs, the prelude.
+"""Where definitions are found: the file itself, what it takes from others, the files beside it, shipped optimizers, and
+the prelude.
 
 Takes names, gives surface definitions together with the scope their own names are looked up in. The nearest place
 that has a definition counts; of files in one folder none is nearer than another. A file is parsed when a name is
-taken from it, and only then does it matter that it can be.
+taken from it, and only then does it matter that it can be. Functions of shipped specs are seen where they are taken by
+name: they are no library, and would change what a name means in specs that never heard of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from optforge.compiler.frontend.files import PACKAGE, SPECS, Files, parse_text
-from optforge.compiler.frontend.references import References
+from optforge.compiler.frontend.references import NameKind, References
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic, SpecError
 from optforge.dsl.source import Source
 
 PRELUDE = PACKAGE / "dsl" / "prelude.opt"
+WORDS: dict[type, str] = {ast.Function: "def", ast.Optimizer: "optimizer", ast.Wrapper: "wrapper"}
+KINDS: dict[type, NameKind] = {ast.Function: "function", ast.Optimizer: "optimizer", ast.Wrapper: "wrapper"}
 KEYWORDS = {
     "def": "function",
     "optimizer": "optimizer",
@@ -45,6 +49,7 @@ class Scope:
     optimizers: dict[str, ast.Optimizer] = field(default_factory=dict)
     wrappers: dict[str, ast.Wrapper] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, tuple[ast.Identifier, ast.Identifier]] = field(default_factory=dict)  # file and name, by name
 
     def find_function(self, name: ast.Identifier) -> tuple[ast.Function, Scope] | Diagnostic | None:
         """The function of that name; a diagnostic where it cannot be told which one, or where it cannot be read."""
@@ -52,7 +57,7 @@ class Scope:
         if name.name in self.functions:
             found = self.functions[name.name], self
         else:
-            found = self._find_beside("def", name, ast.Function)
+            found = self.find_taken(name, ast.Function) or self._find_beside(name, ast.Function, (self.folder,))
         if found is None and name.name in prelude().functions:
             found = prelude().functions[name.name], prelude()
             self.references.paths[found[0].span.source] = PRELUDE
@@ -66,7 +71,8 @@ class Scope:
         if name.name in self.optimizers:
             found = self.optimizers[name.name], self
         else:
-            found = self._find_beside("optimizer", name, ast.Optimizer)
+            places = (self.folder, SPECS)
+            found = self.find_taken(name, ast.Optimizer) or self._find_beside(name, ast.Optimizer, places)
         if isinstance(found, tuple):
             self.references.record(name.span, "optimizer", found[0].name.span, found[0].doc)
         return found
@@ -77,19 +83,51 @@ class Scope:
         if name.name in self.wrappers:
             found = self.wrappers[name.name], self
         else:
-            found = self._find_beside("wrapper", name, ast.Wrapper)
+            places = (self.folder, SPECS)
+            found = self.find_taken(name, ast.Wrapper) or self._find_beside(name, ast.Wrapper, places)
         if isinstance(found, tuple):
             self.references.record(name.span, "wrapper", found[0].name.span, found[0].doc)
         return found
 
-    def _find_beside(
-        self, keyword: str, name: ast.Identifier, wanted: type[Item]
-    ) -> tuple[Item, Scope] | Diagnostic | None:
-        """The definition in the nearest folder that has one."""
+    def find_taken(self, name: ast.Identifier, wanted: type[Item]) -> tuple[Item, Scope] | Diagnostic | None:
+        """What ``from file: name`` means by this name, if the file says so and has it."""
+        if name.name not in self.taken:
+            return None
+        file, taken = self.taken[name.name]
+        found = self._find_beside(taken, wanted, (self.folder, SPECS), file.name)
+        if found is None and name.name not in (there := self.names_in(file.name)):
+            return errors.not_in_file(name.name, file.name, taken.span, there)
+        if isinstance(found, tuple):
+            self.references.record(taken.span, KINDS[wanted], found[0].name.span, found[0].doc)
+        return found
+
+    def problems_of_taken(self, name: ast.Identifier) -> list[Diagnostic]:
+        """Why a name is not in the file that it is taken from; what it is there records who looks it up."""
+        found = (
+            self.find_taken(name, ast.Function),
+            self.find_taken(name, ast.Optimizer),
+            self.find_taken(name, ast.Wrapper),
+        )
+        return [each for each in found if isinstance(each, Diagnostic)]
+
+    def names_in(self, file: str) -> list[str]:
+        """What can be taken from a file of that name."""
         for folder in self._folders():
+            places = self.files.index(folder)
+            if found := [name for (word, name), paths in places.items() if word in WORDS.values() and has(file, paths)]:
+                return found
+        return []
+
+    def _find_beside(
+        self, name: ast.Identifier, wanted: type[Item], folders: Sequence[Path | None], stem: str | None = None
+    ) -> tuple[Item, Scope] | Diagnostic | None:
+        """The definition in the nearest of the folders that has one, in any file or in that of a name."""
+        keyword = WORDS[wanted]
+        for folder in dict.fromkeys(folder for folder in folders if folder):
             found: list[tuple[Item, Scope]] = []
             broken: list[Diagnostic] = []
-            for path in self.files.homes(folder, keyword, name.name):
+            homes = self.files.homes(folder, keyword, name.name)
+            for path in (home for home in homes if stem in (None, home.stem)):
                 try:
                     file = self.files.parse(path)
                 except SpecError as problem:
@@ -122,6 +160,10 @@ class Scope:
     def known_wrappers(self) -> list[str]:
         return [*self.wrappers, *(name for keyword, name in self._heads() if keyword == "wrapper")]
 
+    def shipped_home(self, function: str) -> str | None:
+        """The shipped file that has a function of this name, as `from` says it."""
+        return next((path.stem for path in self.files.index(SPECS).get(("def", function), ())), None)
+
     def kind_of(self, name: str) -> str | None:
         """What a name stands for that is not what it should be: an optimizer, a wrapper, a schedule, and so on."""
         own = {
@@ -135,8 +177,14 @@ class Scope:
         return next((KEYWORDS[word] for word, known in self._heads() if known == name), None)
 
     def known_functions(self) -> list[str]:
-        others = [name for keyword, name in self._heads() if keyword == "def"]
-        return [*self.functions, *others, *prelude().functions]
+        beside = self.files.index(self.folder) if self.folder else ()
+        others = [name for keyword, name in beside if keyword == "def"]
+        return [*self.functions, *self.taken, *others, *prelude().functions]
+
+
+def has(file: str, paths: Iterable[Path]) -> bool:
+    """Whether a file of that name, without its ending, is among them."""
+    return any(path.stem == file for path in paths)
 
 
 def scope_of(file: ast.File, folder: Path | None, files: Files, references: References) -> Scope:
@@ -149,6 +197,9 @@ def scope_of(file: ast.File, folder: Path | None, files: Files, references: Refe
             scope.optimizers.setdefault(item.name.name, item)
         elif isinstance(item, ast.Wrapper):
             scope.wrappers.setdefault(item.name.name, item)
+        elif isinstance(item, ast.Taken):
+            for name in item.names:
+                scope.taken.setdefault(name.name, (item.file, name))
         else:
             scope.others.setdefault(item.name.name, type(item).__name__.lower())
     return scope

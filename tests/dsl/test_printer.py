@@ -52,7 +52,7 @@ def grow(expressions: st.SearchStrategy[ast.Expression]) -> st.SearchStrategy[as
     )
 
 
-leaves = st.one_of(numbers, st.booleans().map(ast.Boolean), strings, names.map(ast.Name))
+leaves = st.one_of(numbers, st.booleans().map(ast.Boolean), strings, names.map(ast.Name), identifiers.map(ast.Super))
 expressions = st.recursive(leaves, grow, max_leaves=12)
 
 bindings = st.builds(ast.Binding, identifiers, expressions)
@@ -80,6 +80,7 @@ items = st.one_of(
         ast.Optimizer, identifiers, st.none() | identifiers, tuples_of(hypers | rules | delegates | events, 1, 4), docs
     ),
     st.builds(ast.Schedule, identifiers, tuples_of(hypers | equations, 1, 4), docs),
+    st.builds(ast.Taken, identifiers, tuples_of(identifiers, 1, 3)),
     st.builds(ast.Penalty, identifiers, tuples_of(hypers | rules | delegates, 1, 3), docs),
 )
 files = st.builds(ast.File, docs, tuples_of(items, 1, 3))

@@ -22,7 +22,7 @@ LINE_LIMIT = 140  # tables apart
 WRITTEN_BY_PROGRAMS = {"benchmarks/RESULTS.md"}
 LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SPEC = re.compile(r"^(optimizer|schedule|penalty|def) ", re.MULTILINE)
+SPEC = re.compile(r"^(optimizer|schedule|penalty|def|from) ", re.MULTILINE)
 
 
 def tracked_pages() -> list[str]:

@@ -351,6 +351,25 @@ def test_super_is_the_value_of_the_base():
             require_close(before - after, share * 0.5 * m)
 
 
+def test_super_with_a_name_is_the_base_of_that_equation_and_a_hyper_may_change_in_the_rules():
+    weight, grads = randn(4, 6), gradients((4, 6))
+    warming, doubled = (stepped(load(name), weight, grads, beta=0.6) for name in ("Warming", "Doubled"))
+    m = n = torch.zeros(4, 6).double()
+    for t, (grad, (before, after), (before_2, after_2)) in enumerate(zip(grads, warming, doubled, strict=True), 1):
+        beta = 0.6 * min(t / 3, 1)
+        m, n = beta * m + (1 - beta) * grad, beta / 2 * n + (1 - beta / 2) * grad
+        require_close(before - after, 0.1 * m)
+        require_close(before_2 - after_2, 0.1 * (n.sign() + n + beta))
+
+
+def test_next_is_the_weight_after_the_step():
+    weight, grads = randn(4, 6), gradients((4, 6))
+    trail = weight
+    for grad, (before, after) in zip(grads, stepped(load("Trailing"), weight, grads), strict=True):
+        require_close(before - after, 0.1 * (grad + before - trail))
+        trail = 0.5 * trail + 0.5 * after
+
+
 def test_operators_bind_and_compute_as_in_mathematics():
     weight, grads, last = randn(4, 6), gradients((4, 6)), torch.zeros(6, 6).double()
     for grad, (before, after) in zip(grads, stepped(load("Operators"), weight, grads, lr=0.1), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.ir.types import FULL, SCALAR, Phase, Universe
+from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Universe
 from optforge.compiler.verify.shared.dice import Dice, dice_of
 from optforge.dsl import ast
 from optforge.dsl.printer import print_file
@@ -27,6 +27,7 @@ from tools.programs.terms import Variable, call_node, name, squared_mean
 from tools.programs.uses import Made, grow_delegate, names_inside
 
 ORIENTATIONS = ("wide", "tall")
+TRAIL = "trail"
 FORMS = ((9, "matrix"), (6, "tensor"), (6, "used"), (3, "two"), (1, "roles"), (2, "whole"))
 
 
@@ -146,6 +147,9 @@ class FileGrower:
             remembered += turns
         inside = replace(scope, variables=(*planned[::-1], *scope.variables), remembered=tuple(remembered))
         needed, value = grow_update(grower_of(self.dice, inside), planned)
+        if TRAIL not in scope.taken and self.dice.chance(8):
+            trail, value = trailing(value)
+            bindings = [*bindings, trail]
         update = ast.Update(ast.Identifier("weight"), value)
         statements: list[ast.Statement] = [*bindings, *aside.bindings, *needed, update, *self.claims(planned)]
         return tuple(self.dice.shuffled(statements)), planned
@@ -243,8 +247,17 @@ class FileGrower:
             value = ast.Binary("+", ast.Binary("*", ast.Number("0.5"), ast.Name("super")), other.node)
             statements.append(ast.Binding(ast.Identifier(changed.name), value))
         if not statements or self.dice.chance(40):
-            step = ast.Binary("*", ast.Number("0.02"), grower.small(grower.exact(FULL, 1)).node)
+            below = [v for v in numbers if v.shape[0] in (Dim.ONE, Dim.ROWS) and v.shape[1] in (Dim.ONE, Dim.COLS)]
+            moved = grower.small(grower.exact(FULL, 1)).node
+            if below and self.dice.chance(50):
+                inherited = ast.Super(ast.Identifier(self.dice.pick(below).name))
+                moved = ast.Binary("+", moved, call_node("tanh", inherited))
+            step = ast.Binary("*", ast.Number("0.02"), moved)
             statements.append(ast.Update(ast.Identifier("weight"), ast.Binary("-", ast.Name("super"), step)))
+        scaled = [v.name for v in hypers.variables if not v.is_boolean and v.name not in kept_as_they_are(hypers)]
+        if scaled and self.dice.chance(40):
+            value = ast.Binary("*", ast.Number("0.75"), ast.Name("super"))
+            statements.append(ast.Binding(ast.Identifier(self.dice.pick(scaled)), value))
         words = ("tensor",) if base.universe is Universe.TENSOR else ("matrix",)
         members.append(rule_of(words, tuple(statements)))
         node = ast.Optimizer(ast.Identifier(text), base.node.name, tuple(members), self.doc())
@@ -305,6 +318,23 @@ class FileGrower:
 
 def free_names(scope: Scope, names: Sequence[str]) -> list[str]:
     return [text for text in names if text not in scope.taken]
+
+
+def kept_as_they_are(hypers: HyperSet) -> set[str]:
+    """The hypers that stand where only some numbers can: counts, roots, periods."""
+    return {
+        each.name
+        for kind, values in hypers.settings.items()
+        for each in values
+        if kind != "decay" and isinstance(each, ast.Name)
+    }
+
+
+def trailing(value: ast.Expression) -> tuple[ast.Binding, ast.Expression]:
+    """An average of the weights after the step, and the step with a pull towards that of the step before."""
+    half = [ast.Binary("*", ast.Number("0.5"), each) for each in (call_node("prev", name(TRAIL)), ast.Name("next"))]
+    pull = ast.Binary("*", ast.Number("0.01"), call_node("tanh", call_node("prev", name(TRAIL))))
+    return ast.Binding(ast.Identifier(TRAIL), ast.Binary("+", *half)), ast.Binary("-", value, pull)
 
 
 def rule_of(words: Sequence[str], statements: tuple[ast.Statement, ...], orientation: str | None = None) -> ast.Rule:

@@ -24,12 +24,16 @@ ORIENTATIONS = ("wide", "tall")
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """The right-hand side of an equation, where its functions are found, and what it replaced."""
+    """The right-hand side of an equation, where its functions are found, and what it replaced.
+
+    ``level`` counts the optimizers that are extended below the one that it stands in.
+    """
 
     name: ast.Identifier
     value: ast.Expression
     scope: Scope
     below: Definition | None = None
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ that concern it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from optforge.compiler.frontend.blocks import Machine, written_equations
@@ -54,12 +54,21 @@ def universe_of(words: Iterable[str]) -> Universe:
 
 
 def resolve_rule(
-    rule: FlatRule, roles: tuple[str, ...], events: Mapping[str, FlatEvent], hypers: Hypers, report: Report
+    rule: FlatRule,
+    roles: tuple[str, ...],
+    events: Mapping[str, FlatEvent],
+    hypers: Hypers,
+    report: Report,
+    of_base: Collection[str],
 ) -> RawRule:
-    """A rule with its own equations, and all events as it sees them."""
+    """A rule with its own equations, and all events as it sees them.
+
+    ``of_base`` are the hypers of the base, whose place an equation may take.
+    """
     machine = Machine(
-        rule.block, events, "step", hypers.in_step(), report, words=rule.words, orientation=rule.orientation
-    )
+        rule.block, events, "step", hypers.in_step(), report,
+        words=rule.words, orientation=rule.orientation, of_base=of_base,
+    )  # fmt: skip
     return rule_of(machine, rule, roles, events, hypers, report)
 
 
@@ -76,6 +85,7 @@ def rule_of(
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
     universe = universe_of(rule.words)
+    claims = machine.claims()  # these may be the first to ask for `next`
     step = machine.function(universe)
     for past in rule.block.was:
         if told := rule.block.bindings.get(past.node.target.name):
@@ -87,7 +97,7 @@ def rule_of(
         universe,
         step,
         tuple(resolve_event(event, rule, events, hypers, universe, report) for event in events.values()),
-        machine.claims(),
+        claims,
         written_equations(rule.block),
         rule.span,
         resolve_past(rule.block.was, hypers.values, report),
