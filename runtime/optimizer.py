@@ -36,6 +36,7 @@ from .routing.groups import (
     _copy_group,
     _defaults_of,
     _explains_arguments,
+    _held,
     _read_groups,
     _require_groups,
     _require_known_keys,
@@ -196,12 +197,12 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
-        given = [group[name] for name in self._hyper_names]
+        given = _held(group, self._hyper_names)
         if _is_capturing():
             named = zip(self._hyper_names, given, strict=True)
             return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(name, v) for name, v in named])
         values = tuple(map(_plain, self._hyper_names, given))
-        checked = (*values, group["seed"], group["precision"])
+        checked = (*values, *_held(group, ("seed", "precision")))
         known = self._checked.get(id(group))
         if checked != known:
             _check_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))

@@ -18,7 +18,7 @@ from ..exchange.sharding import Sharding
 from ..routing.places import Place, Slot
 from .buffers import Buffer, _set_apart, _storage
 
-_ParameterStates = Mapping[Tensor, MutableMapping[str, Any]]
+_ParameterStates = MutableMapping[Any, Any]  # of each its states, by name
 Stored = Mapping[str, list[Tensor]]  # by name, one tensor for each parameter
 
 # On the CPU, units from 2^15 elements on run alone: they need no copy, and torch reduces smaller ones in one thread, so

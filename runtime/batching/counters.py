@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contract.arguments import _require_kind
+
 # Float32 counts without gaps to 2^24, as torch's optimizers do. Beyond that tensors show the nearest number they can,
 # while a running optimizer goes on counting by one.
 COUNT_LIMIT = 1 << 40
@@ -150,9 +152,21 @@ class DeviceCounters(Counters):
 
 def _find_entries(counter: str, state: _Entries) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """The parameters whose states have this count; a state may hold other things under keys of its own."""
+    _require_entries(state)
     for p, entry in state.items():
-        if isinstance(p, Tensor) and isinstance(entry, dict) and counter in entry:
+        if isinstance(p, Tensor) and counter in entry:
             yield p, entry
+
+
+def _require_entries(state: object) -> None:
+    """TypeError unless this is a dictionary that has one for each parameter; ValueError if two have the same."""
+    _require_kind("optimizer.state", state, Mapping, "a dictionary of states by parameter")
+    assert isinstance(state, Mapping)
+    entries = [entry for p, entry in state.items() if isinstance(p, Tensor)]
+    for entry in entries:
+        _require_kind("optimizer.state", entry, dict, "a dictionary for each parameter")
+    if len({*map(id, entries)}) < len(entries):
+        raise ValueError("optimizer.state has one dictionary for two parameters; each needs its own")
 
 
 def _places_of(counter: str, state: _Entries) -> tuple[list[int], list[int]] | None:

@@ -20,6 +20,7 @@ from ..placement.fsdp import _require_resharded
 from ..placement.layouts import _is_dtensor, _layout_of, _local
 from ..placement.local_states import LocalStates, _wrap_entry
 from ..placement.slots import LocalSlot, _local_slot
+from ..routing.groups import _held
 from ..routing.parameters import _require_apart, _require_parameter
 from ..routing.places import VIEW_KEYS, Slot, _view_in
 from ..routing.readings import Reading, _readings_of
@@ -45,8 +46,8 @@ def _mark_of(number: int, slot: Slot) -> Mark:
 
 
 def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the group says of how its parameters are seen."""
-    return tuple([group[key] for key in ("rule", *VIEW_KEYS)])
+    """What the group says of how its parameters are seen; ValueError if it does not."""
+    return tuple(_held(group, ("rule", *VIEW_KEYS)))
 
 
 def _name_in(group: Mapping[str, Any], index: int) -> str:
@@ -107,7 +108,9 @@ class Roster:
 
     def is_current(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups list the same, each parameter the same way; what a slot fits is for the step to see."""
-        return len(groups) == len(self.listings) and all(map(_Listing.is_current, self.listings, groups))
+        if not isinstance(groups, list) or len(groups) != len(self.listings):
+            return False
+        return all(map(_Listing.is_current, self.listings, groups))
 
     def renewed(self, groups: Sequence[dict[str, Any]], owner: type[Any], state: _State) -> Roster:
         """The roster of the groups as they are now.
@@ -178,8 +181,7 @@ def _fill_in_owners(listings: Sequence[_Listing]) -> list[_Listing]:
 
 def _require_view(group: dict[str, Any]) -> None:
     """ValueError unless the group says in a valid way how its parameters are seen."""
-    if lacking := [name for name in ("rule", *VIEW_KEYS) if name not in group]:
-        raise ValueError(f"a parameter group lacks {lacking[0]!r}: add_param_group fills in what is not given")
+    _view_of(group)
     group["split"] = _view_in(group).split
 
 

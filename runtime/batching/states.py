@@ -19,7 +19,7 @@ from ..placement.layouts import _local
 from ..placement.local_states import _wrap_entry
 from ..placement.slots import LocalSlot
 from ..routing.places import Slot
-from .counters import Counters, _read_count
+from .counters import Counters, _read_count, _require_entries
 
 _AllStates = MutableMapping[Any, Any]  # by parameter
 
@@ -138,6 +138,7 @@ def _complete_states(
 ) -> None:
     """As `_begin_states`, and what is blank becomes zeros that can be written to as any tensor."""
     groups = list(groups)
+    _require_entries(state)
     _begin_states(groups, slots, state, counters)
     for group in groups:
         for p in group["params"]:

@@ -30,7 +30,7 @@ def _give_first_values(batch: ParameterBatch, slots: Mapping[Tensor, Slot], stat
         ValueError: a state that is there cannot be that of the parameter; nothing has changed.
     """
     for p in batch.params:
-        _leave_to_owner(slots[p], state[p])
+        _leave_to_owner(slots[p], state.setdefault(p, {}))
     given = {p: _find_given(state[p], batch.rule, batch.states) for p in batch.params}
     for p, names in given.items():
         _require_states(p, slots[p], {name: state[p][name] for name in names}, batch.states)

@@ -115,8 +115,20 @@ def _copy_group(group: Any) -> dict[str, Any]:
     return {**group, "params": _members("a parameter group", group["params"])}
 
 
-def _require_groups(groups: Iterable[Any]) -> None:
-    """TypeError unless these are groups that list tensors, and names for them if any."""
+def _held(group: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
+    """What a group has under these names; ValueError for one that it lacks."""
+    try:
+        return [group[name] for name in names]
+    except KeyError as lacking:
+        raise ValueError(
+            f"a parameter group lacks {lacking.args[0]!r}: add_param_group fills in what is not given"
+        ) from None
+
+
+def _require_groups(groups: object) -> None:
+    """TypeError unless this is a list of groups that list tensors, and names for them if any."""
+    _require_kind("optimizer.param_groups", groups, list, "a list of dictionaries")
+    assert isinstance(groups, list)
     for group in groups:
         _require_kind("optimizer.param_groups", group, dict, "dictionaries")
         for key, kind, expected in (("params", Tensor, "tensors"), ("param_names", str, "names")):

@@ -278,6 +278,10 @@ def test_groups_put_past_add_param_group_are_complete_or_named():
     optimizer.param_groups[1] = {**optimizer.param_groups[0], "params": [q], "lr": 0.5}
     run(optimizer, [p, q], range(1))
     assert optimizer.state[q]["step"] == 1
+    for key in ("lr", "rule", "split", "precision", "seed"):
+        held = optimizer.param_groups[0].pop(key)
+        refused(optimizer, [p, q], ValueError, f"lacks '{key}': add_param_group fills in")
+        optimizer.param_groups[0][key] = held
 
 
 # -- keys of groups ----------------------------------------------------------------------------------------------------

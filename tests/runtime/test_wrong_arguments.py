@@ -69,11 +69,18 @@ def group_with(**items: Any) -> Any:
     return NAMO([{"params": [nn.Parameter(torch.ones(4, 4))], **items}])
 
 
-def after(change: Callable[[Any], None]) -> None:
+def after(change: Callable[[Any], object]) -> None:
     """A step of an optimizer that something has been done to."""
     optimizer = ready()
     change(optimizer)
     optimizer.step()
+
+
+def saved(change: Callable[[Any], object]) -> None:
+    """The state dict of an optimizer that something has been done to."""
+    optimizer = ready()
+    change(optimizer)
+    optimizer.state_dict()
 
 
 def entered(context: Any) -> None:
@@ -133,6 +140,12 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "a list put into a group": lambda x: after(lambda o: o.param_groups[0].update(params=x)),
     "a parameter put into a group": lambda x: after(lambda o: o.param_groups[0].update(params=[x])),
     "a group put beside": lambda x: after(lambda o: o.param_groups.append(x)),
+    "groups in place of all": lambda x: after(lambda o: setattr(o, "param_groups", x)),
+    "a state in place of all": lambda x: after(lambda o: setattr(o, "state", x)),
+    "a state in place of all, saved": lambda x: saved(lambda o: setattr(o, "state", x)),
+    "a state put in place of a parameter's": lambda x: after(lambda o: o.state.update(dict.fromkeys(o.state, x))),
+    "a memory put into a state": lambda x: after(lambda o: [entry.update(m=x) for entry in o.state.values()]),
+    "a count put into a state": lambda x: after(lambda o: [entry.update(step=x) for entry in o.state.values()]),
     "lr put into a group": lambda x: after(lambda o: o.param_groups[0].update(lr=x)),
     "rule put into a group": lambda x: after(lambda o: o.param_groups[0].update(rule=x)),
     "precision put into a group": lambda x: after(lambda o: o.param_groups[0].update(precision=x)),
