@@ -11,7 +11,7 @@ read last.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -84,7 +84,7 @@ class Counters:
                 count.number, count.shown = _read_count(counter, count.cell[0]), count.cell[0]
         return counts
 
-    def _adopted(self, counter: str, p: Tensor, entry: dict[str, Any]) -> Count:
+    def _adopted(self, counter: str, p: Tensor, entry: MutableMapping[str, Any]) -> Count:
         """The count that the state shows, or a new one in the place of what anyone else has put there."""
         count = self._counts.get(counter, {}).get(p)
         if count is None or not count.is_shown_by(entry[counter]):
@@ -150,7 +150,7 @@ class DeviceCounters(Counters):
         self._counts.setdefault(counter, {}).update((p, Count(t)) for p in params)
 
 
-def _find_entries(counter: str, state: _Entries) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def _find_entries(counter: str, state: _Entries) -> Iterator[tuple[Tensor, MutableMapping[str, Any]]]:
     """The parameters whose states have this count; a state may hold other things under keys of its own."""
     _require_entries(state)
     for p, entry in state.items():
@@ -164,7 +164,7 @@ def _require_entries(state: object) -> None:
     assert isinstance(state, Mapping)
     entries = [entry for p, entry in state.items() if isinstance(p, Tensor)]
     for entry in entries:
-        _require_kind("optimizer.state", entry, dict, "a dictionary for each parameter")
+        _require_kind("optimizer.state", entry, MutableMapping, "a dictionary for each parameter")
     if len({*map(id, entries)}) < len(entries):
         raise ValueError("optimizer.state has one dictionary for two parameters; each needs its own")
 
