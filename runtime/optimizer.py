@@ -190,7 +190,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers and options are valid."""
-        _check_hypers(type(self), {name: group[name] for name in self._hyper_names})
+        _check_hypers(type(self), _held(group, self._hyper_names))
         _require_rounding(group)
         if group.get("differentiable"):  # torch gives groups the key, as False
             raise ValueError("invalid differentiable=True: no gradient flows through a step")
@@ -199,19 +199,18 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
         given = _held(group, self._hyper_names)
         if _is_capturing():
-            named = zip(self._hyper_names, given, strict=True)
-            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(name, v) for name, v in named])
-        values = tuple(map(_plain, self._hyper_names, given))
-        checked = (*values, *_held(group, ("seed", "precision")))
+            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(k, v) for k, v in given.items()])
+        values = tuple(map(_plain, given, given.values()))
+        checked = (*values, *_held(group, ("seed", "precision")).values())
         known = self._checked.get(id(group))
         if checked != known:
-            _check_hypers(type(self), dict(zip(self._hyper_names, given, strict=True)))
+            _check_hypers(type(self), given)
             _require_rounding(group)
             if known and known[-1] != group["precision"]:
                 _drop_precision(group["params"], self.state)
             self._checked[id(group)] = checked
         if self.capturable:
-            return tuple([v if isinstance(v, Tensor) else plain for v, plain in zip(given, values, strict=True)])
+            return tuple([v if isinstance(v, Tensor) else x for v, x in zip(given.values(), values, strict=True)])
         return values
 
     # -- steps and events ----------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def _mark_of(number: int, slot: Slot) -> Mark:
 
 def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """What the group says of how its parameters are seen; ValueError if it does not."""
-    return tuple(_held(group, ("rule", *VIEW_KEYS)))
+    return tuple(_held(group, ("rule", *VIEW_KEYS)).values())
 
 
 def _name_in(group: Mapping[str, Any], index: int) -> str:

@@ -115,10 +115,10 @@ def _copy_group(group: Any) -> dict[str, Any]:
     return {**group, "params": _members("a parameter group", group["params"])}
 
 
-def _held(group: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
+def _held(group: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """What a group has under these names; ValueError for one that it lacks."""
     try:
-        return [group[name] for name in names]
+        return {name: group[name] for name in names}
     except KeyError as lacking:
         raise ValueError(
             f"a parameter group lacks {lacking.args[0]!r}: add_param_group fills in what is not given"

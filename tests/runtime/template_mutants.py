@@ -209,17 +209,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "defaults in place of group values",
         "what a group sets is ignored, and so are schedulers",
         f"{RUNTIME}/optimizer.py",
-        "given = [group[name] for name in self._hyper_names]",
-        "given = [self.defaults[name] for name in self._hyper_names]",
+        "given = _held(group, self._hyper_names)",
+        "given = _held(self.defaults, self._hyper_names)",
     ),
     Mutant(
         "hypers read once",
         "schedulers have no effect after the first step",
         f"{RUNTIME}/optimizer.py",
-        "        values = tuple(map(_plain, self._hyper_names, given))\n",
+        "        values = tuple(map(_plain, given, given.values()))\n",
         "        if id(group) in self._checked:\n"
-        "            return self._checked[id(group)][:-1]\n"
-        "        values = tuple(map(_plain, self._hyper_names, given))\n",
+        "            return self._checked[id(group)][:-2]\n"
+        "        values = tuple(map(_plain, given, given.values()))\n",
     ),
     Mutant(
         "changed hypers not checked",
@@ -232,7 +232,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "hypers of groups not checked",
         "a group's invalid hyper is noticed at the first step, or never",
         f"{RUNTIME}/optimizer.py",
-        "        _check_hypers(type(self), {name: group[name] for name in self._hyper_names})\n",
+        "        _check_hypers(type(self), _held(group, self._hyper_names))\n",
         "",
     ),
     Mutant(
