@@ -19,7 +19,7 @@ from .contract.interface import Event, Kernel, Rule, State
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import explain_schedule
 from .linalg.ieee import ieee
-from .linalg.matrices import cholesky, det, eigenbasis, inverse_root, logdet, qr, solve, trace
+from .linalg.matrices import cholesky, det, eigenbasis, index, inverse_root, logdet, qr, solve, trace
 from .linalg.norms import norm
 from .linalg.numbers import power, round_stochastically
 from .linalg.orthogonal import explain_orthogonalize, iterate_in, orthogonalize
@@ -55,6 +55,7 @@ __all__ = [
     "fused_adamw",
     "fused_sgd",
     "ieee",
+    "index",
     "inverse_root",
     "iterate_in",
     "logdet",

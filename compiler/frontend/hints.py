@@ -35,6 +35,11 @@ FUNCTIONS = {
     "svd": 'orthogonalize(x, method="svd")',
     **dict.fromkeys(("inv", "inverse"), "inverse_root(s, 1)"),
     **dict.fromkeys(("eigh", "eig"), "eigenbasis(s)"),
+    **dict.fromkeys(("I", "eye"), "identity(s)"),
+    **dict.fromkeys(("diag", "diagflat"), "diagonal(s)"),
+    "tril": "lower(s)",
+    "triu": "upper(s)",
+    **dict.fromkeys(("arange", "iota", "indices"), "index(row)"),
     **dict.fromkeys(("lstsq", "lu", "solve_triangular"), "solve(s, b)"),
     **dict.fromkeys(("arctan", "atan2", "arctan2"), "atan(y / x)"),
     **dict.fromkeys(("lerp", "moving_average"), "ema(x, decay)"),
@@ -51,5 +56,4 @@ ABSENT = {
     "step": "the rules of a wrapper call `step`, once each, and nothing else does",
     **dict.fromkeys(("median", "quantile", "kthvalue", "sort", "topk", "argmax", "argsort"), "nothing orders elements"),
     **dict.fromkeys(("rand", "randn", "random", "uniform", "normal", "bernoulli"), "there are no random numbers"),
-    **dict.fromkeys(("I", "eye", "identity", "diag", "diagonal", "tril", "triu"), "no matrix is made of its places"),
 }

@@ -29,6 +29,8 @@ def default_of(parameter: Formal, span: Span) -> ir.Expr:
             return literal(spelling, spelling, Kind.TEXT, span)
         case Want.TEXT:
             return literal(spelling.strip('"'), spelling, Kind.TEXT, span)
+        case Want.MATRIX:
+            return ir.Input(spelling, ir.InputSource.STREAM, span=span)
         case Want.TRIPLES:
             return literal((), spelling, Kind.TRIPLES, span)
         case _:

@@ -79,6 +79,15 @@ def reference_qr(x: Any) -> Any:
     return factored(factor, x)
 
 
+def reference_index(of: Any, per: str) -> Any:
+    return reference_place(per, (len(of), 1) if per == "row" else (1, of.shape[1]))
+
+
+def reference_place(per: str, size: tuple[int, int]) -> Any:
+    np = lazy_numpy()
+    return np.arange(float(np.prod(size))).reshape(size)
+
+
 def reference_solve(s: Any, b: Any) -> Any:
     return factored(lazy_numpy().linalg.solve, s, b)
 

@@ -25,14 +25,16 @@ from optforge.compiler.ir.meanings import (
     reduced,
     reference_cholesky,
     reference_eigenbasis,
+    reference_index,
     reference_inverse_root,
     reference_orthogonalize,
+    reference_place,
     reference_power,
     reference_qr,
     reference_sign,
     reference_solve,
 )
-from optforge.compiler.ir.types import SCALAR, Dim, Shape, broadcast, broadcast_dims
+from optforge.compiler.ir.types import PER_COL, PER_ROW, SCALAR, Dim, Shape, broadcast, broadcast_dims
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,8 +199,8 @@ class Operator:
     ``interval`` is what the result may be for scalars from intervals. Where Python's own operator has not the
     meaning of ``scalar`` for every number, ``is_plain`` says for which intervals it has, and ``careful`` is the
     runtime's function for all others. ``called`` is the name in a spec where several rows have one: they take different
-    numbers of values. ``writes_early`` says that ``in_place`` writes its first argument before it reads
-    the others.
+    numbers of values. One that takes no value is told the size of its result, by the last argument of ``reference``.
+    ``writes_early`` says that ``in_place`` writes its first argument before it reads the others.
     """
 
     name: str
@@ -220,6 +222,7 @@ class Operator:
     cost: CostRule = once_per_result
     interval: Callable[..., Interval] = lambda *arguments: ANYTHING
     careful: str = ""
+    is_stream: bool = False  # also where no argument is one
     is_plain: Callable[..., bool] = lambda *arguments: True
     writes_early: bool = False
 
@@ -258,7 +261,7 @@ class Operator:
                 if parameter.default is not None
                 else ""
             )
-            for parameter in self.parameters
+            for parameter in sorted(self.parameters, key=lambda each: each.keyword_only)
         ]
         return f"{self.word}({', '.join(shown)})"
 
@@ -329,6 +332,10 @@ def square_shape(shapes: Shapes, axis: str) -> Shape | None:
         return None
     side = broadcast_dims(*shape) or shape[0]
     return side, side
+
+
+def place_shape(shapes: Shapes, axis: str) -> Shape | None:
+    return PER_ROW if axis == "row" else PER_COL
 
 
 def scalar_shape(shapes: Shapes, axis: str) -> Shape | None:
@@ -538,14 +545,20 @@ ROWS = (
            solution_cost),
     matrix("cholesky", "the lower triangular l for which s = l l', of a symmetric positive definite s", (GRAM,),
            square_shape, reference_cholesky, cubic_cost(1 / 3)),
+    Operator("index", Across.WHOLE, "the number of each row, or col, of a matrix from 0 on",
+             (Formal("of", Want.MATRIX, "weight", keyword_only=True), Formal("per", Want.AXIS)), reduce_shape, {},
+             reference_index, is_stream=True, cost=no_cost),
     Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient, or those of the rule",
              (Formal("x", Want.SCALAR), Formal("over", Want.RULE, EVERYTHING, keyword_only=True)), scalar_shape, {},
-             lambda x, over: x),
+             lambda x, over: x, is_stream=True),
     # Written by passes only
     Operator("square", Across.ELEMENTWISE, "x^2", VALUE, elementwise_shape,
              {"S": Pattern("{0:product} * {0:unary}", Level.PRODUCT), "T": Pattern("{0:postfix}.square()")},
              ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), internal=True,
              interval=intervals.square),
+    Operator("place", Across.WHOLE, "the number of each of the parameter's rows, or cols", (Formal("per", Want.AXIS),),
+             place_shape, one("index(weight, dim={0})"), reference_place, imports=("index",), is_stream=True,
+             internal=True),
     Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
              Pattern("{0:postfix}.lerp_({1}, {2})"), internal=True),

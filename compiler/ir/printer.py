@@ -172,7 +172,8 @@ def natural_type(node: ir.Apply | ir.Select) -> Type:
             if p.want is Want.AXIS and isinstance(a, ir.Literal)]  # fmt: skip
     shape = operator.shape(tuple(value.shape for value in values), str(axes[0]) if axes else "all")
     kind = Kind.BOOLEAN if operator.boolean else Kind.NUMBER
-    return Type(kind, shape, max(value.phase for value in values))
+    phase = Phase.STREAM if operator.is_stream else max((value.phase for value in values), default=Phase.CONSTANT)
+    return Type(kind, shape, phase)
 
 
 # Dumps

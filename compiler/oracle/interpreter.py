@@ -121,7 +121,8 @@ class Evaluation:
             value if parameter.want in SETTINGS else as_array(value)
             for value, parameter in zip(arguments, operator.parameters, strict=True)
         ]
-        return operator.reference(*arrays)
+        sizes = [] if operator.values else [self.inputs.size(node.type)]
+        return operator.reference(*arrays, *sizes)
 
 
 def as_array(value: Any) -> Any:

@@ -100,6 +100,17 @@ def cholesky(s: Tensor) -> Tensor:
     return _call_shielded(factor, _symmetric(s)).to(s.dtype)
 
 
+def index(like: Tensor, dim: int) -> Tensor:
+    """The number of each row (dim=-1), or column (dim=-2), of matrices like (..., rows, cols), from 0 on.
+
+    (..., rows, 1) or (..., 1, cols), in the dtype of `like`.
+    """
+    sizes = [*like.shape]
+    sizes[dim] = 1
+    numbers = torch.arange(sizes[-3 - dim], dtype=like.dtype, device=like.device)
+    return numbers.view(sizes[-2:]).expand(sizes).contiguous()
+
+
 def trace(x: Tensor) -> Tensor:
     """(..., 1, 1): the trace of each square matrix of x (..., n, n)."""
     return x.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]

@@ -165,3 +165,18 @@ def test_no_placement_is_cheaper() -> None:
                 assert found == min(costs), (name, cut, str(report_of(placement)), program.text)
                 tried[report_of(placement).kind] += 1
     assert all(tried[kind] > 5 for kind in ("local", "sums", "whole")), tried
+
+
+NUMBERED = """
+optimizer Numbered:
+    hyper lr = 0.1 where lr > 0
+    for matrix:
+        weight <- weight - lr * (grad if index(%s) < 2 else 0)
+"""
+
+
+@pytest.mark.parametrize("per", ["row", "col"])
+def test_a_rank_cannot_number_the_rows_of_a_whole_matrix(per: str) -> None:
+    """Its first row is not the first one, so the owner computes what depends on that."""
+    update = rule_of(NUMBERED % per).update
+    assert along(update, update) == (Dim.ROWS, Dim.COLS)

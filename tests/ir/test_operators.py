@@ -26,7 +26,7 @@ from optforge.compiler.targets.torch.expressions import Writer
 BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))
 SQUARE: Shape = (Dim.ROWS, Dim.ROWS)
-WITHOUT_PATTERN = {"fill", "total", "whole"}  # written by the lowering and by the runtime
+WITHOUT_PATTERN = {"fill", "index", "total", "whole"}  # written by the lowering and by the runtime
 ONLY = {  # what passes make
     **{name: ["TTS"] for name in ("lerp", "accumulate")},
     **{row.name: ["S" * row.values] for row in CAREFUL.values()},
@@ -119,7 +119,7 @@ def in_domain(operator: Operator, index: int, x: Any, parameter: Formal) -> Any:
 
 def examples() -> Iterator[Example]:
     for operator in OPERATORS.values():
-        if operator.name in WITHOUT_PATTERN:
+        if operator.name in WITHOUT_PATTERN or not operator.values:
             continue
         per = any(parameter.want is Want.AXIS for parameter in operator.parameters)
         variants = VARIANTS.get(operator.name, (("all",), ("row",), ("col",)) if per else ((),))
@@ -155,7 +155,7 @@ TENSORS = [example for example in ALL if "T" in example.phases]
 
 def test_every_other_row_has_a_pattern() -> None:
     assert {name for name, row in OPERATORS.items() if not row.torch} == WITHOUT_PATTERN
-    assert {example.operator.name for example in ALL} == set(OPERATORS) - WITHOUT_PATTERN
+    assert {example.operator.name for example in ALL} == set(OPERATORS) - WITHOUT_PATTERN - {"place"}
 
 
 @pytest.mark.parametrize("example", TENSORS, ids=str)
@@ -219,6 +219,19 @@ def test_fill_gives_the_shape_that_is_asked_for(shape: Shape, value: float | boo
         assert found.shape == (*batch, *(sizes[dim] for dim in shape))
         assert found.dtype == (torch.bool if value is True else torch.float32)
         assert bool((found == value).all())
+
+
+@pytest.mark.parametrize("per", ["row", "col"])
+def test_places_are_numbered_from_zero(per: str) -> None:
+    node = ir.Apply("place", (setting(per),))
+    node = ir.Apply("place", node.arguments, type=natural_type(node))
+    for batch in BATCHES:
+        weight = torch.zeros((*batch, 4, 3), dtype=torch.float32)
+        found = eval(Writer({}).text(node), {**vars(runtime), "weight": weight})
+        expected = OPERATORS["place"].reference(per, (4, 1) if per == "row" else (1, 3))
+        assert found.shape == (*batch, *expected.shape) and found.dtype == torch.float32 and found.is_contiguous()
+        np.testing.assert_array_equal(found.numpy(), np.broadcast_to(expected, found.shape))
+    np.testing.assert_array_equal(OPERATORS["index"].reference(np.zeros((4, 3)), per), expected)
 
 
 @pytest.mark.parametrize("shape", list(itertools.product(Dim, Dim)), ids=str)

@@ -101,7 +101,7 @@ def test_everything_occurs() -> None:
     found: Counter[object] = Counter()
     surface = {"Delegate", "Event", "Penalty", "Schedule", "Function", "Member", "Pipe", "Select", "Tuple", "super"}
     prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
-               "clip_norm", "trust_ratio", "cautious", "prev"}  # fmt: skip
+               "clip_norm", "trust_ratio", "cautious", "lower", "upper", "diagonal", "identity", "prev"}  # fmt: skip
     confusing = {("hyper", "state"), ("argument", "hyper")}
     wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall"}
 

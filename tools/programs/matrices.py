@@ -153,6 +153,30 @@ def rotated(grower: Grower, shape: Shape, depth: int) -> Term:
     return Term(node, shape, 4, Phase.STREAM, shape)
 
 
+def masked(grower: Grower, shape: Shape, depth: int) -> Term:
+    """A part of a matrix by its places."""
+    gram = semidefinite(grower, shape, depth)
+    node = grower.call(grower.dice.pick(("lower", "upper", "diagonal", "identity")), gram.node)
+    return Term(node, shape, max(gram.bound, 1), Phase.STREAM, shape)
+
+
+def can_be_numbered(scope: Scope, shape: Shape) -> bool:
+    return is_matrix(scope, shape) and shape != SCALAR
+
+
+def numbered(grower: Grower, shape: Shape, depth: int) -> Term:
+    """The numbers of rows or columns, as shares of all."""
+    axis = grower.dice.pick([0, 1] if Dim.ONE not in shape else [0 if shape[1] is Dim.ONE else 1])
+    per, of = ("row", "col")[axis], FULL if shape[axis] is (Dim.ROWS, Dim.COLS)[axis] else FULL[::-1]
+    keywords: dict[str, ast.Expression] = {}
+    if of != FULL or grower.dice.chance(30):
+        keywords["of"] = grower.exact(of, depth - 1).node
+    size = name("rows" if shape[axis] is Dim.ROWS else "cols")
+    node = ast.Binary("/", grower.call("index", name(per), **keywords), size)
+    own = (shape[0], Dim.ONE) if axis == 0 else (Dim.ONE, shape[1])
+    return Term(node, own, 1, Phase.STREAM, own)
+
+
 def is_square_left(scope: Scope, shape: Shape) -> bool:
     return has_data(scope, shape) and shape[0] is not Dim.ONE
 
@@ -177,6 +201,8 @@ MATRIX_PRODUCTIONS = (
     Production(8, orthonormal, is_gram),
     Production(8, factor, is_gram),
     Production(4, solution, is_square_left),
+    Production(8, masked, is_gram),
+    Production(3, numbered, can_be_numbered),
     Production(5, rotated, is_square_left),
     Production(4, traced, has_data),
 )

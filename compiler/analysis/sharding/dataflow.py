@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import dependencies, references, sort_topologically
 from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import Phase, Shape
 
 
@@ -30,8 +31,8 @@ class Tensor:
 
     @property
     def is_constant(self) -> bool:
-        """Made of numbers alone."""
-        return not self.reads and not isinstance(self.expr, ir.Input)
+        """Made of numbers alone, so that it is the same wherever it is made."""
+        return is_constant(self.expr, self.reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,7 @@ class Walk:
             self.nodes[id(expr)] = self._named(expr.name)
             return self.nodes[id(expr)]
         reads = tuple([self.number(each) for each in operands(expr) if each.type.phase is Phase.STREAM])
-        is_constant = not reads and not isinstance(expr, ir.Input)
-        key = len(self.values) if is_constant else self._key(expr, reads)
+        key = len(self.values) if is_constant(expr, reads) else self._key(expr, reads)
         if key not in self.known:
             self.known[key] = len(self.values)
             self.values.append(Tensor(expr, reads, name))
@@ -99,6 +99,11 @@ class Walk:
         head = expr.operator if isinstance(expr, ir.Apply) else type(expr)
         numbers = tuple([each if each.type.is_scalar_phase else None for each in ir.children(expr)])
         return head, numbers, reads, expr.type
+
+
+def is_constant(expr: ir.Expr, reads: tuple[int, ...]) -> bool:
+    is_placed = isinstance(expr, ir.Apply) and OPERATORS[expr.operator].is_stream
+    return not reads and not is_placed and not isinstance(expr, ir.Input)
 
 
 def operands(expr: ir.Expr) -> tuple[ir.Expr, ...]:

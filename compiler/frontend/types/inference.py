@@ -178,8 +178,7 @@ class Inference:
         if (operator.needs_matrix and self.universe is Universe.TENSOR) or (self.is_settled and not all(fit)):
             shape = None
         phase = max((value.type.phase for value in values), default=Phase.CONSTANT)
-        if operator.name == "total":
-            phase = Phase.STREAM
+        phase = Phase.STREAM if operator.is_stream else phase
         kind = Kind.BOOLEAN if operator.boolean else Kind.NUMBER
         typed = with_type(node, Type(kind, shape, phase))
         if all(fit):
@@ -192,7 +191,8 @@ class Inference:
                 if not isinstance(argument, ir.Literal):
                     self.report(errors.wrong_kind("`per`", "`row` or `col` itself", "an expression", argument.span))
                     continue
-                if argument.value != "all" and self.universe is Universe.TENSOR and not self.in_claim:
+                is_refused = self.universe is Universe.TENSOR and not self.in_claim and not operator.needs_matrix
+                if argument.value != "all" and is_refused:
                     self.report(errors.not_elementwise(f"per={argument.value}", self.words, argument.span))
                 return str(argument.value)
         return "all"

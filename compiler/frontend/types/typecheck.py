@@ -13,6 +13,7 @@ from dataclasses import replace
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
 from optforge.compiler.frontend.types.inference import Inference, Reporter
+from optforge.compiler.frontend.types.places import place_indices
 from optforge.compiler.frontend.types.recursive import Part, Settled, in_reading_order, settle_types
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import evaluate_constant
@@ -131,11 +132,11 @@ def check_part(part: Part, inference: Inference) -> ir.Function:
     inference = replace(inference, owner=part.owner, kinds=part.kinds)
     values = {}
     for equation in in_reading_order(part.function).equations:
-        value = values[equation.name] = inference.typed(equation.value)
+        value = values[equation.name] = place_indices(inference.typed(equation.value))
         if value.type.shape is None:
             inference.known[ir.StreamRef(part.owner, equation.name)] = value.type
     equations = tuple(replace(each, value=values[each.name]) for each in part.function.equations)
-    outputs = tuple(replace(each, value=inference.typed(each.value)) for each in part.function.outputs)
+    outputs = tuple(replace(each, value=place_indices(inference.typed(each.value))) for each in part.function.outputs)
     return replace(part.function, equations=equations, outputs=outputs)
 
 
@@ -159,7 +160,7 @@ def require_output(output: ir.Output, rule: RawRule, report: Reporter) -> None:
 
 
 def check_claim(claim: ir.Claim, inference: Inference) -> ir.Claim:
-    promise = inference.typed(claim.promise)
+    promise = place_indices(inference.typed(claim.promise))
     if claim.form == "scale_free" and not (isinstance(promise, ir.Input) and promise.key == ir.GRAD):
         inference.report(errors.bad_claim("`scale_free` takes `grad`", claim.span))
     if claim.form in ("cost", "state") and promise.type.phase is not Phase.CONSTANT:

@@ -241,7 +241,7 @@ def is_runtime_call(expr: ir.Expr) -> TypeGuard[ir.Apply]:
     if not isinstance(expr, ir.Apply):
         return False
     operator = OPERATORS[expr.operator]
-    return operator.needs_matrix and bool(operator.imports)
+    return operator.needs_matrix and bool(operator.imports) and operator.values > 0
 
 
 def is_number(expr: ir.Expr, value: float) -> bool:

@@ -52,6 +52,7 @@ MODULE_NAMES = {
     "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis", "explain_orthogonalize",
     "explain_routing", "explain_schedule", "field", "fields", "find_spec", "from_dlpack", "fused_adagrad", "fused_adam",
     "fused_adamw", "fused_sgd", "get_proxy_mode", "get_total_norm", "groupby", "ieee", "importlib", "inspect",
+    "index",
     "inverse_root", "iterate_in", "json", "logdet", "lru_cache", "make_fx", "math", "nn", "no_type_check",
     "nullcontext", "operator", "orthogonalize", "os", "param_groups", "partial", "platform", "power", "qr", "re",
     "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys", "threading",
