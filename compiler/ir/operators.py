@@ -5,8 +5,8 @@ which shape it gives, how it is written in torch for Python scalars and for tens
 leading batch dimensions), and what it means: in NumPy float64 on 2-D arrays, and on Python floats.
 
 Torch patterns have holes ``{index:level}``: the argument's text, put in parentheses if it binds
-less tightly than ``level``. The key of a pattern spells the phases of the value arguments, ``S``
-for a Python scalar and ``T`` for a tensor; ``*`` stands for every combination without a row of its own.
+less tightly than ``level``; ``{like}`` is a full tensor. The key of a pattern spells the phases of the value arguments,
+``S`` for a Python scalar and ``T`` for a tensor; ``*`` stands for every combination without a row of its own.
 """
 
 from __future__ import annotations
@@ -557,7 +557,7 @@ ROWS = (
              ieee.square, ieee.square, Pattern("{0:postfix}.square_()"), internal=True,
              interval=intervals.square),
     Operator("place", Across.WHOLE, "the number of each of the parameter's rows, or cols", (Formal("per", Want.AXIS),),
-             place_shape, one("index(weight, dim={0})"), reference_place, imports=("index",), is_stream=True,
+             place_shape, one("index({like}, dim={0})"), reference_place, imports=("index",), is_stream=True,
              internal=True),
     Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),

@@ -179,7 +179,7 @@ class Writer:
         for module in ("math", "torch", "ieee"):
             if f"{module}." in pattern.text:
                 self.used.add(module)
-        return HOLE.sub(fill, pattern.text), pattern.level
+        return HOLE.sub(fill, pattern.text).replace("{like}", self.like), pattern.level
 
     def call_arguments(self, node: ir.Apply) -> list[str]:
         """Of a runtime function: values by position, settings by keyword where they are not the default."""
