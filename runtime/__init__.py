@@ -16,8 +16,9 @@ from .checkpoints import Spec, Was
 from .contract.generated import VERSION, Options
 from .contract.hypers import require
 from .contract.interface import Event, Kernel, Rule, State
+from .exchange.communication import Communication
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
-from .execution.strategies import explain_schedule
+from .execution.strategies import communication, explain_schedule
 from .linalg.ieee import ieee
 from .linalg.matrices import cholesky, det, eigenbasis, index, inverse_root, logdet, qr, solve, trace
 from .linalg.norms import norm
@@ -32,6 +33,7 @@ from .schedules import SpecSchedule
 
 __all__ = [
     "VERSION",
+    "Communication",
     "Event",
     "Kernel",
     "Options",
@@ -45,6 +47,7 @@ __all__ = [
     "View",
     "Was",
     "cholesky",
+    "communication",
     "det",
     "eigenbasis",
     "explain_orthogonalize",

@@ -7,13 +7,15 @@ as well. A step of weights that are not those of training would spoil them, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from .batching.counters import Count, Counters
 from .batching.parameter_batch import ParameterBatch
+from .batching.states import _has_begun
 from .contract.interface import Rule
 
 _Counts = Mapping[str, Mapping[Any, Count]]  # of events, by parameter
@@ -45,11 +47,44 @@ def _require_training(batches: Iterable[ParameterBatch], counts: _Counts) -> Non
                 raise RuntimeError(f"the weights are what {pair[0]}() has put in place: call {pair[1]}() before a step")
 
 
-def _is_due(rule: Rule, event: str, p: Tensor, counts: _Counts) -> bool:
-    """Whether the event has something to do for p: it is not there yet, or there to be taken away."""
-    return all(
-        _shows(pair, p, counts) is (event == pair[1]) for pair in _pairs_of(rule) if event in pair and len({*pair}) > 1
-    )
+class Firing:
+    """An event that is about to be fired, and for which parameters it has something to do."""
+
+    def __init__(
+        self, owner: str, rules: Sequence[Rule], event: str, counters: Counters, state: Mapping[Any, Any]
+    ) -> None:
+        """ValueError if no rule has the event."""
+        self.events = {rule.name: found for rule in rules if (found := rule.event(event))}
+        if not self.events:
+            raise ValueError(f"{owner} has no event {event!r}")
+        self.kernels = {name: found.kernel for name, found in self.events.items()}
+        self.event, self.rules, self.counters, self.state = event, rules, counters, state
+        self.blocked: dict[str, Rule] = {}
+
+    @cached_property
+    def counts(self) -> _Counts:
+        """How often the events that come in pairs were fired."""
+        return _mode_counts(self.rules, self.counters, self.state)
+
+    def reads_gradient(self, rule: Rule, p: Tensor) -> bool:
+        """Whether the event, or what gives p's states their first values before it, is computed from its gradient."""
+        init_reads = rule.init is not None and "grad" in rule.init.inputs
+        return "grad" in self.kernels[rule.name].inputs or (init_reads and not _has_begun(self.state.get(p, {}), rule))
+
+    def takes_part(self, rule: Rule, p: Tensor) -> bool:
+        """Whether p has what the event needs, and what it does has not been done already."""
+        if rule.name not in self.events or (p.grad is None and self.reads_gradient(rule, p)):
+            return False
+        pairs = [pair for pair in _pairs_of(rule) if self.event in pair and len({*pair}) > 1]
+        is_due = all(_shows(pair, p, self.counts) is (self.event == pair[1]) for pair in pairs)
+        if not is_due:
+            self.blocked[rule.name] = rule
+        return is_due
+
+    def require_due(self, batches: Sequence[ParameterBatch]) -> None:
+        """RuntimeError if nothing is left to do because it has been done already, or cannot be undone."""
+        if self.blocked and not batches:
+            raise RuntimeError(_why_not_due(self.blocked.values(), self.event))
 
 
 def _why_not_due(rules: Iterable[Rule], event: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from .batching.counters import Counters, DeviceCounters, _is_capturing
 from .batching.noise import Noise
 from .batching.parameter_batch import ParameterBatch
 from .batching.roster import Roster
-from .batching.states import _begin_states, _complete_states, _counters_of, _drop_precision, _drop_untouched, _has_begun
+from .batching.states import _begin_states, _complete_states, _counters_of, _drop_precision, _drop_untouched
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .contract.arguments import _require_arguments, _require_callable, _require_kind
 from .contract.generated import Generated
 from .contract.hypers import _check_hypers, _distinguish, _plain
-from .contract.interface import Event, Kernel, Rule
+from .contract.interface import Kernel, Rule
+from .exchange.communication import Communication
 from .execution.arrangement import Arrangement
 from .execution.autocast import _without_autocast
 from .execution.calls import _all_finite
@@ -28,7 +29,7 @@ from .execution.interrupts import _DeferredInterrupts
 from .execution.strategies import Refused, Runner, _require_ways, _strategy
 from .fixed_points import _warn_of_fixed_points
 from .loading import _Reader, _require_form, _run_pre_hooks
-from .modes import _is_due, _mode_counts, _require_training, _why_not_due
+from .modes import Firing, _mode_counts, _require_training
 from .placement.fsdp import _require_in_place
 from .placement.parts import _part_of
 from .routing.groups import (
@@ -50,6 +51,8 @@ from .steps.homes import _show_owned
 from .steps.jobs import Job, _run_jobs
 from .steps.sums import _sums
 from .steps.together import Together
+
+_Found = TypeVar("_Found")
 
 
 class SpecOptimizer(Generated, torch.optim.Optimizer):
@@ -126,6 +129,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._roster = Roster()
         self._arrangement = Arrangement()
         self._together = Together(self._roster)
+        self._sent = Communication()  # in the last step or event
         self._counters = self._new_counters()
         self._refused: Refused = {}
 
@@ -224,23 +228,26 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             _require_callable("step", closure, "a function that computes the loss")
             with torch.enable_grad():
                 loss = closure()
-        batches = self._collect("step", _has_grad)
-        self._require_agreement("step", _has_grad)
-        _require_in_place(self._roster.slots, self._roster.name)
-        _require_training(batches, _mode_counts(self.RULES, self._counters, self.state))
-        if self.skip_nonfinite and not self._together.everywhere(_all_finite(batches)):
+
+        def prepare() -> tuple[list[ParameterBatch], list[Runner], bool]:
+            batches = self._collect("step", _has_grad)
+            _require_in_place(self._roster.slots, self._roster.name)
+            _require_training(batches, _mode_counts(self.RULES, self._counters, self.state))
+            runners = [self._runner(batch.rule.step, batch, "step") for batch in batches]
+            return batches, runners, not self.skip_nonfinite or _all_finite(batches)
+
+        batches, runners, is_finite = self._prepare_together("step", _has_grad, prepare)
+        if self.skip_nonfinite and not self._together.everywhere(is_finite, self._sent):
             return loss
         _warn_of_fixed_points(batches, self._roster, type(self).__name__)
         with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
-            settled = [(batch, self._arrangement.settled(batch, slots, state)) for batch in batches]
+            settled = [self._arrangement.settled(batch, slots, state, self._sent) for batch in batches]
             kernels = {batch.rule.name: batch.rule.step for batch in batches}
-            sums = _sums(kernels, batches, {}, self._arrangement, slots, state)
-            jobs = []
-            for batch, buckets in settled:
-                scalars = batch.scalars(batch.rule.step, sums[batch.rule.name], {})
-                jobs.append(Job(self._runner(batch.rule.step, batch, "step"), scalars, buckets))
-            _run_jobs(jobs, partial(self._counters.advance, "step", self.state), interrupts.pause)
+            sums = _sums(kernels, batches, {}, self._arrangement, slots, state, self._sent)
+            scalars = [batch.scalars(batch.rule.step, sums[batch.rule.name], {}) for batch in batches]
+            advance = partial(self._counters.advance, "step", self.state)
+            _run_jobs(list(map(Job, runners, scalars, settled)), advance, interrupts.pause, self._sent)
         return loss
 
     @_disable_dynamo
@@ -250,53 +257,50 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
         RuntimeError if it puts in place what is there already, or takes away what is not.
         """
-        events = {rule.name: found for rule in self.RULES if (found := rule.event(event))}
-        if not events:
-            raise ValueError(f"{type(self).__name__} has no event {event!r}")
+        firing = Firing(type(self).__name__, self.RULES, event, self._counters, self.state)
         _require_arguments(getattr(self, event, None), arguments)
+        counter, kernels = f"{event}_step", firing.kernels
 
-        modes = _mode_counts(self.RULES, self._counters, self.state)
-        blocked: list[Rule] = []
+        def prepare() -> tuple[list[ParameterBatch], list[ParameterBatch], list[Runner], bool]:
+            batches = self._collect(counter, firing.takes_part)
+            firing.require_due(batches)
+            stepped = self._collect(counter, _has_grad) if any(kernel.sums for kernel in kernels.values()) else []
+            runners = [self._runner(kernels[batch.rule.name], batch, counter) for batch in batches]
+            read = [batch for batch in batches if any(firing.reads_gradient(batch.rule, p) for p in batch.params)]
+            return batches, stepped, runners, not self.skip_nonfinite or _all_finite([*read, *stepped])
 
-        def takes_part(rule: Rule, p: Tensor) -> bool:
-            if rule.name not in events or (p.grad is None and self._needs_grad(rule, events[rule.name], p)):
-                return False
-            is_due = _is_due(rule, event, p, modes)
-            blocked.extend([] if is_due else [rule])
-            return is_due
-
-        batches = self._collect(f"{event}_step", takes_part)
-        self._require_agreement(f"{event}_step", takes_part)
-        if blocked and not batches:
-            raise RuntimeError(_why_not_due(blocked, event))
-        stepped = self._collect(f"{event}_step", _has_grad) if any(e.kernel.sums for e in events.values()) else []
-        read = [*self._find_readers(batches, events), *stepped]
-        if self.skip_nonfinite and not self._together.everywhere(_all_finite(read)):
+        batches, stepped, runners, is_finite = self._prepare_together(counter, firing.takes_part, prepare)
+        if self.skip_nonfinite and not self._together.everywhere(is_finite, self._sent):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
             for batch in batches:
-                self._arrangement.require_states(batch, slots, state)
-            given = {name: found.scalars(arguments) for name, found in events.items()}
-            kernels = {name: found.kernel for name, found in events.items()}
-            sums = _sums(kernels, stepped, given, self._arrangement, slots, state)
+                self._arrangement.require_states(batch, slots, state, self._sent)
+            given = {name: found.scalars(arguments) for name, found in firing.events.items()}
+            sums = _sums(kernels, stepped, given, self._arrangement, slots, state, self._sent)
             jobs = []
-            for batch in batches:
-                kernel = kernels[batch.rule.name]
-                scalars = batch.scalars(kernel, sums[batch.rule.name], given[batch.rule.name])
-                layout = _wider(batch.rule.step.layout, kernel.layout)
+            for batch, runner in zip(batches, runners, strict=True):
+                rule, kernel = batch.rule, runner.kernel
+                layout = _wider(rule.step.layout, kernel.layout)
                 buckets = self._arrangement.buckets(batch, kernel, layout, slots)
-                runner = self._runner(kernel, batch, f"{event}_step")
+                scalars = batch.scalars(kernel, sums[rule.name], given[rule.name])
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
-            advance = partial(self._counters.advance, f"{event}_step", self.state)
-            _run_jobs(jobs, advance, interrupts.pause)
+            _run_jobs(jobs, partial(self._counters.advance, counter, self.state), interrupts.pause, self._sent)
 
-    def _require_agreement(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> None:
-        """RuntimeError on every rank unless all those that share parameters with this one do the same."""
-        values = ((*self._values(group), group["precision"]) for group in self.param_groups)
-        counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
-        self._together = self._together.of(self._roster)
-        self._together.require_agreement(spec, counts, takes_part, values).bring_home(self.state)
+    def _prepare_together(
+        self, counter: str, takes_part: Callable[[Rule, Tensor], bool], prepare: Callable[[], _Found]
+    ) -> _Found:
+        """What `prepare` finds here, if all ranks that share parameters with this one can go on, and do the same."""
+        self._sent = Communication()
+        try:
+            found = prepare()
+            values = [(*self._values(group), group["precision"], group["seed"]) for group in self.param_groups]
+            counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
+        except BaseException as problem:
+            self._together.fail(problem, self.skip_nonfinite, self._sent)
+        self._together.require_agreement(spec, counts, takes_part, values, self.skip_nonfinite, self._sent)
+        self._together.bring_home(self.state, self._sent)
+        return found
 
     def _runner(self, kernel: Kernel, batch: ParameterBatch, counter: str) -> Runner:
         strategy = _strategy(kernel, batch, self.backend, self.capturable, self._refused)
@@ -304,19 +308,12 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         states = self._roster.seen(self.state)
         return Runner(kernel, batch, states, strategy, noise, self.compile_options, self._refused)
 
-    def _find_readers(self, batches: Iterable[ParameterBatch], events: Mapping[str, Event]) -> list[ParameterBatch]:
-        """The batches in which the event, or the first values of states, are computed from gradients."""
-        return [b for b in batches if any(self._needs_grad(b.rule, events[b.rule.name], p) for p in b.params)]
-
-    def _needs_grad(self, rule: Rule, event: Event, p: Tensor) -> bool:
-        init_reads = rule.init is not None and "grad" in rule.init.inputs
-        return "grad" in event.kernel.inputs or (init_reads and not _has_begun(self.state.get(p, {}), rule))
-
     def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[ParameterBatch]:
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
         batches: dict[tuple[Any, ...], ParameterBatch] = {}
         runs: dict[tuple[Any, ...], int] = {}
         self._look_at_groups()
+        self._together = self._together.of(self._roster)
         counts = self._counters.known(counter, self.state)
         for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
             values = self._values(group)
@@ -342,7 +339,10 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                 batch.params.append(p)
                 if part is not None:
                     batch.parts[p] = part
-        return list(batches.values())
+        if self._together.exchanges:  # where an error on one rank alone would leave others waiting for what it sends
+            for batch in batches.values():
+                self._arrangement.require_fitting(batch, self._roster.slots, self._roster.seen(self.state))
+        return self._together.sort([*batches.values()])
 
     def _look_at_groups(self, resized: Tensor | None = None) -> None:
         """Checks parameters that are new or changed, as the roster says, and drops what was made for what they were."""
@@ -367,7 +367,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         Parameters that are to be trained have states before their first step, too: counts of 0, and states of zeros.
         States that one rank owns are shown as DTensors, for which ranks exchange them: all must call this then.
         """
-        self._together = self._together.of(self._roster).bring_home(self.state)
+        self._together = self._together.of(self._roster).bring_home(self.state, Communication())
         listed = {id(p) for group in self.param_groups for p in group["params"]}
         _drop_untouched({p: slot for p, slot in self._roster.slots.items() if id(p) not in listed}, self.state)
         _complete_states(self.param_groups, self._roster.slots, self._roster.seen(self.state), self._counters)

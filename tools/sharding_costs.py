@@ -95,7 +95,7 @@ def plan(shapes: Sequence[Shape], ranks: int) -> Plan:
         for shape, indices in alike.items()
         for start, end in _runs_up_to([math.prod(shape) // ranks] * len(indices), DEVICE_CROSSING)
     ]
-    return Plan(shapes, ranks, _owners([_flops_of_whole(*shape) for shape in shapes], ranks), buckets)
+    return Plan(shapes, ranks, _owners([_flops_of_whole(*shape) for shape in shapes], shapes, ranks), buckets)
 
 
 def rows_on(rank: int, rows: int, ranks: int) -> int:
@@ -131,12 +131,21 @@ def work_at_once(found: Plan) -> int:
 
 
 def work_in_turn(found: Plan) -> int:
-    """That of the slowest rank in each group of batches that are under way together, all groups added up.
+    """When the slowest rank is done, where a batch begins when all of the one `WINDOW` before it has come back.
 
-    The next group begins when all of one has come back, so that who owns nothing in it waits.
+    Ranks compute batch after batch, so that who owns little of one may have to wait for the next.
     """
-    groups = [found.buckets[start : start + WINDOW] for start in range(0, len(found.buckets), WINDOW)]
-    return sum(slowest(work_of(found, chain.from_iterable(group))) for group in groups)
+    busy: Counter[int] = Counter()  # until when each rank is
+    back: list[int] = []  # when each batch is
+    for number, bucket in enumerate(found.buckets):
+        start = back[number - WINDOW] if number >= WINDOW else 0
+        costs: Counter[int] = Counter()
+        for rank, cost in work_of(found, bucket):
+            costs[rank] += cost
+        for rank, cost in costs.items():
+            busy[rank] = max(busy[rank], start) + cost
+        back.append(max([busy[rank] for rank in costs] + back[-1:]))
+    return max(back, default=0)
 
 
 def total_work(shapes: Iterable[Shape]) -> int:
@@ -205,7 +214,7 @@ def gram(shapes: Sequence[Shape], ranks: int) -> Cost:
     rest = owner(apart := plan(wide, ranks), work_at_once(apart))
     products = [4 * cols * cols * rows_on(0, rows, ranks) for rows, cols in tall]
     polynomials = [_flops_of_whole(*shape) - 4 * shape[1] * math.prod(shape) for shape in tall]
-    work = sum(products) + slowest(zip(_owners(polynomials, ranks), polynomials, strict=True))
+    work = sum(products) + slowest(zip(_owners(polynomials, tall, ranks), polynomials, strict=True))
     calls = 3 * len(set(tall))  # norms, a reduce-scatter and an all_gather
     sent = 2 * 4 * sum(cols * cols for _, cols in tall) * (ranks - 1) / ranks
     seconds = calls * (START + HOP * math.log2(ranks)) + ring_seconds(sent, ranks) + work / RATE
@@ -221,7 +230,7 @@ def replicas_apart(shapes: Sequence[Shape]) -> Cost:
 def replicas_together(shapes: Sequence[Shape], replicas: int) -> Cost:
     """Each matrix has one owner in all replicas; updates go to its replica and on to the others."""
     here = plan(shapes, NODE)
-    owners = _owners([_flops_of_whole(*shape) for shape in shapes], NODE * replicas)
+    owners = _owners([_flops_of_whole(*shape) for shape in shapes], shapes, NODE * replicas)
     of_a_node = slowest((rank // NODE, math.prod(shape)) for rank, shape in zip(owners, shapes, strict=True))
     inside = 2 * ELEMENT * of_a_node * (NODE - 1) / NODE**2
     between = ELEMENT * sum(map(math.prod, shapes)) / NODE * (replicas - 1) / replicas
@@ -257,8 +266,8 @@ The strategies:
 
 MB are those of the rank that sends most in a step. *Slowest over mean* is the work of the busiest owner over that of
 the mean rank, which is large where there are fewer matrices than ranks. *In turn* are the same and the time where
-{WINDOW} batches are under way and the next ones come when all of these are back, as the runtime has it; other times are
-those of all batches at once."""
+{WINDOW} batches are under way and the next one begins when the first of these is back, as the runtime has it; other
+times are those of all batches at once."""
 
 GRAM_INTRODUCTION = """\
 ## Where the Gram form would pay

@@ -12,11 +12,14 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from examples.gpt2.data import Batch
 from optforge import GaussNewtonBartlett, Hutchinson
+from optforge.curvature import draw_labels, replaced_gradients
 
 
 def find_estimator(model: nn.Module, optimizer: Optimizer) -> Callable[[Batch, torch.Generator], None] | None:
@@ -25,16 +28,31 @@ def find_estimator(model: nn.Module, optimizer: Optimizer) -> Callable[[Batch, t
     An event that is told the batch size wants gradients on drawn labels (Gauss-Newton-Bartlett); any other wants
     products with the Hessian (Hutchinson).
     """
-    event = getattr(optimizer, "curvature", None)
-    if event is None:
+    if not hasattr(optimizer, "curvature"):
         return None
-    if "batch_size" in inspect.signature(event).parameters:
-        return lambda batch, generator: _draw_labels(model, optimizer, batch, generator)
-    return lambda batch, generator: _multiply_hessian(model, optimizer, batch, generator)
+    if wants_hessian(optimizer):
+        return lambda batch, generator: _multiply_hessian(model, optimizer, batch, generator)
+    draw = _draw_labels_in_shards if isinstance(model, FSDPModule) else _draw_labels
+    return lambda batch, generator: draw(model, optimizer, batch, generator)
+
+
+def wants_hessian(optimizer: Optimizer) -> bool:
+    """Whether the curvature that ``optimizer`` asks for needs a loss that can be differentiated twice."""
+    event = getattr(optimizer, "curvature", None)
+    return event is not None and "batch_size" not in inspect.signature(event).parameters
 
 
 def _draw_labels(model: nn.Module, optimizer: Optimizer, batch: Batch, generator: torch.Generator) -> None:
     GaussNewtonBartlett(model, optimizer, every=1, generator=generator)(batch.inputs)
+
+
+def _draw_labels_in_shards(model: nn.Module, optimizer: Optimizer, batch: Batch, generator: torch.Generator) -> None:
+    """The same by ``backward()``, which alone gives shards their gradients: means over processes, which are alike."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    with replaced_gradients(params, {}):
+        logits = model(batch.inputs).flatten(0, -2)
+        cross_entropy(logits, draw_labels(logits, generator)).backward()
+        optimizer.curvature(float(len(logits)))
 
 
 def _multiply_hessian(model: nn.Module, optimizer: Optimizer, batch: Batch, generator: torch.Generator) -> None:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from examples.gpt2.checkpoints import Checkpoint, find_checkpoints, read_checkpoint, write_checkpoint
 from examples.gpt2.config import ModelConfig, RunConfig, describe_changes, write_config
-from examples.gpt2.curvature import find_estimator
+from examples.gpt2.curvature import wants_hessian
 from examples.gpt2.data import Corpus, load_corpus, share_batch
 from examples.gpt2.logs import (
     CONFIG_FILE,
@@ -79,8 +79,9 @@ def build_training(config: RunConfig, corpus: Corpus, processes: Processes) -> T
     else:
         shard_model(model, processes.mesh)
     optimizer = build_optimizer(config.optimizer, model)
-    if processes.mesh is not None and find_estimator(model, optimizer):
-        raise RunError(f"{config.optimizer.name} wants the curvature at whole parameters: train it without --shard")
+    if processes.mesh is not None and wants_hessian(optimizer):
+        reason = "wants products with the Hessian, and a loss of shards is differentiated once alone"
+        raise RunError(f"{config.optimizer.name} {reason}: train it without --shard")
     schedule = build_schedule(config.optimizer.schedule, optimizer, steps=config.loop.steps)
     loss = wrap_loss(model, config.loop, processes)
     return Training(model, loss, optimizer, schedule, corpus, config.loop, processes)

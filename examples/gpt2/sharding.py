@@ -21,6 +21,7 @@ from examples.gpt2.logs import CommunicationRecord
 from examples.gpt2.model import GPT
 from examples.gpt2.optimizers import is_generated
 from examples.gpt2.processes import Processes
+from optforge import communication
 
 
 def shard_model(model: GPT, mesh: DeviceMesh) -> None:
@@ -78,17 +79,9 @@ def cut_optimizer_state(state: Mapping[str, Any], optimizer: Optimizer) -> dict[
 def measure_communication(optimizer: Optimizer, step: int, processes: Processes) -> CommunicationRecord | None:
     """What ``optimizer`` has sent in ``step``, its last; None where nothing is sharded or nobody counts.
 
-    Counted is what matrices that lie on several processes need, and nothing of what FSDP or the loop sends.
+    Counted is what the optimizer sends for its step, and nothing of what FSDP or the loop sends.
     """
     if processes.mesh is None or not is_generated(type(optimizer)):
         return None
-    calls: dict[str, int] = {}
-    sent = 0
-    generated: Any = optimizer
-    for work in generated._collect("step", lambda rule, p: p.grad is not None):
-        kernel = work.rule.step
-        for bucket in generated._arrangement.buckets(work, kernel, kernel.layout, generated._roster.slots):
-            sent += sum(bucket.record.bytes.values())
-            for kind, number in bucket.record.calls.items():
-                calls[kind] = calls.get(kind, 0) + number
-    return CommunicationRecord(step, calls, processes.mean(float(sent)))
+    sent = communication(optimizer)
+    return CommunicationRecord(step, sent.calls, processes.mean(float(sum(sent.bytes.values()))))

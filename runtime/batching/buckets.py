@@ -13,7 +13,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ..contract.interface import DIMENSIONS, OWN_DIMENSIONS, State
 from ..contract.precision import _States
-from ..exchange.collectives import Record
+from ..exchange.communication import Communication
 from ..exchange.sharding import Sharding
 from ..routing.places import Place, Slot
 from .buffers import Buffer, _set_apart, _storage
@@ -51,7 +51,7 @@ class Bucket:
         self.entries = entries
         self.sharding = sharding  # how the matrices lie on ranks, if the kernel needs more than is here
         self.homes = homes
-        self.record = Record()  # what ranks have sent for the bucket in its last step
+        self.record = Communication()  # what ranks have sent for the bucket in its last step
         self.params = [p for p, _ in entries]
         self.counts = [place.count if len(place.unit) == 2 else place.unit[0] for _, place in entries]
         self.buffers: dict[str, Buffer] = {}

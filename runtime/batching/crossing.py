@@ -89,15 +89,16 @@ def _ranks_of(slot: Slot) -> Ranks:
 def _owners_of(slots: Mapping[Tensor, Slot]) -> dict[Tensor, int]:
     """The rank that owns the matrices of each parameter that any kernel of its rule may need whole.
 
-    All parameters count, with gradient or not, so that owners stay when gradients come and go.
+    All parameters count, with gradient or not, so that owners stay when gradients come and go. Meshes of the same ranks
+    share the work among them as one does.
     """
-    costs: dict[Ranks, dict[Tensor, int]] = {}
+    costs: dict[tuple[int, ...], dict[Tensor, tuple[int, tuple[int, ...]]]] = {}
     for p, slot in slots.items():
         if not slot.is_empty and any(_crosses(slot, kernel) for kernel in slot.rule.kernels):
             first = slot.whole.places(_wider("tensor", slot.rule.step.layout))[0]
-            costs.setdefault(_ranks_of(slot), {})[p] = first.count * _flops_of_whole(*first.unit)
-    return {
-        p: rank
-        for ranks, flops in costs.items()
-        for p, rank in zip(flops, _owners([*flops.values()], ranks.size), strict=True)
-    }
+            costs.setdefault(_ranks_of(slot).members, {})[p] = (first.count * _flops_of_whole(*first.unit), first.unit)
+    owners: dict[Tensor, int] = {}
+    for ranks, each in costs.items():
+        flops, units = zip(*each.values(), strict=True)
+        owners.update(zip(each, _owners(flops, units, len(ranks)), strict=True))
+    return owners

@@ -1,8 +1,8 @@
 """Agreement: that all ranks are about to do the same, and what they decide or add up together.
 
-In: what this rank knows of each parameter, and the groups that together reach all ranks which step together, in an
-order that all of them have. Out: an error on every rank unless they know the same. Each function is a call or two for
-each group, and waits for the device.
+In: what this rank knows of each parameter, or why it cannot step, and the groups that together reach all ranks which
+step together. Out: an error on every rank unless they know the same. Each function is a call or two for each group, and
+waits for the device.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .communication import Communication
 from .sharding import Ranks
+
+TEXT_BYTES = 1000  # of what other ranks hear of an error
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,51 @@ class Known:
     hypers: tuple[Any, ...]
 
 
-def _require_same(known: Sequence[Known], spec: str, groups: Sequence[Ranks], device: torch.device) -> None:
+@dataclass(frozen=True)
+class Reach:
+    """All ranks that step together: groups that reach them one after another, in an order that all of them have."""
+
+    groups: tuple[Ranks, ...]
+    device: torch.device
+
+    def reduce(self, x: Tensor, operation: Any, sent: Communication) -> None:
+        """Makes of x what it is over all ranks."""
+        sent.rounds += bool(self.groups)
+        for ranks in self.groups:
+            sent.count_reduction(x.numel() * x.element_size(), ranks.size)
+            dist.all_reduce(x, operation, group=ranks.group)
+
+
+def _require_same(
+    known: Sequence[Known], spec: str, reach: Reach, sent: Communication, problem: BaseException | None = None
+) -> None:
     """RuntimeError on every rank, which says what differs, unless all know the same; nothing has changed.
 
-    Whether anything differs is one reduction of a few words; only then ranks exchange what they know.
+    Whether anything differs is one reduction of a few words; only then ranks exchange what they know. A rank with a
+    `problem`, for which it cannot step, raises that, and others what it is.
     """
-    words = [_word((spec, *known)), _word(spec), len(known)]
-    differ = _find_differences([words], groups, device)[0]
+    largest, differ = _compare([_number_of(problem), _word((spec, *known)), _word(spec), len(known)], reach, sent)
+    if largest[0]:
+        _raise_everywhere(problem, largest[0], reach, sent)
     if not any(differ):
         return
-    if differ[1]:
-        raise RuntimeError(f"ranks step optimizers of different specs; this one's is {spec or 'unknown'}")
     if differ[2]:
+        raise RuntimeError(f"ranks step optimizers of different specs; this one's is {spec or 'unknown'}")
+    if differ[3]:
         raise RuntimeError(f"ranks step different numbers of parameters; this one steps {len(known)}")
     rows = [[_word(each.name), int(each.has_gradient), each.count, _word(each.hypers)] for each in known]
-    found = _find_differences(rows, groups, device)
+    found = _compare([word for row in rows for word in row], reach, sent)[1]
     problems = (
         "they are called otherwise on some ranks",
         "some ranks have a gradient and others have none",
         "ranks have counted different numbers of steps",
         "ranks have different hypers",
     )
-    lines = [
-        f"{problem}: {', '.join(named)}"
-        for column, problem in enumerate(problems)
-        if (named := [each.name for each, row in zip(known, found, strict=True) if row[column]])
-    ]
-    raise RuntimeError("\n".join(["ranks do not agree, and nothing has been stepped", *lines]))
+    lines = ["ranks do not agree, and nothing has been stepped"]
+    for column, what in enumerate(problems):
+        named = [each.name for each, differs in zip(known, found[column::4], strict=True) if differs]
+        lines.extend([f"{what}: {', '.join(named)}"] if named else [])
+    raise RuntimeError("\n".join(lines))
 
 
 def _word(facts: object) -> int:
@@ -63,25 +84,50 @@ def _word(facts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest(), "little") >> 2
 
 
-def _find_differences(rows: Sequence[Sequence[int]], groups: Sequence[Ranks], device: torch.device) -> list[list[bool]]:
-    """Which of the numbers are not the same on all ranks: the largest of each, and the largest of its opposite."""
-    mine = torch.tensor(rows, dtype=torch.int64, device=device)
+def _compare(words: Sequence[int], reach: Reach, sent: Communication) -> tuple[list[int], list[bool]]:
+    """The largest of each number on all ranks, and whether others are smaller: minus the largest of its opposite."""
+    mine = torch.tensor(words, dtype=torch.int64, device=reach.device)
     extremes = torch.stack([mine, -mine])
-    for ranks in groups:
-        dist.all_reduce(extremes, dist.ReduceOp.MAX, group=ranks.group)
-    differs: list[list[bool]] = (extremes[0] != -extremes[1]).tolist()
-    return differs
+    reach.reduce(extremes, dist.ReduceOp.MAX, sent)
+    largest, opposite = extremes.tolist()
+    return largest, [x != -y for x, y in zip(largest, opposite, strict=True)]
 
 
-def _is_so_everywhere(is_so: bool, groups: Sequence[Ranks], device: torch.device) -> bool:
-    """Whether it is so on all ranks; a flag, as a reduction of the values themselves might drop a NaN."""
-    flag = torch.tensor(int(is_so), device=device)
-    for ranks in groups:
-        dist.all_reduce(flag, dist.ReduceOp.MIN, group=ranks.group)
+def _is_so_everywhere(is_so: bool, reach: Reach, sent: Communication, problem: BaseException | None = None) -> bool:
+    """Whether it is so on all ranks; a flag, as a reduction of the values themselves might drop a NaN.
+
+    A `problem` is raised as by `_require_same`.
+    """
+    flag = torch.tensor(-_number_of(problem) if problem else int(is_so), device=reach.device)
+    reach.reduce(flag, dist.ReduceOp.MIN, sent)
+    if flag < 0:
+        _raise_everywhere(problem, -int(flag), reach, sent)
     return bool(flag)
 
 
-def _sum_over_ranks(sums: Mapping[Ranks, Tensor]) -> Tensor:
+def _number_of(problem: BaseException | None) -> int:
+    """A number that says of a rank with a problem which one it is; 0 of any other."""
+    return 0 if problem is None else 1 + dist.get_rank()
+
+
+def _raise_everywhere(problem: BaseException | None, failing: int, reach: Reach, sent: Communication) -> NoReturn:
+    """Raises the problem of this rank; on a rank without any the one of the rank whose number was found to be largest.
+
+    RuntimeError for that; all ranks must be there.
+    """
+    letters = torch.zeros(TEXT_BYTES, dtype=torch.uint8, device=reach.device)
+    if failing == _number_of(problem):
+        text = f"{type(problem).__name__}: {problem}".encode()[:TEXT_BYTES]
+        letters[: len(text)] = torch.tensor([*text], dtype=torch.uint8)
+    reach.reduce(letters, dist.ReduceOp.MAX, sent)
+    if problem is not None:
+        raise problem
+    text = bytes(letters.tolist()).rstrip(b"\0")
+    reason = text.decode(errors="replace")
+    raise RuntimeError(f"rank {failing - 1} cannot take part, and nothing has been stepped on any: {reason}")
+
+
+def _sum_over_ranks(sums: Mapping[Ranks, Tensor], sent: Communication) -> Tensor:
     """What all ranks have of sums: for each group what this rank has added up of its own shards.
 
     Under `Ranks()` is what every rank has, as of parameters that are not sharded: it counts once.
@@ -90,6 +136,6 @@ def _sum_over_ranks(sums: Mapping[Ranks, Tensor]) -> Tensor:
     for ranks, value in sums.items():
         total = value.clone()
         if ranks.size > 1:
-            dist.all_reduce(total, group=ranks.group)
+            Reach((ranks,), total.device).reduce(total, dist.ReduceOp.SUM, sent)
         totals.append(total)
     return torch.stack(totals).sum(0)

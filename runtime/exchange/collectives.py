@@ -8,13 +8,13 @@ much of it a rank has.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .communication import Communication
 from .packing import (
     Message,
     Partial,
@@ -29,20 +29,7 @@ from .sharding import Ranks
 _Finish = Callable[[], list[Tensor]]  # waits for a call, and gives what each message has become
 
 
-@dataclass
-class Record:
-    """What a rank has sent: rounds, and by collective the number of calls and the bytes that have left the rank."""
-
-    rounds: int = 0
-    calls: dict[str, int] = field(default_factory=dict)
-    bytes: dict[str, int] = field(default_factory=dict)
-
-    def count(self, kind: str, sent: int) -> None:
-        self.calls[kind] = self.calls.get(kind, 0) + 1
-        self.bytes[kind] = self.bytes.get(kind, 0) + sent
-
-
-def _deliver(messages: Sequence[Message], ranks: Ranks, record: Record) -> Generator[None, None, list[Tensor]]:
+def _deliver(messages: Sequence[Message], ranks: Ranks, record: Communication) -> Generator[None, None, list[Tensor]]:
     """One round: starts its calls, yields while they are under way, and returns what each message has become.
 
     What the messages hold is copied at once and may be overwritten.
@@ -60,15 +47,15 @@ def _deliver(messages: Sequence[Message], ranks: Ranks, record: Record) -> Gener
     return [results[index] for index in range(len(messages))]
 
 
-def _start(messages: Sequence[Message], ranks: Ranks, record: Record) -> _Finish:
+def _start(messages: Sequence[Message], ranks: Ranks, record: Communication) -> _Finish:
     if isinstance(messages[0], Partial):
         return _start_reduction(cast(Sequence[Partial], messages), ranks, record)
     return _start_shuffle(cast(Sequence[Shuffle], messages), ranks, record)
 
 
-def _start_reduction(partials: Sequence[Partial], ranks: Ranks, record: Record) -> _Finish:
+def _start_reduction(partials: Sequence[Partial], ranks: Ranks, record: Communication) -> _Finish:
     flat = _pack_partials(partials)
-    record.count("all_reduce", 2 * (ranks.size - 1) * flat.numel() * flat.element_size() // ranks.size)
+    record.count_reduction(flat.numel() * flat.element_size(), ranks.size)
     operation = dist.ReduceOp.SUM if partials[0].kind == "sum" else dist.ReduceOp.MAX
     work = dist.all_reduce(flat, operation, group=ranks.group, async_op=True)
 
@@ -79,7 +66,7 @@ def _start_reduction(partials: Sequence[Partial], ranks: Ranks, record: Record) 
     return finish
 
 
-def _start_shuffle(shuffles: Sequence[Shuffle], ranks: Ranks, record: Record) -> _Finish:
+def _start_shuffle(shuffles: Sequence[Shuffle], ranks: Ranks, record: Communication) -> _Finish:
     flat, sent, received = _pack_shuffles(shuffles)
     record.count("all_to_all", (sum(sent) - sent[ranks.rank]) * flat.element_size())
     arrived = torch.empty(sum(received), dtype=flat.dtype, device=flat.device)

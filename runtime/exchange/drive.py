@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .collectives import Record, _deliver
+from .collectives import _deliver
+from .communication import Communication
 from .over import Over, Request
 from .packing import Message
 
@@ -32,13 +33,16 @@ class Run:
     step: Step
     over: Over
     finish: Callable[[Any], None]
-    record: Record
+    record: Communication
 
 
-def _drive(runs: Iterable[Run], meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Runs all functions to their ends, in the order of their batches, `WINDOW` of them at a time.
+def _drive(runs: Iterable[Run], sent: Communication, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Runs all functions to their ends, in the order of their batches, `WINDOW` of them at a time; adds to `sent`.
 
-    A run is asked for when its turn comes, so that no more inputs are gathered than are needed.
+    A run is asked for when its turn comes, so that no more inputs are gathered than are needed. All that are under way
+    at first have been begun before `meanwhile`, but the last of them takes its turns after the first has moved on.
+    From then on no two are where they were together, and while one computes what the others wait for travels: whole
+    matrices of the next one to their owners, and those of the one before back from there.
     """
     waiting = iter(runs)
     under_way: deque[tuple[Run, Generator[None, None, Any]]] = deque()
@@ -49,6 +53,7 @@ def _drive(runs: Iterable[Run], meanwhile: Callable[[], None] = lambda: None) ->
             next(rounds)
             under_way.append((run, rounds))
         except StopIteration as done:
+            sent.add(run.record)
             _keep(failures, partial(run.finish, done.value))
             failures.extend([run.over.failure] if run.over.failure else [])
 
@@ -58,8 +63,12 @@ def _drive(runs: Iterable[Run], meanwhile: Callable[[], None] = lambda: None) ->
 
     fill()
     _keep(failures, meanwhile)
+    last = under_way.pop() if len(under_way) == WINDOW else None
     while under_way:
         advance(*under_way.popleft())
+        if last is not None:
+            under_way.append(last)
+            last = None
         fill()
     if failures:
         raise failures[0]

@@ -26,6 +26,11 @@ class Ranks:
     def of(cls, group: dist.ProcessGroup) -> Ranks:
         return cls(group, dist.get_rank(group), dist.get_world_size(group))
 
+    @property
+    def members(self) -> tuple[int, ...]:
+        """What the processes are called in the whole world."""
+        return (self.rank,) if self.group is None else tuple(dist.get_process_group_ranks(self.group))
+
 
 @dataclass(frozen=True)
 class Sharding:

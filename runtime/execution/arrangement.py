@@ -16,8 +16,9 @@ from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
 from ..contract.interface import Kernel
 from ..contract.precision import _States
+from ..exchange.communication import Communication
 from ..routing.places import Slot
-from .first_values import _give_first_values
+from .first_values import _give_first_values, _require_fitting
 
 _Slots = Mapping[Tensor, Slot]
 
@@ -45,7 +46,7 @@ class Arrangement:
         return buckets
 
     def settled(
-        self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates
+        self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates, sent: Communication
     ) -> list[tuple[Bucket, Stored | None]]:
         """The buckets of a step of the batch, settled where they have whole parameters, with their states.
 
@@ -59,7 +60,7 @@ class Arrangement:
         pairs = _with_states(buckets, declared, state)
         if any(stored is None for _, stored in pairs):
             # This replaces states in which nothing has been counted.
-            _give_first_values(batch, slots, state)
+            _give_first_values(batch, slots, state, sent)
             for bucket, stored in _with_states(buckets, declared, state):
                 if stored is None and bucket.entries[0][1].is_viewable:
                     self._settle(bucket, declared, state)
@@ -74,7 +75,15 @@ class Arrangement:
             bucket.settle(state, declared)
         self.owners |= dict.fromkeys(bucket.params, bucket)
 
-    def require_states(self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates) -> None:
+    def require_fitting(self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates) -> None:
+        """ValueError for what lies there and cannot be a state of a parameter of the batch; nothing changes."""
+        owners = {id(owner): owner for p in batch.params if (owner := self.owners.get(p)) is not None}
+        settled = {key for key, owner in owners.items() if owner.is_settled(state)}
+        _require_fitting(batch, [p for p in batch.params if id(self.owners.get(p)) not in settled], slots, state)
+
+    def require_states(
+        self, batch: ParameterBatch, slots: _Slots, state: _ParameterStates, sent: Communication
+    ) -> None:
         """Gives the parameters of the batch the states they have not yet, without which an event cannot run.
 
         Raises:
@@ -86,7 +95,7 @@ class Arrangement:
             if owner is not None:
                 owner.release(state)
         if unsettled:
-            _give_first_values(batch, slots, state)
+            _give_first_values(batch, slots, state, sent)
 
     def forget(self, params: Collection[Tensor], state: _ParameterStates) -> None:
         """Drops what was made for these parameters; states that lay beside theirs get memory of their own."""

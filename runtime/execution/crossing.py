@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batching.parameter_batch import Scalars
 from ..contract.interface import PARAMETER, Kernel, Shards
-from ..exchange.collectives import Record
+from ..exchange.communication import Communication
 from ..exchange.drive import Run, Step
 from ..exchange.over import Over
 from ..exchange.sharding import FULL, Dims, Sharding
@@ -57,7 +57,7 @@ def _shards_for(kernel: Kernel, sharding: Sharding) -> Shards | None:
 
 def _over(call: Call) -> Over:
     assert call.bucket.sharding is not None
-    call.bucket.record = Record()
+    call.bucket.record = Communication()
     return Over(call.bucket.sharding)
 
 

@@ -7,7 +7,7 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..batching.buckets import _ParameterStates
 from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
 from ..batching.states import _find_given, _has_begun, _is_blank, _leave_to_owner, _make_states, _require_states
+from ..exchange.communication import Communication
 from ..exchange.drive import _drive
 from ..placement.slots import _crosses
 from ..routing.places import Slot, _wider
@@ -23,7 +24,18 @@ from .calls import Call
 from .crossing import _begin_call
 
 
-def _give_first_values(batch: ParameterBatch, slots: Mapping[Tensor, Slot], state: _ParameterStates) -> None:
+def _require_fitting(
+    batch: ParameterBatch, params: Iterable[Tensor], slots: Mapping[Tensor, Slot], state: _ParameterStates
+) -> None:
+    """ValueError for a state that cannot be that of its parameter; those that owners have may be on their way."""
+    for p in params:
+        names = _find_given(state[p], batch.rule, batch.states) - slots[p].owned
+        _require_states(p, slots[p], {name: state[p][name] for name in names}, batch.states)
+
+
+def _give_first_values(
+    batch: ParameterBatch, slots: Mapping[Tensor, Slot], state: _ParameterStates, sent: Communication
+) -> None:
     """Gives the parameters of the batch the states that they have not yet, or not yet in this precision.
 
     Raises:
@@ -33,7 +45,6 @@ def _give_first_values(batch: ParameterBatch, slots: Mapping[Tensor, Slot], stat
         _leave_to_owner(slots[p], state.setdefault(p, {}))
     given = {p: _find_given(state[p], batch.rule, batch.states) for p in batch.params}
     for p, names in given.items():
-        _require_states(p, slots[p], {name: state[p][name] for name in names}, batch.states)
         state[p].update({name: state[p][name].contiguous() for name in names if _is_blank(state[p][name])})
     # Where first values cross between ranks, all of them must take part, whatever a rank has of the states.
     together = {p for p in batch.params if batch.rule.init and _crosses(slots[p], batch.rule.init)}
@@ -55,6 +66,6 @@ def _give_first_values(batch: ParameterBatch, slots: Mapping[Tensor, Slot], stat
         for call in calls:
             if call.bucket.sharding is None:
                 call.execute(scalars)
-        _drive(_begin_call(call, scalars) for call in calls if call.bucket.sharding is not None)
+        _drive((_begin_call(call, scalars) for call in calls if call.bucket.sharding is not None), sent)
     for p in new:
         state[p].update({name: x for name, x in fresh[p].items() if name not in given[p]})

@@ -23,6 +23,7 @@ from ..batching.parameter_batch import ParameterBatch, Scalars
 from ..contract.arguments import _require_kind
 from ..contract.hypers import _suggest
 from ..contract.interface import Kernel
+from ..exchange.communication import Communication
 from ..exchange.sharding import Sharding
 from ..routing.routes import _columns
 from .calls import Call
@@ -188,9 +189,7 @@ def _can_compile(device: torch.device) -> bool:
 
 def explain_schedule(optimizer: Any) -> str:
     """A table of how a generated optimizer runs its next step: one line for equal batches, and why they run so."""
-    if isinstance(optimizer, type) or not hasattr(optimizer, "RULES"):
-        kind = f"the class {optimizer.__qualname__}" if isinstance(optimizer, type) else type(optimizer).__qualname__
-        raise TypeError(f"`explain_schedule` takes an optimizer of a generated class, constructed, not {kind}")
+    _require_optimizer("explain_schedule", optimizer)
     table = [("rule", "batches", "shape", "parameters", "dtype", "device", "runs", "why")]
     for batch in optimizer._collect("step", lambda rule, p: True):
         kernel = batch.rule.step
@@ -207,6 +206,24 @@ def explain_schedule(optimizer: Any) -> str:
             runs = _explain_exchange(kernel, sharding, found) if sharding else (strategy.name, strategy.reason)
             table.append((*row, *runs))
     return _columns(table)
+
+
+def communication(optimizer: Any) -> Communication:
+    """What this rank has sent in the last step or event of a generated optimizer: rounds, calls and bytes.
+
+    All that the optimizer itself has sent counts: matrices and sums, and what ranks ask each other before they step.
+    """
+    _require_optimizer("communication", optimizer)
+    total = Communication()
+    total.add(optimizer._sent)
+    return total
+
+
+def _require_optimizer(function: str, optimizer: object) -> None:
+    """TypeError unless it is an optimizer of a generated class."""
+    if isinstance(optimizer, type) or not hasattr(optimizer, "RULES"):
+        kind = f"the class {optimizer.__qualname__}" if isinstance(optimizer, type) else type(optimizer).__qualname__
+        raise TypeError(f"`{function}` takes an optimizer of a generated class, constructed, not {kind}")
 
 
 def _explain_exchange(kernel: Kernel, sharding: Sharding, buckets: Sequence[Bucket]) -> tuple[str, str]:

@@ -186,6 +186,11 @@ class Slot:
         return self
 
     @property
+    def owned(self) -> frozenset[str]:
+        """The states that one rank alone has, where the parameter lies on several."""
+        return frozenset()
+
+    @property
     def is_empty(self) -> bool:
         """Whether the parameter has no elements, and so never steps."""
         return not math.prod(self.whole.shape)

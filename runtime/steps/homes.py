@@ -19,7 +19,9 @@ from ..batching.crossing import _ranks_of
 from ..batching.states import _is_blank, _leave_to_owner
 from ..contract.interface import State
 from ..contract.precision import _compute_dtype
-from ..exchange.collectives import Record, _deliver
+from ..exchange.agreement import Reach
+from ..exchange.collectives import _deliver
+from ..exchange.communication import Communication
 from ..exchange.packing import Message, Shuffle
 from ..exchange.sharding import Ranks
 from ..placement.layouts import _is_dtensor
@@ -40,23 +42,23 @@ def _list_owned(slots: Mapping[Any, Slot]) -> dict[Ranks, list[_OwnedState]]:
     return found
 
 
-def _bring_home(slots: Mapping[Any, Slot], state: _StatesOf) -> None:
+def _bring_home(slots: Mapping[Any, Slot], state: _StatesOf, sent: Communication) -> None:
     """Moves each state that another rank than its owner has to the owner."""
     for ranks, owned in _list_owned(slots).items():
-        places = zip(owned, _find_places(ranks, owned, state), strict=True)
+        places = zip(owned, _find_places(ranks, owned, state, sent), strict=True)
         away = [(each, place) for each, place in places if place is not None and place != each[1].owner]
-        moved = _exchange(ranks, [_move(ranks, each, place, state) for each, place in away])
+        moved = _exchange(ranks, [_move(ranks, each, place, state) for each, place in away], sent)
         for ((p, _, kept), _), x in zip(away, moved, strict=True):
             state[p][kept.name] = x
         for p, slot, _ in owned:
             _leave_to_owner(slot, state[p])
 
 
-def _find_places(ranks: Ranks, owned: Sequence[_OwnedState], state: _StatesOf) -> list[int | None]:
+def _find_places(ranks: Ranks, owned: Sequence[_OwnedState], state: _StatesOf, sent: Communication) -> list[int | None]:
     """The rank that has each state, which is its owner if that has one; None if nobody has."""
     here = [_is_whole(state, p, slot, kept) * (1 + ranks.rank + ranks.size * slot.is_owner) for p, slot, kept in owned]
     found = torch.tensor(here, device=owned[0][1].device)
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=ranks.group)
+    Reach((ranks,), found.device).reduce(found, dist.ReduceOp.MAX, sent)
     return [(place - 1) % ranks.size if place else None for place in found.tolist()]
 
 
@@ -96,7 +98,7 @@ def _make_shown(found: Mapping[Ranks, Sequence[_OwnedState]], state: Mapping[Any
     shown = defaultdict(dict, {p: {**entry} if isinstance(entry, Mapping) else entry for p, entry in state.items()})
     for ranks, owned in found.items():
         there = [each for each in owned if each[0] in state and each[2].name in state[each[0]]]
-        parts = _exchange(ranks, [_spread_over_ranks(ranks, each, state) for each in there])
+        parts = _exchange(ranks, [_spread_over_ranks(ranks, each, state) for each in there], Communication())
         for (p, slot, kept), x in zip(there, parts, strict=True):
             shown[p][kept.name] = slot.wrapped(kept, x)
     return shown
@@ -117,7 +119,7 @@ def _send_home(slots: Mapping[Any, Slot], state: Mapping[Any, Any]) -> dict[Any,
     taken = {p: {**entry} if isinstance(entry, Mapping) else entry for p, entry in state.items()}
     for ranks, owned in _list_owned(slots).items():
         there = [each for each in owned if _is_shown(taken.get(each[0]), each)]
-        wholes = _exchange(ranks, [_gather_at_owner(ranks, each, taken) for each in there])
+        wholes = _exchange(ranks, [_gather_at_owner(ranks, each, taken) for each in there], Communication())
         for (p, _, kept), x in zip(there, wholes, strict=True):
             taken[p][kept.name] = x
     return taken
@@ -138,12 +140,12 @@ def _gather_at_owner(ranks: Ranks, owned: _OwnedState, state: Mapping[Any, Any])
     return Shuffle(outgoing, [(length, *shape[1:]) for length in lengths], 0)
 
 
-def _exchange(ranks: Ranks, messages: Sequence[Message]) -> list[Tensor]:
+def _exchange(ranks: Ranks, messages: Sequence[Message], sent: Communication) -> list[Tensor]:
     """What the messages have become, in one round."""
     found: list[Tensor] = []
 
     def delivered() -> Generator[None, None, None]:
-        found.extend((yield from _deliver(messages, ranks, Record())))
+        found.extend((yield from _deliver(messages, ranks, sent)))
 
     for _ in delivered() if messages else ():
         pass

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored
 from ..batching.parameter_batch import Scalars
+from ..exchange.communication import Communication
 from ..exchange.drive import Run, _drive
 from ..execution.calls import Call
 from ..execution.crossing import _begin_call
@@ -30,7 +31,7 @@ class Job:
     buckets: Sequence[tuple[Bucket, Stored | None]]
 
 
-def _run_jobs(jobs: Sequence[Job], advance: _Advance, pause: Callable[[], None]) -> None:
+def _run_jobs(jobs: Sequence[Job], advance: _Advance, pause: Callable[[], None], sent: Communication) -> None:
     """Runs all buckets; `advance` counts the parameters of each; `pause` is called where all that is here is whole."""
 
     def here() -> None:
@@ -41,7 +42,7 @@ def _run_jobs(jobs: Sequence[Job], advance: _Advance, pause: Callable[[], None])
                     advance(bucket.completed, job.runner.batch.count)
                     pause()
 
-    _drive(_crossing(jobs, advance), here)
+    _drive(_crossing(jobs, advance), sent, here)
 
 
 def _crossing(jobs: Sequence[Job], advance: _Advance) -> Iterator[Run]:

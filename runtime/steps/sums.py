@@ -16,6 +16,7 @@ from ..batching.crossing import _ranks_of
 from ..batching.parameter_batch import ParameterBatch
 from ..contract.interface import Kernel
 from ..exchange.agreement import _sum_over_ranks
+from ..exchange.communication import Communication
 from ..exchange.drive import _drive
 from ..exchange.sharding import Ranks
 from ..execution.arrangement import Arrangement, _Slots
@@ -33,10 +34,11 @@ def _sums(
     arrangement: Arrangement,
     slots: _Slots,
     state: _ParameterStates,
+    sent: Communication,
 ) -> dict[str, dict[str, Tensor]]:
     """By rule, what the kernels before its last one sum up over all units; `arguments` are by rule too."""
     return {
-        name: _sums_before(name, last, batches, arguments.get(name, {}), arrangement, slots, state)
+        name: _sums_before(name, last, batches, arguments.get(name, {}), arrangement, slots, state, sent)
         for name, last in kernels.items()
     }
 
@@ -49,14 +51,16 @@ def _sums_before(
     arrangement: Arrangement,
     slots: _Slots,
     state: _ParameterStates,
+    sent: Communication,
 ) -> dict[str, Tensor]:
     """What the kernels before `last` sum up over the units of all batches; later ones may use earlier sums."""
     sums: dict[str, Tensor] = {}
     for kernel in last.sums:
         parts: _Parts = {Ranks(): []}
-        for p in (p for batch in batches for p in batch.params):
+        summed = [batch for batch in batches if kernel.over == "all" or batch.rule.name == rule]
+        for p in (p for batch in summed for p in batch.params):  # others need not be the same on all ranks
             parts.setdefault(_ranks_of(slots[p]), [])
-        for batch in (batch for batch in batches if kernel.over == "all" or batch.rule.name == rule):
+        for batch in summed:
             scalars = batch.scalars(kernel, sums, arguments)
             layout = _wider("tensor", batch.rule.step.layout, kernel.layout)
             buckets = arrangement.buckets(batch, kernel, layout, slots)
@@ -65,9 +69,9 @@ def _sums_before(
                 if call.bucket.sharding is None:
                     _add_apart(parts, call.bucket, call.evaluate(scalars), slots)
             crossing = [(call, call.bucket.sharding) for call in calls if call.bucket.sharding is not None]
-            _drive(_begin_sums(call, scalars, parts[sharding.ranks].append) for call, sharding in crossing)
+            _drive((_begin_sums(call, scalars, parts[sharding.ranks].append) for call, sharding in crossing), sent)
         device = batches[0].device if batches else torch.device("cpu")
-        totals = _sum_over_ranks({ranks: _add_up(found, kernel, device) for ranks, found in parts.items()})
+        totals = _sum_over_ranks({ranks: _add_up(found, kernel, device) for ranks, found in parts.items()}, sent)
         sums.update(zip(kernel.outputs, totals, strict=True))
     return sums
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..batching.crossing import _ranks_of
+from ..batching.parameter_batch import ParameterBatch
 from ..batching.roster import Roster
 from ..contract.interface import Rule
-from ..exchange.agreement import Known, _is_so_everywhere, _require_same
+from ..exchange.agreement import Known, Reach, _is_so_everywhere, _require_same
+from ..exchange.communication import Communication
 from ..exchange.sharding import Ranks
 from ..placement.slots import LocalSlot, _crosses
 from .homes import _bring_home
@@ -24,48 +26,89 @@ class Together:
         self.roster = roster
         slots = [slot for slot in roster.slots.values() if isinstance(slot, LocalSlot)]
         meshes = {slot.layout.mesh: None for slot in slots}
-        self.groups = [Ranks.of(mesh.get_group(i)) for mesh in meshes for i in range(mesh.ndim) if mesh.size(i) > 1]
-        self.device = slots[0].device if slots else torch.device("cpu")
-        kernels = [(slot, kernel) for slot in roster.slots.values() for kernel in slot.rule.kernels]
+        groups = [Ranks.of(mesh.get_group(i)) for mesh in meshes for i in range(mesh.ndim) if mesh.size(i) > 1]
+        self.reach = Reach(tuple(groups), slots[0].device if slots else torch.device("cpu"))
         is_cut = any(_ranks_of(slot).size > 1 for slot in slots)
-        # Whether a step or event of some parameter, with a gradient or not, makes calls that others must make as well.
-        self.exchanges = is_cut and any(_crosses(slot, kernel) or kernel.sums for slot, kernel in kernels)
+        rules = {slot.rule.name: slot.rule for slot in roster.slots.values()}
+        sums = {name: {each.over for kernel in rule.kernels for each in kernel.sums} for name, rule in rules.items()}
+        adds_all_up = any("all" in each for each in sums.values())
+        # The parameters, with a gradient or not, whose steps or events make calls that others must make as well.
+        self.shared = {
+            p: place
+            for place, (p, slot) in enumerate(roster.slots.items())
+            if _exchanges(slot) or (is_cut and (adds_all_up or sums[slot.rule.name]))
+        }
         self._agreed: tuple[Any, ...] | None = None
         self._is_home = False
+
+    @property
+    def exchanges(self) -> bool:
+        return bool(self.shared)
 
     def of(self, roster: Roster) -> Together:
         """Those of the parameters of this roster."""
         return self if roster is self.roster else Together(roster)
 
     def require_agreement(
-        self, spec: str, counts: Mapping[Tensor, Any], takes_part: Callable[[Rule, Tensor], bool], values: Iterable[Any]
-    ) -> Together:
+        self,
+        spec: str,
+        counts: Mapping[Tensor, Any],
+        takes_part: Callable[[Rule, Tensor], bool],
+        values: Iterable[Any],
+        asks_always: bool,
+        sent: Communication,
+    ) -> None:
         """RuntimeError on every rank unless all are about to step the same parameters, alike.
 
-        `values` are the hypers of each group. On devices that would have to be waited for it is asked only when
-        anything else than counts has changed.
+        Parameters that nothing is sent for need not be the same. `values` are the hypers of each group. On devices that
+        would have to be waited for it is asked only when anything else than counts has changed, unless it is `always`.
         """
         if not self.exchanges:
-            return self
-        listed = [
-            (name, takes_part(slot.rule, p), counts[p].number if p in counts else 0, hypers)
+            return
+        known = [
+            Known(name, takes_part(slot.rule, p), counts[p].number if p in counts else 0, hypers)
             for listing, hypers in zip(self.roster.listings, values, strict=True)
             for name, p, slot in zip(listing.names(), listing.params, listing.slots, strict=True)
+            if p in self.shared
         ]
-        known = [Known(*each) for each in listed]
         facts = (spec, *((each.name, each.has_gradient, each.hypers) for each in known))
-        if self.device.type == "cpu" or facts != self._agreed:
-            _require_same(known, spec, self.groups, self.device)
+        if asks_always or self._waits_for_nothing or facts != self._agreed:
+            _require_same(known, spec, self.reach, sent)
             self._agreed = facts
-        return self
 
-    def bring_home(self, state: MutableMapping[Any, Any]) -> Together:
+    def bring_home(self, state: MutableMapping[Any, Any], sent: Communication) -> Together:
         """Lets owners have the states that are theirs, once for a roster: others may have had them before."""
         if not self._is_home:
-            _bring_home(self.roster.slots, state)
+            _bring_home(self.roster.slots, state, sent)
             self._is_home = True
         return self
 
-    def everywhere(self, is_so: bool) -> bool:
+    def fail(self, problem: BaseException, asks_always: bool, sent: Communication) -> NoReturn:
+        """Raises the problem, for which this rank cannot step, and lets other ranks do so if they wait for this one.
+
+        On devices that are not waited for they do not before they are in the midst of a step.
+        """
+        if self.exchanges and (asks_always or self._waits_for_nothing or self._agreed is None):
+            _require_same((), "", self.reach, sent, problem)
+        elif asks_always and self.reach.groups:
+            _is_so_everywhere(False, self.reach, sent, problem)
+        raise problem
+
+    def everywhere(self, is_so: bool, sent: Communication) -> bool:
         """Whether it is so on all ranks, where parameters lie on several."""
-        return _is_so_everywhere(is_so, self.groups, self.device) if self.groups else is_so
+        return _is_so_everywhere(is_so, self.reach, sent) if self.reach.groups else is_so
+
+    def sort(self, batches: Sequence[ParameterBatch]) -> list[ParameterBatch]:
+        """The batches in the order of what all ranks step: of other parameters they need not have the same."""
+        if not self.exchanges:
+            return [*batches]
+        last = len(self.roster.slots)
+        return sorted(batches, key=lambda batch: min(self.shared.get(p, last) for p in batch.params))
+
+    @property
+    def _waits_for_nothing(self) -> bool:
+        return self.reach.device.type == "cpu"
+
+
+def _exchanges(slot: Any) -> bool:
+    return any(_crosses(slot, kernel) for kernel in slot.rule.kernels)

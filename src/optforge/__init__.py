@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from optforge.curvature import GaussNewtonBartlett, Hutchinson
+    from optforge.runtime import Communication
 
 __all__ = [
     "GaussNewtonBartlett",
     "Hutchinson",
     "SpecError",
+    "communication",
     "compile_source",
     "explain_orthogonalize",
     "explain_routing",
@@ -101,6 +103,17 @@ def explain_schedule(optimizer: Any) -> str:
     from optforge import runtime
 
     return runtime.explain_schedule(optimizer)
+
+
+def communication(optimizer: Any) -> Communication:
+    """What this rank has sent in the last step or event of a generated optimizer: ``rounds``, ``calls`` and ``bytes``.
+
+    The latter two are by collective. All that the optimizer itself has sent counts: matrices and sums, and what ranks
+    ask each other before they step; nothing does of what FSDP sends.
+    """
+    from optforge import runtime
+
+    return runtime.communication(optimizer)
 
 
 def explain_orthogonalize(shape: Sequence[int], **options: Any) -> str:

@@ -38,6 +38,7 @@ class Estimator:
     """
 
     GIVES: ClassVar[tuple[str, ...]] = ()  # the arguments of the event that it knows
+    IN_SHARDS: ClassVar[str]  # why it gives nothing for parameters of fully_shard, and what does
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, every: int = 10, generator: torch.Generator | None = None
@@ -85,7 +86,7 @@ class Estimator:
         if any(id(p) in sharded for p in self.trained()):
             raise RuntimeError(
                 f"{type(self).__name__} cannot differentiate by parameters of fully_shard(), which get gradients from "
-                "backward() alone: let a backward() of your own compute the estimates, and call optimizer.curvature()"
+                f"backward() alone: {self.IN_SHARDS}"
             )
 
     def fire(self, estimates: Mapping[Tensor, Tensor | None], **arguments: float) -> None:
@@ -103,6 +104,10 @@ class GaussNewtonBartlett(Estimator):
     """
 
     GIVES = ("batch_size",)
+    IN_SHARDS = (
+        "let a backward() of your own, of the loss on labels that the model draws, put its gradients in place of those "
+        "of the step, and call optimizer.curvature()"
+    )
 
     def __init__(
         self,
@@ -132,6 +137,11 @@ class Hutchinson(Estimator):
 
     Call it with a function that computes the loss of the training step; it is run once more and differentiated twice.
     """
+
+    IN_SHARDS = (
+        "these are not differentiated, so that there are no products with the Hessian. Estimate the curvature from "
+        "gradients alone, as SophiaG does, or train whole parameters"
+    )
 
     def __call__(self, loss: Callable[[], Tensor]) -> None:
         if isinstance(loss, type) or not callable(loss):

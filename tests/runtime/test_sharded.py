@@ -432,9 +432,11 @@ def curvature_apart_from_backward(group: Any) -> None:
     tokens = torch.zeros(1, 3, dtype=torch.int64)
     fisher = GaussNewtonBartlett(model, generated.SophiaG(model))
     hutchinson = Hutchinson(generated.SophiaH(model))
-    for estimate in (lambda: fisher(tokens), lambda: hutchinson(lambda: model(tokens).sum())):
-        with pytest.raises(RuntimeError, match=r"parameters of fully_shard\(\), which get gradients from backward"):
-            estimate()
+    start = r"by parameters of fully_shard\(\), which get gradients from backward\(\) alone: "
+    with pytest.raises(RuntimeError, match=f"{start}let a backward.. of your own, of the loss on labels"):
+        fisher(tokens)
+    with pytest.raises(RuntimeError, match=f"{start}these are not differentiated, so that there are no products"):
+        hutchinson(lambda: model(tokens).sum())
 
 
 def test_estimates_of_curvature_say_that_fsdp_gives_them_no_gradients(ranks: Pool) -> None:

@@ -114,6 +114,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "explain_routing": optforge.explain_routing,
     "explain_routing, a class": lambda x: optforge.explain_routing(model(), x),
     "explain_schedule": optforge.explain_schedule,
+    "communication": optforge.communication,
     "explain_orthogonalize": optforge.explain_orthogonalize,
     "orthogonalize": runtime.orthogonalize,
     "iterate_in": lambda x: entered(runtime.iterate_in(x)),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from optforge.compiler.load import compile_source
 from optforge.runtime import Rule, SpecOptimizer
-from optforge.runtime.exchange.collectives import Record
+from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.exchange.drive import Run, _drive
 from optforge.runtime.exchange.over import Over
 from optforge.runtime.exchange.owners import _flops_of_whole, _owners
@@ -65,7 +65,7 @@ class Case:
         shards = step.shards if sharding.parts == 1 else step.split_shards
         assert shards is not None
         inputs = [self.piece(name, sharding) for name in step.inputs]
-        return Run(shards(*inputs, over=over, **self.scalars), over, finish, Record())
+        return Run(shards(*inputs, over=over, **self.scalars), over, finish, Communication())
 
     def piece(self, name: str, sharding: Sharding) -> Tensor:
         """What a rank has of a value."""
@@ -135,7 +135,7 @@ def having(seed: int, parts: int) -> list[Case]:
 def test_alone_they_are_the_steps(seed: int) -> None:
     for case in having(seed, 1):
         found: list[Any] = []
-        _drive([case.begun(ALONE, found.append)])
+        _drive([case.begun(ALONE, found.append)], Communication())
         for x, y in zip(found[0], case.whole(), strict=True):
             assert error(x, y) < 1e-12, (case.cls, case.rule.name)
 
@@ -151,12 +151,13 @@ def step_on_ranks(group: dist.ProcessGroup, dim: str, seed: int, parts: int) -> 
             size = {"rows": rows, "cols": cols}[dim]
             short = math.ceil(size / ranks.size)
             extents = tuple(max(0, min(short, size - rank * short)) for rank in range(ranks.size))
-            owners = _owners([_flops_of_whole(rows, cols)] * (COUNT // parts), ranks.size)
+            count = COUNT // parts
+            owners = _owners([_flops_of_whole(rows, cols)] * count, range(count), ranks.size)
             owned = tuple(list(owners).count(rank) for rank in range(ranks.size))
             sharding = Sharding(ranks, rows, cols, dim, extents, owned, parts)
             yield case.begun(sharding, lambda values, index=index: found.setdefault(index, values))
 
-    _drive(runs())
+    _drive(runs(), Communication())
     return [found[index] for index in range(len(having(seed, parts)))]
 
 

@@ -58,8 +58,8 @@ MODULE_NAMES = {
     "replace", "require", "round_stochastically", "route", "shutil", "signal", "symmetric_products", "sys", "threading",
     "DeviceMesh", "Layout", "LocalEntry", "LocalSlot", "LocalStates", "Part", "TypeGuard", "dist",
     "CPU_CROSSING", "DEVICE_CROSSING", "Dims", "FULL", "Generator", "Job", "Known", "Message", "Over", "Owners",
-    "Partial", "Ranks", "Record", "Request", "Run", "Sharding", "Shuffle", "Step", "Together", "WINDOW", "deque",
-    "hashlib", "heapq",
+    "Communication", "Firing", "NoReturn", "Partial", "Ranks", "Reach", "Request", "Run", "Sharding", "Shuffle", "Step",
+    "TEXT_BYTES", "Together", "TypeVar", "WINDOW", "communication", "deque", "hashlib", "heapq",
     "Lattice", "Mark", "NOISE", "Noise", "accumulate", "norm", "zlib",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip

@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from optforge import generated
 from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from optforge.runtime.contract.interface import ROLES
-from optforge.runtime.exchange.collectives import Record
 from tests.runtime.exchange.rules import RULES
 
 # Uneven shards, fewer rows than ranks, blocks of a convolution, a vector, and several matrices of one size.
@@ -154,18 +153,6 @@ def distance(found: Tensor, expected: Tensor, start: Tensor) -> float:
         far = (expected.double() - start.double()).abs().max().item()
         error = (found.double() - expected.double()).abs().max().item()
     return error if error == 0 or far == 0 else error / far
-
-
-def sent_by(optimizer: SpecOptimizer) -> Record:
-    """What the buckets of an optimizer have sent in their last step."""
-    total = Record()
-    for buckets in optimizer._arrangement._buckets.values():
-        for record in (bucket.record for bucket in buckets):
-            total.rounds += record.rounds
-            for kind, calls in record.calls.items():
-                total.calls[kind] = total.calls.get(kind, 0) + calls
-                total.bytes[kind] = total.bytes.get(kind, 0) + record.bytes[kind]
-    return total
 
 
 def step_twins(group: dist.ProcessGroup, case: Case) -> dict[str, float]:

@@ -12,10 +12,12 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from optforge.runtime.exchange.agreement import (
     Known,
+    Reach,
     _is_so_everywhere,
     _require_same,
     _sum_over_ranks,
 )
+from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.exchange.sharding import Ranks
 from tests.support.ranks import Pool
 
@@ -23,14 +25,19 @@ CPU = torch.device("cpu")
 KNOWN = [Known(name, True, 3, (0.1, "plain")) for name in ("a", "b", "c")]
 
 
+def reach_of(group: dist.ProcessGroup, mesh: Sequence[int] = ()) -> Reach:
+    groups = [Ranks.of(each) for each in init_device_mesh("cpu", tuple(mesh)).get_all_groups()] if mesh else []
+    return Reach(tuple(groups or [Ranks.of(group)]), CPU)
+
+
 def complaint(
     group: dist.ProcessGroup, known: Sequence[Sequence[Known]], specs: Sequence[str], mesh: Sequence[int]
 ) -> str:
     """What a rank says to this, over the group or over all dimensions of a mesh."""
     rank = dist.get_rank(group)
-    groups = [Ranks.of(each) for each in init_device_mesh("cpu", tuple(mesh)).get_all_groups()] if mesh else []
+    reach = reach_of(group, mesh)
     try:
-        _require_same(known[rank], specs[rank], groups or [Ranks.of(group)], CPU)
+        _require_same(known[rank], specs[rank], reach, Communication())
     except RuntimeError as problem:
         return str(problem)
     return ""
@@ -66,8 +73,40 @@ def test_other_specs_and_numbers_of_parameters(ranks: Pool) -> None:
     assert all("numbers of parameters" in x for x in ranks.run(2, complaint, [KNOWN, KNOWN[:2]], ["x", "x"], ()))
 
 
+def failing(group: dist.ProcessGroup, who: Sequence[int], mesh: Sequence[int], is_flag: bool) -> str:
+    """What a rank hears of those that have a problem."""
+    rank = dist.get_rank(group)
+    problem = ValueError(f"trouble of {rank}, with ümläuts, {'x' * 2000}") if rank in who else None
+    reach, sent = reach_of(group, mesh), Communication()
+    try:
+        if is_flag:
+            _is_so_everywhere(True, reach, sent, problem)
+        else:
+            _require_same(KNOWN, "x", reach, sent, problem)
+    except (RuntimeError, ValueError) as raised:
+        return f"{type(raised).__name__}: {raised}"
+    return ""
+
+
+@pytest.mark.parametrize("is_flag", [False, True])
+@pytest.mark.parametrize("mesh", [(), (2, 2)])
+@pytest.mark.parametrize("who", [(0,), (3,), (1, 2)])
+def test_a_problem_of_some_ranks_is_raised_on_all(
+    ranks: Pool, who: Sequence[int], mesh: Sequence[int], is_flag: bool
+) -> None:
+    """By those that have one, each its own; others are told that of the last of these, as much as fits."""
+    for rank, said in enumerate(ranks.run(4, failing, who, mesh, is_flag)):
+        if rank in who:
+            assert said.startswith(f"ValueError: trouble of {rank}, with ümläuts") and said.endswith("x" * 2000)
+        else:
+            assert said.startswith(
+                f"RuntimeError: rank {who[-1]} cannot take part, and nothing has been stepped on any"
+            )
+            assert f": ValueError: trouble of {who[-1]}, with ümläuts, xx" in said and len(said) < 1100
+
+
 def so_everywhere(group: dist.ProcessGroup, so: Sequence[bool]) -> bool:
-    return _is_so_everywhere(so[dist.get_rank(group)], [Ranks.of(group)], CPU)
+    return _is_so_everywhere(so[dist.get_rank(group)], reach_of(group), Communication())
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
@@ -79,7 +118,9 @@ def test_one_rank_decides_against_all(ranks: Pool, rank: int) -> None:
 def total(group: dist.ProcessGroup) -> list[float]:
     """Of two sums what is on all ranks, and what lies on this one."""
     own = torch.tensor([10.0, 100.0], dtype=torch.float64) * (1 + dist.get_rank(group))
-    return _sum_over_ranks({Ranks(): torch.tensor([1.0, 2.0], dtype=torch.float64), Ranks.of(group): own}).tolist()
+    return _sum_over_ranks(
+        {Ranks(): torch.tensor([1.0, 2.0], dtype=torch.float64), Ranks.of(group): own}, Communication()
+    ).tolist()
 
 
 def test_what_every_rank_has_counts_once(ranks: Pool) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optforge.runtime.exchange.collectives import Record
+from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.exchange.drive import Run, _drive
 from optforge.runtime.exchange.over import Over
 from optforge.runtime.exchange.sharding import Ranks, Sharding
@@ -134,7 +134,7 @@ def largest(group: dist.ProcessGroup, pieces: Sequence[Sequence[float]]) -> list
     def step() -> Generator[Any, Any, Tensor]:
         return (yield over.amax(torch.tensor(pieces[ranks.rank]).view(2, -1, 1), "all"))
 
-    _drive([Run(step(), over, found.append, Record())])
+    _drive([Run(step(), over, found.append, Communication())], Communication())
     return found[0].flatten().tolist()
 
 
@@ -178,7 +178,11 @@ def failing(group: dist.ProcessGroup, where: str) -> tuple[list[str], list[bool]
     lain = [Sharding(ranks, ranks.size, 3, "rows", (1,) * ranks.size, owned) for owned in [(1, 0), (0, 1)] * 3]
     overs = [Over(each) for each in lain[:5]]
     try:
-        _drive((Run(step(over, i), over, finish, Record()) for i, over in enumerate(overs, 1)), meanwhile)
+        _drive(
+            (Run(step(over, i), over, finish, Communication()) for i, over in enumerate(overs, 1)),
+            Communication(),
+            meanwhile,
+        )
     except ArithmeticError as problem:
         return log, [bool(x.isfinite().all()) for x in results], str(problem)
     return log, [bool(x.isfinite().all()) for x in results], ""
@@ -189,6 +193,64 @@ def test_three_batches_are_under_way_while_others_compute(ranks: Pool) -> None:
         assert log[:4] == ["step 1", "step 2", "step 3", "meanwhile"]
         assert log.index("step 4") == log.index("finished") + 1
         assert log.count("finished") == 5 and all(finite)
+
+
+def turns(group: dist.ProcessGroup, count: int, rounds: int) -> list[str]:
+    """What batches do in the order in which they do it: each asks in so many rounds, and ends."""
+    ranks, log = Ranks.of(group), list[str]()
+    lain = Sharding(ranks, ranks.size, 1, "rows", (1,) * ranks.size, (1, *[0] * (ranks.size - 1)))
+
+    def step(over: Over, number: int) -> Generator[Any, Any, Tensor]:
+        x = torch.ones(1, 1, 1)
+        for turn in range(rounds):
+            log.append(f"{number}{'abc'[turn]}")
+            x = yield over.sum(x, "all")
+        log.append(f"{number}.")
+        return x
+
+    overs = [Over(lain) for _ in range(count)]
+    runs = (Run(step(over, i), over, lambda _: None, Communication()) for i, over in enumerate(overs, 1))
+    _drive(runs, Communication(), lambda: log.append("meanwhile"))
+    return log
+
+
+def test_what_one_batch_waits_for_travels_while_others_compute(ranks: Pool) -> None:
+    """Whole matrices come to their owners (a), are computed with (b), and have gone back (.)."""
+    first, second = ranks.run(2, turns, 6, 2)
+    assert first == second
+    assert first == [
+        "1a",
+        "2a",
+        "3a",
+        "meanwhile",
+        "1b",
+        "2b",
+        "1.",
+        "4a",
+        "3b",
+        "2.",
+        "5a",
+        "4b",
+        "3.",
+        "6a",
+        "5b",
+        "4.",
+        "6b",
+        "5.",
+        "6.",
+    ]
+    for rounds in (1, 2, 3):
+        for count in range(6):
+            log = ranks.run(2, turns, count, rounds)[0]
+            log.remove("meanwhile")
+            assert len(log) == count * (rounds + 1)
+            for i in range(1, count + 1):
+                assert [each[1:] for each in log if each[0] == str(i)] == [*"abc"[:rounds], "."]
+            under_way = 0
+            for each in log:
+                under_way += each[1] == "a"
+                assert under_way <= 3
+                under_way -= each[1] == "."
 
 
 @pytest.mark.parametrize(

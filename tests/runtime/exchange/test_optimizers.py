@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
-from optforge.runtime import explain_schedule
+from optforge.runtime import communication, explain_schedule
 from optforge.runtime.batching.buckets import Bucket
-from optforge.runtime.exchange.collectives import Record
-from tests.runtime.exchange.optimizers import Case, Twins, sent_by, shipped, step_twins, worst
+from optforge.runtime.exchange.communication import Communication
+from tests.runtime.exchange.optimizers import Case, Twins, shipped, step_twins, worst
 from tests.support.ranks import Pool
 
 PLACES = [(0, 3, ()), (1, 2, ()), (0, 4, (2, 2))]  # dimension, world and mesh
@@ -92,18 +92,31 @@ def test_precisions(ranks: Pool, precision: str) -> None:
     require_agreement(ranks, 3, case, limit=1e-30)
 
 
-def stepped_by(group: dist.ProcessGroup, case: Case) -> Record:
+def stepped_by(group: dist.ProcessGroup, case: Case) -> Communication:
     twins = Twins(group, case)
     twins.step(2)
-    return sent_by(twins.other)
+    return communication(twins.other)
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_an_optimizer_sends_shards_to_owners_and_back(ranks: Pool, world: int) -> None:
     case = Case("muon", shapes=dict.fromkeys("abcdefgh", (8, 16)), plain=(), dtype=torch.float32)
-    for record in ranks.run(world, stepped_by, case):
-        assert record.bytes == {"all_to_all": 2 * 8 * (8 * 16) * 4 * (world - 1) // world**2}
-        assert (record.rounds, record.calls) == (2, {"all_to_all": 2})
+    for sent in ranks.run(world, stepped_by, case):
+        asked = 2 * (world - 1) * 2 * 4 * 8 // world  # whether all agree: four words and their opposites
+        assert sent.bytes == {"all_to_all": 2 * 8 * (8 * 16) * 4 * (world - 1) // world**2, "all_reduce": asked}
+        assert (sent.rounds, sent.calls) == (3, {"all_to_all": 2, "all_reduce": 1})
+
+
+def test_sums_over_ranks_count_as_sent(ranks: Pool) -> None:
+    case = Case("normalized", shapes={"a": (6, 4), "bias": (9,)}, dtype=torch.float64, without=())
+    for sent in ranks.run(2, stepped_by, case):
+        assert (sent.rounds, sent.calls) == (2, {"all_reduce": 2})
+        assert sent.bytes == {"all_reduce": 64 + 8}
+
+
+def test_nothing_is_sent_where_nothing_crosses(ranks: Pool) -> None:
+    for sent in ranks.run(2, stepped_by, Case("AdamW")):
+        assert sent == Communication()
 
 
 def test_owners_stay_when_gradients_come_and_go(ranks: Pool) -> None:
@@ -130,9 +143,9 @@ def owners_in(bucket: Bucket) -> Sequence[tuple[Tensor, int]]:
     return [*zip(bucket.params, [rank for rank, count in enumerate(owned) for _ in range(count)], strict=False)]
 
 
-def disagreeing(group: dist.ProcessGroup, what: str, rank: int) -> tuple[str, bool]:
+def disagreeing(group: dist.ProcessGroup, what: str, rank: int, name: str = "NAMO") -> tuple[str, bool]:
     """What an optimizer says when one rank is about to do something else, and whether it has left everything."""
-    twins = Twins(group, Case("NAMO"))
+    twins = Twins(group, Case(name))
     twins.step(2)
     twins.grads(3)
     is_other = dist.get_rank(group) == rank
@@ -144,13 +157,23 @@ def disagreeing(group: dist.ProcessGroup, what: str, rank: int) -> tuple[str, bo
         grad = twins.sharded["a"].grad
         assert isinstance(grad, DTensor)
         grad.to_local()[0, 0] = math.nan
-    twins.other.skip_nonfinite = True
+    if what == "placements" and is_other:
+        twins.sharded["a"].grad = DTensor.from_local(torch.ones(10, 6).double(), twins.mesh, [Replicate()])
+    if what == "state" and is_other:
+        twins.other.state[twins.sharded["a"]]["m"] = torch.ones(3)
+    if what == "range" and is_other:
+        twins.other.param_groups[0]["lr"] = -1.0
+    if what == "shape" and is_other:
+        twins.other.param_groups[0]["split"] = 2
+    if what == "plain" and is_other:
+        twins.sharded["bias"].grad = None
+    twins.other.skip_nonfinite = what == "nonfinite"
     before = [p.detach().clone() for p in twins.sharded.values()]
     said = ""
     try:
         twins.other.step()
-    except RuntimeError as problem:
-        said = str(problem)
+    except (RuntimeError, ValueError, NotImplementedError) as problem:
+        said = f"{type(problem).__name__}: {problem}"
     pairs = zip(before, twins.sharded.values(), strict=True)
     local = [(x.to_local(), p.to_local()) if isinstance(x, DTensor) else (x, p) for x, p in pairs]
     return said, all(torch.equal(x, y) for x, y in local)
@@ -167,6 +190,55 @@ SAID = [
 def test_ranks_that_disagree_raise_together(ranks: Pool, what: str, message: str, rank: int) -> None:
     for said, is_left in ranks.run(2, disagreeing, what, rank):
         assert message in said and is_left
+
+
+PROBLEMS = [
+    ("NAMO", "placements", "RuntimeError", "a of shape (10, 6) is a DTensor with the placements"),
+    ("NAMO", "state", "ValueError", "state 'm' of a matrix parameter"),
+    ("NAMO", "range", "ValueError", "invalid lr=-1.0"),
+    ("NAMO", "shape", "NotImplementedError", "the state 'v' of the rule 'matrix', of shape (2, 1, 1), cannot be cut"),
+    ("Prodigy", "range", "ValueError", "invalid lr=-1.0"),
+]
+
+
+@pytest.mark.parametrize(("name", "what", "kind", "message"), PROBLEMS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_problem_of_one_rank_is_raised_on_all(
+    ranks: Pool, name: str, what: str, kind: str, message: str, rank: int
+) -> None:
+    """Before anything has moved: that rank raises it, and the others are told."""
+    for each, (said, is_left) in enumerate(ranks.run(2, disagreeing, what, rank, name)):
+        assert is_left
+        start = f"{kind}: " if each == rank else f"RuntimeError: rank {rank} cannot take part, and nothing has been "
+        assert said.startswith(start) and message in said, said
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_parameters_that_nothing_is_sent_for_need_not_be_the_same(ranks: Pool, rank: int) -> None:
+    """A plain parameter without a gradient on one rank, which leaves the order of what is sent as it is."""
+    assert ranks.run(2, disagreeing, "plain", rank, "NAMO") == [("", False)] * 2
+    for said, is_left in ranks.run(2, disagreeing, "plain", rank, "Prodigy"):  # whose sums are over all parameters
+        assert "some ranks have a gradient and others have none: bias of shape (9,)" in said and is_left
+
+
+def behind(group: dist.ProcessGroup, case: Case) -> dict[str, float]:
+    """Rank 1 has other counts of a plain matrix, whose rule is that of the sharded ones, than rank 0."""
+    twins = Twins(group, case)
+    for t in range(1, 4):
+        twins.grads(t)
+        if t == 2 and dist.get_rank(group) == 1:
+            twins.whole["first"].grad = twins.sharded["first"].grad = None
+        twins.one.step()
+        twins.other.step()
+    return twins.errors()
+
+
+def test_works_of_plain_parameters_leave_the_order_of_what_is_sent_as_it_is(ranks: Pool) -> None:
+    """With the same count, and so in one work, as those without a gradient before, or as those with one."""
+    shapes = {"first": (6, 4), "a": (10, 6), "b": (3, 8), "d": (10, 6)}
+    case = Case("NAMO", shapes=shapes, plain=("first",), without=("a",))
+    error, where = worst(ranks.run(2, behind, case))
+    assert error < 1e-9, where
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optforge.runtime.exchange.collectives import Record
+from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.exchange.drive import Run, _drive
 from optforge.runtime.exchange.over import Over
 from optforge.runtime.exchange.owners import _flops_of_whole, _owners
@@ -53,7 +53,7 @@ class Outcome:
     """What a rank has after some steps: for each batch its values, and what it has sent."""
 
     values: list[list[Tensor]]
-    records: list[Record]
+    records: list[Communication]
 
 
 def weights(batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -84,7 +84,8 @@ def stepped_alone(batch: Batch, dtype: torch.dtype) -> list[Tensor]:
 def shardings(batches: Sequence[Batch], dim: str | None, ranks: Ranks) -> list[Sharding]:
     """How each batch lies on the ranks, with owners balanced over all of them."""
     flops = [_flops_of_whole(batch.rows, batch.cols) for batch in batches for _ in range(batch.count)]
-    owners = iter(_owners(flops, ranks.size))
+    sizes = [(batch.rows, batch.cols) for batch in batches for _ in range(batch.count)]
+    owners = iter(_owners(flops, sizes, ranks.size))
     found = []
     for batch in batches:
         own = [next(owners) for _ in range(batch.count)]
@@ -105,7 +106,7 @@ def shard(x: Tensor, dims: Dims, sharding: Sharding, transposed: bool = False) -
 def step_shards(group: dist.ProcessGroup, batches: Sequence[Batch], dim: str | None, dtype: torch.dtype) -> Outcome:
     """On each rank: all batches stepped together."""
     lain = shardings(batches, dim, Ranks.of(group))
-    outcome = Outcome([], [Record() for _ in batches])
+    outcome = Outcome([], [Communication() for _ in batches])
     for batch, sharding in zip(batches, lain, strict=True):
         values = [shard(weights(batch, dtype), FULL, sharding, batch.transposed)]
         for name, dims in RULES[batch.rule].states.items():
@@ -119,7 +120,7 @@ def step_shards(group: dist.ProcessGroup, batches: Sequence[Batch], dim: str | N
     for grads in zip(*(gradients(batch, dtype) for batch in batches), strict=True):
         local = [shard(g, FULL, s, b.transposed) for g, s, b in zip(grads, lain, batches, strict=True)]
         runs = (begin(outcome, batches[i].rule, i, local[i], sharding) for i, sharding in enumerate(lain))
-        _drive(runs)
+        _drive(runs, Communication())
     return outcome
 
 
