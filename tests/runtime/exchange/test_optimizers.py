@@ -196,7 +196,7 @@ PROBLEMS = [
     ("NAMO", "placements", "RuntimeError", "a of shape (10, 6) is a DTensor with the placements"),
     ("NAMO", "state", "ValueError", "state 'm' of a matrix parameter"),
     ("NAMO", "range", "ValueError", "invalid lr=-1.0"),
-    ("NAMO", "shape", "NotImplementedError", "the state 'v' of the rule 'matrix', of shape (2, 1, 1), cannot be cut"),
+    ("NAMO", "shape", "RuntimeError", "a of shape (10, 6) does not fit its state"),
     ("Prodigy", "range", "ValueError", "invalid lr=-1.0"),
 ]
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 
-from optforge.runtime import explain_schedule
-from tests.runtime.exchange.optimizers import Case, Twins, full, sent_by, worst
+from optforge.runtime import communication, explain_schedule
+from tests.runtime.exchange.optimizers import Case, Twins, full, worst
 from tests.runtime.test_sharded import Counted
 from tests.support.ranks import Pool
 
@@ -59,9 +59,9 @@ def calls_of_a_step(group: dist.ProcessGroup, name: str, split: int) -> tuple[li
     twins.grads(2)
     with Counted() as counted:
         twins.other.step()
-    record = sent_by(twins.other)
-    assert set(record.bytes) == {"all_to_all"} and record.rounds == 2
-    return counted.calls, record.bytes["all_to_all"], explain_schedule(twins.other).splitlines()[1]
+    sent = communication(twins.other)
+    assert sent.calls == {"all_reduce": 1, "all_to_all": 2} and sent.rounds == 3
+    return counted.calls, sent.bytes["all_to_all"], explain_schedule(twins.other).splitlines()[1]
 
 
 @pytest.mark.parametrize(
