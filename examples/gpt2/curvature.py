@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 
 from examples.gpt2.data import Batch
 from optforge import GaussNewtonBartlett, Hutchinson
-from optforge.curvature import draw_labels, replaced_gradients
 
 
 def find_estimator(model: nn.Module, optimizer: Optimizer) -> Callable[[Batch, torch.Generator], None] | None:
@@ -48,11 +47,14 @@ def _draw_labels(model: nn.Module, optimizer: Optimizer, batch: Batch, generator
 
 def _draw_labels_in_shards(model: nn.Module, optimizer: Optimizer, batch: Batch, generator: torch.Generator) -> None:
     """The same by ``backward()``, which alone gives shards their gradients: means over processes, which are alike."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    with replaced_gradients(params, {}):
-        logits = model(batch.inputs).flatten(0, -2)
-        cross_entropy(logits, draw_labels(logits, generator)).backward()
-        optimizer.curvature(float(len(logits)))
+    kept = {p: p.grad for group in optimizer.param_groups for p in group["params"]}
+    optimizer.zero_grad()
+    logits = model(batch.inputs).flatten(0, -2)
+    labels = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=generator).squeeze(-1)
+    cross_entropy(logits, labels).backward()
+    optimizer.curvature(float(len(logits)))
+    for p, gradient in kept.items():
+        p.grad = gradient
 
 
 def _multiply_hessian(model: nn.Module, optimizer: Optimizer, batch: Batch, generator: torch.Generator) -> None:
