@@ -21,7 +21,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: the folder or the file cannot be written; whatever was at ``path`` is still there.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # which leaves links that lead in a circle to the system to refuse
     target.parent.mkdir(parents=True, exist_ok=True)
     draft: Path | None = None
     try:

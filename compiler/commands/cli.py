@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         abandon_output()
         say(f"optforge: {describe_failure(problem)}")
         return CANNOT_GO_ON
+    except MemoryError as problem:
+        say(f"optforge: there is not enough memory{': ' * bool(str(problem))}{problem}")
+        return CANNOT_GO_ON
     except KeyboardInterrupt:
         return 130
     except Exception as bug:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optforge.compiler.commands.console import FINE, CommandProblem, Commands, add_command
+from optforge.compiler.commands.console import FINE, CommandProblem, Commands, add_command, count
 
 EXAMPLE = "optforge compare Muon 'torch.optim:Muon?lr=0.02&weight_decay=0'"
 TARGETS = "a spec file, a shipped optimizer, or MODULE:CLASS; with options: ?lr=0.02&weight_decay=0"
@@ -31,13 +31,6 @@ def renaming(text: str) -> tuple[str, str]:
     """From their name of a state to ours."""
     ours, theirs = text.split("=")
     return theirs, ours
-
-
-def count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(f"{number} is less than 1")
-    return number
 
 
 def run_compare(options: argparse.Namespace) -> int:

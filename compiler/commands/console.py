@@ -46,8 +46,8 @@ def describe_failure(error: OSError) -> str:
     if error.filename is None:
         return f"cannot go on: {(error.strerror or str(error)).lower()}"
     path = Path(os.fsdecode(error.filename))
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        file = next((each for each in (path, *path.parents) if each.is_file()), path)
+    files = (each for each in (path, *path.parents) if each.exists() and not each.is_dir())
+    if isinstance(error, FileExistsError | NotADirectoryError) and (file := next(files, None)):
         return f"{short(file)} is a file, where a folder is needed"
     if isinstance(error, IsADirectoryError):
         return f"{short(path)} is a folder, where a file is needed"
@@ -86,6 +86,22 @@ def add_command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def count(text: str) -> int:
+    """An argument that is a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"{number} is less than 1")
+    return number
+
+
+def amount(text: str) -> float:
+    """An argument that is a number from 0 on, and finite."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{number} is no finite number from 0 on")
+    return number
 
 
 def spec_paths(given: Sequence[Path]) -> list[Path]:

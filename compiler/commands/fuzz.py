@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from optforge.compiler.commands.console import FINE, SPEC_IS_WRONG, CommandProblem, Commands, add_command, say
+from optforge.compiler.commands.console import (
+    FINE,
+    SPEC_IS_WRONG,
+    CommandProblem,
+    Commands,
+    add_command,
+    amount,
+    count,
+    say,
+)
 
 if TYPE_CHECKING:
     from optforge.compiler.verify.differential.setup import Options, Setup
@@ -38,17 +47,17 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--examples", type=int, default=200, help="how many scenarios (default: 200)")
+    parser.add_argument("--examples", type=count, default=200, help="how many scenarios (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="where to start (default: 0)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--seconds", type=amount, default=float("inf"), help="stop after this time")
 
 
 def add_space(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--groups", type=int, default=2, help="most parameter groups (default: 2)")
+    parser.add_argument("--groups", type=count, default=2, help="most parameter groups (default: 2)")
     parser.add_argument("--rest", action="store_true", help="vectors too, where matrices have a rule of their own")
     parser.add_argument("--role-key", metavar="KEY", help="tell the other each group's role under this key")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES[:2]), help="of the parameters")
-    parser.add_argument("--tolerance", type=float, help="relative to the step, instead of what rounding explains")
+    parser.add_argument("--tolerance", type=amount, help="relative to the step, instead of what rounding explains")
     parser.add_argument(
         "--without", nargs="+", default=[], metavar="WHAT",
         help="what the other need not do: missing, strided, inf, nan, closure, saved, order, groups, lr_changes, "
@@ -73,6 +82,8 @@ def run_fuzz(options: argparse.Namespace) -> int:
     corpus = corpus_of(setup.source.text, options.against)
     budget = SearchBudget(options.examples, options.seconds, options.seed)
     result = search(setup.pair, setup.space, budget, corpus.scenarios(), show_progress)
+    if result.finding is None and not result.tried:
+        raise CommandProblem("no scenario was tried" + refused_text(result.refused))
     if result.finding is None:
         say(f"{result.tried} scenarios, no step differs" + refused_text(result.refused))
         return FINE
@@ -141,7 +152,11 @@ def loaded(target: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as problem:
         raise CommandProblem(f"cannot load {target}: {problem}") from None
-    return found  # type: ignore[return-value]
+    except Exception as problem:  # whatever a module of somebody else raises
+        raise CommandProblem(f"cannot load {target}: {type(problem).__name__}: {problem}") from None
+    if not callable(found):
+        raise CommandProblem(f"{target} is no class, but a value of type {type(found).__qualname__}")
+    return found
 
 
 def show_names(setup: Setup) -> None:

@@ -22,6 +22,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a.opt").write_text(GOOD)
     Path("a_file").write_text("kept")
     Path("folder.opt").mkdir()
+    Path("circle").symlink_to("circle")
 
 
 def command(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
@@ -57,6 +58,8 @@ def test_whatever_a_command_uses_may_fail(kind: str) -> None:
         ("build a.opt --out a_file/deeper/still", 1, "a_file is a file, where a folder is needed"),
         ("build a.opt --standalone --out a_file", 1, "a_file is a file, where a folder is needed"),
         ("build a.opt --standalone --out taken", 1, "taken/a.py is a folder, where a file is needed"),
+        ("build a.opt --out circle", 1, "cannot use circle: file exists"),
+        ("compare a.opt a.opt --shape 99999999x99999999", 1, "there is not enough memory"),
         ("fmt folder.opt", 2, "there are no .opt files in folder.opt"),
         ("compare folder.opt AdamW", 2, "folder.opt is a folder, not a spec"),
         ("fuzz folder.opt --against torch.optim:SGD", 2, "folder.opt is a folder, not a spec"),
@@ -66,7 +69,8 @@ def test_whatever_a_command_uses_may_fail(kind: str) -> None:
 def test_places_of_another_kind(line: str, code: int, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("taken/a.py").mkdir(parents=True)
     assert main(line.split()) == code
-    assert capsys.readouterr() == ("", f"optforge: {sentence}\n")
+    out, said = capsys.readouterr()
+    assert not out and said.startswith(f"optforge: {sentence}") and said.count("\n") == 1
     assert Path("a_file").read_text() == "kept"
 
 

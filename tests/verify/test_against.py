@@ -191,12 +191,27 @@ def test_the_command_prints_a_script(tmp_path, monkeypatch, capsys):
         (["--against", "tests.verify.wrong_adamw:MyAdamW", "--map", "beta3=betas"], "no hyper `beta3`"),
         (["--against", "tests.verify.wrong_adamw:MyAdamW", "--map", "eps=epsilon"], "no argument `epsilon`"),
         (["--against", "tests.verify.wrong_adamw:MyAdamW", "--fix", "beta1=1"], "break a condition"),
+        (["--against", "tests.verify.wrong_adamw:MyAdamW", "--fix", "beta3=1"], "no hyper `beta3`"),
+        (["--against", "tests.verify.wrong_adamw:MyAdamW", "--seconds", "0"], "no scenario was tried"),
+        (["--against", "tests.verify.wrong_adamw:__doc__"], "is no class, but a value of type str"),
+        (["--against", "broken_module:MyAdamW"], "cannot load broken_module:MyAdamW: ValueError: no"),
         (["--against", "tests.verify.wrong_adamw:MyAdamW", "--without", "sleep"], "no ability `sleep`"),
     ],
 )
-def test_a_wrong_command_line_gets_a_message(arguments, words, capsys):
+def test_a_wrong_command_line_gets_a_message(arguments, words, capsys, monkeypatch, tmp_path):
+    (tmp_path / "broken_module.py").write_text("raise ValueError('no')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     assert main(["fuzz", "AdamW", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--examples=0", "--groups=0", "--seconds=nan", "--tolerance=nan", "--tolerance=inf"]
+)
+def test_a_search_that_could_find_nothing_is_refused(option, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        main(["fuzz", "AdamW", "--against", "torch.optim:AdamW", option])
+    assert refusal.value.code == 2 and f"{option.partition('=')[0]}: invalid" in capsys.readouterr().err
 
 
 @pytest.mark.wide  # starts Python anew

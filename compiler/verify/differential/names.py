@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,12 +99,17 @@ class Names:
             group[target.key] = type(group[target.key])(items)
 
 
+def require_hypers(named: Iterable[str], hypers: Sequence[str]) -> None:
+    """NameProblem unless all these are hypers of the spec."""
+    for name in named:
+        if name not in hypers:
+            raise NameProblem(f"the spec has no hyper `{name}`; it has {', '.join(hypers) or 'none'}")
+
+
 def match_names(hypers: Iterable[str], factory: Callable[..., Any], given: Mapping[str, str]) -> Names:
     """The other's name for each hyper: as ``given``, else the same name, else one that torch uses."""
     hypers = list(hypers)
-    for name in given:
-        if name not in hypers:
-            raise NameProblem(f"the spec has no hyper `{name}`; it has {', '.join(hypers)}")
+    require_hypers(given, hypers)
     known, takes_all = arguments_of(factory)
     targets: dict[str, Argument] = {}
     for name in hypers:

@@ -16,7 +16,7 @@ from optforge.compiler.frontend.files import shown_path
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import calls_of
 from optforge.compiler.load import WORKSPACE, find_spec, module_for, program_for
-from optforge.compiler.verify.differential.names import NameProblem, match_names
+from optforge.compiler.verify.differential.names import NameProblem, match_names, require_hypers
 from optforge.compiler.verify.differential.scenarios import ABILITIES, Space
 from optforge.compiler.verify.differential.side_by_side import Pair
 from optforge.compiler.verify.shared.hyper_values import Hyper, HyperValues
@@ -70,7 +70,9 @@ def setup_of(
     if unknown:
         raise NameProblem(f"there is no ability `{unknown[0]}`; there are {', '.join(ABILITIES)}")
     without = frozenset(options.without)
-    names = match_names([hyper.name for hyper in declaration.hypers], factory, options.names)
+    hypers = [hyper.name for hyper in declaration.hypers]
+    require_hypers(options.fixed, hypers)
+    names = match_names(hypers, factory, options.names)
     values = HyperValues(declaration, {**unnamed(declaration, names.targets), **options.fixed})
     if not values.holds(values.defaults):
         raise NameProblem("the fixed values break a condition of the spec")
