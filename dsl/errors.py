@@ -338,8 +338,9 @@ def reserved_name(name: str, span: Span, help: str | None = None) -> Diagnostic:
 @entry("E011", "a name that Python or the generated class needs")
 def python_name(name: str, reason: str, span: Span) -> Diagnostic:
     """Names of a spec become names in the generated class, readable as you wrote them: a hyperparameter is an
-    argument of its constructor and a key of its parameter groups. So they cannot be words of Python such
-    as `lambda` or `class`, begin with two underscores, or be what the class or its parameter groups already use.
+    argument of its constructor and a key of its parameter groups. So hyperparameters, arguments of events and
+    classes cannot be words of Python such as `lambda` or `class`, begin with two underscores, or be what the class
+    or its parameter groups already use. Equations may have such names: nobody writes them in Python.
 
     Wrong:
 

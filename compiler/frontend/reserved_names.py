@@ -25,8 +25,11 @@ def require_usable_name(name: ast.Identifier, kind: str, report: Report) -> None
 
 
 def reason_against(text: str, kind: str, reserved: ReservedNames) -> str | None:
-    """Why something of this kind cannot have that name in generated Python; None where it can."""
-    if keyword.iskeyword(text) or keyword.issoftkeyword(text):
+    """Why something of this kind cannot have that name in generated Python; None where it can.
+
+    What users never write in Python, such as the equations of a rule, gets a name there that is none of its words.
+    """
+    if keyword.iskeyword(text) and kind != "value":
         return "it is a word of Python"
     if text.startswith("__"):
         return "names with two leading underscores belong to Python"

@@ -28,7 +28,7 @@ from tools.programs.terms import (
 )
 
 TURNS = ("turn", "turn_2", "turn_3")
-NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace")
+NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace", "lambda")
 
 
 def grower_of(dice: Dice, scope: Scope) -> Grower:
