@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from optforge.compiler.driver import FUNCTIONS_ONLY, Snapshot, Workspace, run_passes
 from optforge.compiler.frontend.files import SPECS, Files, shown_path
+from optforge.compiler.frontend.rules.compositions import composition_source, is_composition
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.modules import module_of
 from optforge.compiler.targets.base import Origin
@@ -66,20 +67,38 @@ def compile_module(snapshot: Snapshot) -> ModuleType:
 
 
 def load_class(path_or_name: str | Path, class_name: str | None = None) -> type:
-    """The class of a spec file, or of a shipped optimizer, schedule or penalty by its name.
+    """The class of a spec file, of a shipped optimizer, schedule or penalty by its name, or of a composition.
 
     Raises:
         SpecError: the spec is wrong.
         LookupError: there is no such file or name, or the file defines several and none was chosen.
     """
     WORKSPACE.refresh()
-    path = find_spec(path_or_name, WORKSPACE.files)
-    source, problems = WORKSPACE.files.read(path)
+    snapshot = snapshot_for(path_or_name)
+    return class_in(module_for(snapshot), snapshot.path, class_name, str(path_or_name))
+
+
+def snapshot_for(path_or_name: str | Path) -> Snapshot:
+    """What is known of a spec file, of a shipped spec by its name, or of a composition.
+
+    Raises:
+        SpecError: the file cannot be read.
+        LookupError: there is no such file or name.
+    """
+    source, folder = source_of(path_or_name, WORKSPACE.files)
+    return WORKSPACE.snapshot_of(source, folder)
+
+
+def source_of(path_or_name: str | Path, files: Files | None = None) -> tuple[Source, Path]:
+    """The text of a spec under the name that messages use, and the folder of its neighbours; raises as above."""
+    if is_composition(path_or_name):
+        return composition_source(str(path_or_name)), Path.cwd()
+    files = files or Files()
+    path = find_spec(path_or_name, files)
+    source, problems = files.read(path)
     if source is None:
         raise SpecError(problems)
-    shown = Source(shown_path(path), source.text)
-    module = module_for(WORKSPACE.snapshot_of(shown, path.resolve().parent))
-    return class_in(module, path, class_name, str(path_or_name))
+    return Source(shown_path(path), source.text), path.resolve().parent
 
 
 def class_in(module: ModuleType, path: Path, wanted: str | None, called: str) -> type:

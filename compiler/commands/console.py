@@ -123,10 +123,14 @@ def spec_paths(given: Sequence[Path]) -> list[Path]:
 def check_snapshots(files: Sequence[Path], as_json: bool = False) -> list[Snapshot]:
     """Check every file and show all that is wrong, with all of them, in one go."""
     from optforge.compiler.driver import Workspace
+    from optforge.compiler.frontend.rules.compositions import composition_source, is_composition
     from optforge.compiler.targets.torch.reserved import RESERVED
 
     workspace = Workspace(RESERVED)
-    snapshots = [workspace.snapshot(path) for path in spec_paths(files)]
+    compositions = [composition_source(str(text)) for text in files if is_composition(text)]
+    paths = spec_paths([path for path in files if not is_composition(path)])
+    snapshots = [workspace.snapshot(path) for path in paths]
+    snapshots += [workspace.snapshot_of(source, Path.cwd()) for source in compositions]
     report((diagnostic for snapshot in snapshots for diagnostic in snapshot.diagnostics), as_json)
     return snapshots
 

@@ -33,14 +33,14 @@ def explain_spec(path_or_name: str, as_json: bool) -> str:
     import json
 
     from optforge.compiler.analysis.sharding.explain import explain_text, sharded_rules
-    from optforge.compiler.load import check_spec, find_spec, program_for
+    from optforge.compiler.load import program_for, snapshot_for
 
     try:
-        path = find_spec(path_or_name)
+        snapshot = snapshot_for(path_or_name)
     except LookupError as problem:
         codes = "`optforge explain all` lists the codes of errors"
         raise CommandProblem(f"{problem}, and no such code; {codes}") from None
-    found = list(sharded_rules(program_for(check_spec(path))))
+    found = list(sharded_rules(program_for(snapshot)))
     if not found:
-        raise CommandProblem(f"{path} defines no optimizer")
+        raise CommandProblem(f"{snapshot.path} defines no optimizer")
     return json.dumps([each.as_data() for each in found], indent=2) if as_json else explain_text(found)

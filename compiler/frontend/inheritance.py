@@ -113,7 +113,7 @@ def flatten_composition(
 def add_layer(
     flat: FlatOptimizer, use: Use, found: tuple[ast.Wrapper, Scope], scope: Scope, report: Report
 ) -> FlatOptimizer:
-    layer = layer_of(use, found, {each.label for each in flat.layers})
+    layer = layer_of(use, found, {each.label for each in flat.layers}, report)
     declared = [member for member in layer.node.members if isinstance(member, ast.Hyper)]
     hypers = outer_hypers(layer, collect_hypers(declared, layer.scope, report))
     for name in hypers.keys() & flat.hypers.keys():

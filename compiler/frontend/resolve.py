@@ -202,7 +202,7 @@ def without_holes(rule: RawRule) -> RawRule:
 
 def resolve_wrapper(node: ast.Wrapper, scope: Scope, report: Report) -> RawDeclaration:
     """The wrapper around gradient descent, so that what is wrong with it is said where it stands."""
-    layer = layer_of(Use(node.name), (node, scope), ())
+    layer = layer_of(Use(node.name), (node, scope), (), report)
     names = {"lr", "weight_decay", *flatten_wrapper(layer, Report()).changed_hypers()}
     hypers = "".join(f"    hyper {name} = 0\n" for name in sorted(names))
     text = f"optimizer Plain:\n{hypers}    for tensor:\n        weight <- {DESCENT}\n"

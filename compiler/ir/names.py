@@ -143,9 +143,9 @@ def read_function_name(text: str) -> FunctionName:
 
 
 def one_word(name: EquationName | str) -> str:
-    """What code says, where a name has neither dots nor colons: ``m_s_2``; of a state's name as well."""
+    """What code says, where a name has letters alone: ``m_s_2``; of a state's name, or of one that a dump says, too."""
     if isinstance(name, str):
-        return name.replace(".", "_")
+        return re.sub(r"\W+", "_", name.strip("'"))
     words = [word for word in (name.scope, name.layer) if word]
     for word, number in name.path:
         words += [one_word(word), str(number)] if number > 1 else [one_word(word)]

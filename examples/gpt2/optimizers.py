@@ -1,6 +1,7 @@
 """What is compared: how an optimizer is named, built, and scheduled, and the settings tuned for the demo.
 
-In: an ``OptimizerConfig``, whose name is a generated class (``NAMO``), a spec compiled on the fly (``path/mine.opt``),
+In: an ``OptimizerConfig``, whose name is a generated class (``NAMO``), a spec compiled on the fly (``path/mine.opt``,
+``Muon |> Grokfast(alpha=0.95)``),
 ``torch.optim.SGD``, or any ``module:Class``. Out: an optimizer and its learning-rate schedule. A wrong name or setting
 is an ``OptimizerError``. No training here.
 """
@@ -81,7 +82,7 @@ def override(config: OptimizerConfig, setting: str, value: Any) -> OptimizerConf
 
 def find_class(name: str) -> type[Optimizer]:
     """The class called ``name``: of a module, of ``optforge.generated``, or compiled from a spec file."""
-    if name.endswith(".opt"):
+    if name.endswith(".opt") or "|>" in name:
         return _compile(name, Optimizer)
     module, _, own = name.rpartition(":")
     if module:
@@ -105,6 +106,8 @@ def find_spec_text(config: OptimizerConfig) -> str | None:
 
 
 def _spec_text(name: str, found: type) -> str | None:
+    if "|>" in name:
+        return f"optimizer {found.__name__} = {name}\n"
     if name.endswith(".opt"):
         return Path(name).read_text(encoding="utf-8")
     package, _, module = found.__module__.rpartition(".")

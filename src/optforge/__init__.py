@@ -43,7 +43,8 @@ def load(path_or_name: str | Path, optimizer: str | None = None) -> Any:
     """The class that a spec defines.
 
     Args:
-        path_or_name: a spec file, or the name of a shipped optimizer, schedule or penalty.
+        path_or_name: a spec file, the name of a shipped optimizer, schedule or penalty, or a shipped optimizer (or one
+            of a spec in the working directory) with wrappers around it, ``"Muon |> Grokfast(alpha=0.95)"``.
         optimizer: which one, where the file defines several.
 
     Raises:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from optforge.compiler.frontend.reporting import Report, few
+from optforge.compiler.frontend.rules.collecting import ROLES
 from optforge.compiler.frontend.scopes import Scope
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
-from optforge.dsl.source import Span
+from optforge.dsl.source import Source, Span
 
 LAYER_LIMIT = 20
+ONLY = "only"  # in place of a hyperparameter of a wrapper: the roles that it is for
 LOWER_THEN_UPPER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 Hyper = tuple[ast.Hyper, Scope]
@@ -26,10 +29,14 @@ Part = TypeVar("Part", bound=ast.Node)
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One part of a composition: an optimizer or a wrapper, with the defaults that it is given."""
+    """One part of a composition: an optimizer or a wrapper, with the defaults that it is given.
+
+    ``only`` are the roles that a wrapper is for, where that is said: ``Cautious(only=matrix)``.
+    """
 
     name: ast.Identifier
     keywords: tuple[tuple[ast.Identifier, ast.Expression], ...] = ()
+    only: tuple[ast.Expression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,10 @@ def read_composition(node: ast.Expression, report: Report) -> tuple[Use, ...] | 
             case ast.Name(name=name):
                 uses.append(Use(ast.Identifier(name, span=part.span)))
             case ast.Call(function=function, arguments=(), keywords=keywords):
-                uses.append(Use(function, keywords))
+                only = [value for name, value in keywords if name.name == ONLY and uses]
+                roles = only[0].items if only and isinstance(only[0], ast.Tuple) else tuple(only[:1])
+                given = tuple(pair for pair in keywords if pair[1] not in only[:1])
+                uses.append(Use(function, given, roles))
             case ast.Call(function=function, arguments=(first, *_)):
                 hint = f"such as `{function.name}(name={first.span.text})`"
                 report(errors.bad_composition("hyperparameters are given by name", first.span, hint))
@@ -91,14 +101,19 @@ def find_wrapper(name: ast.Identifier, scope: Scope, report: Report) -> tuple[as
     return found
 
 
-def layer_of(use: Use, found: tuple[ast.Wrapper, Scope], taken: Collection[str]) -> Layer:
+def layer_of(use: Use, found: tuple[ast.Wrapper, Scope], taken: Collection[str], report: Report) -> Layer:
     """The wrapper as a layer beside others, whose labels are ``taken``."""
     node, scope = found
+    for role in use.only:
+        if not isinstance(role, ast.Name) or role.name not in ROLES:
+            shown = role.span.text
+            report(errors.unknown_role(shown, role.span, ROLES))
+    only = tuple(role.name for role in use.only if isinstance(role, ast.Name))
     label, count = use.name.name, 1
     while label in taken:
         count += 1
         label = f"{use.name.name}{count}"
-    layer = Layer(label, node, scope, {}, use.name.span)
+    layer = Layer(label, node, scope, {}, use.name.span, only)
     names = (member.name.name for member in node.members if isinstance(member, ast.Hyper))
     return replace(layer, hypers={name: layer.outside(name) for name in names})
 
@@ -162,3 +177,18 @@ def with_defaults(
         scope.references.record(keyword.span, "hyper", meant.name.span, meant.doc)
         found[outside] = replace(meant, default=value), home
     return found
+
+
+# Compositions that stand for a spec
+
+
+def is_composition(text: object) -> bool:
+    """Whether this is a composition, and neither a path nor a name: ``Muon |> Grokfast(alpha=0.95)``."""
+    return isinstance(text, str | Path) and "|>" in str(text)
+
+
+def composition_source(text: str) -> Source:
+    """The spec that a composition stands for, with one optimizer, which is called by the parts of it."""
+    parts = [part.partition("(")[0].strip() for part in text.split("|>")]
+    name = "".join(part for part in parts if part.isidentifier()) or "Composition"
+    return Source(f"{lower_words(name)}.opt", f"optimizer {name} = {text.strip()}\n")

@@ -123,12 +123,12 @@ Pair = tuple[RawRule, FlatRule | None]
 def parted(rule: RawRule, flat: FlatWrapper, all_rules: Sequence[RawRule]) -> Iterator[Pair]:
     """The rule in as many parts as a wrapper treats its roles differently, each with the wrapper's rule for it."""
     left = rule.roles
-    only = flat.layer.only
+    only = roles_of(flat.layer.only, set(flat.layer.only))
     for own in flat.rules:
         shared = tuple(role for role in left if role in roles_of(own.words, flat.taken) and (not only or role in only))
         if shared:
             left = tuple(role for role in left if role not in shared)
-            yield part_of(rule, shared, only or own.words, all_rules), own
+            yield part_of(rule, shared, flat.layer.only or own.words, all_rules), own
     if left:
         yield part_of(rule, left, ("rest",) if rule.name == "tensor" else rule.words, all_rules), None
 
@@ -168,19 +168,23 @@ class Composition:
 
     def whole(self) -> RawRule:
         inner, outer = self.inner, self.outer
-        is_matrix = Universe.MATRIX in (inner.universe, outer.universe)
         lines = tuple(with_names(each, self.shown) for each in outer.written if isinstance(each, Line))
         around = ast.Wrapper(ast.Identifier(self.layer.label), (ast.Rule((), lines),))
         return replace(
             inner,
-            universe=Universe.MATRIX if is_matrix else Universe.TENSOR,
+            universe=self.universe,
             orientation=self.orientation(),
             step=self.step(),
-            events=tuple(self.events()),
+            events=tuple(replace(e, function=replace(e.function, universe=self.universe)) for e in self.events()),
             claims=self.claims(),
             written=(*inner.written, around),
             was=(*inner.was, *map(self.past, outer.was)),
         )
+
+    @property
+    def universe(self) -> Universe:
+        is_matrix = Universe.MATRIX in (self.inner.universe, self.outer.universe)
+        return Universe.MATRIX if is_matrix else Universe.TENSOR
 
     def orientation(self) -> str:
         """How both see matrices; what looks at no side of them sees them as well in either way."""
@@ -263,7 +267,7 @@ class Composition:
         def put_result(expr: ir.Expr) -> ir.Expr:
             return ir.transform(lambda n: result if isinstance(n, ir.Ref) and n.name == RESULT else n, expr)
 
-        whole = replace(outer, universe=inner.universe, equations=own)
+        whole = replace(outer, universe=self.universe, equations=own)
         whole = ir.map_expressions(put_result, whole)
         return replace(whole, equations=(*inner.equations, *whole.equations))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.load import check_spec, class_in, find_spec, module_for
+from optforge.compiler.load import class_in, module_for, snapshot_for
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -91,11 +91,10 @@ def spec_target(label: str, place: str, name: str | None, options: Mapping[str, 
     """The optimizer of a spec file, or of a shipped spec by the name of the class or of the file."""
     shipped = SPECS / f"{place}.opt"
     try:
-        path = shipped if place.isidentifier() and shipped.is_file() else find_spec(place)
-        snapshot = check_spec(path)
+        snapshot = snapshot_for(shipped if place.isidentifier() and shipped.is_file() else place)
         program = snapshot.require()
         module = module_for(snapshot)
-        cls = class_in(module, path, name, place)
+        cls = class_in(module, snapshot.path, name, place)
     except LookupError as error:
         raise TargetProblem(str(error)) from None
     (declared,) = (each for each in program.declarations if each.name == cls.__name__)

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from optforge.compiler.driver import FUNCTIONS_ONLY
-from optforge.compiler.frontend.files import shown_path
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import calls_of
-from optforge.compiler.load import WORKSPACE, find_spec, module_for, program_for
+from optforge.compiler.load import WORKSPACE, module_for, program_for, source_of
 from optforge.compiler.verify.differential.names import NameProblem, match_names, require_hypers
 from optforge.compiler.verify.differential.scenarios import ABILITIES, Space
 from optforge.compiler.verify.differential.side_by_side import Pair
 from optforge.compiler.verify.shared.hyper_values import Hyper, HyperValues
-from optforge.dsl.diagnostics import SpecError
-from optforge.dsl.parser import read_source
 from optforge.dsl.source import Source
 
 ROLES = ("matrix", "conv", "embedding", "head", "vector")
@@ -87,11 +84,7 @@ def setup_of(
 
 def read_spec(spec: str | Path) -> tuple[Source, Path]:
     """The text of a spec under the name that messages use, and the folder of its neighbours."""
-    path = find_spec(spec)
-    source, problems = read_source(path)
-    if source is None:
-        raise SpecError(problems)
-    return Source(shown_path(path), source.text), path.resolve().parent
+    return source_of(spec)
 
 
 def chosen(program: ir.Program, path: str, wanted: str | None, spec: str) -> ir.Optimizer:
