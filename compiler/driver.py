@@ -17,6 +17,7 @@ from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import Report, ReservedNames
 from optforge.compiler.frontend.resolve import resolve_file
 from optforge.compiler.frontend.resolved import RawProgram
+from optforge.compiler.frontend.rules.compositions import lower_words
 from optforge.compiler.frontend.types.typecheck import check_program
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import Task
@@ -168,6 +169,21 @@ class Workspace:
             if len(self._known) > REMEMBERED:
                 del self._known[next(iter(self._known))]
         return made
+
+
+# Compositions in place of a spec
+
+
+def is_composition(text: object) -> bool:
+    """Whether this is a composition, and neither a path nor a name: ``Muon |> Grokfast(alpha=0.95)``."""
+    return isinstance(text, str | Path) and "|>" in str(text)
+
+
+def composition_source(text: str) -> Source:
+    """The spec that a composition stands for, with one optimizer, which is called by the parts of it."""
+    parts = [part.partition("(")[0].strip() for part in text.split("|>")]
+    name = "".join(part for part in parts if part.isidentifier()) or "Composition"
+    return Source(f"{lower_words(name)}.opt", f"optimizer {name} = {text.strip()}\n")
 
 
 # From a program to what a target renders

@@ -9,9 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from weakref import WeakKeyDictionary
 
-from optforge.compiler.driver import FUNCTIONS_ONLY, Snapshot, Workspace, run_passes
+from optforge.compiler.driver import FUNCTIONS_ONLY, Snapshot, Workspace, composition_source, is_composition, run_passes
 from optforge.compiler.frontend.files import SPECS, Files, shown_path
-from optforge.compiler.frontend.rules.compositions import composition_source, is_composition
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.modules import module_of
 from optforge.compiler.targets.base import Origin

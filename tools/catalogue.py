@@ -17,6 +17,7 @@ from pathlib import Path
 
 from optforge.compiler.commands.generated_files import sync_files
 from optforge.compiler.driver import Snapshot, check_file
+from optforge.compiler.frontend.rules.compositions import lower_words
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Shape
 from optforge.dsl.diagnostics import SpecError, render_text
@@ -128,10 +129,29 @@ def catalogue_text(specs: Path, tests: Path) -> str:
         entries = [entry for snapshot in snapshots for entry in entries_of(snapshot, kind, evidence)]
         if entries:
             parts += [f"## {title} ({len(entries)})", table(entries)]
+        if kind is ir.Optimizer:
+            parts += wrapper_parts(snapshots, evidence)
     missing = specs / "NOT_EXPRESSED.md"
     if missing.is_file():
         parts += ["## Not expressed", body_of(missing.read_text(encoding="utf-8"))]
     return "\n\n".join(parts) + "\n"
+
+
+def wrapper_parts(snapshots: Iterable[Snapshot], evidence: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The section of wrappers, each with its hyperparameters as those of an optimizer that it is around."""
+    rows = []
+    for snapshot in snapshots:
+        assert snapshot.typed is not None
+        for wrapper in snapshot.typed.wrappers:
+            text = f"{snapshot.typed.doc}\n{wrapper.doc}"
+            prefix = lower_words(wrapper.name)
+            hypers = [f"`{each.name}`" for each in wrapper.hypers if each.name.startswith(f"{prefix}_")]
+            verified = ", ".join(evidence.get(wrapper.name.lower(), ())) or UNKNOWN
+            name = f"[{wrapper.name}]({snapshot.path.name})"
+            rows.append(f"| {name} | {', '.join(hypers) or 'none'} | {paper_of(text)} | {verified} |")
+    heads = ["| wrapper | hyperparameters | paper | verified against |", "|---|---|---|---|"]
+    said = f"## Wrappers ({len(rows)})\n\nAround any optimizer: `Muon |> Grokfast(alpha=0.95)`."
+    return [said, "\n".join([*heads, *sorted(rows, key=str.lower)])] if rows else []
 
 
 def entries_of(

@@ -122,8 +122,7 @@ def spec_paths(given: Sequence[Path]) -> list[Path]:
 
 def check_snapshots(files: Sequence[Path], as_json: bool = False) -> list[Snapshot]:
     """Check every file and show all that is wrong, with all of them, in one go."""
-    from optforge.compiler.driver import Workspace
-    from optforge.compiler.frontend.rules.compositions import composition_source, is_composition
+    from optforge.compiler.driver import Workspace, composition_source, is_composition
     from optforge.compiler.targets.torch.reserved import RESERVED
 
     workspace = Workspace(RESERVED)

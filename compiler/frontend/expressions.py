@@ -17,7 +17,7 @@ from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
 from optforge.compiler.frontend.references import NameKind
 from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
-from optforge.compiler.frontend.scopes import Scope, overrides_prelude, prelude, prelude_source
+from optforge.compiler.frontend.scopes import Scope, overrides_prelude, prelude, prelude_source, shown_signature
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, joined, literal, number
 from optforge.compiler.ir.names import EquationName
@@ -400,11 +400,3 @@ def argument_name(asked: ast.Expression | None, parameter: str) -> str:
 
 def counted(arguments: int) -> str:
     return "no arguments" if not arguments else f"{arguments} argument{'s' if arguments > 1 else ''} at most"
-
-
-def shown_signature(function: ast.Function) -> str:
-    shown = [
-        parameter.name.name + (f"={parameter.default.span.text}" if parameter.default else "")
-        for parameter in function.parameters
-    ]
-    return f"{function.name.name}({', '.join(shown)})"

@@ -217,3 +217,12 @@ def prelude_source() -> Source:
 
 def overrides_prelude(function: ast.Function) -> bool:
     return function.name.name in prelude().functions
+
+
+def shown_signature(function: ast.Function) -> str:
+    """How a function is called, with the defaults of what need not be given."""
+    shown = [
+        parameter.name.name + (f"={parameter.default.span.text}" if parameter.default else "")
+        for parameter in function.parameters
+    ]
+    return f"{function.name.name}({', '.join(shown)})"

@@ -40,7 +40,7 @@ class AdamH(PerParameter):
         m = kept(state, "m", G).mul_(beta1).add_(G, alpha=1 - beta1)
         v = kept(state, "v", G).mul_(beta2).addcmul_(G, G, value=1 - beta2)
         U = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
-        step_on_sphere(W, U, state, lr)
+        step_on_sphere(W, U, state, lr, "radius")
 
     def step_rest(
         self,

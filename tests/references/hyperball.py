@@ -7,8 +7,8 @@ from torch import Tensor
 from tests.references.loop import State
 
 
-def step_on_sphere(W: Tensor, U: Tensor, state: State, lr: float | Tensor) -> None:
+def step_on_sphere(W: Tensor, U: Tensor, state: State, lr: float | Tensor, name: str = "Hyperball.radius") -> None:
     """W <- R Norm(W - lr R Norm(U)), where R is the norm of the weights before their first step."""
-    R = state.setdefault("radius", W.norm())
+    R = state.setdefault(name, W.norm())
     W -= lr * R * U / U.norm()
     W *= R / W.norm()

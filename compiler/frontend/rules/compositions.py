@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from optforge.compiler.frontend.reporting import Report, few
@@ -17,7 +16,7 @@ from optforge.compiler.frontend.rules.collecting import ROLES
 from optforge.compiler.frontend.scopes import Scope
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
-from optforge.dsl.source import Source, Span
+from optforge.dsl.source import Span
 
 LAYER_LIMIT = 20
 ONLY = "only"  # in place of a hyperparameter of a wrapper: the roles that it is for
@@ -177,18 +176,3 @@ def with_defaults(
         scope.references.record(keyword.span, "hyper", meant.name.span, meant.doc)
         found[outside] = replace(meant, default=value), home
     return found
-
-
-# Compositions that stand for a spec
-
-
-def is_composition(text: object) -> bool:
-    """Whether this is a composition, and neither a path nor a name: ``Muon |> Grokfast(alpha=0.95)``."""
-    return isinstance(text, str | Path) and "|>" in str(text)
-
-
-def composition_source(text: str) -> Source:
-    """The spec that a composition stands for, with one optimizer, which is called by the parts of it."""
-    parts = [part.partition("(")[0].strip() for part in text.split("|>")]
-    name = "".join(part for part in parts if part.isidentifier()) or "Composition"
-    return Source(f"{lower_words(name)}.opt", f"optimizer {name} = {text.strip()}\n")
