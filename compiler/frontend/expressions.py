@@ -52,7 +52,7 @@ class Place:
     what: str = "a rule"
     hint: str | None = None
     words: tuple[str, ...] = ()  # what stands after `for` in the rule
-    step: Callable[[ast.Call, Place], ir.Expr] | None = None  # in a wrapper, what a call of what it wraps stands for
+    step: Callable[[ast.Call, Place], ir.Expr] | None = None  # in a wrapper, what a call of `step` stands for
     inherited: Callable[[ast.Super], ir.Expr] | None = None
 
     def expression(self, node: ast.Expression) -> ir.Expr:
@@ -348,10 +348,8 @@ class Place:
         def visible() -> Iterable[str]:
             return (*names, *UNIVERSAL)
 
-        calls = (*self.calls, function.name.name)
-        local = replace(
-            self, scope=scope, lookup=lookup, visible=visible, calls=calls, inner=function.name.name, step=None
-        )
+        place = replace(self, scope=scope, lookup=lookup, visible=visible, step=None)
+        local = replace(place, calls=(*self.calls, function.name.name), inner=function.name.name)
         for parameter in function.parameters:
             name = parameter.name.name
             asked = given.get(name)
