@@ -235,26 +235,26 @@ def arrange(function: ir.Function, rewrites: Rewrites) -> ir.Function:
 def fold_requirements(program: ir.Program) -> ir.Program:
     """Conditions with what ``use`` binds put in; those that hold for sure are gone. Functions are told the others."""
 
-    def folded(old: ir.Declaration) -> ir.Declaration:
+    def fold(old: ir.Declaration) -> ir.Declaration:
         simple = [replace(r, condition=ir.transform(simplify, r.condition)) for r in old.requirements]
         kept = tuple(r for r in simple if not isinstance(r.condition, ir.Literal))
         given = tuple(requirement.condition for requirement in kept)
 
-        def told(function: ir.Function) -> ir.Function:
+        def tell(function: ir.Function) -> ir.Function:
             """What `was` computes from comes from an older checkpoint, with conditions of its own."""
             return function if function.name.task is Task.PAST else replace(function, given=given)
 
-        return replace(changed(old, told), requirements=kept)
+        return replace(change_declaration(old, tell), requirements=kept)
 
-    return replace(program, declarations=tuple(folded(each) for each in program.declarations))
+    return replace(program, declarations=tuple(fold(each) for each in program.declarations))
 
 
 def map_functions(change: Pass, program: ir.Program) -> ir.Program:
     """The program with every function rewritten."""
-    return replace(program, declarations=tuple(changed(each, change) for each in program.declarations))
+    return replace(program, declarations=tuple(change_declaration(each, change) for each in program.declarations))
 
 
-def changed(old: ir.Declaration, change: Pass) -> ir.Declaration:
+def change_declaration(old: ir.Declaration, change: Pass) -> ir.Declaration:
     """The declaration with every function rewritten."""
 
     def stages(old: tuple[ir.Stage, ...]) -> tuple[ir.Stage, ...]:

@@ -52,22 +52,22 @@ def undoes(second: ir.Function, first: ir.Function) -> bool:
 
 def weight_after(function: ir.Function) -> Sum:
     (value,) = (output.value for output in function.outputs if output.name == "weight")
-    return reduced(Former(function).form(value))
+    return reduce(Former(function).form(value))
 
 
 def after(first: ir.Function, second: ir.Function) -> ir.Function:
     """The second function on what the first one has left."""
-    left = {ir.stored(output.name): renamed(output.value) for output in first.outputs}
+    left = {ir.stored(output.name): rename(output.value) for output in first.outputs}
 
     def fed(node: ir.Expr) -> ir.Expr:
         return left.get(node.key, node) if isinstance(node, ir.Input) else node
 
-    before = [replace(each, name=earlier(each.name), value=renamed(each.value)) for each in first.equations]
+    before = [replace(each, name=earlier(each.name), value=rename(each.value)) for each in first.equations]
     whole = ir.map_expressions(lambda expr: ir.transform(fed, expr), second)
     return replace(whole, equations=(*before, *whole.equations))
 
 
-def renamed(expr: ir.Expr) -> ir.Expr:
+def rename(expr: ir.Expr) -> ir.Expr:
     def change(node: ir.Expr) -> ir.Expr:
         return replace(node, name=earlier(node.name)) if isinstance(node, ir.Ref) else node
 
@@ -79,7 +79,7 @@ def earlier(name: EquationName) -> EquationName:
     return replace(name, scope="first")
 
 
-def reduced(form: Sum) -> Sum:
+def reduce(form: Sum) -> Sum:
     """The sum with each factor that stands beside its own inverse left out, which is right where it is not 0."""
     return collect_terms((without_inverses(product), number) for product, number in form.terms)
 

@@ -70,7 +70,7 @@ class Sum:
             raise TooLarge
         if ONE in (self, other):
             return self if other == ONE else other
-        return collect_terms([(joined(a, b), x * y) for a, x in self.terms for b, y in other.terms])
+        return collect_terms([(join_products(a, b), x * y) for a, x in self.terms for b, y in other.terms])
 
     @property
     def is_scalar(self) -> bool:
@@ -112,7 +112,7 @@ def outline_of(product: Product) -> str:
     return "*".join(sorted(atom.outline for atom in product if atom.outline))
 
 
-def joined(one: Product, two: Product) -> Product:
+def join_products(one: Product, two: Product) -> Product:
     if len(one) + len(two) > DEGREE_LIMIT:
         raise TooLarge
     return tuple(sorted((*one, *two), key=lambda atom: atom.key))
@@ -157,7 +157,7 @@ def quotient(dividend: Sum, divisor: Sum) -> Sum | None:
         if not rest.terms:
             return result
         product, share = rest.terms[-1]
-        left = without(product, lead)
+        left = take_out(product, lead)
         if left is None:
             return None
         step = Sum(((left, share / factor),))
@@ -165,7 +165,7 @@ def quotient(dividend: Sum, divisor: Sum) -> Sum | None:
     return None
 
 
-def without(product: Product, factors: Product) -> Product | None:
+def take_out(product: Product, factors: Product) -> Product | None:
     """The product divided by factors that it contains."""
     left = list(product)
     for atom in factors:

@@ -111,12 +111,12 @@ def polynomial_of(expr: ir.Expr) -> Polynomial | None:
         case ir.Apply(operator=("add" | "sub" | "mul" | "neg" | "div" | "min" | "max") as name, arguments=arguments):
             parts = [polynomial_of(argument) for argument in arguments]
             known = [part for part in parts if part is not None]
-            return combined(name, known) if len(known) == len(parts) else None
+            return combine(name, known) if len(known) == len(parts) else None
         case _:
             return None
 
 
-def combined(operator: str, parts: list[Polynomial]) -> Polynomial | None:
+def combine(operator: str, parts: list[Polynomial]) -> Polynomial | None:
     """An operator on polynomials, where the result is one; a divisor must be a single term."""
     minus = collect_terms([(CONSTANT, -ONE)])
     match operator, parts:

@@ -73,7 +73,7 @@ def run_fuzz(options: argparse.Namespace) -> int:
     from optforge.compiler.verify.differential.setup import set_up
     from optforge.compiler.verify.shared.budget import SearchBudget
 
-    factory = loaded(options.against)
+    factory = load(options.against)
     try:
         setup = set_up(options.spec, factory, pair_options(options), options.against)
     except (NameProblem, LookupError) as problem:
@@ -140,7 +140,7 @@ def read_value(text: str) -> float | bool | str:
         return text
 
 
-def loaded(target: str) -> Callable[..., Any]:
+def load(target: str) -> Callable[..., Any]:
     """What MODULE:CLASS names; modules of the current folder count."""
     module, sign, name = target.partition(":")
     if not (module and sign and name):

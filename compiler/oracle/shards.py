@@ -64,7 +64,7 @@ def run_stages(
         for request in stage.requests:
             values = {name: [each[name] for each in outputs] for name in types}
             if isinstance(request, Reduced):
-                answers = {request.name: reduced(request, values[request.name], types[request.name], ranks)}
+                answers = {request.name: reduce(request, values[request.name], types[request.name], ranks)}
             else:
                 answers = call_owner(request, values, types, owned, left, inputs, ranks)
             given = [
@@ -76,7 +76,7 @@ def run_stages(
     return {name: ranks.together([each[name] for each in results], shape) for name, shape in shown.items()} | owned
 
 
-def reduced(request: Reduced, pieces: list[Array], shape: Shape, ranks: Ranks) -> list[Array]:
+def reduce(request: Reduced, pieces: list[Array], shape: Shape, ranks: Ranks) -> list[Array]:
     """The reduction of a value of which each rank has a piece; what is not cut along the axis needs no exchange."""
     axis = {"all": (0, 1), "row": (1,), "col": (0,)}[request.axis]
     count = np.prod([ranks.size(shape[each]) for each in axis])

@@ -45,11 +45,11 @@ def simplify(node: ir.Expr, facts: Facts | None = None) -> ir.Expr:
     """The node in simpler form; its children are simple already, and its scalars are what the facts say."""
     match node:
         case ir.Select() if is_literal_truth(node.condition, True):
-            return standing_for(node, node.then)
+            return put_in_place_of(node, node.then)
         case ir.Select() if is_literal_truth(node.condition, False):
-            return standing_for(node, node.otherwise)
+            return put_in_place_of(node, node.otherwise)
         case ir.Select() if node.then == node.otherwise:
-            return standing_for(node, node.then)
+            return put_in_place_of(node, node.then)
         case ir.Apply() if node.type.phase is Phase.CONSTANT and all_literals(node):
             return fold_operator(node)
         case ir.Apply(operator="eq" | "ne"):
@@ -135,9 +135,9 @@ def without_known(node: ir.Apply) -> ir.Expr:
     deciding = node.operator == "or"
     for known, other in ((left, right), (right, left)):
         if is_literal_truth(known, deciding):
-            return standing_for(node, known)
+            return put_in_place_of(node, known)
         if is_literal_truth(known, not deciding):
-            return standing_for(node, other)
+            return put_in_place_of(node, other)
     return node
 
 
@@ -148,7 +148,7 @@ def without_known_side(node: ir.Apply) -> ir.Expr:
         for truth in (True, False):
             if is_literal_truth(known, truth):
                 is_same = truth is (node.operator == "eq")
-                return standing_for(node, other if is_same else opposite(negate(other), other))
+                return put_in_place_of(node, other if is_same else opposite(negate(other), other))
     return node
 
 
@@ -166,7 +166,7 @@ def opposite(node: ir.Apply, inner: ir.Expr) -> ir.Expr:
     is_false = is_literal_truth(inner, False)
     if not is_false and not is_literal_truth(inner, True):
         return node
-    return standing_for(node, ir.Literal(is_false, str(is_false).lower(), type=TRUTH, span=node.span))
+    return put_in_place_of(node, ir.Literal(is_false, str(is_false).lower(), type=TRUTH, span=node.span))
 
 
 def is_literal_truth(expr: ir.Expr, value: bool) -> bool:
@@ -181,7 +181,7 @@ def is_like(value: ir.Expr, node: ir.Expr) -> bool:
     return value.type.shape == node.type.shape and value.type.is_scalar_phase == node.type.is_scalar_phase
 
 
-def standing_for(node: ir.Expr, value: ir.Expr) -> ir.Expr:
+def put_in_place_of(node: ir.Expr, value: ir.Expr) -> ir.Expr:
     """The value as what the node was: its readers count on a tensor where it was one."""
     if node.type.is_scalar_phase or is_like(value, node):
         return value

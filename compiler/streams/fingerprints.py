@@ -32,11 +32,11 @@ LONG = 40  # operations that an equation may have to be shown inside of another
 
 def with_fingerprints(program: ir.Program) -> ir.Program:
     """The program with the fingerprints of its optimizers and their states."""
-    declarations = (described(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations)
+    declarations = (describe_states(each) if isinstance(each, ir.Optimizer) else each for each in program.declarations)
     return replace(program, declarations=tuple(declarations))
 
 
-def described(optimizer: ir.Optimizer) -> ir.Optimizer:
+def describe_states(optimizer: ir.Optimizer) -> ir.Optimizer:
     hypers = sorted(f"{hyper.name} {hyper.kind.value}" for hyper in optimizer.hypers)
     machines = [Machines(rule) for rule in optimizer.rules]
     past = {function.outputs[0].name: function.outputs[0].value for function in optimizer.was}

@@ -34,7 +34,7 @@ from optforge.dsl.source import Source
 from optforge.runtime.contract.interface import Kernel
 from optforge.runtime.execution import fused as runtime
 from tests.support.classes import generated_classes
-from tools.programs.differential import loaded
+from tools.programs.differential import load_module
 
 CASES = Path(__file__).parents[1] / "cases" / "fused.txt"
 STEPS = 20
@@ -97,7 +97,7 @@ def compiled(text: str) -> ir.Program:
 
 def kernel_of(program: ir.Program) -> Kernel:
     """The step of the last rule of the last optimizer."""
-    module = loaded(render_program(program, "a test"))
+    module = load_module(render_program(program, "a test"))
     return getattr(module, program.declarations[-1].name).RULES[-1].step  # type: ignore[no-any-return]
 
 
@@ -424,7 +424,7 @@ def test_numbers_that_mean_something_else_in_another_form_are_left_to_the_rule(
     text = "\n".join(
         ["optimizer X:", "    hyper lr = 0.1 where lr > 0", "    hyper scale = 0.5 where scale > 0", "    for tensor:"]
     )
-    module: Any = loaded(render_program(compiled(f"{text}\n        weight <- {update}\n"), "a test"))
+    module: Any = load_module(render_program(compiled(f"{text}\n        weight <- {update}\n"), "a test"))
     assert module.X.RULES[0].step.fused is not None
     steps = {}
     for backend in ("auto", "eager"):

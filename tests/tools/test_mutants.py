@@ -17,8 +17,8 @@ from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 from tools.mutants import __main__ as mutants
 from tools.mutants.counterparts import TORCH
-from tools.mutants.program_mutations import checked, program_mutants
-from tools.mutants.source_mutations import loaded, source_mutants
+from tools.mutants.program_mutations import check, program_mutants
+from tools.mutants.source_mutations import load_module, source_mutants
 from tools.mutants.table import table
 
 SPEC = """
@@ -73,10 +73,10 @@ def test_every_kind_of_mistake_is_made():
 
 def test_what_a_mistake_makes_of_shapes_is_for_the_type_checker():
     found = {f"{m.place}: {m.change}": m.program for m in program_mutants(raw(SPEC), "Small")}
-    assert checked(found["matrix.s: mean(m^2, per=row) -> mean(m^2, per=col)"]) is not None
+    assert check(found["matrix.s: mean(m^2, per=row) -> mean(m^2, per=col)"]) is not None
     gram = SPEC.replace("orthogonalize(m, 3)", "m @ (m' @ m)")
     products = {m.change: m.program for m in program_mutants(raw(gram), "Small")}
-    assert checked(products["m' @ m -> m @ m'"]) is None
+    assert check(products["m' @ m -> m @ m'"]) is None
 
 
 SOURCE = """
@@ -99,7 +99,7 @@ def test_sources_are_changed_where_steps_are_computed():
     assert any(label.endswith("-> (nothing)") for label in found)
     for text in found.values():
         assert "self.lr = 1 + lr" in text
-        assert loaded(text, "mutant").Mine(0.25).lr == 1.25
+        assert load_module(text, "mutant").Mine(0.25).lr == 1.25
     assert len(set(found.values())) == len(found)
 
 

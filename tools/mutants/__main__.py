@@ -30,16 +30,16 @@ from optforge.compiler.targets.torch.target import TORCH
 from optforge.compiler.verify.differential.corpus import digest
 from optforge.compiler.verify.differential.plan import Scenario
 from optforge.compiler.verify.differential.search import draw_scenarios
-from optforge.compiler.verify.differential.setup import Setup, chosen, read_spec, set_up
+from optforge.compiler.verify.differential.setup import Setup, choose, read_spec, set_up
 from optforge.compiler.verify.differential.side_by_side import Pair, SpecRefuses, run_both
 from optforge.compiler.verify.shared.budget import SearchBudget
 from optforge.dsl.parser import parse_source
 from tools.mutants.counterparts import Counterpart, find_counterparts
-from tools.mutants.program_mutations import checked, program_mutants
-from tools.mutants.source_mutations import loaded as loaded_source
+from tools.mutants.program_mutations import check, program_mutants
+from tools.mutants.source_mutations import load_module as loaded_source
 from tools.mutants.source_mutations import source_mutants
 from tools.mutants.table import table
-from tools.programs.differential import forget_modules, loaded
+from tools.programs.differential import forget_modules, load_module
 
 LISTED = Path("benchmarks") / "equivalent_mutants.json"
 RESULTS = Path(".optforge") / "mutants.jsonl"
@@ -119,16 +119,16 @@ def normal_form(declaration: ir.Optimizer) -> str:
 
 
 def spec_fate(baseline: Baseline, program: Any, seen: set[str]) -> tuple[str, int]:
-    typed = checked(program)
+    typed = check(program)
     if typed is None:
         return "ill-typed", 0
     passed = run_passes(typed, TORCH.rewrites)
-    declaration = chosen(passed, baseline.setup.source.path, baseline.name, "")
+    declaration = choose(passed, baseline.setup.source.path, baseline.name, "")
     form = normal_form(declaration)
     if form in seen:
         return ("equivalent" if form == normal_form(baseline.setup.pair.declaration) else "repeated"), 0
     seen.add(form)
-    ours = getattr(loaded(render_program(passed, "a mutant")), baseline.name)
+    ours = getattr(load_module(render_program(passed, "a mutant")), baseline.name)
     return judge(replace(baseline.setup.pair, ours=ours, declaration=declaration), baseline.scenarios)
 
 

@@ -217,7 +217,7 @@ def reads_weight(expr: ir.Expr) -> bool:
     return any(isinstance(node, ir.Input) and node.key == ir.WEIGHT for node in ir.walk(expr))
 
 
-def checked(program: RawProgram) -> ir.Program | None:
+def check(program: RawProgram) -> ir.Program | None:
     """The program with types and states, or None where the mistake leaves none."""
     report = Report()
     try:

@@ -122,7 +122,7 @@ def replace_node(tree: ast.AST, old: ast.AST, new: ast.expr | ast.stmt | None) -
     Replacing().visit(tree)
 
 
-def loaded(text: str, name: str) -> ModuleType:
+def load_module(text: str, name: str) -> ModuleType:
     """The module of a changed source, known to nobody else."""
     module = ModuleType(name)
     module.__package__ = name.rpartition(".")[0]

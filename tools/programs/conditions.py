@@ -11,7 +11,7 @@ from tools.programs.terms import Term, constant, elementwise, fits_in, name, plu
 ORDERINGS = (">", "<", ">=", "<=")
 
 
-def compared(grower: Grower, shape: Shape, depth: int) -> Term:
+def compare(grower: Grower, shape: Shape, depth: int) -> Term:
     """Two numbers compared, with an offset against ties."""
     left, right = grower.number(shape, depth), grower.number(grower.part_of(shape), depth - 1)
     node = ast.Comparison(left.node, ((grower.dice.pick(ORDERINGS), plus(right, OFFSET).node),))
@@ -61,7 +61,7 @@ def on_hypers(grower: Grower, shape: Shape, depth: int) -> Term:
     return Term(grower.dice.pick(forms), SCALAR, 1, Phase.CONSTANT)
 
 
-def named(grower: Grower, shape: Shape, depth: int) -> Term:
+def use_named(grower: Grower, shape: Shape, depth: int) -> Term:
     variables = [v for v in grower.scope.variables if v.is_boolean and fits_in(v.shape, shape)]
     return grower.dice.pick(variables).term()
 
@@ -70,7 +70,7 @@ def has_named(scope: Scope, shape: Shape) -> bool:
     return any(v.is_boolean and fits_in(v.shape, shape) for v in scope.variables)
 
 
-def combined(grower: Grower, shape: Shape, depth: int) -> Term:
+def combine(grower: Grower, shape: Shape, depth: int) -> Term:
     left, right = grower.condition(shape, depth - 1), grower.condition(grower.part_of(shape), depth - 1)
     node = ast.Binary(grower.dice.pick(("and", "or")), left.node, right.node)
     return elementwise(node, 1, left, right)
@@ -94,11 +94,11 @@ def is_deep(scope: Scope, shape: Shape) -> bool:
 CONDITIONS = (
     Production(6, on_hypers),
     Production(6, on_steps, lambda scope, shape: scope.has_steps),
-    Production(8, compared),
+    Production(8, compare),
     Production(3, between),
     Production(2, discrete),
-    Production(8, named, has_named),
-    Production(3, combined),
+    Production(8, use_named, has_named),
+    Production(3, combine),
     Production(2, opposite),
     Production(1, equal_conditions),
 )

@@ -133,12 +133,12 @@ def compile_everywhere(tree: ast.File, text: str) -> Compiled:
     for line in rendered[0].splitlines():
         if len(line) > LINE_WIDTH:
             raise Difference("layout", f"a line of {len(line)} characters: {line}")
-    module = loaded(rendered[0])
-    plain = module if rendered[0] == rendered[1] else loaded(rendered[1])
+    module = load_module(rendered[0])
+    plain = module if rendered[0] == rendered[1] else load_module(rendered[1])
     return Compiled(program, tuple(stages), module, plain, rendered[0])
 
 
-def loaded(text: str) -> ModuleType:
+def load_module(text: str) -> ModuleType:
     """The module of a rendered text, known to nobody else."""
     module = ModuleType("_random_program")
     with warnings.catch_warnings():

@@ -37,7 +37,7 @@ def minus(left: ast.Expression, right: ast.Expression) -> ast.Expression:
     return ast.Binary("-", left, right)
 
 
-def compared(left: ast.Expression, symbol: str, right: ast.Expression) -> ast.Expression:
+def compare(left: ast.Expression, symbol: str, right: ast.Expression) -> ast.Expression:
     return ast.Comparison(left, ((symbol, right),))
 
 
@@ -51,12 +51,12 @@ def edge(grower: Grower) -> Edge:
 
 def of_a_hyper(grower: Grower) -> Edge:
     wait, cap = grower.setting("wait"), grower.setting("cap")
-    is_positive = compared(wait, ">", ast.Number("0"))
+    is_positive = compare(wait, ">", ast.Number("0"))
     forms = [
         Edge(over(ONE, wait), is_positive, 2, Phase.CONSTANT),
         Edge(ast.Binary("^", wait, literal("-1.5")), is_positive, 3, Phase.CONSTANT),
         Edge(call_node("log", wait), is_positive, 1, Phase.CONSTANT),
-        Edge(minus(cap, HALF), compared(cap, "<", INFINITE), 2, Phase.CONSTANT),
+        Edge(minus(cap, HALF), compare(cap, "<", INFINITE), 2, Phase.CONSTANT),
     ]
     if grower.scope.has_steps:
         forms += [
@@ -71,15 +71,15 @@ def of_a_hyper(grower: Grower) -> Edge:
 def of_the_step(grower: Grower) -> Edge:
     start = ast.Number(grower.dice.pick(("1", "2", "3")))
     passed = minus(T, start)
-    is_later, decay = compared(T, ">", start), grower.setting("decay")
+    is_later, decay = compare(T, ">", start), grower.setting("decay")
     forms = [
         Edge(over(ONE, passed), is_later, 1, Phase.STEP),
         Edge(call_node("log", passed), is_later, 3, Phase.STEP),
         Edge(call_node("log1p", minus(passed, ONE)), is_later, 3, Phase.STEP),
-        Edge(call_node("sqrt", passed), compared(T, ">=", start), 4, Phase.STEP),
-        Edge(ast.Binary("^", passed, HALF), compared(start, "<=", T), 4, Phase.STEP),
+        Edge(call_node("sqrt", passed), compare(T, ">=", start), 4, Phase.STEP),
+        Edge(ast.Binary("^", passed, HALF), compare(start, "<=", T), 4, Phase.STEP),
         Edge(over(ONE, minus(ONE, ast.Binary("^", decay, passed))), is_later, 10, Phase.STEP),
-        Edge(call_node("mod", T, passed), ast.Unary("not", compared(T, "<=", start)), 8, Phase.STEP),
+        Edge(call_node("mod", T, passed), ast.Unary("not", compare(T, "<=", start)), 8, Phase.STEP),
     ]
     return grower.dice.pick(forms)
 
@@ -87,8 +87,8 @@ def of_the_step(grower: Grower) -> Edge:
 def of_a_dimension(grower: Grower) -> Edge:
     size, least = name(grower.dice.pick(("rows", "cols"))), ast.Number(grower.dice.pick(("1", "3")))
     forms = [
-        Edge(over(ONE, minus(size, least)), compared(size, ">", least), 1, Phase.CONSTANT),
-        Edge(call_node("sqrt", minus(size, least)), compared(size, ">=", least), 3, Phase.CONSTANT),
+        Edge(over(ONE, minus(size, least)), compare(size, ">", least), 1, Phase.CONSTANT),
+        Edge(call_node("sqrt", minus(size, least)), compare(size, ">=", least), 3, Phase.CONSTANT),
     ]
     return grower.dice.pick(forms)
 
@@ -119,18 +119,18 @@ def saturate(grower: Grower, shape: Shape, depth: int) -> Term:
         x = grower.dice.pick(forms_of_x)
     half = ast.Unary("-", HALF)
     forms: tuple[ast.Expression, ...] = (
-        ast.Select(compared(x, "<", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("sqrt", x), "!=", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("max", half, x), ">", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("min", x, half), "<=", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("clamp", x, half, HALF), ">=", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("floor", x), ">", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("round", x), ">", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("log1p", x), "<", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("atan", x), "<", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("cos", x), "<", ONE), ONE, HALF),
-        ast.Select(compared(call_node("sin", x), "<", NEVER_MET), ONE, HALF),
-        ast.Select(compared(call_node("exp", x), "<", NEVER_MET), ONE, HALF),
+        ast.Select(compare(x, "<", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("sqrt", x), "!=", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("max", half, x), ">", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("min", x, half), "<=", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("clamp", x, half, HALF), ">=", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("floor", x), ">", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("round", x), ">", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("log1p", x), "<", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("atan", x), "<", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("cos", x), "<", ONE), ONE, HALF),
+        ast.Select(compare(call_node("sin", x), "<", NEVER_MET), ONE, HALF),
+        ast.Select(compare(call_node("exp", x), "<", NEVER_MET), ONE, HALF),
         call_node("sign", call_node("abs", x)),
     )
     return Term(grower.dice.pick(forms), SCALAR, 1, Phase.STEP if grower.scope.has_steps else found.phase)
@@ -139,7 +139,7 @@ def saturate(grower: Grower, shape: Shape, depth: int) -> Term:
 def beside_its_guard(grower: Grower, shape: Shape, depth: int) -> Term:
     """A condition whose right side has no value where its left one decides."""
     found = edge(grower)
-    above = compared(found.node, grower.dice.pick((">", "<")), NEVER_MET)
+    above = compare(found.node, grower.dice.pick((">", "<")), NEVER_MET)
     if grower.dice.chance(50):
         return Term(ast.Binary("and", found.guard, above), SCALAR, 1, found.phase)
     return Term(ast.Binary("or", ast.Unary("not", found.guard), above), SCALAR, 1, found.phase)

@@ -9,13 +9,13 @@ from tools.programs.terms import (
     LIMIT,
     Term,
     Variable,
-    applied,
+    apply_to,
     binary,
     call_node,
     constant,
     elementwise,
     fits_in,
-    joined,
+    join_shapes,
     minus,
     name,
     plus,
@@ -53,7 +53,7 @@ def positive(grower: Grower, term: Term) -> Term:
     margin = grower.dice.pick((constant("0.5"), constant("0.25"), constant("1")))
     if grower.scope.is_smooth:
         return plus(binary("^", term, constant("2"), term.bound**2), margin)
-    return plus(applied("abs", term, term.bound), margin)
+    return plus(apply_to("abs", term, term.bound), margin)
 
 
 def negation(grower: Grower, shape: Shape, depth: int) -> Term:
@@ -65,22 +65,22 @@ def smooth_function(grower: Grower, shape: Shape, depth: int) -> Term:
     term = grower.number(shape, depth)
     match grower.dice.below(8):
         case 0:
-            return applied("tanh", term, 1)
+            return apply_to("tanh", term, 1)
         case 1:
-            return applied("cos", term, 1)
+            return apply_to("cos", term, 1)
         case 2:
-            return applied("sin", term, 1)
+            return apply_to("sin", term, 1)
         case 3:
             inner = positive(grower, term)
-            return applied("sqrt", inner, max(1, inner.bound**0.5))
+            return apply_to("sqrt", inner, max(1, inner.bound**0.5))
         case 4:
-            return applied("log", positive(grower, term), 6)
+            return apply_to("log", positive(grower, term), 6)
         case 5:
-            return applied("log1p", positive(grower, term), 6)
+            return apply_to("log1p", positive(grower, term), 6)
         case 6:
-            return applied("atan", term, 1.6)
+            return apply_to("atan", term, 1.6)
         case _:
-            return applied("exp", grower.squashed(term), 2.8)
+            return apply_to("exp", grower.squashed(term), 2.8)
 
 
 def rough_function(grower: Grower, shape: Shape, depth: int) -> Term:
@@ -88,15 +88,15 @@ def rough_function(grower: Grower, shape: Shape, depth: int) -> Term:
     term = grower.number(shape, depth)
     match grower.dice.below(6):
         case 0:
-            return applied("abs", term, term.bound)
+            return apply_to("abs", term, term.bound)
         case 1:
-            return applied("sign", plus(term, OFFSET), 1)
+            return apply_to("sign", plus(term, OFFSET), 1)
         case 2:
             scaled = plus(times(term, constant("2.3")), OFFSET)
-            return applied("floor", scaled, scaled.bound + 1)
+            return apply_to("floor", scaled, scaled.bound + 1)
         case 4:
             scaled = plus(times(term, constant("2.3")), OFFSET)
-            return applied("round", scaled, scaled.bound + 1)
+            return apply_to("round", scaled, scaled.bound + 1)
         case 3:
             other = positive(grower, grower.number(grower.part_of(shape), 0))
             node = grower.call("mod", plus(term, OFFSET).node, other.node)
@@ -150,12 +150,12 @@ def average(grower: Grower, shape: Shape, depth: int) -> Term:
     return plus(first, second) if grower.dice.chance(60) else plus(times(right, rest), times(left, share))
 
 
-def repeated(grower: Grower, shape: Shape, depth: int) -> Term:
+def repeat(grower: Grower, shape: Shape, depth: int) -> Term:
     """The same expression twice, for what shares them."""
     term = grower.number(shape, depth)
     if grower.dice.chance(50):
         return times(term, term)
-    return plus(applied("tanh", term, 1), times(term, constant("0.5")))
+    return plus(apply_to("tanh", term, 1), times(term, constant("0.5")))
 
 
 def reduction(grower: Grower, shape: Shape, depth: int) -> Term:
@@ -185,7 +185,7 @@ def choice(grower: Grower, shape: Shape, depth: int) -> Term:
     node = ast.Select(condition.node, then.node, otherwise.node)
     parts = [then, otherwise] + ([condition] if condition.is_stream else [])
     whole = elementwise(node, max(then.bound, otherwise.bound), *parts)
-    ground = joined([then.ground, otherwise.ground])  # a condition does not tell the shape of a state
+    ground = join_shapes([then.ground, otherwise.ground])  # a condition does not tell the shape of a state
     return Term(node, whole.shape, whole.bound, max(condition.phase, whole.phase), ground)
 
 
@@ -347,7 +347,7 @@ PRODUCTIONS = (
     Production(4, clamp, is_rough),
     Production(7, power),
     Production(6, average),
-    Production(4, repeated),
+    Production(4, repeat),
     Production(8, reduction),
     Production(9, choice, is_rough),
     Production(2, mask, is_rough),

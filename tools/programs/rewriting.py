@@ -22,23 +22,23 @@ def compile_by_rewriting() -> Iterator[None]:
     """Within, what the runtime compiles are graphs that inductor has rewritten, without loops of its own."""
 
     def compiled(module: GraphModule, options: dict[str, Any]) -> Callable[..., Any]:
-        return rewritten(module, [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"])
+        return rewrite(module, [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"])
 
     def compiled_when_run(module: GraphModule, dynamic: bool, options: dict[str, Any]) -> Callable[..., Any]:
-        return torch.compile(module, fullgraph=True, dynamic=dynamic, backend=rewritten)
+        return torch.compile(module, fullgraph=True, dynamic=dynamic, backend=rewrite)
 
     with mock.patch.multiple(graphs, _compile=compiled, _compile_when_run=compiled_when_run):
         yield
 
 
-def rewritten(module: GraphModule, examples: list[Any]) -> Callable[..., Any]:
+def rewrite(module: GraphModule, examples: list[Any]) -> Callable[..., Any]:
     """The graph as inductor would make loops of it."""
     from torch._inductor.compile_fx import compile_fx
 
-    return compile_fx(module, examples, inner_compile=unwritten)  # type: ignore[arg-type, return-value]
+    return compile_fx(module, examples, inner_compile=rewrite_last)  # type: ignore[arg-type, return-value]
 
 
-def unwritten(module: GraphModule, examples: Any, **options: Any) -> Callable[[list[Any]], Any]:
+def rewrite_last(module: GraphModule, examples: Any, **options: Any) -> Callable[[list[Any]], Any]:
     """In place of the part of inductor that writes loops: the last rewriting that it does, and the graph itself."""
     from torch._inductor.fx_passes.post_grad import post_grad_passes
 

@@ -85,7 +85,7 @@ def piped(call: ast.Call) -> ast.Pipe:
 # Terms of terms
 
 
-def joined(shapes: Sequence[Shape]) -> Shape:
+def join_shapes(shapes: Sequence[Shape]) -> Shape:
     result: Shape = SCALAR
     for shape in shapes:
         whole = broadcast(result, shape)
@@ -98,10 +98,10 @@ def elementwise(node: ast.Expression, bound: float, *parts: Term) -> Term:
     """The term of an elementwise operator on the parts."""
     return Term(
         node,
-        joined([part.shape for part in parts]),
+        join_shapes([part.shape for part in parts]),
         bound,
         max(part.phase for part in parts),
-        joined([part.ground for part in parts]),
+        join_shapes([part.ground for part in parts]),
     )
 
 
@@ -121,7 +121,7 @@ def times(left: Term, right: Term) -> Term:
     return binary("*", left, right, left.bound * right.bound)
 
 
-def applied(function: str, argument: Term, bound: float) -> Term:
+def apply_to(function: str, argument: Term, bound: float) -> Term:
     return elementwise(call_node(function, argument.node), bound, argument)
 
 

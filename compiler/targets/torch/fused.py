@@ -77,14 +77,14 @@ def lower_fused(
             values = arguments(kernel, found, rule.update) if is_fit else None
         except TooLarge:
             continue
-        if values is not None and is_tame(passed_on(values, rule.update)):
+        if values is not None and is_tame(pass_on(values, rule.update)):
             fused = call_of(kernel, found, values, step, name, scalars, rule.update.given)
             require_own_names(rule.update, fused)
             return fused
     return None
 
 
-def passed_on(values: Mapping[str, ir.Expr], step: ir.Function) -> ir.Function:
+def pass_on(values: Mapping[str, ir.Expr], step: ir.Function) -> ir.Function:
     """What is computed for the kernel's arguments."""
     return replace(step, equations=(), outputs=tuple(ir.Output(hyper, value) for hyper, value in values.items()))
 
@@ -126,7 +126,7 @@ def arguments(kernel: ir.Optimizer, found: Instance, step: ir.Function) -> dict[
     for hyper in kernel.hypers:
         try:
             value = by_cases([(dict(each.case.chosen), each.value(hyper.name)) for each in words])
-            values[hyper.name] = inlined(value, step)
+            values[hyper.name] = inline(value, step)
         except (KeyError, OverflowError):  # not a scalar of the spec, or a number that no float is
             return None
     nodes = [node for value in values.values() for node in ir.walk(value)]
@@ -206,7 +206,7 @@ class Words:
         return result or literal(1.0, "1")
 
 
-def inlined(expr: ir.Expr, step: ir.Function) -> ir.Expr:
+def inline(expr: ir.Expr, step: ir.Function) -> ir.Expr:
     """The expression without references to equations; raises :class:`TooLarge`."""
     values = {equation.name: equation.value for equation in step.equations}
     while references(expr):

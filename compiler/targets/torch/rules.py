@@ -30,7 +30,7 @@ def lower_rule(
     states = tuple(state.name for state in rule.states)
     stem = f"{prefix}{rule.name}"
 
-    def lowered(function: ir.Function, name: str, sentence: str) -> PyFunction:
+    def lower(function: ir.Function, name: str, sentence: str) -> PyFunction:
         doc = docstring(wrap_text(sentence, WIDTH - 10))
         return lower_function(function, free_name(name, taken), doc, states, scalars)
 
@@ -39,7 +39,7 @@ def lower_rule(
         found: list[str] = []
         for stage in stages[:-1]:
             sums = tuple(scalars[ir.InputSource.COMBINED, each.name] for each in stage.collectives)
-            function = lowered(stage.function, name, f"What each parameter adds to {join_quoted(sums, 'and')}.")
+            function = lower(stage.function, name, f"What each parameter adds to {join_quoted(sums, 'and')}.")
             functions.append(replace(function, outputs=sums))
             own = {"over": quote("rule")} if stage.collectives[0].over is Over.OF_RULE else NO_FUNCTIONS
             found += kernel_lines("", stage.function, functions[-1], rule, indent + 4, own)
@@ -50,7 +50,7 @@ def lower_rule(
 
     shown = describe_tensors(rule)
     noun = "loss" if rule.update.outputs[0].name == "loss" else "rule"
-    functions = [lowered(rule.update, f"{stem}_{noun}", f"{shown}.")]
+    functions = [lower(rule.update, f"{stem}_{noun}", f"{shown}.")]
     lines = ["Rule(", f'    name="{rule.name}",', *assign_tuple("roles", quote_all(rule.roles), 4)]
     lines += state_lines(rule)
     fused = lower_fused(rule, functions[0], free_name(f"{stem}_fused", set(taken)), scalars, requirements)
@@ -64,7 +64,7 @@ def lower_rule(
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
     lines += fact_lines(rule)
     if rule.initial:
-        initial = lowered(
+        initial = lower(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
         )
         functions.append(initial)
@@ -72,7 +72,7 @@ def lower_rule(
     if rule.events:
         lines.append("    events=(")
         for event in rule.events:
-            function = lowered(event.update, f"{stem}_{event.name}", f"What the event {event.name} does.")
+            function = lower(event.update, f"{stem}_{event.name}", f"What the event {event.name} does.")
             functions.append(function)
             lines += ["        Event(", f'            name="{event.name}",']
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)

@@ -73,14 +73,14 @@ def examine_values(question: Question, case: Case) -> Outcome:
     is_comparison = question.claim.form == COMPARISON
     decided = False
     for moment in run_case(rule, case):
-        margin = evaluated(margin_of if is_comparison else orthogonality, moment, promise)
+        margin = evaluate(margin_of if is_comparison else orthogonality, moment, promise)
         if margin is None or np.isnan(margin).all():
             continue
         if not (margin < -TOLERANCE).any():
             decided = True
             continue
         without_rounding = relax_margin if is_comparison else relax_orthogonality
-        margin = evaluated(without_rounding, question, case, moment, promise)
+        margin = evaluate(without_rounding, question, case, moment, promise)
         if margin is not None and (margin < -TOLERANCE).any():
             worst = np.unravel_index(int(np.nanargmin(margin)), margin.shape)
             return Outcome(
@@ -89,7 +89,7 @@ def examine_values(question: Question, case: Case) -> Outcome:
     return Outcome(decided)
 
 
-def evaluated(measure: Callable[..., Any], *arguments: Any) -> Any:
+def evaluate(measure: Callable[..., Any], *arguments: Any) -> Any:
     """What is measured; None where a factorization has no value."""
     try:
         with np.errstate(all="ignore"):
@@ -169,8 +169,8 @@ def examine_scale(question: Question, case: Case) -> Outcome:
     case = replace(case, hypers=with_default_eps(question.subject.declaration, case.hypers))
     decided = False
     for start, tolerance in ((FAR, STEP_TOLERANCE), (ordinary_scale(case), EPS_TOLERANCE)):
-        base, other = case.changed(times(start), unchanged), case.changed(times(start * SCALE), unchanged)
-        outcome = compared(question, base, other, tolerance, unchanged)
+        base, other = case.changed(times(start), keep), case.changed(times(start * SCALE), keep)
+        outcome = compared(question, base, other, tolerance, keep)
         if outcome.counterexample is not None:
             factors = (("gradients times", f"{start:g}, and {start * SCALE:g}"), *outcome.counterexample.values)
             return Outcome(True, Counterexample(case, outcome.counterexample.step, factors))
@@ -194,17 +194,17 @@ def examine_permutation(question: Question, case: Case) -> Outcome:
     if (order == np.arange(len(order))).all():
         return Outcome(False)
 
-    def permuted(array: Array) -> Array:
+    def permute(array: Array) -> Array:
         return np.take(array, order, axis=axis)
 
-    return compared(question, case, case.changed(permuted, permuted), STEP_TOLERANCE, permuted)
+    return compared(question, case, case.changed(permute, permute), STEP_TOLERANCE, permute)
 
 
 def times(factor: float) -> Callable[[Array], Array]:
     return lambda array: factor * array
 
 
-def unchanged(array: Array) -> Array:
+def keep(array: Array) -> Array:
     return array
 
 

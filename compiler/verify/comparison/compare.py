@@ -30,10 +30,10 @@ def compare(targets: Sequence[ComparedTarget], trials: Iterable[Trial]) -> Itera
     for trial in trials:
         runs = [run_target(target, trial) for target in targets]
         for target, run in zip(targets, runs, strict=True):
-            yield compared(trial, targets[0], runs[0], target, run)
+            yield compare_runs(trial, targets[0], runs[0], target, run)
 
 
-def compared(trial: Trial, first: ComparedTarget, first_run: Run, target: ComparedTarget, run: Run) -> Row:
+def compare_runs(trial: Trial, first: ComparedTarget, first_run: Run, target: ComparedTarget, run: Run) -> Row:
     pairs = list(zip(run.steps, first_run.steps, strict=True))
     measures = [measure(step, other, run.lr) for step, other in pairs]
     chosen = {step: measures[step - 1] for step in (1, len(measures))}

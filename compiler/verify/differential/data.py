@@ -95,5 +95,5 @@ def disturb(values: Array, relative: float, random: np.random.Generator) -> Arra
     return values * (1 + relative * signs)
 
 
-def ordered(items: Sequence[Any], places: Sequence[int]) -> list[Any]:
+def put_in_order(items: Sequence[Any], places: Sequence[int]) -> list[Any]:
     return [items[place] for place in places]

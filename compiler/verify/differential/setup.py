@@ -55,7 +55,7 @@ def set_up(spec: str | Path, factory: Callable[..., Any], options: Options, targ
     WORKSPACE.refresh()
     snapshot = WORKSPACE.snapshot_of(source, folder)
     program = program_for(snapshot)
-    declaration = chosen(program, source.path, options.optimizer, str(spec))
+    declaration = choose(program, source.path, options.optimizer, str(spec))
     ours = getattr(module_for(snapshot), declaration.name)
     return setup_of(source, declaration, ours, factory, options, target)
 
@@ -70,7 +70,7 @@ def setup_of(
     hypers = [hyper.name for hyper in declaration.hypers]
     require_hypers(options.fixed, hypers)
     names = match_names(hypers, factory, options.names)
-    values = HyperValues(declaration, {**unnamed(declaration, names.targets), **options.fixed})
+    values = HyperValues(declaration, {**drop_names(declaration, names.targets), **options.fixed})
     if not values.holds(values.defaults):
         raise NameProblem("the fixed values break a condition of the spec")
     told = options.role_key is not None
@@ -87,7 +87,7 @@ def read_spec(spec: str | Path) -> tuple[Source, Path]:
     return source_of(spec)
 
 
-def chosen(program: ir.Program, path: str, wanted: str | None, spec: str) -> ir.Optimizer:
+def choose(program: ir.Program, path: str, wanted: str | None, spec: str) -> ir.Optimizer:
     """The optimizer that is wanted; else the one that the spec was asked for by, or the only one."""
     if not program.declarations:
         raise LookupError(f"{path} {FUNCTIONS_ONLY}")
@@ -101,7 +101,7 @@ def chosen(program: ir.Program, path: str, wanted: str | None, spec: str) -> ir.
     return found.get(wanted or spec) or next(iter(found.values()))
 
 
-def unnamed(declaration: ir.Optimizer, targets: Iterable[str]) -> dict[str, Any]:
+def drop_names(declaration: ir.Optimizer, targets: Iterable[str]) -> dict[str, Any]:
     """The hypers that the other does not know, at their defaults; one without default must be known."""
     known = set(targets)
     missing = [hyper.name for hyper in declaration.hypers if hyper.name not in known and hyper.default is None]

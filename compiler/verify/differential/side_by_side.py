@@ -186,7 +186,7 @@ class OtherRunner(Runner):
         translated = self.pair.names.translated
         groups: list[dict[str, Any]] = []
         for number, group in enumerate(self.scenario.groups):
-            params = data.ordered(self.params, self.places(number))
+            params = data.put_in_order(self.params, self.places(number))
             role = {self.pair.role_key: group.role} if self.pair.role_key and group.role else {}
             groups.append({"params": params, **translated(group.hypers), **role})
         alone = len(groups) == 1 and not self.pair.role_key

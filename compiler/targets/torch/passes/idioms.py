@@ -22,16 +22,16 @@ NOTHING: frozenset[ir.Key | EquationName] = frozenset()
 
 
 def recognize_idioms(function: ir.Function) -> ir.Function:
-    simple = ir.map_expressions(lambda expr: ir.transform(recognized, expr), function)
+    simple = ir.map_expressions(lambda expr: ir.transform(recognize, expr), function)
     lost = values_that_lose(simple)
     return replace(
         simple,
-        equations=tuple(replace(each, value=averaged(each.value, each.name in lost)) for each in simple.equations),
-        outputs=tuple(replace(each, value=averaged(each.value, loses(each, lost))) for each in simple.outputs),
+        equations=tuple(replace(each, value=set_averages(each.value, each.name in lost)) for each in simple.equations),
+        outputs=tuple(replace(each, value=set_averages(each.value, loses(each, lost))) for each in simple.outputs),
     )
 
 
-def recognized(node: ir.Expr) -> ir.Expr:
+def recognize(node: ir.Expr) -> ir.Expr:
     if not isinstance(node, ir.Apply) or node.type.is_scalar_phase:
         return node
     match node:
@@ -98,7 +98,7 @@ def kept_arguments(node: ir.Apply) -> tuple[ir.Expr, ...]:
 # Averages
 
 
-def averaged(expr: ir.Expr, is_lost: bool) -> ir.Expr:
+def set_averages(expr: ir.Expr, is_lost: bool) -> ir.Expr:
     """The expression with its averages in the form that their place allows.
 
     Of a choice only one branch is computed, or counts in an element: in either an average is lost as the choice is.
@@ -110,15 +110,15 @@ def averaged(expr: ir.Expr, is_lost: bool) -> ir.Expr:
         case ir.Apply():
             kept = kept_arguments(expr)
             arguments = tuple(
-                averaged(each, is_lost and index < len(kept)) for index, each in enumerate(expr.arguments)
+                set_averages(each, is_lost and index < len(kept)) for index, each in enumerate(expr.arguments)
             )
             return replace(expr, arguments=arguments)
         case ir.Select(condition=condition, then=then, otherwise=otherwise):
             return replace(
                 expr,
-                condition=averaged(condition, False),
-                then=averaged(then, is_lost),
-                otherwise=averaged(otherwise, is_lost),
+                condition=set_averages(condition, False),
+                then=set_averages(then, is_lost),
+                otherwise=set_averages(otherwise, is_lost),
             )
         case _:
             return expr

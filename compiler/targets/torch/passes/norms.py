@@ -29,10 +29,10 @@ def reuse_norms(function: ir.Function) -> ir.Function:
     if not lengths:
         return function
 
-    def reused(node: ir.Expr) -> ir.Expr:
+    def reuse(node: ir.Expr) -> ir.Expr:
         return length_of(node, values, lengths) or node
 
-    return ir.map_expressions(lambda expr: ir.transform(reused, expr), function)
+    return ir.map_expressions(lambda expr: ir.transform(reuse, expr), function)
 
 
 def known_lengths(

@@ -39,17 +39,17 @@ def can_be_called(function: PyFunction, rule: PyFunction, after: Sequence[str]) 
 
 def names_in(lines: Sequence[str], context: type[ast.expr_context]) -> set[str]:
     """The names that lines of a function read or set."""
-    nodes = ast.walk(parsed(lines))
+    nodes = ast.walk(parse_lines(lines))
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
 
 
-def parsed(lines: Sequence[str]) -> ast.Module:
+def parse_lines(lines: Sequence[str]) -> ast.Module:
     return ast.parse("\n".join(("def f():", *(f"    {line}" for line in lines))))
 
 
 def results_of(function: PyFunction) -> list[str]:
     """The names of what the function returns; none where it returns what has no name."""
-    (values,) = (node.value for node in ast.walk(parsed(function.returns)) if isinstance(node, ast.Return))
+    (values,) = (node.value for node in ast.walk(parse_lines(function.returns)) if isinstance(node, ast.Return))
     assert isinstance(values, ast.Tuple)
     names = [each.id for each in values.elts if isinstance(each, ast.Name)]
     return names if len(names) == len(values.elts) else []

@@ -61,7 +61,7 @@ def lower_shards(
     if any(owner is None for owner in owners):
         return None
     known = {id(call): owner for call, owner in zip(calls, owners, strict=True) if owner is not None}
-    lowering = ShardLowering(merged(rule.update, stages), states, scalars, step, stages, known)
+    lowering = ShardLowering(merge_stages(rule.update, stages), states, scalars, step, stages, known)
     lowered = lowering.lowered(generator, docstring(wrap_text(DOC.format(step.name), WIDTH - 10)))
     if lowered.inputs != step.inputs or lowered.outputs != step.outputs:
         return None
@@ -94,11 +94,11 @@ def is_common(expr: ir.Expr, common: set[EquationName], answers: set[str]) -> bo
             return all(is_common(each, common, answers) for each in ir.children(expr))
 
 
-def merged(function: ir.Function, stages: Sequence[ShardStage]) -> ir.Function:
+def merge_stages(function: ir.Function, stages: Sequence[ShardStage]) -> ir.Function:
     """All stages as one function, in which each answer is an equation that reads what it is made of."""
     answers = {name for stage in stages for request in stage.requests for name in answers_of(request)}
 
-    def asked(node: ir.Expr) -> ir.Expr:
+    def read_answer(node: ir.Expr) -> ir.Expr:
         if isinstance(node, ir.Input) and node.source is ir.InputSource.COMBINED and node.name in answers:
             return ir.Ref(read_name(node.name), type=node.type, span=node.span)
         return node
@@ -106,7 +106,7 @@ def merged(function: ir.Function, stages: Sequence[ShardStage]) -> ir.Function:
     equations: dict[EquationName, ir.Equation] = {}
     results: dict[str, ir.Expr] = {}
     for stage in stages:
-        part = ir.map_expressions(lambda expr: ir.transform(asked, expr), stage.function)
+        part = ir.map_expressions(lambda expr: ir.transform(read_answer, expr), stage.function)
         for equation in part.equations:
             equations.setdefault(equation.name, equation)
         results |= {output.name: output.value for output in part.outputs}

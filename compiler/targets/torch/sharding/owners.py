@@ -43,14 +43,14 @@ def owner_of(call: Owned, wanted: str, taken: set[str], scalars: ScalarNames) ->
     if direct is not None:
         return direct
 
-    def received(node: ir.Expr) -> ir.Expr:
+    def receive(node: ir.Expr) -> ir.Expr:
         if isinstance(node, ir.Input) and node.source is ir.InputSource.COMBINED:
             if node.name in call.carried:
                 return replace(node, source=ir.InputSource.STATE, name=left_name(node.name))
             return replace(node, source=ir.stored(node.name)[0])
         return node
 
-    function = ir.map_expressions(lambda expr: ir.transform(received, expr), call.function)
+    function = ir.map_expressions(lambda expr: ir.transform(receive, expr), call.function)
     renamed = {name: f"{name}.new" for name in call.sent}  # what is sent is not to be overwritten
     given = {each.name: each for each in function.outputs}
     outputs = tuple(given[name] for name in (*call.back, *call.left, *call.kept) if name in given)
