@@ -239,7 +239,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         batches, runners, is_finite = self._prepare_together("step", _has_grad, prepare)
         if self.skip_nonfinite and not self._together.everywhere(is_finite, self._sent):
             return loss
-        _warn_of_fixed_points(batches, self._roster, type(self).__name__)
+        _warn_of_fixed_points(batches, self._roster, type(self).__name__, self._together, self._sent)
         with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
             settled = [self._arrangement.settled(batch, slots, state, self._sent) for batch in batches]

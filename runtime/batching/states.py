@@ -98,18 +98,20 @@ def _require_states(p: Tensor, slot: Slot, entry: Mapping[str, Any], states: _St
     """ValueError unless the states in the entry are what a step of p can go on from."""
     for kept, _ in states:
         if kept.name in entry:
-            what = f"state {kept.name!r} of a {slot.rule.name} parameter of shape {tuple(slot.shape)}"
-            _require_state(entry[kept.name], what, slot.state_shape(kept))
+            what = f"state {kept.name!r} of a {slot.rule.name} parameter of shape {tuple(slot.whole.shape)}"
+            is_part = slot.state_shape(kept) != slot.whole.state_shape(kept)
+            remedy = ", the part that this rank has: load_state_dict() cuts whole states" if is_part else ""
+            _require_state(entry[kept.name], what, slot.state_shape(kept), remedy)
             if (device := entry[kept.name].device) != p.device:
                 raise ValueError(f"{what} is on {device}, and the parameter on {p.device}; move it there before a step")
 
 
-def _require_state(x: object, what: str, shape: tuple[int, ...]) -> None:
-    """ValueError unless x is a dense tensor of floating-point numbers of this shape."""
+def _require_state(x: object, what: str, shape: tuple[int, ...], remedy: str = "") -> None:
+    """ValueError, which ends in the remedy, unless x is a dense tensor of floating-point numbers of this shape."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{what} is no tensor, but {x!r}")
     if tuple(x.shape) != shape:
-        raise ValueError(f"{what} has shape {tuple(x.shape)}, where {shape} is expected")
+        raise ValueError(f"{what} has shape {tuple(x.shape)}, where {shape} is expected{remedy}")
     if not x.is_floating_point() or x.layout is not torch.strided:
         raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense floating-point numbers are expected")
 

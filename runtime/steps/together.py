@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..batching.crossing import _ranks_of
@@ -97,6 +98,13 @@ class Together:
     def everywhere(self, is_so: bool, sent: Communication) -> bool:
         """Whether it is so on all ranks, where parameters lie on several."""
         return _is_so_everywhere(is_so, self.reach, sent) if self.reach.groups else is_so
+
+    def anywhere(self, flags: Sequence[Tensor], ranks: Ranks, sent: Communication) -> list[list[bool]]:
+        """The flags as they are where any of these ranks has set one; all of them must give as many."""
+        found = torch.cat([*flags]).int()
+        if ranks.size > 1:
+            Reach((ranks,), found.device).reduce(found, dist.ReduceOp.MAX, sent)
+        return [each.bool().tolist() for each in torch.split(found, [len(each) for each in flags])]
 
     def sort(self, batches: Sequence[ParameterBatch]) -> list[ParameterBatch]:
         """The batches in the order of what all ranks step: of other parameters they need not have the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,8 @@ def disagreeing(group: dist.ProcessGroup, what: str, rank: int, name: str = "NAM
         twins.sharded["a"].grad = DTensor.from_local(torch.ones(10, 6).double(), twins.mesh, [Replicate()])
     if what == "state" and is_other:
         twins.other.state[twins.sharded["a"]]["m"] = torch.ones(3)
+    if what == "whole state" and is_other:
+        twins.other.state[twins.sharded["a"]]["m"] = torch.ones(10, 6).double()
     if what == "range" and is_other:
         twins.other.param_groups[0]["lr"] = -1.0
     if what == "shape" and is_other:
@@ -195,6 +198,13 @@ def test_ranks_that_disagree_raise_together(ranks: Pool, what: str, message: str
 PROBLEMS = [
     ("NAMO", "placements", "RuntimeError", "a of shape (10, 6) is a DTensor with the placements"),
     ("NAMO", "state", "ValueError", "state 'm' of a matrix parameter"),
+    (
+        "NAMO",
+        "whole state",
+        "ValueError",
+        "state 'm' of a matrix parameter of shape (10, 6) has shape (10, 6), where (5, 6) is expected, the part that "
+        "this rank has: load_state_dict() cuts whole states",
+    ),
     ("NAMO", "range", "ValueError", "invalid lr=-1.0"),
     ("NAMO", "shape", "RuntimeError", "a of shape (10, 6) does not fit its state"),
     ("Prodigy", "range", "ValueError", "invalid lr=-1.0"),
@@ -267,3 +277,39 @@ def test_the_schedule_says_what_crosses_and_what_was_sent(ranks: Pool) -> None:
             ["matrix", "1", "4×4", "1"],
             ["rest", "1", "flat", "1"],
         ]
+
+
+def words_about_zeros(group: dist.ProcessGroup, zeros: Mapping[str, Sequence[int]], split: int, dim: int) -> list[str]:
+    """What is said at the first and second step of parameters of which some rows, or all, are zeros."""
+    shapes = {"a": (10, 6), "b": (10, 6), "few": (2, 4)}
+    case = Case(
+        "MuonH", dim, shapes=shapes, plain=("b",), without=("few",), group={"split": split} if split > 1 else {}
+    )
+    twins = Twins(group, case)
+    for name, rows in zeros.items():
+        x = dict(twins.data(0))[name]
+        x[[*rows]] = 0
+        with torch.no_grad():
+            twins.sharded[name].copy_(twins.placed(name, x))
+    said = []
+    for t in (1, 2, 3):
+        twins.grads(t)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            twins.other.step()
+        said += [f"{t}: {each.message}".partition(" is all zeros")[0] for each in caught]
+    return said
+
+
+def test_a_weight_of_zeros_that_stays_so_is_named_on_all_ranks(ranks: Pool) -> None:
+    """Where some ranks have zeros alone, or no row, nothing is said of what is more than zeros elsewhere."""
+    everything = range(10)
+    for dim in (0, 1):
+        found = ranks.run(3, words_about_zeros, {"a": everything, "b": everything, "few": range(2)}, 1, dim)
+        expected = [f"MuonH: {name} of shape {shape}" for name, shape in (("b", (10, 6)), ("a", (10, 6)))]
+        for said in found:
+            assert sorted(said) == sorted([*(f"1: {each}" for each in expected), "2: MuonH: few of shape (2, 4)"])
+        assert ranks.run(3, words_about_zeros, {"a": everything[1:], "b": everything[:9]}, 1, dim) == [[]] * 3
+    half = {"a": everything[:5]}
+    assert ranks.run(3, words_about_zeros, half, 2, 0) == [["1: MuonH: one of the matrices in a of shape (10, 6)"]] * 3
+    assert ranks.run(3, words_about_zeros, {"a": everything[1:6]}, 2, 0) == [[]] * 3
