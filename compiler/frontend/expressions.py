@@ -166,6 +166,7 @@ class Place:
         else:
             hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else self.hint
             usual = f"here it is called `{VALUES[name]}`" if name in VALUES else ABSENT.get(name)
+            usual = usual or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS and not self.calls else None)
             usual = usual or errors.suggest_nearest(name, visible)
             self.report(errors.unknown_name(name, node.span, visible, usual or hint))
         return number("0", node.span)
