@@ -175,7 +175,15 @@ class Was(Node):
     value: Expression
 
 
-Statement: TypeAlias = Binding | Update | Claim | Was
+@dataclass(frozen=True, slots=True)
+class Dimension(Node):
+    """``dim name = size``: a third size of values, beside rows and columns."""
+
+    name: Identifier
+    size: Expression
+
+
+Statement: TypeAlias = Binding | Update | Claim | Was | Dimension
 
 
 # Declarations. ``doc`` is the text between the quotes, unindented as written; None without one.

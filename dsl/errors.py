@@ -1257,6 +1257,37 @@ def bad_orientation(words: str, span: Span, help: str | None = None) -> Diagnost
     return diagnose(words, span, help=help)
 
 
+@entry("E047", "a dimension that cannot be one")
+def bad_dimension(problem: str, span: Span, help: str | None = None) -> Diagnostic:
+    """`dim r = min(rank, rows, cols)` gives the values of a rule a third size beside rows and columns, such as the
+    rank of what is kept in place of a matrix. A rule of matrices has one at most. It follows from hyperparameters,
+    `rows` and `cols` alone, for states have one size throughout training; the size is the whole part of the number,
+    at least 1 and at most the smaller of `rows` and `cols`. Values get it from `leading(x, r)`, the first r columns
+    of x.
+
+    Wrong:
+
+        optimizer Sketched:
+            hyper lr   = 0.01 where lr > 0
+            hyper rank = 4    where rank >= 1
+            for matrix:
+                dim r = rank + t
+                p = leading(eigenbasis(grad @ grad'), r)
+                weight <- weight - lr * p @ (p' @ grad)
+
+    Right:
+
+        optimizer Sketched:
+            hyper lr   = 0.01 where lr > 0
+            hyper rank = 4    where rank >= 1
+            for matrix:
+                dim r = min(rank, rows, cols)
+                p = leading(eigenbasis(grad @ grad'), r)
+                weight <- weight - lr * p @ (p' @ grad)
+    """
+    return diagnose(problem, span, help=help)
+
+
 @entry("E050", "an equation that needs its own result")
 def instantaneous_cycle(cycle: Sequence[str], span: Span, labels: Sequence[Label]) -> Diagnostic:
     """Equations are unordered, but each needs the values it mentions first. These need each other within the same

@@ -49,6 +49,7 @@ LINE_WORDS = {
     "ON": "`on`",
     "NAME": "an equation",
     "CLAIM": "`claim`",
+    "DIM": "`dim`",
     "RETURN": "`return`",
 }
 

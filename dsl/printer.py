@@ -120,6 +120,8 @@ class _Printer:
                 return lay_out(f"{target.name} <- ", value, "", depth)
             case ast.Was(target=target, value=value):
                 return lay_out(f"{target.name} was ", value, "", depth)
+            case ast.Dimension(name=name, size=size):
+                return lay_out(f"dim {name.name} = ", size, "", depth)
             case ast.Claim(promise=promise):
                 return lay_out("claim ", promise, "", depth)
             case _:

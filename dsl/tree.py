@@ -199,6 +199,9 @@ class TreeBuilder:
     def was(self, span: Span, target: Token, value: ast.Expression) -> ast.Was:
         return ast.Was(self._identifier(target), value, span=span)
 
+    def dimension(self, span: Span, name: Token, size: ast.Expression) -> ast.Dimension:
+        return ast.Dimension(self._identifier(name), size, span=span)
+
     def binding(self, span: Span, target: Token, value: ast.Expression) -> ast.Binding:
         return ast.Binding(self._identifier(target), value, span=span)
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .contra_muon import ContraMuon
     from .contra_muon_restored import ContraMuonRestored
     from .cosine import Cosine
+    from .dion import Dion
+    from .galore import GaLore
     from .grams import Grams
     from .ht_muon import HTMuon
     from .lamb import LAMB
@@ -170,6 +172,8 @@ __all__ = [
     "ContraMuon",
     "ContraMuonRestored",
     "Cosine",
+    "Dion",
+    "GaLore",
     "Grams",
     "HTMuon",
     "LaProp",
@@ -266,6 +270,8 @@ _HOMES = {
     "ContraMuon": "contra_muon",
     "ContraMuonRestored": "contra_muon_restored",
     "Cosine": "cosine",
+    "Dion": "dion",
+    "GaLore": "galore",
     "Grams": "grams",
     "HTMuon": "ht_muon",
     "LAMB": "lamb",

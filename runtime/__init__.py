@@ -15,7 +15,7 @@ from __future__ import annotations
 from .checkpoints import Spec, Was
 from .contract.generated import VERSION, Options
 from .contract.hypers import require
-from .contract.interface import Event, Kernel, Rule, State
+from .contract.interface import Event, Kernel, Rank, Rule, State
 from .exchange.communication import Communication
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import communication, explain_schedule
@@ -37,6 +37,7 @@ __all__ = [
     "Event",
     "Kernel",
     "Options",
+    "Rank",
     "Route",
     "Rule",
     "Spec",

@@ -19,7 +19,7 @@ from optforge.compiler.commands.generated_files import sync_files
 from optforge.compiler.driver import Snapshot, check_file
 from optforge.compiler.frontend.rules.compositions import lower_words
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Shape
+from optforge.compiler.ir.types import FULL, GRAMS, PER_COL, PER_ROW, SCALAR, Dim, Shape
 from optforge.dsl.diagnostics import SpecError, render_text
 from tools.evidence import find_evidence
 
@@ -29,6 +29,11 @@ UNKNOWN = "–"
 
 PER_WEIGHT: dict[Shape, str] = {
     FULL: "1",
+    (Dim.ROWS, Dim.RANK): "r/cols",
+    (Dim.COLS, Dim.RANK): "r/rows",
+    (Dim.RANK, Dim.ROWS): "r/cols",
+    (Dim.RANK, Dim.COLS): "r/rows",
+    (Dim.RANK, Dim.RANK): "r^2/(rows cols)",
     GRAMS[0]: "rows/cols",
     GRAMS[1]: "cols/rows",
     PER_ROW: "1/cols",

@@ -1,4 +1,4 @@
-"""Polynomials in rows, cols and min(rows, cols): how memory and arithmetic grow with a parameter's shape.
+"""Polynomials in rows, cols, min(rows, cols) and a rule's own dimension: how memory and arithmetic grow with a shape.
 
 Coefficients are fractions, exponents too, so that equality is exact. Expressions of the IR become polynomials where
 they are; hyperparameters, comparisons and other functions make none.
@@ -15,17 +15,18 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import MIN, Size
 from optforge.compiler.ir.types import Dim, Shape
 
-Exponents: TypeAlias = tuple[Fraction, Fraction, Fraction]  # of rows, cols and min(rows, cols)
+Exponents: TypeAlias = tuple[Fraction, Fraction, Fraction, Fraction]  # of rows, cols, min(rows, cols) and the rank
 
 ZERO, ONE = Fraction(0), Fraction(1)
-CONSTANT: Exponents = (ZERO, ZERO, ZERO)
+CONSTANT: Exponents = (ZERO, ZERO, ZERO, ZERO)
 UNITS: dict[Size, Exponents] = {
     Dim.ONE: CONSTANT,
-    Dim.ROWS: (ONE, ZERO, ZERO),
-    Dim.COLS: (ZERO, ONE, ZERO),
-    MIN: (ZERO, ZERO, ONE),
+    Dim.ROWS: (ONE, ZERO, ZERO, ZERO),
+    Dim.COLS: (ZERO, ONE, ZERO, ZERO),
+    MIN: (ZERO, ZERO, ONE, ZERO),
+    Dim.RANK: (ZERO, ZERO, ZERO, ONE),
 }
-NAMES = ("rows", "cols", "min(rows, cols)")
+NAMES = ("rows", "cols", "min(rows, cols)", "rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class Polynomial:
         pairs = [(a, b) for a in self.terms.items() for b in other.terms.items()]
         return collect_terms([(product(one, two), x * y) for (one, x), (two, y) in pairs])
 
-    def value(self, rows: float, cols: float) -> float:
+    def value(self, rows: float, cols: float, rank: float = 1) -> float:
         """The polynomial at a shape."""
-        bases = (rows, cols, min(rows, cols))
+        bases = (rows, cols, min(rows, cols), rank)
         total = 0.0
         for exponents, factor in self.terms.items():
             term = float(factor)
@@ -66,7 +67,7 @@ def collect_terms(terms: Iterable[tuple[Exponents, Fraction]]) -> Polynomial:
 
 
 def product(one: Exponents, two: Exponents) -> Exponents:
-    return one[0] + two[0], one[1] + two[1], one[2] + two[2]
+    return one[0] + two[0], one[1] + two[1], one[2] + two[2], one[3] + two[3]
 
 
 def power_text(base: str, exponent: Fraction) -> str:
@@ -106,6 +107,8 @@ def polynomial_of(expr: ir.Expr) -> Polynomial | None:
             return monomial([Dim.ROWS])
         case ir.Input(name="cols"):
             return monomial([Dim.COLS])
+        case ir.Input(name=name, source=ir.InputSource.DIMENSION) if name not in ("outputs", "inputs"):
+            return monomial([Dim.RANK])
         case ir.Apply(operator="pow", arguments=(base, ir.Literal(value=float() as power))):
             return raise_to(polynomial_of(base), power)
         case ir.Apply(operator=("add" | "sub" | "mul" | "neg" | "div" | "min" | "max") as name, arguments=arguments):
@@ -130,11 +133,11 @@ def combine(operator: str, parts: list[Polynomial]) -> Polynomial | None:
             return minus * x
         case "div", [x, y] if len(y.terms) == 1:
             ((exponents, factor),) = y.terms.items()
-            return x * collect_terms([((-exponents[0], -exponents[1], -exponents[2]), 1 / factor)])
+            return x * collect_terms([((-exponents[0], -exponents[1], -exponents[2], -exponents[3]), 1 / factor)])
         case "min", [x, y] if {str(x), str(y)} == {"rows", "cols"}:
             return monomial([MIN])
         case "max", [x, y] if {str(x), str(y)} == {"rows", "cols"}:
-            return collect_terms([((ONE, ONE, -ONE), ONE)])  # one of the two is the smaller, the other this
+            return collect_terms([((ONE, ONE, -ONE, ZERO), ONE)])  # one of the two is the smaller, the other this
         case _:
             return None
 
@@ -152,5 +155,6 @@ def raise_to(base: Polynomial | None, power: float) -> Polynomial | None:
         ((exponents, factor),) = base.terms.items()
         scale = Fraction(power).limit_denominator(64)
         if factor == 1 and float(scale) == power:
-            return collect_terms([((exponents[0] * scale, exponents[1] * scale, exponents[2] * scale), ONE)])
+            a, b, c, d = exponents
+            return collect_terms([((a * scale, b * scale, c * scale, d * scale), ONE)])
     return None

@@ -20,6 +20,7 @@ from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
 
 NEXT = EquationName.of("next")
+KNOWN_SIZES = (*ir.SIZES, *ir.OWN_SIZES)
 
 
 def written_equations(block: Block) -> tuple[ir.Written, ...]:
@@ -50,6 +51,7 @@ class Machine:
     ) -> None:
         self.orientation = orientation
         self.of_base = of_base  # the hypers of the base, whose place an equation may take
+        self.dimension = (rule or block).dimension
         self.block, self.owner, self.hypers, self.report = block, owner, hypers, report
         self.arguments, self.what, self.streams, self.hint = arguments or {}, what, streams, hint
         self.words = words
@@ -90,8 +92,34 @@ class Machine:
             self.equations.define(NEXT, result.value, self.block.updates[result.name].name.span)
             outputs = [ir.Output(result.name, ir.Ref(NEXT))]
         equations = tuple(self.equations.found.values())
-        function = ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs))
+        rank = self.dimension.name.name if self.dimension else ""
+        function = ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs), rank=rank)
         return function if self.orientation else ir.map_expressions(with_own_sizes, function)
+
+    def rank(self) -> ir.Function | None:
+        """The size of the rule's dimension, which sees hypers and the sizes of the matrix."""
+        if self.dimension is None:
+            return None
+        definition, name = self.dimension, self.dimension.name
+        require_usable_name(name, "value", self.report)
+        others = {**{each: one.name.span for each, one in self.block.bindings.items()}}
+        others |= {each: value.span for each, value in self.hypers.items()}
+        if name.name in others:
+            self.report(errors.duplicate("value", name.name, name.span, others[name.name]))
+        place = replace(
+            self.place(definition, EquationName.of(name.name)), state=False, totals=False, what="a dimension"
+        )
+        local = Equations(self.report.growth)
+        value = local.written_out(replace(place, equations=local).expression(definition.value), name.span, self.report)
+        for node in ir.walk(value):
+            known = isinstance(node, ir.Input) and (node.source is ir.InputSource.HYPER or node.key in KNOWN_SIZES)
+            if isinstance(node, ir.Input | ir.Ref | ir.Latest) and not known:
+                words = f"the size of `{name.name}` follows from hyperparameters, `rows` and `cols` alone"
+                self.report(errors.bad_dimension(words, node.span))
+                value = number("1", name.span)
+                break
+        value = value if self.orientation else with_own_sizes(value)
+        return ir.Function(FunctionName(name.name), Universe.MATRIX, (), (ir.Output(name.name, value),))
 
     def value_of(self, definition: Definition, path: EquationName) -> ir.Expr:
         return self.place(definition, path).expression(definition.value)
@@ -111,7 +139,8 @@ class Machine:
 
     def visible(self) -> list[str]:
         """Every name that an equation here may use."""
-        return [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *UNIVERSAL]
+        own = [self.dimension.name.name] if self.dimension else []
+        return [*self.block.bindings, *self.hypers, *self.arguments, *self.visible_elsewhere, *own, *UNIVERSAL]
 
     def lookup(self, name: ast.Name, definition: Definition, path: EquationName) -> ir.Expr | None:
         text, references = name.name, definition.scope.references
@@ -127,6 +156,9 @@ class Machine:
             return ir.Ref(EquationName.of(text))
         if found := universal(name):
             return found
+        if self.dimension is not None and text == self.dimension.name.name:
+            references.record(name.span, "dimension", self.dimension.name.span)
+            return ir.Input(text, ir.InputSource.DIMENSION)
         if text in self.hypers:
             references.record(name.span, "hyper", self.hypers[text].span)
             return self.hypers[text]

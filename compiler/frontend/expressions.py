@@ -210,6 +210,10 @@ class Place:
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
         if operator.name == "total" and not self.totals:
             self.report(errors.not_available("total", self.what, node.function.span))
+        if operator.name in ("min", "max") and len(node.arguments) > 2:
+            first, *others = node.arguments
+            inner = replace(node, arguments=tuple(others), span=others[0].span.to(others[-1].span))
+            return self._operator(replace(node, arguments=(first, inner)), operator)
         given = self._match_arguments(node, operator.parameters, operator.signature)
         if given is None:
             return number("0", node.span)

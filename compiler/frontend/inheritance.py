@@ -254,4 +254,5 @@ def merge_blocks(base: Block, own: Block, level: int) -> Block:
     claims = own.claims if own.bindings or own.updates else base.claims + own.claims
     told = {*own.bindings, *(past.node.target.name for past in own.was)}
     was = tuple(replace(past, is_inherited=True) for past in base.was if past.node.target.name not in told) + own.was
-    return Block(merged(base.bindings, own.bindings), merged(base.updates, own.updates), claims, was)
+    dimension = own.dimension or base.dimension
+    return Block(merged(base.bindings, own.bindings), merged(base.updates, own.updates), claims, was, dimension)

@@ -77,4 +77,5 @@ def read_hypers(raw: RawRule) -> set[str]:
     """The hypers that the equations, results and claims of a rule read, whether they come to anything or not."""
     nodes = [node for claim in raw.claims for node in ir.walk(claim.promise)]
     nodes += [node for function in raw_machines(raw).values() for node in ir.nodes(function)]
+    nodes += [*ir.nodes(raw.rank)] if raw.rank else []
     return {node.name for node in nodes if isinstance(node, ir.Input) and node.source is ir.InputSource.HYPER}

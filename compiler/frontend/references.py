@@ -16,7 +16,8 @@ from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Source, Span
 
 NameKind: TypeAlias = Literal[
-    "hyper", "equation", "event", "argument", "rule", "optimizer", "wrapper", "function", "parameter", "local"
+    "hyper", "dimension", "equation", "event", "argument", "rule", "optimizer", "wrapper", "function", "parameter",
+    "local",
 ]
 
 

@@ -54,6 +54,7 @@ class RawRule:
     was: tuple[RawWas, ...] = ()
     orientation: str = ""
     holes: Mapping[str, ir.Expr] = field(default_factory=dict)
+    rank: ir.Function | None = None  # the size of its own dimension
 
 
 @dataclass(frozen=True, slots=True)

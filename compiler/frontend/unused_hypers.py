@@ -63,6 +63,7 @@ def hypers_read(rule: RawRule) -> set[str]:
     for owner, function in raw_machines(rule).items():
         values += [each.value for each in function.equations if ir.StreamRef(owner, each.name) in live]
         values += [each.value for each in function.outputs]
+    values += [each.value for each in rule.rank.outputs] if rule.rank else []
     return {name for value in values for name in hypers_in(value)}
 
 

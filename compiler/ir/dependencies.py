@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.types import CONSTANT, Dim
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -80,7 +81,16 @@ def reachable(graph: Mapping[Item, Iterable[Item]], roots: Iterable[Item]) -> se
 
 def inputs_of(function: ir.Function) -> list[ir.Input]:
     """The distinct inputs a function reads, in reading order."""
-    return list({node.key: node for node in ir.nodes(function) if isinstance(node, ir.Input)}.values())
+    found = {node.key: node for node in ir.nodes(function) if isinstance(node, ir.Input)}
+    if any(spreads_over_rank(node) for node in ir.nodes(function)):
+        rank = ir.Input(function.rank, ir.InputSource.DIMENSION, type=CONSTANT)
+        found.setdefault(rank.key, rank)
+    return list(found.values())
+
+
+def spreads_over_rank(node: ir.Expr) -> bool:
+    """Whether a value is made of one that lacks the dimension, whose size must then be known."""
+    return isinstance(node, ir.Apply) and node.operator == "fill" and Dim.RANK in (node.type.shape or ())
 
 
 def calls_of(rules: Iterable[ir.Rule]) -> dict[str, tuple[ir.Hyper, ...]]:

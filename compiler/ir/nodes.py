@@ -162,6 +162,7 @@ class Function:
     equations: tuple[Equation, ...]
     outputs: tuple[Output, ...]
     given: tuple[Expr, ...] = ()
+    rank: str = ""  # the dimension beside rows and cols, by its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,7 @@ class Rule:
     claims: tuple[Claim, ...]
     written: tuple[Written, ...]  # the spec's own equations, for docstrings
     was: tuple[Function, ...] = ()  # each makes one state out of those of an older checkpoint
+    rank: Function | None = None  # the size of the dimension that the rule declares; the output is its name
     orientation: str = ""  # "wide" (rows <= cols) or "tall" (rows >= cols): other matrices are seen transposed
     keeps_zero: bool = field(default=False, compare=False)  # a weight of zeros stays so
     moves_at_rest: bool = field(default=False, compare=False)  # a step with lr = 0 may change the weight

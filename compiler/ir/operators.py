@@ -76,9 +76,11 @@ class Want(Enum):
     ANY = "a number, true, false or a string"
     MATRIX = "a matrix"
     GRAM = "a (rows, rows) or (cols, cols) matrix"
+    BASIS = "a square matrix, or one with the rank as its columns"
     SCALAR = "a scalar"
     AXIS = "row or col"
     NUMBER = "a constant number"
+    RANK = "the dimension that the rule declares"
     TEXT = "a string"
     TRIPLES = "triples of coefficients"
     RULE = "what stands after `for` in the rule"
@@ -271,7 +273,7 @@ class Operator:
         return self.symbol or self.called or self.name
 
 
-SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES, Want.RULE)
+SETTINGS = (Want.AXIS, Want.NUMBER, Want.TEXT, Want.TRIPLES, Want.RULE, Want.RANK)
 EVERYTHING, OWN_RULE = "all", "own"  # the values of a setting that is a rule
 
 
@@ -338,6 +340,17 @@ def place_shape(shapes: Shapes, axis: str) -> Shape | None:
     return PER_ROW if axis == "row" else PER_COL
 
 
+def basis_shape(shapes: Shapes, axis: str) -> Shape | None:
+    """That of a matrix whose columns are made orthonormal: square, or with the rank as its columns."""
+    shape = shapes[0]
+    return shape if shape is not None and shape[1] is Dim.RANK else square_shape(shapes, axis)
+
+
+def leading_shape(shapes: Shapes, axis: str) -> Shape | None:
+    shape = shapes[0]
+    return shape and (shape[0], Dim.RANK)
+
+
 def scalar_shape(shapes: Shapes, axis: str) -> Shape | None:
     return SCALAR
 
@@ -399,6 +412,7 @@ def matrix(
 
 
 GRAM = Formal("s", Want.GRAM)
+BASIS = Formal("x", Want.BASIS)
 
 
 def has_no_nan(*arguments: Interval) -> bool:
@@ -525,6 +539,9 @@ ROWS = (
              symbol="@", cost=product_cost),
     Operator("transpose", Across.TRANSPOSE, "transpose", (Formal("x", Want.MATRIX),), swap_shape,
              one("{0:postfix}.mT"), lambda x: x.T, symbol="'", cost=no_cost),
+    Operator("leading", Across.WHOLE, "the first columns of x, as many as the dimension r of the rule says",
+             (Formal("x", Want.MATRIX), Formal("r", Want.RANK)), leading_shape,
+             one("{0:postfix}[..., :{1}]"), lambda x, r: x[:, : int(r)], cost=no_cost),
     matrix("trace", "sum of the diagonal", (GRAM,), scalar_shape, lambda s: s.trace().reshape(1, 1), diagonal_cost),
     matrix("det", "determinant", (GRAM,), scalar_shape, lambda s: lazy_numpy().linalg.det(s).reshape(1, 1),
            cubic_cost(2 / 3)),
@@ -539,7 +556,7 @@ ROWS = (
            reference_inverse_root, cubic_cost(11)),
     matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), square_shape,
            reference_eigenbasis, cubic_cost(9)),
-    matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (GRAM,), square_shape,
+    matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (BASIS,), basis_shape,
            reference_qr, cubic_cost(8 / 3)),
     matrix("solve", "the x for which s x = b", (GRAM, Formal("b", Want.MATRIX)), solution_shape, reference_solve,
            solution_cost),

@@ -183,7 +183,8 @@ def dump_function(function: ir.Function) -> str:
     """The whole function as text that :func:`read_function` reads back."""
     inputs = {node.key: node for node in declared_inputs(function)}
     dump = Dump(function)
-    lines = [f"function {function_text(function.name)} for {function.universe.value}"]
+    rank = f" with {function.rank}" if function.rank else ""
+    lines = [f"function {function_text(function.name)} for {function.universe.value}{rank}"]
     lines += [f"    {node.source.value} {node.name}: {type_text(node.type)}" for node in inputs.values()]
     lines += [f"    given {dump.text(condition)}" for condition in function.given]
     lines += [""] if inputs else []
@@ -256,7 +257,7 @@ def literal_type(value: ir.Value, is_axis: bool) -> Type:
 # Reading dumps
 
 
-HEAD = re.compile(r"function (\S+) for (\w+)")
+HEAD = re.compile(r"function (\S+) for (\w+)(?: with (\w+))?")
 INPUT = re.compile(r"(stream|state|hyper|step|dimension|argument|combined) (\S+): (.*)")
 EQUATION = re.compile(r"(\S+): ([a-z]+(?: [a-z]+)?(?: \(\w+, \w+\))?) (:?=) (.*)")
 RETURN = re.compile(r"return (\S+) = (.*)")
@@ -286,7 +287,9 @@ def read_function(text: str) -> ir.Function:
             when = None
         else:
             raise ValueError(f"this line is no equation: {line}")
-    return ir.Function(read_function_name(head[1]), Universe(head[2]), tuple(equations), tuple(outputs), tuple(given))
+    return ir.Function(
+        read_function_name(head[1]), Universe(head[2]), tuple(equations), tuple(outputs), tuple(given), head[3] or ""
+    )
 
 
 @dataclass

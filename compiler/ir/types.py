@@ -1,7 +1,8 @@
 """Types: what kind of value an expression has, how it is shaped, and when it can change.
 
-A shape is a pair from {1, rows, cols} squared. ``None`` is the shape of what does not fit together: one mistake is
-said once, and whatever is made of it fits everything. It never survives the type checker.
+A shape is a pair from {1, rows, cols, rank} squared; the rank is a size that a rule declares, by a name of its own.
+``None`` is the shape of what does not fit together: one mistake is said once, and whatever is made of it fits
+everything. It never survives the type checker.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ class Dim(Enum):
     ONE = "1"
     ROWS = "rows"
     COLS = "cols"
+    RANK = "rank"
 
 
 Shape: TypeAlias = tuple[Dim, Dim]
@@ -24,6 +26,8 @@ FULL: Shape = (Dim.ROWS, Dim.COLS)
 PER_ROW: Shape = (Dim.ROWS, Dim.ONE)
 PER_COL: Shape = (Dim.ONE, Dim.COLS)
 GRAMS: tuple[Shape, ...] = ((Dim.ROWS, Dim.ROWS), (Dim.COLS, Dim.COLS))
+SQUARES: tuple[Shape, ...] = (*GRAMS, (Dim.RANK, Dim.RANK))
+BASES: tuple[Shape, ...] = (*SQUARES, (Dim.ROWS, Dim.RANK), (Dim.COLS, Dim.RANK))  # with no more columns than rows
 
 
 class Kind(Enum):
@@ -68,15 +72,16 @@ class Universe(Enum):
     TENSOR = "tensor"
 
 
-def describe(kind: Kind, shape: Shape | None, universe: Universe = Universe.MATRIX) -> str:
-    """A type in words, for messages."""
+def describe(kind: Kind, shape: Shape | None, universe: Universe = Universe.MATRIX, rank: str = "rank") -> str:
+    """A type in words, for messages; ``rank`` is what the rule calls that dimension."""
     if kind is not Kind.NUMBER or shape is None:
         return kind.value
     if shape == SCALAR:
         return "a scalar"
     if universe is Universe.TENSOR:
         return "a tensor"
-    return f"({shape[0].value}, {shape[1].value})"
+    first, second = (rank if dim is Dim.RANK else dim.value for dim in shape)
+    return f"({first}, {second})"
 
 
 def broadcast_dims(left: Dim, right: Dim) -> Dim | None:

@@ -40,6 +40,7 @@ class Inputs:
     combined: Values = field(default_factory=dict)
     whole: tuple[int, int] | None = None  # the sizes of the matrix that the weight is a shard of
     is_turned: bool = False  # the parameter itself is the transpose
+    rank: int = 0  # the size of the rule's own dimension, if it has one
 
     def value(self, node: ir.Input) -> Any:
         match node.source:
@@ -61,17 +62,17 @@ class Inputs:
                 assert_never(node.source)
 
     def dimension(self, name: str) -> int:
-        """Rows or columns of the matrix, or the outputs or inputs of the parameter."""
+        """Rows or columns of the matrix, outputs or inputs of the parameter, or the rule's own dimension."""
         rows, cols = self.whole or self.weight.shape
         outputs, inputs = (cols, rows) if self.is_turned else (rows, cols)
         sizes: dict[str, int] = {"rows": rows, "cols": cols, "outputs": outputs, "inputs": inputs}
-        return sizes[name]
+        return sizes.get(name, self.rank)
 
     def size(self, wanted: Type) -> tuple[int, int]:
         """The shape that a type means for this weight."""
         assert wanted.shape is not None
         rows, cols = self.whole if self.weight is None and self.whole else self.weight.shape
-        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
+        size = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols, Dim.RANK: self.rank}
         return size[wanted.shape[0]], size[wanted.shape[1]]
 
 
@@ -178,7 +179,14 @@ class OracleParameter:
 
     def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
         """What the rule's functions are evaluated on now; ``t``, arguments and what is combined are the caller's."""
-        return Inputs(self.weight, grad, hypers=hypers, states=dict(self.states), is_turned=self.is_turned)
+        given = Inputs(self.weight, grad, hypers=hypers, states=dict(self.states), is_turned=self.is_turned)
+        return replace(given, rank=size_of_rank(self.rule.rank, given)) if self.rule.rank else given
+
+
+def size_of_rank(rank: ir.Function, inputs: Inputs) -> int:
+    """The size of a rule's own dimension for a matrix: a whole number, from 1 to the smaller of rows and columns."""
+    (value,) = evaluate_function(rank, inputs).values()
+    return int(min(max(value, 1), *inputs.weight.shape))
 
 
 def as_matrix(array: Array, universe: Universe) -> Array:

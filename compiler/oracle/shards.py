@@ -25,6 +25,7 @@ class Ranks:
     sizes: tuple[int, int]
     dim: Dim
     lengths: tuple[int, ...]
+    rank: int = 0
 
     def pieces(self, array: Array, shape: Shape) -> list[Array]:
         """What each rank has of a value: its piece, or all of what is not cut."""
@@ -41,7 +42,7 @@ class Ranks:
         return pieces[0]
 
     def size(self, dim: Dim) -> int:
-        return {Dim.ONE: 1, Dim.ROWS: self.sizes[0], Dim.COLS: self.sizes[1]}[dim]
+        return {Dim.ONE: 1, Dim.ROWS: self.sizes[0], Dim.COLS: self.sizes[1], Dim.RANK: self.rank}[dim]
 
 
 def run_stages(

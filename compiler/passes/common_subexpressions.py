@@ -93,7 +93,7 @@ class Sharing:
             isinstance(expr, ir.Apply | ir.Select)
             and not expr.type.is_scalar_phase
             and expr.type.kind is Kind.NUMBER
-            and not (isinstance(expr, ir.Apply) and expr.operator in ("fill", "transpose"))
+            and not (isinstance(expr, ir.Apply) and expr.operator in ("fill", "transpose", "leading"))
             and number in self.strict
         )
 

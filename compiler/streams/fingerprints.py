@@ -118,6 +118,7 @@ class Machines:
     def __init__(self, rule: ir.Rule, past: Mapping[str, ir.Expr] | None = None) -> None:
         self.rule, self.past = rule, past or {}  # what stands in the place of hypers
         self.names = [state.name for state in rule.states]
+        self.rank_name = rule.rank.outputs[0].name if rule.rank else ""
         self.shapes = {m.name: " ".join(dim.value for dim in m.type.shape or ()) for m in rule.states}
         self.machines = {"step": rule.update} | {f"event {event.name}": event.update for event in rule.events}
         self.owners = {o.name: owner for owner, function in self.machines.items() for o in function.outputs}
@@ -237,6 +238,8 @@ class Machines:
                 return digest("total", known[Purpose(What.TOTAL, name)], *own)
             case ir.Input(name=name, source=ir.InputSource.HYPER) if name in self.past:
                 return self._past_digest(self.past[name])
+            case ir.Input(name=name, source=ir.InputSource.DIMENSION) if self.rule.rank and name == self.rank_name:
+                return digest("rank", self._past_digest(self.rule.rank.outputs[0].value))
             case ir.Input(name=name, source=source):
                 seen = self._seen() if source is ir.InputSource.DIMENSION else ()
                 return digest("input", source.value, name, *seen)

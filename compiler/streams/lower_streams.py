@@ -173,6 +173,7 @@ class RuleStreams:
             events,
             raw.claims,
             raw.written,
+            rank=raw.rank,
             orientation=raw.orientation,
         )
 
@@ -300,7 +301,9 @@ class RuleStreams:
         outputs = tuple(
             ir.Output(self.names[key], ir.Ref(root, type=self.slots[key].type)) for key, root in roots.items()
         )
-        whole = ir.Function(FunctionName(task=Task.FIRST), self.raw.universe, tuple(equations), outputs)
+        whole = ir.Function(
+            FunctionName(task=Task.FIRST), self.raw.universe, tuple(equations), outputs, rank=self.raw.step.rank
+        )
         _, cycles = sort_topologically(dependencies(equations), roots.values())
         for cycle in cycles:
             self._report_initial_cycle(cycle, starts, {e.name: e.span for e in equations})

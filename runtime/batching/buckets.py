@@ -65,6 +65,11 @@ class Bucket:
             self.cuts = [slice(i, i + CPU_BLOCK) for i in range(0, sum(self.counts), CPU_BLOCK)]
 
     @property
+    def rank(self) -> int:
+        """The size of the rule's own dimension, of a whole matrix; 0 without one."""
+        return self.entries[0][1].rank
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Rows and columns of a whole matrix, and those it has in the parameter; nothing in the elementwise layout."""
         place = self.entries[0][1]

@@ -77,7 +77,7 @@ def _sharding_of(slot: LocalSlot, layout: str) -> Sharding:
     sizes = {"rows": first.unit[0] * parts, "cols": first.unit[1]}
     each = sizes[side] // slot.of.shape[dim]  # columns of a convolution come in blocks, and a tensor is one column
     extents = tuple(length * each for length in lengths)
-    return Sharding(_ranks_of(slot), sizes["rows"], sizes["cols"], side, extents, (), parts)
+    return Sharding(_ranks_of(slot), sizes["rows"], sizes["cols"], side, extents, (), parts, first.rank)
 
 
 def _ranks_of(slot: Slot) -> Ranks:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor
 
-from ..contract.interface import Rule
+from ..contract.hypers import _plain
+from ..contract.interface import DIMENSIONS, OWN_DIMENSIONS, Rule
 from ..placement.fsdp import _require_resharded
 from ..placement.layouts import _is_dtensor, _layout_of, _local
 from ..placement.local_states import LocalStates, _wrap_entry
@@ -29,13 +30,20 @@ from .crossing import _owners_of
 from .noise import Mark
 from .states import _is_untouched
 
+NOTHING: Mapping[str, Any] = {}
 _State = Mapping[Tensor, Mapping[str, Any]]
 
 
-def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule], name: str) -> Slot:
-    """The slot of p, for which there is a rule; NotImplementedError for a DTensor whose parts the rule cannot take."""
+def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule], name: str, group: Mapping[str, Any] = NOTHING) -> Slot:
+    """The slot of p, for which there is a rule; NotImplementedError for a DTensor whose parts the rule cannot take.
+
+    From the hypers of its `group` the size follows of a dimension that the rule declares.
+    """
     rule = cast(Rule, _rule_named(rules, reading.role))
     slot = Slot(reading.role, rule, p.shape, p.dtype, p.device, reading.view)
+    if rule.rank is not None:
+        sizing = tuple([(key, _plain(key, group[key])) for key in _sizing_hypers([rule])])
+        slot = replace(slot, sizing=sizing)
     return _local_slot(slot, _layout_of(p, name), name) if _is_dtensor(p) else slot
 
 
@@ -45,9 +53,18 @@ def _mark_of(number: int, slot: Slot) -> Mark:
     return Mark(number, tuple(slot.whole.shape), slot.layout.first, tuple(slot.shape))
 
 
-def _view_of(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the group says of how its parameters are seen; ValueError if it does not."""
-    return tuple(_held(group, ("rule", *VIEW_KEYS)).values())
+def _sizing_hypers(rules: Iterable[Rule]) -> tuple[str, ...]:
+    """The hypers from which the dimensions follow that rules declare."""
+    read = {name: None for rule in rules if rule.rank for name in rule.rank.scalars}
+    return tuple(name for name in read if name not in (*DIMENSIONS, *OWN_DIMENSIONS))
+
+
+def _view_of(group: Mapping[str, Any], sizing: Sequence[str]) -> tuple[Any, ...]:
+    """What the group says of how its parameters are seen, and of the sizes of what is kept of them.
+
+    ValueError if it does not.
+    """
+    return tuple(_held(group, ("rule", *VIEW_KEYS, *sizing)).values())
 
 
 def _name_in(group: Mapping[str, Any], index: int) -> str:
@@ -65,6 +82,7 @@ class _Listing:
     params: tuple[Tensor, ...]
     view: tuple[Any, ...]
     slots: tuple[Slot, ...]
+    sizing: tuple[str, ...]  # the hypers that say what sizes states have
 
     def is_current(self, group: Mapping[str, Any]) -> bool:
         """Whether the group still lists these parameters, and sees them so."""
@@ -73,7 +91,7 @@ class _Listing:
         params = group["params"]
         if not isinstance(params, (list, tuple)) or len(params) != len(self.params):
             return False
-        return all(map(operator.is_, params, self.params)) and _view_of(group) == self.view
+        return all(map(operator.is_, params, self.params)) and _view_of(group, self.sizing) == self.view
 
     def names(self) -> list[str]:
         """What messages call its parameters."""
@@ -150,21 +168,25 @@ class Roster:
         state: _State,
     ) -> _Listing:
         """What the group lists, once what is new has been checked; `old` is how it was, `gone` what has left it."""
-        seen = set(map(id, old.params)) if old is not None and old.view == _view_of(group) else set()
+        sizing = _sizing_hypers(owner.RULES)
+        view = _view_of(group, sizing)
+        seen = set(map(id, old.params)) if old is not None and old.view == view else set()
         slots = []
         for index, p in enumerate(group["params"]):
             known, name, reading = self.slots.get(p), _name_in(group, index), readings[p]
-            if known is not None and (not p.numel() or _is_still(known, p, reading, id(p) in seen, owner.RULES, name)):
+            if known is not None and (
+                not p.numel() or _is_still(known, p, reading, id(p) in seen, owner.RULES, name, group)
+            ):
                 slots.append(known)  # as it was, or freed for a while
                 continue
             for former in gone if known is None else [known]:
                 _require_not_flattened(p, former, group, reading, name, owner.RULES)
             _require_parameter(p, reading.role, reading.view, name, owner)
-            slots.append(_slot_of(p, reading, owner.RULES, name))
+            slots.append(_slot_of(p, reading, owner.RULES, name, group))
             entry = _wrap_entry(state.get(p, {}), slots[-1])
             if not _is_untouched(entry, (known or slots[-1]).rule):
                 _require_fitting_state(slots[-1], known, entry, name)
-        return _Listing(group, tuple(group["params"]), _view_of(group), tuple(slots))
+        return _Listing(group, tuple(group["params"]), view, tuple(slots), sizing)
 
 
 def _fill_in_owners(listings: Sequence[_Listing]) -> list[_Listing]:
@@ -185,9 +207,17 @@ def _require_view(group: dict[str, Any]) -> None:
     group["split"] = _view_in(group).split
 
 
-def _is_still(known: Slot, p: Tensor, reading: Reading, is_told_so: bool, rules: Sequence[Rule], name: str) -> bool:
+def _is_still(
+    known: Slot,
+    p: Tensor,
+    reading: Reading,
+    is_told_so: bool,
+    rules: Sequence[Rule],
+    name: str,
+    group: Mapping[str, Any],
+) -> bool:
     """Whether a parameter is what it was; while its group tells the same, what is beside it does not change that."""
-    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules, name)
+    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules, name, group)
 
 
 def _sees_shapes(rule: Rule) -> bool:

@@ -73,8 +73,31 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """The dimension that a rule declares, "rank" in shapes: what kernels call its size, and how that follows.
+
+    `function` takes `rows`, `cols` and hypers by keyword; of the number it gives the size is the whole part, at least 1
+    and at most the smaller of both sides.
+    """
+
+    name: str
+    function: Callable[..., float]
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        return tuple(inspect.signature(self.function).parameters)
+
+    def size(self, unit: tuple[int, ...], hypers: Mapping[str, Any], turned: bool) -> int:
+        """The size for matrices of this unit."""
+        outputs, inputs = unit[::-1] if turned else unit
+        known = {**hypers, "rows": unit[0], "cols": unit[1], "outputs": outputs, "inputs": inputs}
+        value = self.function(**{name: known[name] for name in self.scalars})
+        return int(min(max(value, 1), *unit))
+
+
+@dataclass(frozen=True)
 class State:
-    """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols" or 1."""
+    """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols", "rank" or 1."""
 
     name: str
     shape: tuple[str | int, str | int] = ("rows", "cols")
@@ -127,6 +150,7 @@ class Rule:
     lr_ratio: str | None = None
     keeps_zero: bool = False
     orientation: str | None = None
+    rank: Rank | None = None
 
     def __post_init__(self) -> None:
         """ValueError for states whose names the state uses otherwise, or that the rule's layout cannot hold."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-Dims = tuple[str | int, str | int]  # of a value: "rows", "cols" or 1 for each of its two dimensions
+Dims = tuple[str | int, str | int]  # of a value: "rows", "cols", "rank" or 1 for each of its two dimensions
 FULL: Dims = ("rows", "cols")
 
 
@@ -48,6 +48,7 @@ class Sharding:
     extents: tuple[int, ...]
     owned: tuple[int, ...]
     parts: int = 1
+    rank: int = 0  # the size of the rule's own dimension
 
     @property
     def mine(self) -> slice:
@@ -66,7 +67,7 @@ class Sharding:
 
     def sizes(self, dims: Dims) -> tuple[int, int]:
         """The whole value's."""
-        known: dict[str | int, int] = {"rows": self.rows, "cols": self.cols, 1: 1}
+        known: dict[str | int, int] = {"rows": self.rows, "cols": self.cols, "rank": self.rank, 1: 1}
         return known[dims[0]], known[dims[1]]
 
     def sizes_on(self, rank: int, dims: Dims) -> tuple[int, int]:

@@ -97,7 +97,9 @@ class Call:
         return self._sized(scalars).all
 
     def _sized(self, scalars: Scalars) -> Scalars:
-        return scalars.sized(self.computation.kernel, self.bucket.sizes)
+        rank = self.batch.rule.rank
+        own = {rank.name: self.bucket.rank} if rank else {}
+        return scalars.sized(self.computation.kernel, {**self.bucket.sizes, **own})
 
     def _keep(self, results: Mapping[str, Any], stored: Mapping[str, Tensor], replace: bool) -> None:
         for name, value in results.items():

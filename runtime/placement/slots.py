@@ -54,7 +54,8 @@ class LocalSlot(Slot):
         whole = self.of.places(layout)[0]  # of parts of a split matrix, which no kernel sees as parts, the first
         has_whole = self.layout.dim is None or _side(self.of, self.layout.dim, layout) == "batch"
         turning = self.rule.orientation if has_whole else whole.turned
-        return tuple(replace(place, sizes=whole.unit) for place in _places(layout, self.shape, self.view, turning))
+        places = _places(layout, self.shape, self.view, turning)
+        return self._ranked(tuple(replace(place, sizes=whole.unit) for place in places))
 
     def state_shape(self, kept: State) -> tuple[int, ...]:
         shape = self.of.state_shape(kept)
@@ -159,7 +160,9 @@ def _local_slot(slot: Slot, layout: Layout, name: str) -> LocalSlot:
         _require_local(slot, layout, layout.dim, name)
     has_rows = layout.dim is not None and _side(slot, layout.dim, slot.rule.step.layout) == "rows"
     view = replace(slot.view, split=None) if has_rows else slot.view  # what is here may end inside a part
-    return LocalSlot(slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, layout=layout, of=slot)
+    return LocalSlot(
+        slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, slot.sizing, layout=layout, of=slot
+    )
 
 
 def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
@@ -185,7 +188,9 @@ def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
 
 def _require_cut_states(slot: Slot, layout: Layout, dim: int, start: str) -> None:
     """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into."""
-    part = LocalSlot(slot.role, slot.rule, layout.shape, slot.dtype, slot.device, layout=layout, of=slot)
+    part = LocalSlot(
+        slot.role, slot.rule, layout.shape, slot.dtype, slot.device, sizing=slot.sizing, layout=layout, of=slot
+    )
     for kept in slot.rule.states:
         if not (kept.full or kept.name in part.owned or part._is_cut_alike(kept, dim)):
             raise NotImplementedError(

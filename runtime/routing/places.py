@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.interface import OWN_DIMENSIONS, Rule, State
+from ..contract.interface import DIMENSIONS, OWN_DIMENSIONS, Rule, State
 from ..contract.precision import _precision_state
 
 LAYOUTS = ("elementwise", "tensor", "matrix")  # each can run what the ones before it can
@@ -60,11 +60,13 @@ class Place:
     count: int = 1
     transposed: bool = False
     leading: tuple[int, ...] = ()  # the dimensions before those of the matrices
-    before: tuple[tuple[int, ...], ...] = ()  # the units before the first, in each matrix
+    before: tuple[tuple[int, ...], ...] = ()  # the units before the first, in each matrix, and the rank of each
     start: int = 0  # the row of each matrix in which the first begins
     whole: bool = True
     sizes: tuple[int, ...] = ()  # of the whole units of which these are parts
     turned: bool = False  # the units are the transposes of what lies in the matrices, as an oriented rule sees them
+
+    rank: int = 0  # the size of the rule's own dimension
 
     @property
     def parts(self) -> int:
@@ -115,9 +117,12 @@ class Place:
         return block.transpose(axis, axis + 1) if self.transposed else block
 
     def _sizes(self, state: State, unit: tuple[int, ...]) -> tuple[int, ...]:
-        sizes = {"rows": unit[0], "cols": unit[-1]}
+        rows, cols, rank = (*unit, self.rank)[:3]
+        sizes = {"rows": rows, "cols": cols, "rank": rank}
         first, second = (size if isinstance(size, int) else sizes[size] for size in state.shape)
-        if self.sizes and state.shape[0] == state.shape[1] != 1:  # a part of a square is one along its first side
+        if (
+            self.sizes and state.shape[0] == state.shape[1] in DIMENSIONS
+        ):  # a part of a square is one along its first side
             second = self.sizes[state.shape[1] == "cols"]
         return first, second
 
@@ -171,9 +176,22 @@ class Slot:
     dtype: torch.dtype
     device: torch.device
     view: View = View()
+    sizing: tuple[tuple[str, Any], ...] = ()  # the hypers from which the rule's own dimension follows
 
     def places(self, layout: str) -> tuple[Place, ...]:
-        return _places(layout, self.shape, self.view, self.rule.orientation)
+        return self._ranked(_places(layout, self.shape, self.view, self.rule.orientation))
+
+    def _ranked(self, places: tuple[Place, ...]) -> tuple[Place, ...]:
+        """The places with the sizes of the rule's own dimension."""
+        rank, hypers = self.rule.rank, dict(self.sizing)
+        if rank is None or self.is_empty or len(places[0].unit) == 1:
+            return places
+        ranks = [rank.size(place.sizes or place.unit, hypers, place.turned) for place in places]
+        known = dict(zip([place.unit for place in places], ranks, strict=True))
+        return tuple(
+            replace(place, rank=size, before=tuple((*unit, known[unit]) for unit in place.before))
+            for place, size in zip(places, ranks, strict=True)
+        )
 
     @property
     def reads_own_sizes(self) -> bool:

@@ -164,7 +164,8 @@ def wrong_inputs(node: ir.Input, around: Surroundings) -> Iterator[ir.Expr]:
         yield ir.Apply("add", (node, number(1)))
     elif node.source is ir.InputSource.DIMENSION:
         others = {"rows": "cols", "cols": "rows", "outputs": "inputs", "inputs": "outputs"}
-        yield replace(node, name=others[node.name])
+        if node.name in others:
+            yield replace(node, name=others[node.name])
     elif node.source is ir.InputSource.HYPER and node.name in around.hypers and len(around.hypers) > 1:
         position = around.hypers.index(node.name)
         yield replace(node, name=around.hypers[(position + 1) % len(around.hypers)])

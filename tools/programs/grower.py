@@ -32,7 +32,8 @@ from tools.programs.terms import (
 
 NUMBERS = ("0.5", "2", "1", "0", "0.1", "0.25", "3", "1e-1", "0.7", "1.5E0", "-0.3")
 PEAKED = (("norm", 6.0), ("max", 1.0), ("min", 1.0))  # reductions without a derivative everywhere, with bounds
-MATRIX_SHAPES = tuple((rows, cols) for rows in Dim for cols in Dim)
+SIDES = (Dim.ONE, Dim.ROWS, Dim.COLS)
+MATRIX_SHAPES = tuple((rows, cols) for rows in SIDES for cols in SIDES)
 
 
 @dataclass(frozen=True, slots=True)

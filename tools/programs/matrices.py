@@ -9,6 +9,7 @@ from tools.programs.terms import (
     DATA_BOUND,
     WEIGHT_BOUND,
     Term,
+    Variable,
     call_node,
     name,
     swapped,
@@ -190,6 +191,35 @@ def traced(grower: Grower, shape: Shape, depth: int) -> Term:
         return Term(grower.call("det", root.node), SCALAR, 1e6)
     gram = semidefinite(grower, (dim, dim), depth)
     return Term(grower.call("trace", gram.node), SCALAR, 12 * gram.bound)
+
+
+# Values with a dimension of their own
+
+
+def grow_sketch(grower: Grower) -> tuple[list[ast.Statement], Variable]:
+    """A dimension, values that have it, and what they make of the gradient, as large as that."""
+    dice, r, x = grower.dice, name("r"), grower.scope.data[0].name
+    sizes: tuple[ast.Expression, ...] = (
+        ast.Number("2"),
+        call_node("min", ast.Number("3"), name("rows"), name("cols")),
+        ast.Binary("/", ast.Binary("+", name("cols"), ast.Number("1")), ast.Number("2")),
+    )
+    gram = kernel(grower, (Dim.ROWS, Dim.ROWS)).node
+    tall = call_node("leading", call_node("eigenbasis", gram), r)
+    if dice.chance(50):
+        tall = call_node("qr", call_node("leading", gram, r))
+    low: ast.Expression = ast.Binary("@", ast.Unary("'", name("tall")), name(x))
+    if grower.scope.has_state:
+        low = grower.call("ema", low, grower.setting("decay"))
+    pair = ast.Binary("@", name("low"), ast.Unary("'", name("low")))
+    root = call_node("inverse_root", pair, ast.Number("2"), ast.Number("0.5"))
+    length = ast.Binary("+", ast.Number("0.5"), call_node("norm", name("low"), per=name("row")))
+    short = ast.Binary("@", root, name("low")) if dice.chance(50) else ast.Binary("/", name("low"), length)
+    back = call_node("tanh", ast.Binary("/", ast.Binary("@", name("tall"), short), r))
+    bindings = {"tall": tall, "low": low, "sketch": back}
+    statements: list[ast.Statement] = [ast.Dimension(ast.Identifier("r"), dice.pick(sizes))]
+    statements += [ast.Binding(ast.Identifier(text), value) for text, value in bindings.items()]
+    return statements, Variable("sketch", FULL, bound=1)
 
 
 MATRIX_PRODUCTIONS = (

@@ -23,9 +23,11 @@ from tools.programs.blocks import (
 )
 from tools.programs.grower import Aside, FunctionPlan, Grower, Scope, data_variables
 from tools.programs.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
+from tools.programs.matrices import grow_sketch
 from tools.programs.terms import Variable, call_node, name, squared_mean
 from tools.programs.uses import Made, grow_delegate, names_inside
 
+SKETCHED = frozenset({"r", "tall", "low", "sketch"})
 ORIENTATIONS = ("wide", "tall")
 TRAIL = "trail"
 FORMS = ((9, "matrix"), (6, "tensor"), (6, "used"), (3, "two"), (1, "roles"), (2, "whole"))
@@ -145,13 +147,17 @@ class FileGrower:
             added, turns = grow_turns(grower_of(self.dice, scope), planned)
             bindings, planned = [*bindings, *added], [*planned, *turns]
             remembered += turns
+        sketch: list[ast.Statement] = []
+        if scope.is_matrix and scope.data and not SKETCHED & scope.taken and self.dice.chance(20):
+            sketch, variable = grow_sketch(grower_of(self.dice, scope))
+            planned = [*planned, variable]
         inside = replace(scope, variables=(*planned[::-1], *scope.variables), remembered=tuple(remembered))
         needed, value = grow_update(grower_of(self.dice, inside), planned)
         if TRAIL not in scope.taken and self.dice.chance(8):
             trail, value = trailing(value)
             bindings = [*bindings, trail]
         update = ast.Update(ast.Identifier("weight"), value)
-        statements: list[ast.Statement] = [*bindings, *aside.bindings, *needed, update, *self.claims(planned)]
+        statements: list[ast.Statement] = [*bindings, *aside.bindings, *sketch, *needed, update, *self.claims(planned)]
         return tuple(self.dice.shuffled(statements)), planned
 
     def claims(self, planned: Sequence[Variable]) -> list[ast.Claim]:

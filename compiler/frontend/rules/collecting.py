@@ -53,6 +53,7 @@ class Block:
     updates: dict[str, Definition] = field(default_factory=dict)
     claims: tuple[tuple[ast.Claim, Scope], ...] = ()
     was: tuple[Past, ...] = ()
+    dimension: Definition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,10 @@ def collect_rules(
         else:
             orientation = orientation_of(member, target, report)
             block = collect_block(member.statements, target, scope, report)
+            other = next((word for word in words if word in TENSOR_WORDS), None)
+            if block.dimension is not None and other:
+                problem = f"`for {other}` takes parameters that have no rows and columns"
+                report(errors.bad_dimension(problem, block.dimension.name.span))
             rules.append(FlatRule(words, span, block, orientation=orientation))
     return tuple(rules)
 
@@ -134,6 +139,7 @@ def collect_block(
     block = Block()
     claims = []
     was = []
+    dimension: Definition | None = None
     mistaken: list[ast.Update] = []
     for statement in few(statements, EQUATION_LIMIT, "equations"):
         match statement:
@@ -141,6 +147,10 @@ def collect_block(
                 claims.append((statement, scope))
             case ast.Was():
                 was.append(Past(statement, scope))
+            case ast.Dimension(name=name, size=size) if dimension is None:
+                dimension = Definition(name, size, scope)
+            case ast.Dimension(name=name):
+                report(errors.bad_dimension("a rule has one dimension of its own", name.span))
             case ast.Binding(target=name, value=value) if name.name == target:
                 report_bound_result(name, report)
                 block.updates.setdefault(target, Definition(name, value, scope))
@@ -160,7 +170,9 @@ def collect_block(
                 continue
     for update in mistaken:
         take_mistaken(update, block, target, scope, report)
-    return replace(block, claims=tuple(claims), was=tuple(was))
+    if dimension is not None and target != "weight":
+        report(errors.bad_dimension("a penalty has no dimension of its own", dimension.name.span))
+    return replace(block, claims=tuple(claims), was=tuple(was), dimension=dimension)
 
 
 def report_bound_result(name: ast.Identifier, report: Report) -> None:

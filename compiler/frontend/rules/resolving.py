@@ -85,6 +85,7 @@ def rule_of(
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
     universe = universe_of(rule.words)
+    sizes = Machine(rule.block, {}, "step", hypers.values, report, orientation=rule.orientation)
     claims = machine.claims()  # these may be the first to ask for `next`
     step = machine.function(universe)
     for past in rule.block.was:
@@ -103,6 +104,7 @@ def rule_of(
         resolve_past(rule.block.was, hypers.values, report),
         rule.orientation,
         hypers.filled(),
+        sizes.rank(),
     )
 
 

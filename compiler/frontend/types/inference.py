@@ -16,9 +16,10 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import arithmetic_problem
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Formal, Operator, ShapeProblem, Want
 from optforge.compiler.ir.types import (
+    BASES,
     FULL,
-    GRAMS,
     SCALAR,
+    SQUARES,
     Kind,
     Phase,
     Shape,
@@ -65,6 +66,10 @@ def silent(diagnostic: Diagnostic) -> None:
     return None
 
 
+# The shapes of what must be square, or nearly.
+SQUARE_SHAPES = {Want.GRAM: SQUARES, Want.BASIS: BASES}
+
+
 def is_count(value: ir.Value) -> bool:
     return isinstance(value, float) and value.is_integer() and value >= 0
 
@@ -83,6 +88,7 @@ class Inference:
     report: Reporter = silent
     in_claim: bool = False
     is_settled: bool = True  # shapes can no longer grow
+    rank: str = ""  # what the rule calls its own dimension
 
     def typed(self, expr: ir.Expr) -> ir.Expr:
         """The same expression with a type on every node."""
@@ -223,20 +229,30 @@ class Inference:
         """Whether kind and shape are right; they are reported where they are not, and so is the phase of a setting."""
         where = f"`{operator.word}`"
         found, want = argument.type, parameter.want
+        if want is Want.RANK:
+            return self._require_rank(where, argument)
         if want in SETTINGS:
             return self._require_setting(where, parameter, argument)
         if want is not Want.ANY:
             wanted = Kind.BOOLEAN if want is Want.BOOLEAN else Kind.NUMBER
             if not self._require_kind(where, wanted, found, argument.span):
                 return False
-        if want in (Want.MATRIX, Want.GRAM) and found.is_scalar_phase and found.shape is not None:
+        if want in (Want.MATRIX, Want.GRAM, Want.BASIS) and found.is_scalar_phase and found.shape is not None:
             self.report(errors.wrong_shape(where, want.value, "a scalar", argument.span))
-        elif want is Want.GRAM and found.shape is not None and found.shape not in GRAMS:
+        elif found.shape is not None and found.shape not in SQUARE_SHAPES.get(want, (found.shape,)):
             self._wrong_shape(where, None, found.shape, argument.span, want.value)
         elif want is Want.SCALAR and found.shape not in (SCALAR, None):
             self._wrong_shape(where, SCALAR, found.shape, argument.span)
         else:
             return True
+        return False
+
+    def _require_rank(self, where: str, argument: ir.Expr) -> bool:
+        is_own = isinstance(argument, ir.Input) and argument.source is ir.InputSource.DIMENSION
+        if is_own and isinstance(argument, ir.Input) and argument.name == self.rank:
+            return True
+        hint = f"here it is `{self.rank}`" if self.rank else "declare it in the rule: `dim r = min(rank, rows, cols)`"
+        self.report(errors.bad_dimension(f"{where} takes a dimension of the rule", argument.span, hint))
         return False
 
     def _require_setting(self, where: str, parameter: Formal, argument: ir.Expr) -> bool:
@@ -284,9 +300,9 @@ class Inference:
         self.report(
             errors.shape_mismatch(
                 operator,
-                describe(Kind.NUMBER, first.type.shape, self.universe),
+                describe(Kind.NUMBER, first.type.shape, self.universe, self.rank),
                 first.span,
-                describe(Kind.NUMBER, second.type.shape, self.universe),
+                describe(Kind.NUMBER, second.type.shape, self.universe, self.rank),
                 second.span,
                 span,
                 inner if operator == "@" else None,
@@ -296,5 +312,7 @@ class Inference:
     def _wrong_shape(
         self, where: str, wanted: Shape | None, found: Shape | None, span: Span, words: str | None = None
     ) -> None:
-        wanted_words = words or describe(Kind.NUMBER, wanted, self.universe)
-        self.report(errors.wrong_shape(where, wanted_words, describe(Kind.NUMBER, found, self.universe), span))
+        wanted_words = words or describe(Kind.NUMBER, wanted, self.universe, self.rank)
+        self.report(
+            errors.wrong_shape(where, wanted_words, describe(Kind.NUMBER, found, self.universe, self.rank), span)
+        )

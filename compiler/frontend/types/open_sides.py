@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import OPERATORS, elementwise_shape, reduce_shape, same_shape, square_shape
+from optforge.compiler.ir.operators import (
+    OPERATORS,
+    basis_shape,
+    elementwise_shape,
+    reduce_shape,
+    same_shape,
+    square_shape,
+)
 from optforge.compiler.ir.types import SCALAR, Dim, Phase
 
 Side = tuple[ir.StreamRef, int]  # an equation, and 0 for its rows or 1 for its columns
 SCALING = ("mul", "div", "dot")
+SQUARE = (square_shape, basis_shape)
 KEEPING = (elementwise_shape, same_shape)
 
 
@@ -42,7 +50,7 @@ def is_open(expr: ir.Expr, axis: int, owner: str, sides: set[Side]) -> bool:
         return leaf in sides
     parts = parts_along(expr, axis)
     told = [part for part, side in parts if not is_open(part, side, owner, sides)]
-    if isinstance(expr, ir.Apply) and OPERATORS[expr.operator].shape is square_shape:
+    if isinstance(expr, ir.Apply) and OPERATORS[expr.operator].shape in SQUARE:
         return len(told) < len(parts)
     is_scaled = isinstance(expr, ir.Apply) and expr.operator in SCALING
     says_nothing = [part.type.is_scalar_phase or (is_scaled and part.type.shape == SCALAR) for part in told]
@@ -83,7 +91,7 @@ def parts_along(expr: ir.Expr, axis: int) -> list[tuple[ir.Expr, int]]:
         case ir.Apply(operator=name, arguments=arguments):
             operator = OPERATORS[name]
             values = arguments[: operator.values]
-            if operator.shape is square_shape:
+            if operator.shape in SQUARE:
                 return [(values[0], 0), (values[0], 1)]
             per = {getattr(setting, "value", None) for setting in arguments[operator.values :]}
             is_kept = operator.shape is reduce_shape and ("row", "col")[axis] in per

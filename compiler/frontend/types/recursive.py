@@ -67,6 +67,20 @@ class Recursion:
     universe: Universe
     parts: Sequence[Part]
 
+    @property
+    def rank(self) -> str:
+        """What the rule calls its own dimension; "" without one."""
+        return self.parts[0].function.rank
+
+    @property
+    def sides(self) -> tuple[Dim, ...]:
+        """The dimensions that values can have."""
+        return tuple(dim for dim in Dim if dim is not Dim.RANK or self.rank)
+
+    def inference(self, part: Part, known: Types) -> Inference:
+        """Of one function, while shapes may still grow."""
+        return Inference(part.owner, self.universe, "", known, part.kinds, {}, is_settled=False, rank=self.rank)
+
     def names(self) -> list[ir.StreamRef]:
         return [ir.StreamRef(part.owner, equation.name) for part in self.parts for equation in part.function.equations]
 
@@ -76,7 +90,9 @@ class Recursion:
         for _ in range(6 * len(known) + 10):
             changed = False
             for part in self.parts:
-                inference = Inference(part.owner, self.universe, "", known, part.kinds, {}, is_settled=False)
+                inference = Inference(
+                    part.owner, self.universe, "", known, part.kinds, {}, is_settled=False, rank=self.rank
+                )
                 for equation in part.function.equations:
                     name = ir.StreamRef(part.owner, equation.name)
                     found = inference.typed(equation.value).type
@@ -118,7 +134,9 @@ class Recursion:
         """The functions with the types that are known so far, by owner."""
         found = {}
         for part in self.parts:
-            inference = Inference(part.owner, self.universe, "", known, part.kinds, {}, is_settled=False)
+            inference = Inference(
+                part.owner, self.universe, "", known, part.kinds, {}, is_settled=False, rank=self.rank
+            )
             found[part.owner] = ir.map_expressions(inference.typed, part.function)
         return found
 
@@ -134,7 +152,7 @@ class Recursion:
         """In how many places something would not fit."""
         found: list[Diagnostic] = []
         for part in self.parts:
-            inference = Inference(part.owner, self.universe, "", known, part.kinds, {}, found.append)
+            inference = replace(self.inference(part, known), report=found.append, is_settled=True)
             ir.map_expressions(inference.typed, part.function)
         return len(found)
 
@@ -149,7 +167,7 @@ class Recursion:
             for part, axis, dim in wanted:
                 for name, side in carriers(part, axis, owner):
                     if (name, side) in tells_nothing:
-                        yield from ((name, shape) for shape in shapes_with(known[name].shape, side, dim))
+                        yield from ((name, shape) for shape in self.shapes_with(known[name].shape, side, dim))
 
     def undetermined(self, known: Types) -> Iterator[ir.StreamRef]:
         """The equations that have one side, and could have the other one just as well."""
@@ -159,9 +177,15 @@ class Recursion:
         for name, shape in vectors.items():
             axis = shape.index(Dim.ONE)
             if (name, axis) in tells_nothing:
-                others = [*shapes_with(shape, axis, Dim.ROWS), *shapes_with(shape, axis, Dim.COLS)]
+                sides = [dim for dim in self.sides if dim is not Dim.ONE]
+                others = [other for dim in sides for other in self.shapes_with(shape, axis, dim)]
                 if any(self.fits(known, {name: other}) for other in others):
                     yield name
+
+    def shapes_with(self, shape: Shape | None, axis: int, dim: Dim) -> list[Shape]:
+        """The shapes with this side along an axis, and as they are along the other one if they have a side there."""
+        others = [shape[1 - axis]] if shape and shape[1 - axis] is not Dim.ONE else self.sides
+        return [(dim, side) if axis == 0 else (side, dim) for side in others]
 
     def fits(self, known: Types, floor: Floor) -> bool:
         """Whether larger types make nothing wrong."""
@@ -182,12 +206,6 @@ def size(floor: Floor) -> int:
     return sum(side is not Dim.ONE for shape in floor.values() for side in shape)
 
 
-def shapes_with(shape: Shape | None, axis: int, dim: Dim) -> list[Shape]:
-    """The shapes with this side along an axis, and as they are along the other one if they have a side there."""
-    sides = [shape[1 - axis]] if shape and shape[1 - axis] is not Dim.ONE else list(Dim)
-    return [(dim, side) if axis == 0 else (side, dim) for side in sides]
-
-
 def unmet(equation: ir.Equation, wanted: Type) -> Iterator[Missing]:
     """The sides that an equation should have and has not."""
     found = equation.value.type.shape
@@ -202,7 +220,7 @@ def missed(value: ir.Expr) -> Iterator[Missing]:
         if isinstance(node, ir.Apply) and node.operator == "matmul":
             left, right = node.arguments
             yield from lacking((left, 1), (right, 0))
-        elif isinstance(node, ir.Apply) and OPERATORS[node.operator].parameters[0].want is Want.GRAM:
+        elif isinstance(node, ir.Apply) and OPERATORS[node.operator].parameters[0].want in (Want.GRAM, Want.BASIS):
             gram = node.arguments[0]
             yield from lacking((gram, 0), (gram, 1))
             if gram.type.shape == SCALAR:

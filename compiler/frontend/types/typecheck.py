@@ -97,10 +97,11 @@ def check_rule(
     for event in rule.events:
         arguments = kinds_of(event.parameters, ir.InputSource.ARGUMENT)
         parts.append(Part(event.name, event.function, kinds | arguments))
+    rank = rule.step.rank
     settled = settle_types(rule.universe, parts)
     known = settled.types
     report_undetermined(settled, parts, report)
-    inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, choices, report)
+    inference = Inference("step", rule.universe, ", ".join(rule.words), known, kinds, choices, report, rank=rank)
     *events, step = [check_part(part, inference) for part in (*parts[1:], parts[0])]
     for function in (step, *events):
         for output in function.outputs:
@@ -110,9 +111,20 @@ def check_rule(
     return replace(
         rule,
         step=step,
+        rank=rule.rank and check_rank(rule.rank, inference),
         events=tuple(replace(event, function=function) for event, function in zip(rule.events, events, strict=True)),
         claims=tuple(check_claim(claim, inference) for claim in rule.claims),
     )
+
+
+def check_rank(rank: ir.Function, inference: Inference) -> ir.Function:
+    """The size of a rule's own dimension: a number that no step changes."""
+    (output,) = rank.outputs
+    value = inference.typed(output.value)
+    if value.type.kind is not Kind.NUMBER:
+        found = value.type.kind.value
+        inference.report(errors.wrong_kind(f"`dim {output.name}`", Kind.NUMBER.value, found, value.span))
+    return replace(rank, outputs=(replace(output, value=value),))
 
 
 def report_undetermined(settled: Settled, parts: list[Part], report: Report) -> None:

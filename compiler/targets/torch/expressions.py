@@ -49,6 +49,7 @@ class Writer:
     names: Mapping[ir.Key | EquationName, str]
     is_flat: bool = False
     like: str = "weight"
+    rank: ir.Key = (ir.InputSource.DIMENSION, "")  # the rule's own dimension
     used: set[str] = field(default_factory=set)
     known: dict[int, tuple[ir.Expr, str, Level]] = field(default_factory=dict)
 
@@ -125,10 +126,15 @@ class Writer:
 
     def _size(self, shape: Shape) -> str:
         """The size of a batch of tensors; of the sizes of the full one only those are read that the shape has."""
-        first, second = ("1" if dim is Dim.ONE else f"{self.like}.{SIZES[dim]}" for dim in shape)
+        first, second = (self._side(dim) for dim in shape)
         if shape[0] is Dim.ROWS:
             return f"(*{self.like}.shape[:-1], {second})"
         return f"(*{self.like}.shape[:-2], {first}, {second})"
+
+    def _side(self, dim: Dim) -> str:
+        if dim is Dim.RANK:
+            return self.names[self.rank]
+        return "1" if dim is Dim.ONE else f"{self.like}.{SIZES[dim]}"
 
     def _fill(self, node: ir.Apply) -> str:
         """A Python number as a tensor, or a tensor spread over a larger shape."""

@@ -43,6 +43,7 @@ class PyFunction:
     outputs: tuple[str, ...]
     used: frozenset[str]
     names: Mapping[ir.Key, str]
+    renamed: frozenset[ir.Key] = frozenset()  # sizes that the runtime knows by the name in the text
 
 
 def require_own_names(function: ir.Function, lowered: PyFunction) -> None:
@@ -57,7 +58,7 @@ def require_own_names(function: ir.Function, lowered: PyFunction) -> None:
         meant = [f"{source.value} `{name}`" for (source, name), other in names.items() if other == text]
         raise InternalError(f"`{lowered.name}` says `{text}` for {' and '.join(sorted(meant))}")
     for (source, name), text in names.items():
-        if source in OWN_NAMES and text != name:
+        if source in OWN_NAMES and text != name and (source, name) not in lowered.renamed:
             raise InternalError(f"`{lowered.name}` says `{text}` for {source.value} `{name}`")
     tensors = [lowered.names[ir.stored(name)] for name in lowered.inputs]
     found = parameters_of(lowered)

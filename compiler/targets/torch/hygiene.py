@@ -45,8 +45,11 @@ def scalar_names(node: ir.Declaration) -> ScalarNames:
     names: dict[ir.Key, str] = {**{key: key[1] for key in (*ir.SIZES, *ir.OWN_SIZES)}, ir.STEP: "t"}
     names |= {(ir.InputSource.HYPER, hyper.name): hyper.name for hyper in node.hypers}
     rules = () if isinstance(node, ir.Schedule) else node.rules
-    events = [event for rule in rules for event in rule.events]
     taken = set(names.values())
+    for rule in (rule for rule in rules if rule.rank):
+        for output in rule.rank.outputs if rule.rank else ():
+            names.setdefault((ir.InputSource.DIMENSION, output.name), free_name(output.name, taken))
+    events = [event for rule in rules for event in rule.events]
     for key in dict.fromkeys((ir.InputSource.ARGUMENT, each.name) for event in events for each in event.parameters):
         names[key] = free_name(key[1], taken)
     taken |= {state.name for rule in rules for state in rule.states}

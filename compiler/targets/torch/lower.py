@@ -73,7 +73,7 @@ class PyClass:
     def uses(self) -> set[str]:
         text = "\n".join((*self.rules, *self.spec, *self.arguments, *self.checks))
         words = set(re.findall(r"[A-Za-z_]+(?=[(.])", text)) | ({"Tensor"} if "| Tensor" in text else set())
-        known = {"ieee", "Kernel", "State", "Rule", "Event", "Spec", "Was", "require", "math", "Tensor"}
+        known = {"ieee", "Kernel", "State", "Rule", "Rank", "Event", "Spec", "Was", "require", "math", "Tensor"}
         options = {"Options", "Unpack"} if self.base == BASES["optimizer"] else set()
         return (words & known) | options | {self.base} | (set(self.factor.used) if self.factor else set())
 

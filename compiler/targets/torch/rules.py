@@ -63,6 +63,10 @@ def lower_rule(
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
     lines += fact_lines(rule)
+    if rule.rank:
+        functions.append(lowered_rank(rule.rank, free_name(f"{stem}_rank", taken), scalars))
+        key = (ir.InputSource.DIMENSION, rule.rank.outputs[0].name)
+        lines.append(f"    rank=Rank({quote(scalars[key])}, {functions[-1].name}),")
     if rule.initial:
         initial = lower(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
@@ -82,6 +86,12 @@ def lower_rule(
             lines.append("        ),")
         lines.append("    ),")
     return [*lines, "),"], functions
+
+
+def lowered_rank(rank: ir.Function, name: str, scalars: ScalarNames) -> PyFunction:
+    """The size of a rule's own dimension as a function of sizes and hypers."""
+    lowered = lower_function(rank, name, docstring((f"The size {rank.outputs[0].name} for a matrix.",)), (), scalars)
+    return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))
 
 
 def fact_lines(rule: ir.Rule) -> list[str]:

@@ -66,7 +66,8 @@ class Lowering:
         self.function = with_care(self.function)
         self.equations = {equation.name: equation for equation in self.function.equations}
         self.inputs = {node.key: node for node in inputs_of(self.function)}
-        self.writer = Writer(self.names, is_flat=layout_of(self.function) == "elementwise", like=self.like)
+        is_flat = layout_of(self.function) == "elementwise"
+        self.writer = Writer(self.names, is_flat, like=self.like, rank=(ir.InputSource.DIMENSION, self.function.rank))
         self.last_read = self._last_reads()
 
     def _last_reads(self) -> dict[ir.Key, int]:
@@ -102,6 +103,7 @@ class Lowering:
             tuple(output.name for output in self.function.outputs),
             frozenset(self.writer.used),
             {key: text for key, text in self.names.items() if not isinstance(key, EquationName)},
+            frozenset({(ir.InputSource.DIMENSION, self.function.rank)}) if self.function.rank else frozenset(),
         )
 
     # Names
@@ -258,7 +260,7 @@ class Lowering:
                     assert isinstance(equation.value, ir.Apply)
                     return self.buffers(equation.value.arguments[0])
                 return self.buffers(equation.value)
-            case ir.Apply(operator="fill" | "transpose", arguments=(inner,)):
+            case ir.Apply(operator="fill" | "transpose" | "leading", arguments=(inner, *_)):
                 return set() if inner.type.is_scalar_phase else self.buffers(inner)
             case ir.Select() if expr.condition.type.is_scalar_phase:
                 return self.buffers(expr.then) | self.buffers(expr.otherwise)

@@ -28,7 +28,8 @@ from optforge.compiler.ir.names import name_text
 from optforge.compiler.verify.claims.questions import Question
 from optforge.compiler.verify.shared.verdicts import Proved, Refuted, Unknown, Verdict
 
-Direction: TypeAlias = tuple[Fraction, Fraction]  # rows = n^a, cols = n^b
+Direction: TypeAlias = tuple[Fraction, Fraction, Fraction]  # rows = n^a, cols = n^b, rank = n^c with c <= a, b
+Line: TypeAlias = tuple[Fraction, Fraction, Fraction]  # where x + y s + z c = 0
 ZERO, ONE = Fraction(0), Fraction(1)
 
 
@@ -78,7 +79,7 @@ def direction_of_excess(found: Iterable[Exponents], claimed: Iterable[Exponents]
     """
     terms = tuple(claimed)
     for direction in deciding_directions(terms):
-        a, b = direction
+        a, b, _ = direction
         if (orientation == "wide" and a > b) or (orientation == "tall" and a < b):
             continue
         bound = max((exponent_along(term, direction) for term in terms), default=Fraction(-1))
@@ -88,18 +89,32 @@ def direction_of_excess(found: Iterable[Exponents], claimed: Iterable[Exponents]
 
 
 def deciding_directions(terms: tuple[Exponents, ...]) -> Iterator[Direction]:
-    """Both dimensions alike, one alone, and where two terms grow alike."""
-    yield from ((ONE, ONE), (ONE, ZERO), (ZERO, ONE))
-    for one, two in combinations(terms, 2):
-        for first, second in ((0, 1), (1, 0)):  # the dimension that grows as n, and the other, as n^s
-            rise = (one[second] + one[2]) - (two[second] + two[2])
-            if rise and 0 < (slope := (two[first] - one[first]) / rise) < 1:
-                yield (ONE, slope) if first == 0 else (slope, ONE)
+    """Both dimensions alike, one alone, and every corner of the regions in which one claimed term is the largest.
+
+    Let one dimension grow as n, the other as n^s and the rank as n^c, 0 <= c <= s <= 1: exponents are linear in these.
+    """
+    yield from ((ONE, ONE, ZERO), (ONE, ZERO, ZERO), (ZERO, ONE, ZERO))
+    edges: tuple[Line, ...] = ((ZERO, ONE, ZERO), (-ONE, ONE, ZERO), (ZERO, ZERO, ONE), (ZERO, -ONE, ONE))
+    for first, second in ((0, 1), (1, 0)):
+        slopes = [(each[first], each[second] + each[2], each[3]) for each in terms]
+        bends = [(a - d, b - e, c - f) for (a, b, c), (d, e, f) in combinations(slopes, 2)]
+        for one, two in combinations((*edges, *bends), 2):
+            corner = meeting(one, two)
+            if corner is not None and 0 <= corner[1] <= corner[0] <= 1:
+                s, c = corner
+                yield (ONE, s, c) if first == 0 else (s, ONE, c)
+
+
+def meeting(one: Line, two: Line) -> tuple[Fraction, Fraction] | None:
+    """The s and c at which two lines meet; None for parallel ones."""
+    (x, y, z), (u, v, w) = one, two
+    scale = y * w - z * v
+    return None if not scale else ((z * u - x * w) / scale, (x * v - y * u) / scale)
 
 
 def exponent_along(term: Exponents, direction: Direction) -> Fraction:
-    a, b = direction
-    return term[0] * a + term[1] * b + term[2] * min(a, b)
+    a, b, c = direction
+    return term[0] * a + term[1] * b + term[2] * min(a, b) + term[3] * c
 
 
 def highest(polynomial: Polynomial, orientation: str) -> str:
@@ -117,12 +132,12 @@ def along(polynomial: Polynomial, direction: Direction) -> str:
 
 
 def direction_text(direction: Direction) -> str:
-    match direction:
-        case a, b if a == b:
-            return "rows = cols = n"
-        case a, b if not b:
-            return "rows = n, cols fixed"
-        case a, b if not a:
-            return "cols = n, rows fixed"
-        case a, b:
-            return f"rows = {power_text('n', a)}, cols = {power_text('n', b)}"
+    a, b, c = direction
+    rank = f", rank = {power_text('n', c)}" if c else ""
+    if a == b:
+        return f"rows = cols = n{rank}"
+    if not b:
+        return f"rows = n, cols fixed{rank}"
+    if not a:
+        return f"cols = n, rows fixed{rank}"
+    return f"rows = {power_text('n', a)}, cols = {power_text('n', b)}{rank}"

@@ -21,31 +21,38 @@ def decide_state(question: Question) -> Verdict:
     claimed = polynomial_of(question.claim.promise)
     if claimed is None:
         return Unknown("it is no polynomial in rows and cols")
-    different = shape_that_differs(found, claimed, rule.orientation)
+    different = shape_that_differs(found, claimed, rule.orientation, rule.rank is not None)
     if found == claimed or (different is None and is_whole(claimed)):
         return Proved(f"{found} numbers" if str(found) != "0" else "nothing is kept")
     if different is None:
         return Unknown("no small shape tells the two apart")
-    rows, cols = different
+    rows, cols, rank = different
     shown = ", ".join(f"{state.name} {shape_text(state.type)}" for state in rule.states) or "nothing"
     return Refuted(
         (
             ("kept", shown),
             ("in all", str(found)),
-            ("shape", f"{rows} x {cols}: {found.value(rows, cols):g} numbers, not {claimed.value(rows, cols):g}"),
+            (
+                "shape",
+                f"{rows} x {cols}{f' of rank {rank}' if rule.rank else ''}: "
+                f"{found.value(*different):g} numbers, not {claimed.value(*different):g}",
+            ),
         )
     )
 
 
-def shape_that_differs(found: Polynomial, claimed: Polynomial, orientation: str) -> tuple[int, int] | None:
-    """The smallest shape that a rule sees at which two polynomials differ, if there is one up to 32 x 32.
+def shape_that_differs(
+    found: Polynomial, claimed: Polynomial, orientation: str, has_rank: bool
+) -> tuple[int, int, int] | None:
+    """The smallest shape, and rank, that a rule sees at which two polynomials differ, if there is one up to 32 x 32.
 
     With whole exponents up to 8 there is one, if they differ anywhere: no two such polynomials agree on so many shapes.
     """
     shapes = sorted(((r, c) for r in range(1, 33) for c in range(1, 33)), key=lambda shape: (sum(shape), shape))
     if orientation:
         shapes = [(r, c) for r, c in shapes if (r <= c if orientation == "wide" else r >= c)]
-    return next((shape for shape in shapes if found.value(*shape) != claimed.value(*shape)), None)
+    ranked = [(r, c, k) for r, c in shapes for k in range(1, (min(r, c) if has_rank else 1) + 1)]
+    return next((shape for shape in ranked if found.value(*shape) != claimed.value(*shape)), None)
 
 
 def is_whole(polynomial: Polynomial) -> bool:

@@ -88,7 +88,7 @@ class Plan:
         match expr:
             case ir.Input() | ir.Ref():
                 return self.leaf(expr)
-            case ir.Apply(operator="transpose", arguments=(inner,)):
+            case ir.Apply(operator="transpose" | "leading", arguments=(inner, *_)):
                 return self.shown(inner)
             case ir.Apply(operator="fill", arguments=(inner,)) if not inner.type.is_scalar_phase:
                 return self.shown(inner) | {Spread.SPREAD}
@@ -147,4 +147,4 @@ def shows_transposed(expr: ir.Expr) -> bool:
 
 
 def is_transpose(expr: ir.Expr) -> TypeGuard[ir.Apply]:
-    return isinstance(expr, ir.Apply) and expr.operator == "transpose"
+    return isinstance(expr, ir.Apply) and expr.operator in ("transpose", "leading")

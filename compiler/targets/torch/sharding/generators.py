@@ -44,9 +44,10 @@ def lower_shards(
 ) -> ShardFunctions | None:
     """The rule's step where its matrices are cut; None where the runtime does as well without.
 
-    That is where no elements interact, and where owners would need what is not sent to them.
+    That is where no elements interact, and where owners would need what is not sent to them; rules with a dimension of
+    their own are stepped by owners alone.
     """
-    if not along(rule.update, rule.update) or KEYWORDS & set(step.scalars) or step.outputs == ("loss",):
+    if rule.rank or not along(rule.update, rule.update) or KEYWORDS & set(step.scalars) or step.outputs == ("loss",):
         return None
     stages = shard_stages(rule.update, cut)
     requests = [request for stage in stages for request in stage.requests]
