@@ -16,7 +16,16 @@ from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Source, Span
 
 NameKind: TypeAlias = Literal[
-    "hyper", "dimension", "equation", "event", "argument", "rule", "optimizer", "wrapper", "function", "parameter",
+    "hyper",
+    "dimension",
+    "equation",
+    "event",
+    "argument",
+    "rule",
+    "optimizer",
+    "wrapper",
+    "function",
+    "parameter",
     "local",
 ]
 

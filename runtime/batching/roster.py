@@ -203,7 +203,7 @@ def _fill_in_owners(listings: Sequence[_Listing]) -> list[_Listing]:
 
 def _require_view(group: dict[str, Any]) -> None:
     """ValueError unless the group says in a valid way how its parameters are seen."""
-    _view_of(group)
+    _view_of(group, ())
     group["split"] = _view_in(group).split
 
 

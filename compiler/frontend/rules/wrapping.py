@@ -174,8 +174,12 @@ class Composition:
             inner,
             universe=self.universe,
             orientation=self.orientation(),
-            step=self.step(),
-            events=tuple(replace(e, function=replace(e.function, universe=self.universe)) for e in self.events()),
+            rank=self.inner.rank or self.outer.rank,
+            step=replace(self.step(), rank=self.rank()),
+            events=tuple(
+                replace(e, function=replace(e.function, universe=self.universe, rank=self.rank()))
+                for e in self.events()
+            ),
             claims=self.claims(),
             written=(*inner.written, around),
             was=(*inner.was, *map(self.past, outer.was)),
@@ -194,6 +198,13 @@ class Composition:
             words = f"`{self.layer.label}` sees matrices {ways[0]}, and what it wraps sees them {ways[1]}"
             self.report(errors.bad_orientation(words, self.layer.span))
         return inner or outer
+
+    def rank(self) -> str:
+        """What the dimension of its own is called that one of both declares."""
+        if self.inner.rank and self.outer.rank:
+            words = f"`{self.layer.label}` declares a dimension, and so does what it wraps"
+            self.report.once(errors.bad_dimension(words, self.layer.span), f"{self.layer.label} has a dimension")
+        return self.inner.step.rank or self.outer.step.rank
 
     def shown(self, name: str) -> str:
         """What a value of the wrapper is called in the words of the whole."""
