@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from optforge.compiler.verify.shared.dice import dice_of, replay_dice
-from optforge.compiler.verify.shared.shrink import shrink, simpler_numbers
+from optforge.compiler.verify.shared.dice import Dice, dice_of
+from optforge.compiler.verify.shared.shrink import shrink
 from tools.programs.differential import Disagreement, Shares, examine
 from tools.programs.programs import grow_file
 
@@ -61,3 +61,26 @@ class Shrinking:
                 self.best = Failing(taken, found)
                 return self.best
         return None
+
+
+def replay_dice(rolled: Iterable[int]) -> Dice:
+    """Dice that roll these numbers, as far as they are allowed, and then zeros."""
+    numbers = iter(rolled)
+    return Dice(lambda count: min(next(numbers, 0), count - 1))
+
+
+def simpler_numbers(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Shorter sequences of choices, and then those of smaller numbers."""
+    sizes = [size for size in (len(numbers) >> power for power in range(1, len(numbers).bit_length())) if size]
+    for size in sizes:
+        for end in range(len(numbers), 0, -size):
+            yield (*numbers[: max(0, end - size)], *numbers[end:])
+    for size in (8, 1):
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
+            if any(part):
+                yield (*numbers[:start], *[0] * len(part), *numbers[start + size :])
+    for place, number in enumerate(numbers):
+        for less in dict.fromkeys((number // 2, number - 1)):
+            if 0 < less < number:
+                yield (*numbers[:place], less, *numbers[place + 1 :])

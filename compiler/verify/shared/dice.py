@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -52,9 +52,3 @@ class Dice:
 def dice_of(*seed: int) -> Dice:
     """Dice whose choices follow from the seed."""
     return Dice(Random(repr(seed)).randrange)
-
-
-def replay_dice(rolled: Iterable[int]) -> Dice:
-    """Dice that roll these numbers, as far as they are allowed, and then zeros."""
-    numbers = iter(rolled)
-    return Dice(lambda count: min(next(numbers, 0), count - 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TypeVar
 
@@ -35,20 +35,3 @@ def next_failure(cases: Iterable[Case], retry: Callable[[Case], Failure | None])
         if found is not None:
             return count, found
     return None
-
-
-def simpler_numbers(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Shorter sequences of choices, and then those of smaller numbers."""
-    sizes = [size for size in (len(numbers) >> power for power in range(1, len(numbers).bit_length())) if size]
-    for size in sizes:
-        for end in range(len(numbers), 0, -size):
-            yield (*numbers[: max(0, end - size)], *numbers[end:])
-    for size in (8, 1):
-        for start in range(0, len(numbers), size):
-            part = numbers[start : start + size]
-            if any(part):
-                yield (*numbers[:start], *[0] * len(part), *numbers[start + size :])
-    for place, number in enumerate(numbers):
-        for less in dict.fromkeys((number // 2, number - 1)):
-            if 0 < less < number:
-                yield (*numbers[:place], less, *numbers[place + 1 :])
