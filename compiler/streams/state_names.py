@@ -15,7 +15,7 @@ from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import Kind, Phase, Type
-from optforge.compiler.streams.numbering import Numbering
+from optforge.compiler.streams.value_numbers import ValueNumbers
 from optforge.dsl import errors
 from optforge.dsl.source import Span
 
@@ -72,13 +72,13 @@ def collect_slots(owner: str, function: ir.Function, report: Report) -> dict[Rem
     """The states of a machine by the stream that they hold, in source order."""
     equations = {equation.name: equation for equation in function.equations}
     slots: dict[Remembered, Slot] = {}
-    numbering = Numbering(equations)
+    numbers = ValueNumbers(equations)
     for node in ir.nodes(function):
         if not isinstance(node, ir.Prev):
             continue
         slot = Slot(owner, root_of(node.stream, equations), node.initial, binding_of(node), node.inner, node.span)
         found = slots.setdefault(slot.remembered, slot)
-        if found.initial != slot.initial and numbering.number(found.initial) != numbering.number(slot.initial):
+        if found.initial != slot.initial and numbers.number(found.initial) != numbers.number(slot.initial):
             shown = node.stream.name.word if isinstance(node.stream, ir.Ref) else node.stream.name
             report(errors.conflicting_initial(shown, slot.initial.span, found.initial.span))
     return slots

@@ -14,7 +14,7 @@ from optforge.compiler.ir.names import EquationName
 BLANK = ir.Literal(0.0, "")
 
 
-class Numbering:
+class ValueNumbers:
     """Numbers of the values of a function, whose equations are given."""
 
     def __init__(self, equations: Mapping[EquationName, ir.Equation]) -> None:
