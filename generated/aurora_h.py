@@ -21,6 +21,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    Was,
     fused_adamw,
     norm,
     orthogonalize,
@@ -223,6 +224,11 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
+def matrix_Hyperball_radius_was(radius):
+    """The Hyperball.radius of an older checkpoint."""
+    return radius.clone()
+
+
 class AuroraH(SpecOptimizer, runtime=5):
     """AuroraH: Aurora |> Hyperball.
 
@@ -346,4 +352,7 @@ AuroraH.SPEC = Spec(
             "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
         },
     },
+    was=(
+        Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),
+    ),
 )

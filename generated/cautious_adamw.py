@@ -73,7 +73,7 @@ class CautiousAdamW(SpecOptimizer, runtime=5):
     Claims of the spec:
         direction * grad >= 0
         cost(rows * cols + rows * cols)
-        state(2 * rows * cols + 0)
+        state(2 * rows * cols)
     """
 
     RULES = (

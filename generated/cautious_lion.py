@@ -70,7 +70,7 @@ class CautiousLion(SpecOptimizer, runtime=5):
         direction * grad >= 0
         abs(u) <= 1
         scale_free(grad)
-        state(rows * cols + 0)
+        state(rows * cols)
     """
 
     RULES = (

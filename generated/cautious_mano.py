@@ -186,7 +186,7 @@ class CautiousMano(SpecOptimizer, runtime=5):
 
     Claims of the spec:
         direction * grad >= 0
-        state(rows * cols + 0)
+        state(rows * cols)
         cost(rows * cols + rows * cols)
         norm(d) <= 0.2 * sqrt(rows * cols) + 1e-9
     """

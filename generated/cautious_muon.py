@@ -161,7 +161,7 @@ class CautiousMuon(SpecOptimizer, runtime=5):
         spectral_norm(update) <= 1.2024
         scale_free(grad)
         cost(rows * cols * min(rows, cols) + rows * cols)
-        state(rows * cols + 0)
+        state(rows * cols)
     """
 
     RULES = (

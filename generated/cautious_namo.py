@@ -172,7 +172,7 @@ class CautiousNAMO(SpecOptimizer, runtime=5):
         scale_free(grad)
         alpha <= sqrt((1 - mu1) / (1 - mu2))
         alpha <= 1 or t > 1
-        state(rows * cols + 1 + 0)
+        state(rows * cols + 1)
     """
 
     RULES = (

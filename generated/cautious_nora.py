@@ -147,7 +147,7 @@ class CautiousNora(SpecOptimizer, runtime=5):
         norm(d, per=row) <= 1
         scale_free(grad)
         cost(rows * cols + rows * cols)
-        state(rows * cols + 0)
+        state(rows * cols)
     """
 
     RULES = (

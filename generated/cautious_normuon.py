@@ -193,7 +193,7 @@ class CautiousNorMuon(SpecOptimizer, runtime=5):
         norm(d) == 0.2 * sqrt(rows * cols) or norm(u) == 0
         scale_free(grad)
         cost(rows * cols * min(rows, cols) + rows * cols)
-        state(rows * cols + rows + 0)
+        state(rows * cols + rows)
     """
 
     RULES = (

@@ -20,6 +20,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    Was,
     fused_adamw,
     norm,
     orthogonalize,
@@ -126,6 +127,11 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
         eps=1e-10,
         weight_decay=0,
     )
+
+
+def matrix_Hyperball_radius_was(radius):
+    """The Hyperball.radius of an older checkpoint."""
+    return radius.clone()
 
 
 class MuonH(SpecOptimizer, runtime=5):
@@ -250,4 +256,7 @@ MuonH.SPEC = Spec(
             "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
         },
     },
+    was=(
+        Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),
+    ),
 )

@@ -22,6 +22,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    Was,
     fused_adamw,
     norm,
     orthogonalize,
@@ -153,6 +154,11 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
+def matrix_Hyperball_radius_was(radius):
+    """The Hyperball.radius of an older checkpoint."""
+    return radius.clone()
+
+
 class NAMODH(SpecOptimizer, runtime=5):
     """NAMODH: NAMOD |> Hyperball.
 
@@ -279,4 +285,7 @@ NAMODH.SPEC = Spec(
             "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
         },
     },
+    was=(
+        Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),
+    ),
 )

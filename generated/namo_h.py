@@ -23,6 +23,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    Was,
     fused_adamw,
     norm,
     orthogonalize,
@@ -148,6 +149,11 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
+def matrix_Hyperball_radius_was(radius):
+    """The Hyperball.radius of an older checkpoint."""
+    return radius.clone()
+
+
 class NAMOH(SpecOptimizer, runtime=5):
     """NAMOH: NAMO |> Hyperball.
 
@@ -266,4 +272,7 @@ NAMOH.SPEC = Spec(
             "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
         },
     },
+    was=(
+        Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),
+    ),
 )

@@ -20,6 +20,7 @@ from optforge.runtime import (
     Spec,
     SpecOptimizer,
     State,
+    Was,
     fused_adamw,
     norm,
     orthogonalize,
@@ -139,6 +140,11 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
         eps=rest_eps,
         weight_decay=0,
     )
+
+
+def matrix_Hyperball_radius_was(radius):
+    """The Hyperball.radius of an older checkpoint."""
+    return radius.clone()
 
 
 class NorMuonH(SpecOptimizer, runtime=5):
@@ -281,4 +287,7 @@ NorMuonH.SPEC = Spec(
             "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
         },
     },
+    was=(
+        Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),
+    ),
 )

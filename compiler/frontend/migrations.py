@@ -26,8 +26,13 @@ from optforge.dsl import ast, errors
 PLACE = "what a state was"
 
 
-def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Report) -> tuple[RawWas, ...]:
-    """What the states of a rule were: hypers are those of today, `t` the steps taken, other names old states."""
+def resolve_past(
+    past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Report, layer: str = ""
+) -> tuple[RawWas, ...]:
+    """What the states of a rule were: hypers are those of today, `t` the steps taken, other names old states.
+
+    Names in a wrapper, the ``layer``, are those of its own states; a string is the whole name of any state.
+    """
 
     def lookup(scope: Scope, name: ast.Name) -> ir.Expr | None:
         if name.name in ("t", "pi"):
@@ -39,7 +44,7 @@ def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Re
             scope.references.record(name.span, "hyper", hypers[name.name].span)
             return hypers[name.name]
         require_usable_name(ast.Identifier(name.name, span=name.span), "value", report)
-        return ir.Input(name.name, ir.InputSource.STATE)
+        return ir.Input(EquationName.of(name.name, layer=layer).shown, ir.InputSource.STATE)
 
     found = []
     for each in past:
@@ -48,7 +53,8 @@ def resolve_past(past: Sequence[Past], hypers: Mapping[str, ir.Expr], report: Re
             value: ir.Expr = ir.Input(node.value, ir.InputSource.STATE, span=node.span)
         else:
             value = past_value(node, each.scope, partial(lookup, each.scope), report)
-        found.append(RawWas(each.node.target.name, value, each.node.span, each.is_inherited))
+        target = EquationName.of(each.node.target.name, layer=layer).shown
+        found.append(RawWas(target, value, each.node.span, each.is_inherited or bool(layer)))
     return tuple(found)
 
 

@@ -79,8 +79,9 @@ def rule_of(
     events: Mapping[str, FlatEvent],
     hypers: Hypers,
     report: Report,
+    layer: str = "",
 ) -> RawRule:
-    """A rule with the equations of a machine."""
+    """A rule with the equations of a machine, which may be those of a wrapper, the ``layer``."""
     machine.check_names()
     if "weight" not in rule.block.updates:
         report(errors.missing_update("weight", rule.span))
@@ -101,7 +102,7 @@ def rule_of(
         claims,
         written_equations(rule.block),
         rule.span,
-        resolve_past(rule.block.was, hypers.values, report),
+        resolve_past(rule.block.was, hypers.values, report, layer),
         rule.orientation,
         hypers.filled(),
         sizes.rank(),

@@ -16,7 +16,7 @@ from optforge.compiler.frontend.builtins import UNIVERSAL
 from optforge.compiler.frontend.expressions import Lookup, Place
 from optforge.compiler.frontend.hyperparameters import Hypers, fill_holes, hole_name
 from optforge.compiler.frontend.reporting import Report
-from optforge.compiler.frontend.resolved import RawEvent, RawRule, RawWas
+from optforge.compiler.frontend.resolved import RawEvent, RawRule
 from optforge.compiler.frontend.rules.collecting import (
     Definition,
     FlatEvent,
@@ -104,7 +104,7 @@ def wrap_rules(rules: Sequence[RawRule], flat: FlatWrapper, hypers: Hypers, repo
     pairs = [pair for rule in rules for pair in parted(rule, flat, rules)]
     machines = [None if own is None else WrapperMachine(own, flat.events, values.values, report) for _, own in pairs]
     outer = [
-        rule_of(machine, own, rule.roles, flat.events, values, report)
+        rule_of(machine, own, rule.roles, flat.events, values, report, flat.layer.label)
         for (rule, own), machine in zip(pairs, machines, strict=True)
         if own is not None and machine is not None
     ]
@@ -182,7 +182,7 @@ class Composition:
             ),
             claims=self.claims(),
             written=(*inner.written, around),
-            was=(*inner.was, *map(self.past, outer.was)),
+            was=(*inner.was, *outer.was),
         )
 
     @property
@@ -236,17 +236,6 @@ class Composition:
     def labelled_function(self, function: ir.Function) -> ir.Function:
         named = tuple(replace(each, name=self.label(each.name)) for each in function.equations)
         return ir.map_expressions(self.labelled, replace(function, equations=named))
-
-    def past(self, was: RawWas) -> RawWas:
-        """What a state of the wrapper was; names of older versions were names of the wrapper, too."""
-
-        def older(node: ir.Expr) -> ir.Expr:
-            if isinstance(node, ir.Input) and node.source is ir.InputSource.STATE and node.name.isidentifier():
-                return replace(node, name=EquationName.of(node.name, layer=self.layer.label).shown)
-            return node
-
-        target = EquationName.of(was.target, layer=self.layer.label).shown
-        return replace(was, target=target, value=ir.transform(older, was.value), is_inherited=True)
 
     # The wrapped side
 
@@ -350,6 +339,8 @@ def together(inner: ir.Claim, outer: ir.Claim) -> ir.Claim | None:
         return None
     if inner.form not in ("cost", "state"):
         return inner if inner.promise == outer.promise else None
+    if isinstance(outer.promise, ir.Literal) and outer.promise.value == 0:
+        return inner
     sizes = [each.written.arguments[0] for each in (inner, outer) if isinstance(each.written, ast.Call)]
     written = ast.Call(ast.Identifier(inner.form), (ast.Binary("+", *sizes),), span=inner.span)
     return replace(inner, written=written, promise=ir.Apply("add", (inner.promise, outer.promise), span=inner.span))

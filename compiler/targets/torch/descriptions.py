@@ -12,7 +12,7 @@ from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.targets.torch.documents import docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
-from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, given_names, scalar_names
+from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name, given_names, python_name, scalar_names
 from optforge.compiler.targets.torch.rules import tuple_text
 from optforge.compiler.targets.torch.statements import WIDTH, lower_function
 
@@ -26,7 +26,9 @@ def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[s
     for rule in node.rules:
         for each in rule.was:
             target = each.outputs[0].name
-            functions.append(past_function(each, free_name(f"{prefix}{rule.name}_{target}_was", taken), scalars))
+            functions.append(
+                past_function(each, free_name(f"{prefix}{rule.name}_{python_name(target)}_was", taken), scalars)
+            )
             entries += was_lines(rule.name, target, functions[-1])
     for each in node.was:
         target = each.outputs[0].name
