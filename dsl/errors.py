@@ -1079,7 +1079,7 @@ def bad_arithmetic(text: str, problem: str, span: Span) -> Diagnostic:
 def bad_claim(problem: str, span: Span, help: str | None = None) -> Diagnostic:
     """A claim is something that can be true or false of every step: a comparison of the rule's streams, several of
     them joined by `or` and `not`, or one of the forms `scale_free(grad)`, `cost(...)`, `state(...)`,
-    `orthogonal(x)`, `equivariant(rows)` and `equivariant(cols)`.
+    `communicates(...)`, `orthogonal(x)`, `equivariant(rows)` and `equivariant(cols)`.
 
     Wrong:
 

@@ -8,7 +8,14 @@ from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast
 
 # The special forms of a claim, each with the argument that it typically has.
-CLAIM_FORMS = {"scale_free": "grad", "cost": "...", "state": "...", "orthogonal": "x", "equivariant": "rows"}
+CLAIM_FORMS = {
+    "scale_free": "grad",
+    "cost": "...",
+    "state": "...",
+    "communicates": "...",
+    "orthogonal": "x",
+    "equivariant": "rows",
+}
 
 
 UNIVERSAL: dict[str, ir.Expr] = {

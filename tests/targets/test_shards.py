@@ -181,3 +181,35 @@ def test_all_rules_that_need_others_have_a_generator() -> None:
     assert all(rule.step.shards for rule in rules)
     assert all(rule.step.split_shards for rule in rules if rule.step.layout == "matrix" and "rows" in rule.step.along)
     assert len(cases(SEEDS[1])) > 10 and len(having(SEEDS[1], 2)) > 5
+
+
+LONG = [f"norm_of_difference_{i}" for i in range(9)]
+NORMS = "".join(f"        {name} = norm(weight - {i} * grad)\n" for i, name in enumerate(LONG))
+MANY = f"""optimizer Many:
+    for matrix:
+        m = ema(grad, 0.9)
+{NORMS}        weight <- weight - 0.1 * m / ({" + ".join(f"{name} * norm(m - {name} * grad)" for name in LONG)})
+"""
+
+# The state of the average inside of `s` is called `s` as well, and its owner keeps it.
+CLASH = """optimizer Clash:
+    for matrix:
+        g = orthogonalize(grad)
+        s = tanh(solve(exp(-abs(g @ g')) + ema(g @ g', 0.75), g))
+        weight <- weight - 0.05 * clamp(s, -0.5, 1) - 0.1 * g
+"""
+
+
+def test_lines_are_no_longer_than_others() -> None:
+    """With many sums at once, whose names no line can hold."""
+    source = inspect.getsource(compile_source(MANY).Many.RULES[0].step.shards)
+    assert max(map(len, source.splitlines())) <= 100 and ") = yield (" in source
+
+
+@pytest.mark.parametrize("text", [MANY, CLASH], ids=["many", "clash"])
+def test_names_in_shards_mean_what_they_mean_in_rules(text: str) -> None:
+    (case,) = cases_of(getattr(compile_source(text), compile_source(text).__all__[0]))
+    found: list[Any] = []
+    _drive([case.begun(ALONE, found.append)])
+    for x, y in zip(found[0], case.whole(), strict=True):
+        assert error(x, y) < 1e-12

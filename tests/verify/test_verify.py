@@ -124,6 +124,11 @@ def test_false_claims_are_refuted(claim: str, step: str) -> None:
         ("state(2 * rows * cols + 1)", False),
         ("state(2 * max(rows, cols)^2)", False),
         ("state(rows^2 + cols^2)", False),
+        ("communicates(2 * rows * cols)", True),  # the momentum goes down, and o comes up
+        ("communicates(2 * min(rows, cols) * max(rows, cols))", True),
+        ("communicates(0)", False),
+        ("communicates(rows * cols)", False),
+        ("communicates(2 * rows * cols + 1)", False),
         ("cost(rows * cols * min(rows, cols))", True),
         ("cost(rows^2 * cols)", True),
         ("cost(rows * cols * max(rows, cols))", True),
@@ -133,12 +138,23 @@ def test_false_claims_are_refuted(claim: str, step: str) -> None:
         ("cost(rows^3)", False),
     ],
 )
-def test_state_and_cost_are_proved_or_refuted(claim: str, holds: bool) -> None:
+def test_state_cost_and_communication_are_proved_or_refuted(claim: str, holds: bool) -> None:
     found = verdict(claim, "u + o")
     assert isinstance(found, Proved if holds else Refuted)
 
 
-@pytest.mark.parametrize("claim", ["norm(u) / (eps - eps) == 1", "cost(exp(rows))", "state(sqrt(rows))"])
+def test_a_wrong_claim_about_communication_says_what_is_sent() -> None:
+    found = verdict("communicates(0)", "o * norm(grad) + total(norm(grad)^2) * u")
+    assert isinstance(found, Refuted)
+    shown = dict(found.values)
+    assert (shown["to the owner"], shown["and back"]) == ("m", "o"), shown
+    assert shown["sums over shards"] == "norm(grad)" and len(shown["sums over all parameters"].split(", ")) == 1
+    assert shown["in all"] == "2 * rows * cols + 2"
+
+
+@pytest.mark.parametrize(
+    "claim", ["norm(u) / (eps - eps) == 1", "cost(exp(rows))", "state(sqrt(rows))", "communicates(sqrt(rows))"]
+)
 def test_what_nothing_decides_stays_unknown(claim: str) -> None:
     assert isinstance(verdict(claim), Unknown)
 

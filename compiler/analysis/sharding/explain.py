@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optforge.compiler.analysis.sharding.placement import SPLIT, Cut, place
+from optforge.compiler.analysis.sharding.placement import SPLIT, Cut, place_as_run
 from optforge.compiler.analysis.sharding.report import PlacementReport, report_of
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.types import Dim, Universe
@@ -22,11 +22,7 @@ KINDS = {
     "sums": "shards are stepped where they are, with sums over all of them",
     "whole": "one rank, the owner, sees the whole matrix",
 }
-NOTES = (
-    "Bytes are what leaves a rank for one matrix, on average: W ranks, e bytes a number.",
-    "States that an owner keeps, and matrices that are split, are to come: there the owner still takes the whole step,",
-    "and weight, gradient and states all go to it and back.",
-)
+NOTE = "Bytes are what leaves a rank for one matrix, on average: W ranks, e bytes a number."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ def sharded_rules(program: ir.Program) -> Iterator[ShardedRule]:
             for rule in optimizer.rules:
                 totals = sum(len(stage.collectives) for stage in rule.step)
                 for text, cut in (CUTS if rule.universe is Universe.MATRIX else OF_TENSORS).items():
-                    report = report_of(place(rule.update, cut))
+                    report = report_of(place_as_run(rule.update, cut))
                     yield ShardedRule(optimizer.name, rule.name, text, totals, report, rule.orientation)
 
 
@@ -70,8 +66,7 @@ def explain_text(found: list[ShardedRule]) -> str:
             lines += [f"  {each.totals} sums over all parameters"] if each.totals else []
         lines.append(f"  cut {each.cut}: {KINDS[each.report.kind]}")
         lines += [f"    {label.ljust(14)}{text}" for label, text in details(each.report)]
-    is_early = any(each.report.owned or (each.report.kind != "local" and CUTS.get(each.cut) == SPLIT) for each in found)
-    return "\n".join([*lines[1:], "", *(NOTES if is_early else NOTES[:1])])
+    return "\n".join([*lines[1:], "", NOTE])
 
 
 def details(report: PlacementReport) -> Iterator[tuple[str, str]]:

@@ -101,6 +101,14 @@ def place(function: ir.Function, cut: Cut, owned: Set[str] | None = None) -> Pla
     return Placing(function, cut, owned).placement()
 
 
+def place_as_run(function: ir.Function, cut: Cut) -> Placement:
+    """What a step does where its matrices are cut, as one text serves rows and columns."""
+    placed = place(function, cut)
+    if placed.is_local or cut.split:
+        return placed
+    return Placing(function, cut, None).placement(Placing(function, EITHER, None).sides())
+
+
 def along(function: ir.Function, step: ir.Function) -> tuple[Dim, ...]:
     """The dimensions along which elements of one matrix interact in a function of the rule that has this step."""
     return tuple(dim for dim in (Dim.ROWS, Dim.COLS) if not place_beside(function, step, Cut(dim)).is_local)
@@ -233,10 +241,15 @@ class Placing:
 
     # What follows from it
 
-    def placement(self) -> Placement:
+    def sides(self) -> dict[Node, Side]:
         local = self.network().source_part()
         sides = {node: Side.LOCAL if node in local else Side.OWNER for node in (*range(len(self.values)), *self.states)}
         sides[Weight.NEW] = Side.LOCAL
+        return sides
+
+    def placement(self, sides: dict[Node, Side] | None = None) -> Placement:
+        """The cheapest, or what follows where these sides are given."""
+        sides = self.sides() if sides is None else sides
         crossing = [
             number
             for number in range(len(self.values))

@@ -60,6 +60,14 @@ def report_of(placement: Placement) -> PlacementReport:
     )
 
 
+def numbers_sent(placement: Placement) -> Polynomial:
+    """How many numbers of a matrix travel in a step: to its owner, back, and as parts of sums over its shards."""
+    total = Polynomial()
+    for value in placement.values((*placement.down, *placement.up, *placement.reductions)):
+        total += size_of(value.shape)
+    return total
+
+
 def shown(value: Tensor) -> str:
     """What the value is called, or how it is computed, with names as generated code has them."""
     name = value.expr.name if isinstance(value.expr, ir.Input) else value.name

@@ -175,7 +175,7 @@ def check_claim(claim: ir.Claim, inference: Inference) -> ir.Claim:
     promise = place_indices(inference.typed(claim.promise))
     if claim.form == "scale_free" and not (isinstance(promise, ir.Input) and promise.key == ir.GRAD):
         inference.report(errors.bad_claim("`scale_free` takes `grad`", claim.span))
-    if claim.form in ("cost", "state") and promise.type.phase is not Phase.CONSTANT:
+    if claim.form in ("cost", "state", "communicates") and promise.type.phase is not Phase.CONSTANT:
         words = f"`{claim.form}` takes a constant: numbers, hyperparameters, `rows` and `cols`"
         inference.report(errors.bad_claim(words, promise.span))
     if claim.form == "orthogonal" and promise.type.is_scalar_phase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optforge.compiler.verify.claims.cases import decide_by_cases
+from optforge.compiler.verify.claims.communication_claims import decide_communication
 from optforge.compiler.verify.claims.cost_claims import decide_cost
 from optforge.compiler.verify.claims.questions import Decider, Question
 from optforge.compiler.verify.claims.state_claims import decide_state
@@ -10,6 +11,7 @@ from optforge.compiler.verify.shared.verdicts import Unknown, Verdict
 
 DECIDERS: tuple[Decider, ...] = (
     decide_state,  # exact: shapes are types
+    decide_communication,  # exact, of the cut that says what is computed where
     decide_cost,  # exact, of what the operator table counts
     decide_by_cases,  # of everything that a run shows; a proof of such a claim belongs in front of it
 )

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from optforge import generated
 from optforge.runtime import communication, explain_schedule
 from optforge.runtime.batching.buckets import Bucket
 from optforge.runtime.exchange.communication import Communication
@@ -118,6 +119,29 @@ def test_sums_over_ranks_count_as_sent(ranks: Pool) -> None:
 def test_nothing_is_sent_where_nothing_crosses(ranks: Pool) -> None:
     for sent in ranks.run(2, stepped_by, Case("AdamW")):
         assert sent == Communication()
+
+
+CLAIMED = {  # numbers of a matrix of 8×16 that go to its owner and back as shards, that all ranks get, and of sums
+    "Muon": (256, 0, 0),
+    "NorMuon": (256, 0, 1),
+    "NAMO": (256, 1, 1),
+    "NAMOD": (256, 16, 16),
+    "SOAP": (256, 0, 0),
+    "Nora": (0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+def test_what_specs_claim_is_what_ranks_send(ranks: Pool, name: str) -> None:
+    (claimed,) = (each for each in getattr(generated, name).__doc__.split("\n") if "communicates(" in each)
+    shards, copies, sums = CLAIMED[name]
+    assert eval(claimed.strip().removeprefix("communicates"), {"rows": 8, "cols": 16}) == shards + copies + sums
+    records = ranks.run(4, stepped_by, Case(name, shapes=dict.fromkeys("abcdefgh", (8, 16)), plain=(), without=()))
+    sent = sum(record.bytes.get("all_to_all", 0) for record in records)
+    assert sent == 8 * (shards * 3 // 4 + copies * 3) * 8
+    added = sum(record.bytes.get("all_reduce", 0) for record in records)
+    asked = 4 * 2 * 3 * 2 * 4 * 8 // 4 if shards else 0  # whether all agree
+    assert added == 8 * sums * 2 * 3 * 8 + asked
 
 
 def test_owners_stay_when_gradients_come_and_go(ranks: Pool) -> None:

@@ -200,18 +200,16 @@ class ShardLowering(Lowering):
         names = [name for request in requests for name in names_of(request)]
         found = {each.name: (i, each) for i, each in enumerate(self.function.equations) if each.name in names}
         last = max(i for i, _ in found.values())
-        targets = []
+        targets: list[str] = []
         for request in requests:
             states = {read_name(kept_name(name)): name for name in kept_of(request)}
             for name in names_of(request):
                 known = ir.stored(states[name]) if name in states else None  # nobody else reads what the owner has
                 self.names[name] = self.names[known] if known else self._name_equation(last, found[name][1])
             texts = [self.names[name] for name in names_of(request)]
-            is_alone = isinstance(request, Owned) and len(requests) == 1
-            is_tuple = isinstance(request, Owned) and (len(texts) == 1 or not is_alone)
-            shown = f"{', '.join(texts)}{',' if len(texts) == 1 and is_tuple else ''}"
-            targets.append(f"({shown})" if is_tuple else shown)
-        self.lines += yield_lines(", ".join(targets), calls, self.width)
+            is_alone = isinstance(request, Reduced) or (len(requests) == 1 and len(texts) > 1)
+            targets += texts if is_alone else [tuple_of(texts)]
+        self.lines += yield_lines(targets, calls, self.width)
 
     def _call(self, request: Request) -> tuple[str, list[str]]:
         """The method of `over` and its arguments."""
@@ -255,15 +253,20 @@ def names_of(request: Request) -> list[EquationName]:
     return list(map(read_name, results_of(request)))
 
 
-def yield_lines(targets: str, calls: Sequence[tuple[str, list[str]]], width: int) -> list[str]:
-    """``targets = yield ...`` on one line where it fits."""
-    flat = f"{targets} = yield {', '.join(call_text(*call) for call in calls)}"
+def yield_lines(targets: Sequence[str], calls: Sequence[tuple[str, list[str]]], width: int) -> list[str]:
+    """``targets = yield ...`` on one line where it fits, and else with one thing on each."""
+    flat = f"{', '.join(targets)} = yield {', '.join(call_text(*call) for call in calls)}"
     if fits(flat, width):
         return [flat]
     if len(calls) == 1:
         ((name, arguments),) = calls
-        return [f"{targets} = yield {name}(", *(f"    {each}," for each in arguments), ")"]
-    return [f"{targets} = yield (", *(f"    {line}" for call in calls for line in request_lines(*call, width)), ")"]
+        start, asked = f"yield {name}(", [f"    {each}," for each in arguments]
+    else:
+        start, asked = "yield (", [f"    {line}" for call in calls for line in request_lines(*call, width)]
+    head = f"{', '.join(targets)} = {start}"
+    if fits(head, width):
+        return [head, *asked, ")"]
+    return ["(", *(f"    {each}," for each in targets), f") = {start}", *asked, ")"]
 
 
 def call_text(name: str, arguments: list[str]) -> str:
