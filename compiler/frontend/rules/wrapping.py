@@ -42,7 +42,7 @@ from optforge.dsl.source import Span
 RESULT = EquationName.of("weight", layer="step")
 GRAD = UNIVERSAL["grad"]
 Line = ast.Binding | ast.Update
-WHOLE_STEP = ("scale_free", "equivariant", "cost", "state")
+WHOLE_STEP = ("scale_free", "equivariant", "cost", "state", "communicates")
 
 
 class WrapperMachine(Machine):
@@ -334,8 +334,11 @@ STREAMS = (GRAD, UNIVERSAL["weight"])
 
 
 def together(inner: ir.Claim, outer: ir.Claim) -> ir.Claim | None:
-    """What two claims of one form say of a step that is made of both: costs and states add up."""
-    if inner.form != outer.form:
+    """What two claims of one form say of a step that is made of both: costs and states add up.
+
+    What ranks send of it follows from neither, as the owner of a matrix may compute what is between the two.
+    """
+    if inner.form != outer.form or inner.form == "communicates":
         return None
     if inner.form not in ("cost", "state"):
         return inner if inner.promise == outer.promise else None
