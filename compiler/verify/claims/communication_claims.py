@@ -11,7 +11,7 @@ from optforge.compiler.analysis.sharding.placement import Cut, place_as_run
 from optforge.compiler.analysis.sharding.report import numbers_sent, report_of
 from optforge.compiler.ir.types import Dim
 from optforge.compiler.verify.claims.questions import Question
-from optforge.compiler.verify.claims.state_claims import is_whole, shape_that_differs
+from optforge.compiler.verify.claims.state_claims import difference_text, is_whole, shape_that_differs
 from optforge.compiler.verify.shared.verdicts import Proved, Refuted, Unknown, Verdict
 
 
@@ -25,7 +25,7 @@ def decide_communication(question: Question) -> Verdict:
     claimed = polynomial_of(question.claim.promise)
     if claimed is None:
         return Unknown("it is no polynomial in rows and cols")
-    different = shape_that_differs(found, claimed, rule.orientation)
+    different = shape_that_differs(found, claimed, rule.orientation, rule.rank is not None)
     if found == claimed or (different is None and is_whole(claimed)):
         return Proved(f"{found} numbers" if str(found) != "0" else "nothing is sent")
     if different is None:
@@ -34,6 +34,5 @@ def decide_communication(question: Question) -> Verdict:
     parts = [("to the owner", report.sent), ("and back", report.returned), ("sums over shards", report.reduced)]
     parts.append(("sums over all parameters", tuple(totals)))
     shown = [(label, ", ".join(names)) for label, names in parts if names]
-    rows, cols = different
-    shape = f"{rows} x {cols}: {found.value(rows, cols):g} numbers, not {claimed.value(rows, cols):g}"
+    shape = difference_text(found, claimed, different, rule.rank is not None)
     return Refuted((*shown, ("in all", str(found)), ("shape", shape)))

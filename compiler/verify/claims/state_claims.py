@@ -26,19 +26,21 @@ def decide_state(question: Question) -> Verdict:
         return Proved(f"{found} numbers" if str(found) != "0" else "nothing is kept")
     if different is None:
         return Unknown("no small shape tells the two apart")
-    rows, cols, rank = different
     shown = ", ".join(f"{state.name} {shape_text(state.type)}" for state in rule.states) or "nothing"
     return Refuted(
         (
             ("kept", shown),
             ("in all", str(found)),
-            (
-                "shape",
-                f"{rows} x {cols}{f' of rank {rank}' if rule.rank else ''}: "
-                f"{found.value(*different):g} numbers, not {claimed.value(*different):g}",
-            ),
+            ("shape", difference_text(found, claimed, different, rule.rank is not None)),
         )
     )
+
+
+def difference_text(found: Polynomial, claimed: Polynomial, different: tuple[int, int, int], has_rank: bool) -> str:
+    """A shape at which two polynomials differ, and what they are there."""
+    rows, cols, rank = different
+    shape = f"{rows} x {cols}{f' of rank {rank}' if has_rank else ''}"
+    return f"{shape}: {found.value(*different):g} numbers, not {claimed.value(*different):g}"
 
 
 def shape_that_differs(
