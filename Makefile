@@ -66,7 +66,7 @@ MUTANTS := AdamW NAMO NAMOD Muon NorMuon Nora RMNP SophiaG SophiaH SGD Adam AMSG
 mutants: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutants $(MUTANTS) --write benchmarks/MUTANTS.md
 
-# What all generated classes share, broken on purpose: about ten minutes.
+# What all generated classes share, broken on purpose: about half an hour.
 template-mutants: $(READY)
 	$(BIN)/python -m tests.runtime.template_mutants --write
 
