@@ -84,7 +84,8 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optforge",
         description="Optimizers as short specs, compiled to PyTorch.",
-        epilog="Try: optforge new Mine && optforge check mine.opt && optforge build mine.opt",
+        epilog="Try: optforge new Mine && optforge check mine.opt && optforge build mine.opt. "
+        "The language has a manual in docs/language: a tutorial, recipes, and a reference.",
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
