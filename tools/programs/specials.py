@@ -24,7 +24,7 @@ from optforge.compiler.ir.operators import OPERATORS, Across
 Array = NDArray[np.float64]
 SHARE = 0.25
 NOT_FINITE = (math.inf, -math.inf, math.nan)
-HUGE = (1e200, -1e200, 1.7e308)
+HUGE = (1e200, -1e200, 4e307)  # sums of a few overflow, but no difference of two, which torch's `lerp` may not survive
 LITTLE = 1e-14
 
 
