@@ -26,6 +26,7 @@ from tools.programs.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, 
 from tools.programs.matrices import grow_sketch
 from tools.programs.terms import Variable, call_node, name, squared_mean
 from tools.programs.uses import Made, grow_delegate, names_inside
+from tools.programs.wrappers import wrap
 
 SKETCHED = frozenset({"r", "tall", "low", "sketch"})
 ORIENTATIONS = ("wide", "tall")
@@ -376,7 +377,13 @@ def grow_file(dice: Dice) -> RandomProgram:
         penalty, hypers = grower.penalty()
         items.append(penalty)
         trials.append(grower.trial("Ridge", "penalty", hypers, {}))
-    return RandomProgram(ast.File(grower.doc(), tuple(items)), tuple(trials), dice.below(1000))
+    tree, seed = ast.File(grower.doc(), tuple(items)), dice.below(1000)
+    if dice.chance(15):
+        around = wrap(dice, grower.scope(Universe.TENSOR, HyperSet()), first)
+        tree = replace(tree, items=(*items, *around))
+        trial = grower.trial("Around", "optimizer", first.hypers, first.events)
+        trials.append(replace(trial, groups=tuple({**group, "ahead_lr": 0.3} for group in trial.groups)))
+    return RandomProgram(tree, tuple(trials), seed)
 
 
 def random_programs(seed: int, count: int) -> Iterator[RandomProgram]:
