@@ -809,7 +809,7 @@ def test_the_generated_functions_read_like_the_spec(tmp_path):
         ("m was exp_avg > 0", "E032"),
         ("m was sum(exp_avg)", "E040"),
         ("m was ema(exp_avg, 0.5)", "E028"),
-        ("m was class", "E011"),
+        ("m was __x", "E011"),
         ("u was exp_avg", "E040"),
         ("weight was exp_avg", "E040"),
     ],
