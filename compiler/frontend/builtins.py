@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import literal
 from optforge.compiler.ir.types import Kind
@@ -39,3 +41,12 @@ def universal(name: ast.Name) -> ir.Expr | None:
         kind = Kind.NUMBER if found.spelling == "pi" else Kind.AXIS
         return literal(found.value, found.spelling, kind, name.span)
     return found
+
+
+def nested(node: ast.Call) -> ast.Call:
+    """``f(a, f(b, c))`` for ``f(a, b, c)``."""
+    first, *others = node.arguments or (None,)
+    if first is None or len(others) < 2:
+        return node
+    inner = replace(node, arguments=tuple(others), span=others[0].span.to(others[-1].span))
+    return replace(node, arguments=(first, nested(inner)))

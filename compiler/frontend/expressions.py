@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from optforge.compiler.frontend.builtins import UNIVERSAL, universal
+from optforge.compiler.frontend.builtins import UNIVERSAL, nested, universal
 from optforge.compiler.frontend.equations import DEPTH_LIMIT, Equations
 from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
@@ -210,10 +210,7 @@ class Place:
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
         if operator.name == "total" and not self.totals:
             self.report(errors.not_available("total", self.what, node.function.span))
-        if operator.name in ("min", "max") and len(node.arguments) > 2:
-            first, *others = node.arguments
-            inner = replace(node, arguments=tuple(others), span=others[0].span.to(others[-1].span))
-            return self._operator(replace(node, arguments=(first, inner)), operator)
+        node = nested(node) if operator.name in ("min", "max") else node
         given = self._match_arguments(node, operator.parameters, operator.signature)
         if given is None:
             return number("0", node.span)

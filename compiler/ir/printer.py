@@ -183,8 +183,8 @@ def dump_function(function: ir.Function) -> str:
     """The whole function as text that :func:`read_function` reads back."""
     inputs = {node.key: node for node in declared_inputs(function)}
     dump = Dump(function)
-    rank = f" with {function.rank}" if function.rank else ""
-    lines = [f"function {function_text(function.name)} for {function.universe.value}{rank}"]
+    lines = [f"function {function_text(function.name)} for {function.universe.value}"]
+    lines[0] += f" with {function.rank}" * bool(function.rank)
     lines += [f"    {node.source.value} {node.name}: {type_text(node.type)}" for node in inputs.values()]
     lines += [f"    given {dump.text(condition)}" for condition in function.given]
     lines += [""] if inputs else []
@@ -287,9 +287,8 @@ def read_function(text: str) -> ir.Function:
             when = None
         else:
             raise ValueError(f"this line is no equation: {line}")
-    return ir.Function(
-        read_function_name(head[1]), Universe(head[2]), tuple(equations), tuple(outputs), tuple(given), head[3] or ""
-    )
+    name, universe = read_function_name(head[1]), Universe(head[2])
+    return ir.Function(name, universe, tuple(equations), tuple(outputs), tuple(given), head[3] or "")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from optforge.dsl.source import Source
 
 HEAD = "optimizer Small:\n    for matrix:\n"
 SHAPES: list[Shape] = [(rows, cols) for rows in Dim for cols in Dim]
-ONE, ROWS, COLS = Dim
+ONE, ROWS, COLS, _ = Dim
 
 
 def spec(*equations: str) -> str:

@@ -25,6 +25,7 @@ from optforge.compiler.targets.torch.expressions import Writer
 
 BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))
+RANK: ir.Key = (ir.InputSource.DIMENSION, "r")
 SQUARE: Shape = (Dim.ROWS, Dim.ROWS)
 WITHOUT_PATTERN = {"fill", "index", "total", "whole"}  # written by the lowering and by the runtime
 ONLY = {  # what passes make
@@ -41,6 +42,7 @@ VARIANTS: dict[str, tuple[tuple[Any, ...], ...]] = {
         (5.0, "svd", ()),
         (5.0, "polar_express", ((2.0, -1.5, 0.5), (3.4445, -4.775, 2.0315))),
     ),
+    "leading": ((1.0,),),
     "inverse_root": ((2.0, 0.1), (4.0, 0.5), (1.0, 0.01)),
 }
 
@@ -69,7 +71,7 @@ class Example:
         return ir.Apply(node.operator, node.arguments, type=natural_type(node))
 
     def shape(self, index: int, parameter: Formal) -> Shape:
-        if parameter.want is Want.GRAM:
+        if parameter.want in (Want.GRAM, Want.BASIS):
             return SQUARE
         if self.operator.name == "matmul":
             return FULL if index == 0 else FULL[::-1]
@@ -96,14 +98,15 @@ class Example:
 def setting(value: Any) -> ir.Literal:
     if value in ("all", "row", "col"):
         return ir.Literal(value, value, type=literal_type(value, True))
-    return literal(value, f'"{value}"' if isinstance(value, str) else str(value))
+    spelling = f"{value:g}" if isinstance(value, float) else str(value)
+    return literal(value, f'"{value}"' if isinstance(value, str) else spelling)
 
 
 def in_domain(operator: Operator, index: int, x: Any, parameter: Formal) -> Any:
     """The random numbers moved to where the operator is well determined."""
     if parameter.want is Want.BOOLEAN:
         return np.asarray(x) > 0
-    if parameter.want is Want.GRAM:
+    if parameter.want in (Want.GRAM, Want.BASIS):
         x = np.asarray(x)
         return x @ np.swapaxes(x, -1, -2) + np.diag(1.0 + np.arange(x.shape[-1]))
     match operator.domain:
@@ -130,7 +133,7 @@ def examples() -> Iterator[Example]:
 
 def combinations(operator: Operator) -> list[str]:
     wants = [parameter.want for parameter in operator.parameters if parameter.want not in SETTINGS]
-    choices = ["T" if want in (Want.MATRIX, Want.GRAM) else "ST" for want in wants]
+    choices = ["T" if want in (Want.MATRIX, Want.GRAM, Want.BASIS) else "ST" for want in wants]
     return ["".join(each) for each in itertools.product(*choices)]
 
 
@@ -212,10 +215,10 @@ def test_fill_gives_the_shape_that_is_asked_for(shape: Shape, value: float | boo
     kind = Kind.BOOLEAN if value is True else Kind.NUMBER
     node = ir.Apply("fill", (literal(value, str(value).lower()),), type=Type(kind, shape, Phase.STREAM))
     rows, cols = 4, 3
-    sizes = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols}
+    sizes = {Dim.ONE: 1, Dim.ROWS: rows, Dim.COLS: cols, Dim.RANK: 2}
     for batch in BATCHES:
         weight = torch.zeros((*batch, rows, cols), dtype=torch.float32)
-        found = eval(Writer({}).text(node), {"torch": torch, "weight": weight})
+        found = eval(Writer({RANK: "r"}, rank=RANK).text(node), {"torch": torch, "weight": weight, "r": 2})
         assert found.shape == (*batch, *(sizes[dim] for dim in shape))
         assert found.dtype == (torch.bool if value is True else torch.float32)
         assert bool((found == value).all())
@@ -238,8 +241,9 @@ def test_places_are_numbered_from_zero(per: str) -> None:
 def test_fill_spreads_tensors(shape: Shape) -> None:
     x = ir.Input("x", ir.InputSource.STREAM, type=Type(Kind.NUMBER, SCALAR, Phase.STREAM))
     node = ir.Apply("fill", (x,), type=Type(Kind.NUMBER, shape, Phase.STREAM))
-    sizes = {Dim.ONE: 1, Dim.ROWS: 4, Dim.COLS: 3}
+    sizes = {Dim.ONE: 1, Dim.ROWS: 4, Dim.COLS: 3, Dim.RANK: 2}
     weight, value = torch.zeros(2, 4, 3), torch.full((2, 1, 1), 0.5)
-    found = eval(Writer({(ir.InputSource.STREAM, "x"): "x"}).text(node), {"torch": torch, "weight": weight, "x": value})
+    names = {(ir.InputSource.STREAM, "x"): "x", RANK: "r"}
+    found = eval(Writer(names, rank=RANK).text(node), {"torch": torch, "weight": weight, "x": value, "r": 2})
     assert found.shape == (2, *(sizes[dim] for dim in shape))
     assert bool((found == 0.5).all())

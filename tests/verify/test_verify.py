@@ -19,7 +19,7 @@ from optforge.compiler.commands.cli import main
 from optforge.compiler.driver import Snapshot, check_file, check_source
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.operators import ROWS, once_per_result
-from optforge.compiler.verify.claims.cost_claims import direction_of_excess
+from optforge.compiler.verify.claims.cost_claims import direction_of_excess, exponent_along
 from optforge.compiler.verify.claims.decide import decide
 from optforge.compiler.verify.claims.watch import questions_of, subjects_of
 from optforge.compiler.verify.properties.metamorphic import PROPERTIES, decide_property
@@ -275,7 +275,8 @@ def test_claims_of_broken_methods_are_refuted(name: str, old: str, new: str, cla
 
 
 def exponents(text: str) -> list[Any]:
-    snapshot = unit_of(RULE.replace("STEP", "u").replace("CLAIM", f"cost({text})"))
+    rule = RULE.replace("for matrix:\n", "for matrix:\n        dim r = 3\n")
+    snapshot = unit_of(rule.replace("STEP", "u").replace("CLAIM", f"cost({text})"))
     (claim,) = [claim for subject in subjects_of(snapshot) for claim in subject.watched.claims]
     polynomial = polynomial_of(claim.promise)
     assert polynomial is not None
@@ -300,7 +301,32 @@ def exponents(text: str) -> list[Any]:
     ],
 )
 def test_growth_is_decided_along_every_direction(found: str, claimed: str, direction: Any) -> None:
-    assert direction_of_excess(exponents(found), exponents(claimed)) == direction
+    known = None if direction is None else (*direction, 0)
+    assert direction_of_excess(exponents(found), exponents(claimed), "") == known
+
+
+@pytest.mark.parametrize(
+    "found, claimed, orientation, direction",
+    [
+        ("rows^2", "rows * cols", "wide", None),
+        ("rows^2", "rows * cols", "tall", (1, 0, 0)),
+        ("cols^2", "rows * cols", "tall", None),
+        ("rows * r", "rows * cols", "", None),
+        ("rows * cols", "rows * r + cols * r", "", (1, 1, 0)),
+        ("rows * r^2", "rows * r + rows^3", "wide", None),
+        ("rows * r^2", "rows * r + rows^2", "wide", (1, 1, 1)),
+        ("cols * r^2", "cols * r + cols^2", "", (1, 1, 1)),
+        ("cols * r^2", "cols^2 * r", "", None),
+    ],
+)
+def test_growth_of_ranks_and_of_what_is_seen_as_wide(
+    found: str, claimed: str, orientation: str, direction: Any
+) -> None:
+    excess = direction_of_excess(exponents(found), exponents(claimed), orientation)
+    assert (excess is None) == (direction is None), excess
+    if excess is not None:  # it is one in which the claim is outgrown
+        one, other = (max(exponent_along(t, excess) for t in exponents(text)) for text in (found, claimed))
+        assert one > other
 
 
 def test_every_operator_on_whole_matrices_says_its_cost() -> None:

@@ -62,11 +62,8 @@ def lower_rule(
     others = {**({"fused": fused.name} if fused else {}), **on_shards}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
     lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
-    lines += fact_lines(rule)
-    if rule.rank:
-        functions.append(lowered_rank(rule.rank, free_name(f"{stem}_rank", taken), scalars))
-        key = (ir.InputSource.DIMENSION, rule.rank.outputs[0].name)
-        lines.append(f"    rank=Rank({quote(scalars[key])}, {functions[-1].name}),")
+    functions += lowered_rank(rule, f"{stem}_rank", taken, scalars)
+    lines += fact_lines(rule, functions[-1], scalars)
     if rule.initial:
         initial = lower(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
@@ -88,16 +85,21 @@ def lower_rule(
     return [*lines, "),"], functions
 
 
-def lowered_rank(rank: ir.Function, name: str, scalars: ScalarNames) -> PyFunction:
-    """The size of a rule's own dimension as a function of sizes and hypers."""
-    lowered = lower_function(rank, name, docstring((f"The size {rank.outputs[0].name} for a matrix.",)), (), scalars)
-    return replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))
+def lowered_rank(rule: ir.Rule, name: str, taken: set[str], scalars: ScalarNames) -> list[PyFunction]:
+    """The size of a rule's own dimension as a function of sizes and hypers; none without one."""
+    if rule.rank is None:
+        return []
+    doc = docstring((f"The size {rule.rank.outputs[0].name} for a matrix.",))
+    lowered = lower_function(rule.rank, free_name(name, taken), doc, (), scalars)
+    return [replace(lowered, returns=(f"return {lowered.returns[0].removeprefix('return (').removesuffix(',)')}",))]
 
 
-def fact_lines(rule: ir.Rule) -> list[str]:
-    """What the runtime has to know of a rule beside its functions."""
+def fact_lines(rule: ir.Rule, last: PyFunction, scalars: ScalarNames) -> list[str]:
+    """What the runtime has to know of a rule; its rank, if there is one, is the ``last`` function."""
+    key = (ir.InputSource.DIMENSION, rule.rank.outputs[0].name) if rule.rank else None
+    rank = [f"    rank=Rank({quote(scalars[key])}, {last.name}),"] if key else []
     orientation = [f"    orientation={quote(rule.orientation)},"] if rule.orientation else []
-    return [*orientation, *(["    keeps_zero=True,"] if rule.keeps_zero else [])]
+    return [*orientation, *(["    keeps_zero=True,"] if rule.keeps_zero else []), *rank]
 
 
 def shard_arguments(
