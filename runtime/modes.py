@@ -47,6 +47,9 @@ def _require_training(batches: Iterable[ParameterBatch], counts: _Counts) -> Non
                 raise RuntimeError(f"the weights are what {pair[0]}() has put in place: call {pair[1]}() before a step")
 
 
+_MODES = ("train", "eval")
+
+
 class Firing:
     """An event that is about to be fired, and for which parameters it has something to do."""
 
@@ -82,8 +85,11 @@ class Firing:
         return is_due
 
     def require_due(self, batches: Sequence[ParameterBatch]) -> None:
-        """RuntimeError if nothing is left to do because it has been done already, or cannot be undone."""
-        if self.blocked and not batches:
+        """RuntimeError if nothing is left to do because it has been done already, or cannot be undone.
+
+        A trainer enters `train` and `eval` as often as it likes: the mode that there is, is entered by doing nothing.
+        """
+        if self.blocked and not batches and self.event not in _MODES:
             raise RuntimeError(_why_not_due(self.blocked.values(), self.event))
 
 

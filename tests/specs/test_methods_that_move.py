@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import optforge
 from optforge.generated import SAM, SGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from tests.references import REFERENCES
 from tests.references.prodigy import Prodigy as ReferenceProdigy
@@ -197,3 +198,39 @@ def test_prodigys_distance_is_one_for_groups_of_any_lr():
 
 def spread(weights: list[Tensor], centres: list[Tensor]) -> float:
     return sum(float((w - c).square().sum()) for w, c in zip(weights, centres, strict=True))
+
+
+AVERAGED = """
+optimizer Averaged:
+    hyper lr = 0.1 where lr >= 0
+
+    on eval():
+        trained = weight
+        weight <- middle
+
+    on train():
+        weight <- trained
+
+    for tensor:
+        z      = weight - lr * grad
+        middle = prev(middle, weight) + (z - prev(middle, weight)) / (t + 1)
+        weight <- z
+"""
+
+
+def test_the_mode_that_there_is_is_entered_by_doing_nothing() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = optforge.compile_source(AVERAGED).Averaged([p])
+    optimizer.train()  # nothing has been shown yet
+    p.grad = torch.ones(2)
+    optimizer.step()
+    trained = p.detach().clone()
+    for _ in range(2):
+        optimizer.eval()
+        torch.testing.assert_close(p.detach(), torch.tensor([0.95, -2.05]))
+    with pytest.raises(RuntimeError, match=r"call train\(\) before a step"):
+        optimizer.step()
+    for _ in range(2):
+        optimizer.train()
+        assert torch.equal(p, trained)
+    optimizer.step()
