@@ -34,7 +34,7 @@ def _warn_of_fixed_points(
             continue
         for p, weight in zip(batch.params, batch.weights(batch.params), strict=True):
             slot, ranks = roster.slots[p], Ranks()
-            if isinstance(slot, LocalSlot) and slot.layout.dim is not None and not _has_whole_units(slot):
+            if isinstance(slot, LocalSlot) and slot.layout.is_cut and not _has_whole_units(slot):
                 if p not in together.shared:
                     continue  # zeros of a part say nothing of the whole, and nobody is to be asked
                 ranks = _ranks_of(slot)
@@ -54,9 +54,9 @@ def _warn_of_fixed_points(
 
 def _has_whole_units(slot: Slot) -> bool:
     """Whether the part that is here is some of a parameter's matrices, each of them whole."""
-    if not isinstance(slot, LocalSlot) or slot.layout.dim is None:
+    if not isinstance(slot, LocalSlot) or not slot.layout.is_cut:
         return False
-    return _side(slot.of, slot.layout.dim, slot.rule.step.layout) == "batch"
+    return all(_side(slot.of, dim, slot.rule.step.layout) == "batch" for _, dim in slot.layout.cuts)
 
 
 def _find_moving(weight: Tensor, slot: Slot) -> Tensor:

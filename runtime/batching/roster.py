@@ -44,7 +44,10 @@ def _slot_of(p: Tensor, reading: Reading, rules: Sequence[Rule], name: str, grou
     if rule.rank is not None:
         sizing = tuple([(key, _plain(key, group[key])) for key in _sizing_hypers([rule])])
         slot = replace(slot, sizing=sizing)
-    return _local_slot(slot, _layout_of(p, name), name) if _is_dtensor(p) else slot
+    if not _is_dtensor(p):
+        return slot
+    adds_up = any(kernel.sums for each in rules for kernel in each.kernels)
+    return _local_slot(slot, _layout_of(p, name), name, adds_up)
 
 
 def _mark_of(number: int, slot: Slot) -> Mark:

@@ -17,23 +17,35 @@ from torch.distributed.device_mesh import DeviceMesh
 
 @dataclass(frozen=True)
 class Layout:
-    """The part of a parameter of shape `whole` that a rank has: `shape`, from `offset` on along the dimension `dim`.
+    """The part of a parameter of shape `whole` that a rank has, of shape `shape`.
 
-    `mesh_dim` is the dimension of the mesh over which it is sharded; it and `dim` are None where each rank has all of
-    the parameter. A mesh dimension of one rank cuts nothing, whatever its placement.
+    `cuts` are the dimensions of the mesh over which it is sharded, each with the dimension along which; there are none
+    where each rank has all of the parameter. A mesh dimension of one rank cuts nothing, whatever its placement. A rule
+    that asks other ranks runs where there is one cut alone, which `mesh_dim` and `dim` are.
     """
 
     mesh: DeviceMesh
     placements: tuple[Any, ...]
     whole: torch.Size
     shape: torch.Size
-    mesh_dim: int | None = None
-    dim: int | None = None
-    offset: int = 0
+    cuts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def mesh_dim(self) -> int | None:
+        return self.cuts[0][0] if self.cuts else None
+
+    @property
+    def dim(self) -> int | None:
+        return self.cuts[0][1] if self.cuts else None
+
+    @property
+    def offset(self) -> int:
+        """The index in the whole of the first element that is here, along `dim`."""
+        return 0 if self.dim is None else self.first[self.dim]
 
     @property
     def is_cut(self) -> bool:
-        return self.dim is not None
+        return bool(self.cuts)
 
     @property
     def ranks(self) -> int:
@@ -51,14 +63,9 @@ class Layout:
         return None if self.mesh_dim is None else self.mesh.get_group(self.mesh_dim)
 
     @property
-    def replicated(self) -> tuple[int, ...]:
-        """The mesh dimensions along which all ranks have the same."""
-        return tuple(i for i in range(self.mesh.ndim) if i != self.mesh_dim and self.mesh.size(i) > 1)
-
-    @property
     def first(self) -> tuple[int, ...]:
         """In each dimension, the index in the whole of the first element that is here."""
-        return tuple(self.offset if dim == self.dim else 0 for dim in range(len(self.whole)))
+        return tuple(self.part(size, dim)[0] for dim, size in enumerate(self.whole))
 
     def parts(self, size: int) -> list[tuple[int, int]]:
         """Offset and length of the part that each rank has of a dimension of this size, as torch cuts it."""
@@ -66,9 +73,17 @@ class Layout:
         starts = [min(size, chunk * rank) for rank in range(self.ranks)]
         return [(start, min(chunk, size - start)) for start in starts]
 
-    def part(self, size: int) -> tuple[int, int]:
-        """Offset and length of the part that this rank has."""
-        return (0, size) if self.mesh_dim is None else self.parts(size)[self.rank]
+    def part(self, size: int, dim: int) -> tuple[int, int]:
+        """Offset and length of the part that this rank has of a size that is cut as dimension `dim` of the parameter.
+
+        What several dimensions of the mesh cut is cut by one after the other.
+        """
+        start, length = 0, size
+        for mesh_dim in (mesh_dim for mesh_dim, each in self.cuts if each == dim):
+            chunk = -(-length // self.mesh.size(mesh_dim))
+            before = min(length, chunk * self.mesh.get_local_rank(mesh_dim))
+            start, length = start + before, min(chunk, length - before)
+        return start, length
 
     def holds(self, x: Tensor) -> bool:
         """Whether a DTensor of the same shape is cut in the same way."""
@@ -103,21 +118,10 @@ def _layout_of(p: Any, name: str) -> Layout:
         raise refuse(f"of parts that lie in each other, as {', '.join(sorted(kinds))} has them, no rule is run yet")
     if mesh.get_coordinate() is None:
         raise refuse("this rank is not part of its mesh")
-    cuts = [(i, each) for i, each in enumerate(placements) if each.is_shard() and mesh.size(i) > 1]
-    if len(cuts) > 1:
-        raise refuse("it is sharded over two dimensions of its mesh, and no rule is run on such parts yet")
-    layout = Layout(mesh, placements, p.shape, p.shape)
-    if cuts:
-        mesh_dim, shard = cuts[0]
-        layout = _cut(layout, mesh_dim, shard.dim % p.ndim)
+    cuts = [(i, each.dim % p.ndim) for i, each in enumerate(placements) if each.is_shard() and mesh.size(i) > 1]
+    layout = Layout(mesh, placements, p.shape, p.shape, tuple(cuts))
+    layout = replace(layout, shape=torch.Size([layout.part(size, dim)[1] for dim, size in enumerate(p.shape)]))
     found = tuple(_local(p).shape)
     if found != tuple(layout.shape):
         raise refuse(f"this rank has a part of shape {found}, where torch would cut one of {tuple(layout.shape)}")
     return layout
-
-
-def _cut(layout: Layout, mesh_dim: int, dim: int) -> Layout:
-    """The layout of the same parameter where it is cut."""
-    layout = replace(layout, mesh_dim=mesh_dim, dim=dim)
-    offset, length = layout.part(layout.whole[dim])
-    return replace(layout, shape=torch.Size((*layout.whole[:dim], length, *layout.whole[dim + 1 :])), offset=offset)

@@ -52,7 +52,7 @@ class LocalSlot(Slot):
 
     def places(self, layout: str) -> tuple[Place, ...]:
         whole = self.of.places(layout)[0]  # of parts of a split matrix, which no kernel sees as parts, the first
-        has_whole = self.layout.dim is None or _side(self.of, self.layout.dim, layout) == "batch"
+        has_whole = all(_side(self.of, dim, layout) == "batch" for _, dim in self.layout.cuts)
         turning = self.rule.orientation if has_whole else whole.turned
         places = _places(layout, self.shape, self.view, turning)
         return self._ranked(tuple(replace(place, sizes=whole.unit) for place in places))
@@ -61,8 +61,8 @@ class LocalSlot(Slot):
         shape = self.of.state_shape(kept)
         if kept.name in self.owned:
             return shape if self.is_owner else (0, *shape[1:])
-        dim = self._cut_of(kept)
-        return shape if dim is None else (*shape[:dim], self.layout.part(shape[dim])[1], *shape[dim + 1 :])
+        cut = {at: self.layout.part(shape[at], dim)[1] for _, dim, at in self._cuts_of(kept)}
+        return tuple([cut.get(at, size) for at, size in enumerate(shape)])
 
     def may_hold(self, state: State, x: Tensor) -> bool:
         if state.name not in self.owned:
@@ -74,8 +74,9 @@ class LocalSlot(Slot):
         """This rank's part of a state of all of the parameter."""
         if kept.name in self.owned:
             return x if self.is_owner else x[:0]
-        dim = self._cut_of(kept)
-        return x if dim is None else x.narrow(dim, *self.layout.part(x.shape[dim]))
+        for dim, at in dict.fromkeys((dim, at) for _, dim, at in self._cuts_of(kept)):
+            x = x.narrow(at, *self.layout.part(x.shape[at], dim))
+        return x
 
     def wrapped(self, kept: State, part: Tensor) -> Tensor:
         """A state of this rank's part as checkpoints have it: a DTensor of the shape that it has of the whole.
@@ -97,12 +98,18 @@ class LocalSlot(Slot):
 
     def _is_cut_alike(self, kept: State, dim: int) -> bool:
         """Whether torch cuts a state, which is not full, where it cuts the parameter along `dim`."""
-        side, cut, shape = _side(self.of, dim, self.rule.step.layout), self._cut_of(kept), self.of.state_shape(kept)
+        side, cut, shape = (
+            _side(self.of, dim, self.rule.step.layout),
+            self._cut_of(kept, dim),
+            self.of.state_shape(kept),
+        )
         if len(shape) == 1 or (side == "batch" and math.prod(self.of.shape[:dim]) > 1):
             return False  # its values stand in another order
         if cut is None:
             return side != "rows" or self.of.view.split is None  # of matrices whose rows may lie on several ranks
         size, own = shape[cut], self.of.shape[dim]
+        if len(self.layout.cuts) > 1:
+            return size == own
         parts = [(start * size, length * size) for start, length in self.layout.parts(own)]
         return parts == [(start * own, length * own) for start, length in self.layout.parts(size)]
 
@@ -111,15 +118,21 @@ class LocalSlot(Slot):
 
         if kept.full and kept.name not in self.owned:
             return self.layout.placements
-        dim = 0 if kept.name in self.owned else self._cut_of(kept)
-        cut = Replicate() if dim is None else Shard(dim)
-        return tuple(cut if i == self.layout.mesh_dim else Replicate() for i in range(self.layout.mesh.ndim))
+        cuts = {mesh_dim: Shard(at) for mesh_dim, _, at in self._cuts_of(kept)}
+        if kept.name in self.owned:
+            cuts = {mesh_dim: Shard(0) for mesh_dim, _ in self.layout.cuts}
+        return tuple(cuts.get(i, Replicate()) for i in range(self.layout.mesh.ndim))
 
-    def _cut_of(self, kept: State) -> int | None:
-        """The dimension of a state along which it is cut as the parameter is; None if every rank has all."""
-        if kept.full or self.layout.dim is None:
-            return self.layout.dim
-        side, several = _side(self.of, self.layout.dim, self.rule.step.layout), len(self.of.state_shape(kept)) == 3
+    def _cuts_of(self, kept: State) -> list[tuple[int, int, int]]:
+        """Where a state is cut as the parameter is: the mesh's dimension, the parameter's, and that of the state."""
+        found = [(mesh_dim, dim, self._cut_of(kept, dim)) for mesh_dim, dim in self.layout.cuts]
+        return [(mesh_dim, dim, at) for mesh_dim, dim, at in found if at is not None]
+
+    def _cut_of(self, kept: State, dim: int) -> int | None:
+        """The dimension of a state that is cut where the parameter is cut along `dim`; None if every rank has all."""
+        if kept.full:
+            return dim
+        side, several = _side(self.of, dim, self.rule.step.layout), len(self.of.state_shape(kept)) == 3
         if side == "batch":
             return 0
         is_by_part = side == "rows" and self.of.view.split is not None and not kept.is_per_row
@@ -137,8 +150,8 @@ def _side(slot: Slot, dim: int, layout: str) -> str:
 
 
 def _interacts(slot: LocalSlot, kernel: Kernel) -> bool:
-    """Whether elements interact in a kernel along the dimension that is cut."""
-    return slot.layout.dim is not None and _side(slot.of, slot.layout.dim, kernel.layout) in (kernel.along or ())
+    """Whether elements interact in a kernel along a dimension that is cut."""
+    return any(_side(slot.of, dim, kernel.layout) in (kernel.along or ()) for _, dim in slot.layout.cuts)
 
 
 def _crosses(slot: Slot, kernel: Kernel) -> bool:
@@ -154,20 +167,30 @@ def _parts_of(slot: Slot, layout: str) -> int:
     return first.count // math.prod(first.leading) if first.count else 1
 
 
-def _local_slot(slot: Slot, layout: Layout, name: str) -> LocalSlot:
-    """The slot of this rank's part; NotImplementedError unless its rule can run on the part alone."""
-    if layout.dim is not None:
-        _require_local(slot, layout, layout.dim, name)
-    has_rows = layout.dim is not None and _side(slot, layout.dim, slot.rule.step.layout) == "rows"
+def _local_slot(slot: Slot, layout: Layout, name: str, adds_up: bool = False) -> LocalSlot:
+    """The slot of this rank's part; NotImplementedError unless its rule can run on the part alone.
+
+    `adds_up` says whether what any rule computes of the parameter is added up over all of them.
+    """
+    for _, dim in layout.cuts:
+        _require_local(slot, layout, dim, name)
+    has_rows = any(_side(slot, dim, slot.rule.step.layout) == "rows" for _, dim in layout.cuts)
     view = replace(slot.view, split=None) if has_rows else slot.view  # what is here may end inside a part
-    return LocalSlot(
+    found = LocalSlot(
         slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, slot.sizing, layout=layout, of=slot
     )
+    if len(layout.cuts) > 1 and (adds_up or any(_interacts(found, kernel) for kernel in slot.rule.kernels)):
+        raise NotImplementedError(
+            f"{name} is a DTensor sharded over {len(layout.cuts)} dimensions of its mesh, and the rule "
+            f"{slot.rule.name!r} needs what other ranks have of it: that is exchanged over one dimension alone yet"
+        )
+    return found
 
 
 def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
     rule = slot.rule
-    start = f"{name} is a DTensor sharded along dimension {dim} over {layout.ranks} ranks"
+    ranks = math.prod(layout.mesh.size(mesh_dim) for mesh_dim, each in layout.cuts if each == dim)
+    start = f"{name} is a DTensor sharded along dimension {dim} over {ranks} ranks"
     if dim >= slot.view.batch + 2:
         raise NotImplementedError(f"{start}: rules run on parts that are cut along rows, columns or experts alone")
     sides = [(kernel, _side(slot, dim, kernel.layout)) for kernel in rule.kernels]

@@ -133,7 +133,18 @@ def steps_alike(group: Any, placements: Sequence[Any], cases: Sequence[tuple[Any
             twins.require_same_bits()
 
 
-PLACEMENTS = [(4, ROWS), (3, ROWS), (2, ROWS), (2, COLUMNS), (4, COLUMNS), (4, HYBRID), (2, EVERYWHERE), (1, ROWS)]
+ON_TWO = [(Shard(0), Shard(1)), (Shard(1), Shard(0)), (Shard(0), Shard(0))]
+PLACEMENTS = [
+    *((4, each) for each in ON_TWO),
+    (4, ROWS),
+    (3, ROWS),
+    (2, ROWS),
+    (2, COLUMNS),
+    (4, COLUMNS),
+    (4, HYBRID),
+    (2, EVERYWHERE),
+    (1, ROWS),
+]
 
 
 @pytest.mark.parametrize(("world", "placements"), PLACEMENTS, ids=str)
@@ -147,6 +158,8 @@ def test_rules_that_need_no_other_rank_give_the_bits_of_one_process(ranks: Pool,
         ("AdamW", {"dtype": torch.bfloat16, "precision": "stochastic", **eager}),
         ("Adagrad", eager),  # whose first values are not zero
     ]
+    if placements in ON_TWO:
+        cases += [("AdamW", {"shapes": {"conv": (6, 5, 2, 2), "few": (1, 3)}, "keys": {"rule": "conv"}, **eager})]
     if placements in (ROWS, HYBRID):
         matrices = {name: shape for name, shape in SHAPES.items() if len(shape) > 1}
         turned = {"shapes": {"a": (4, 8), "b": (6, 8)}, "keys": {"transposed": True, "rule": "matrix"}}
@@ -295,7 +308,10 @@ def refusals(group: Any) -> None:
     rows, columns = placed(matrix, mesh, ROWS), placed(matrix, mesh, COLUMNS)
     matrices, namo = {"rule": "matrix"}, generated.NAMO
     refused("summands", DTensor.from_local(matrix, mesh, [Partial()]))
-    refused("two dimensions of its mesh", placed(matrix, square, [Shard(0), Shard(1)]))
+    both = placed(matrix, square, [Shard(0), Shard(1)])
+    refused("over 2 dimensions of its mesh, and the rule 'matrix' needs", both, namo, **matrices)
+    refused("over 2 dimensions of its mesh, and the rule 'matrix' needs", both, generated.Nora, **matrices)
+    refused("over 2 dimensions of its mesh, and the rule 'tensor' needs", both, generated.Prodigy)
     refused("lie in each other", strided(square))
     refused("rows, columns or experts", distribute_tensor(conv, mesh, [Shard(2)], src_data_rank=None), rule="conv")
     refused("columns, and has split=2", columns, namo, split=2, **matrices)
