@@ -20,9 +20,22 @@ from .exchange.communication import Communication
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import communication, explain_schedule
 from .linalg.ieee import ieee
-from .linalg.matrices import cholesky, det, eigenbasis, index, inverse_root, logdet, qr, solve, trace
+from .linalg.matrices import (
+    cholesky,
+    det,
+    eigenbasis,
+    eigenvalues,
+    index,
+    inverse_root,
+    logdet,
+    mpower,
+    qr,
+    solve,
+    trace,
+)
 from .linalg.norms import norm
 from .linalg.numbers import power, round_stochastically
+from .linalg.order import quantiles, ranks
 from .linalg.orthogonal import explain_orthogonalize, iterate_in, orthogonalize
 from .linalg.symmetric import symmetric_products
 from .optimizer import SpecOptimizer
@@ -51,6 +64,7 @@ __all__ = [
     "communication",
     "det",
     "eigenbasis",
+    "eigenvalues",
     "explain_orthogonalize",
     "explain_routing",
     "explain_schedule",
@@ -63,11 +77,14 @@ __all__ = [
     "inverse_root",
     "iterate_in",
     "logdet",
+    "mpower",
     "norm",
     "orthogonalize",
     "param_groups",
     "power",
     "qr",
+    "quantiles",
+    "ranks",
     "require",
     "round_stochastically",
     "route",

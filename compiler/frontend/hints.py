@@ -36,6 +36,10 @@ FUNCTIONS = {
     **dict.fromkeys(("inv", "inverse"), "inverse_root(s, 1)"),
     **dict.fromkeys(("eigh", "eig"), "eigenbasis(s)"),
     **dict.fromkeys(("I", "eye"), "identity(s)"),
+    **dict.fromkeys(("argsort", "topk"), "rank(x)"),
+    **dict.fromkeys(("kthvalue", "percentile"), "quantile(x, q)"),
+    **dict.fromkeys(("matrix_power", "matrix_sqrt", "sqrtm"), "mpower(s, a)"),
+    **dict.fromkeys(("eigvalsh", "eigvals"), "eigenvalues(s)"),
     **dict.fromkeys(("diag", "diagflat"), "diagonal(s)"),
     "tril": "lower(s)",
     "triu": "upper(s)",
@@ -54,6 +58,6 @@ FUNCTIONS = {
 # What the language does not have, under whatever name: no name that is there means nearly the same.
 ABSENT = {
     "step": "the rules of a wrapper call `step`, once each, and nothing else does",
-    **dict.fromkeys(("median", "quantile", "kthvalue", "sort", "topk", "argmax", "argsort"), "nothing orders elements"),
+    **dict.fromkeys(("sort", "argmax", "argmin"), "elements stay in their places: `rank(x)` numbers them by size"),
     **dict.fromkeys(("rand", "randn", "random", "uniform", "normal", "bernoulli"), "there are no random numbers"),
 }

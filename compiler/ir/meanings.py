@@ -49,6 +49,49 @@ def reference_inverse_root(s: Any, p: float, eps: float) -> Any:
     return (vectors * (np.maximum(values, 0) + eps) ** (-1 / p)) @ vectors.T
 
 
+def reference_mpower(s: Any, ridge: Any, a: float) -> Any:
+    np = lazy_numpy()
+
+    def root(symmetric: Any) -> Any:
+        values, vectors = np.linalg.eigh(symmetric)
+        return (vectors * (np.maximum(values, 0) + ridge) ** a) @ vectors.T
+
+    return factored(root, symmetric_part(s))
+
+
+def reference_eigenvalues(s: Any) -> Any:
+    np = lazy_numpy()
+    return np.linalg.eigvalsh(symmetric_part(s))[None] if np.isfinite(s).all() else np.full_like(s[:1], np.nan)
+
+
+def along_axis(function: Callable[..., Any], x: Any, axis: str) -> Any:
+    """function(values) for all values along the axis, in the order of their places; its result lies there."""
+    if axis == "all":
+        found = function(x.reshape(1, -1))
+        return found.reshape(x.shape if found.size == x.size else (1, 1))
+    return function(x) if axis == "row" else function(x.T).T
+
+
+def reference_rank(x: Any, axis: str) -> Any:
+    np = lazy_numpy()
+    return along_axis(lambda lines: lines.argsort(axis=1, kind="stable").argsort(axis=1) + 0.0, np.asarray(x), axis)
+
+
+def reference_quantile(x: Any, q: float, axis: str) -> Any:
+    np = lazy_numpy()
+
+    def of_lines(lines: Any) -> Any:
+        ordered = np.sort(lines, axis=1)
+        place = q * (lines.shape[1] - 1)
+        first, share = int(place), place % 1
+        found = ordered[:, first : first + 1]
+        if share:
+            found = (1 - share) * found + share * ordered[:, first + 1 : first + 2]
+        return np.where(np.isnan(ordered[:, -1:]), np.nan, found)
+
+    return along_axis(of_lines, np.asarray(x), axis)
+
+
 def reference_eigenbasis(s: Any) -> Any:
     np = lazy_numpy()
     if not np.isfinite(s).all():
@@ -126,8 +169,8 @@ def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any
     if method == "svd" and not coefficients:
         if not np.isfinite(x).all():
             return np.full_like(x, np.nan)
-        u, s, vt = np.linalg.svd(x, full_matrices=False)
-        return np.zeros_like(x) if s[0] == 0 else u @ vt
+        u, _, vt = np.linalg.svd(x, full_matrices=False)
+        return np.where(x.any(1, keepdims=True) & x.any(0, keepdims=True), u @ vt, 0.0)
     triples = coefficients or orthogonalization_coefficients(int(steps), method)
     y = x / max(np.linalg.norm(x) * (1.01 if method == "polar_express" and not coefficients else 1.0), 1e-30)
     for a, b, c in triples:

@@ -25,12 +25,16 @@ from optforge.compiler.ir.meanings import (
     reduced,
     reference_cholesky,
     reference_eigenbasis,
+    reference_eigenvalues,
     reference_index,
     reference_inverse_root,
+    reference_mpower,
     reference_orthogonalize,
     reference_place,
     reference_power,
     reference_qr,
+    reference_quantile,
+    reference_rank,
     reference_sign,
     reference_solve,
 )
@@ -108,6 +112,7 @@ class Across(Enum):
     MIN = "min"  # the smallest of all ranks is the smallest
     TRANSPOSE = "transpose"  # the result is cut along the same dimension
     PRODUCT = "product"  # a sum over the inner dimension
+    ORDER = "order"  # any element along the axis may need every other there
     WHOLE = "whole"  # any element may need every other
     TOTAL = "total"  # a sum over all parameters as well
 
@@ -176,6 +181,11 @@ def cubic_cost(factor: float) -> CostRule:
         return ((factor, (rows, cols, smaller(rows, cols))),)
 
     return cost
+
+
+def sorting_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
+    """The logarithm is taken for a factor."""
+    return ((20, shapes[0]),)
 
 
 def solution_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
@@ -247,6 +257,8 @@ class Operator:
         """Below which heading the operator is listed."""
         if self.across is Across.TOTAL:
             return "across parameters"
+        if self.across is Across.ORDER:
+            return "order"
         return "reduction" if self.reduces else "matrix" if self.needs_matrix else "elementwise"
 
     @property
@@ -334,6 +346,16 @@ def square_shape(shapes: Shapes, axis: str) -> Shape | None:
         return None
     side = broadcast_dims(*shape) or shape[0]
     return side, side
+
+
+def spectrum_shape(shapes: Shapes, axis: str) -> Shape | None:
+    """A value for each column of the eigenbasis."""
+    whole = square_shape(shapes, axis)
+    return whole and (Dim.ONE, whole[1])
+
+
+def rank_shape(shapes: Shapes, axis: str) -> Shape | None:
+    return shapes[0]
 
 
 def place_shape(shapes: Shapes, axis: str) -> Shape | None:
@@ -534,6 +556,17 @@ ROWS = (
     replace(
         reduction("amin", Across.MIN, "smallest element", lambda np, x, axis: x.min(axis, keepdims=True)),
         called="min"),
+    Operator("rank", Across.ORDER, "how many elements are smaller, or equal and before it", (*VALUE, PER),
+             rank_shape, {"S": Pattern("0.0"), "T": Pattern("ranks({0}, dim={1})")}, reference_rank,
+             lambda x, axis: 0.0, imports=("ranks",), cost=sorting_cost, interval=lambda x, axis: intervals.ZERO),
+    Operator("quantile", Across.ORDER, "what a share q of all lies below, between two elements in proportion",
+             (*VALUE, Formal("q", Want.NUMBER), PER), reduce_shape,
+             {"S": Pattern("{0}"), "T": Pattern("quantiles({0}, {1}, dim={2})")}, reference_quantile,
+             lambda x, q, axis: x, imports=("quantiles",), cost=sorting_cost, interval=lambda x, q, axis: x),
+    Operator("median", Across.ORDER, "the element in the middle, or the mean of both", (*VALUE, PER), reduce_shape,
+             {"S": Pattern("{0}"), "T": Pattern("quantiles({0}, 0.5, dim={1})")},
+             lambda x, axis: reference_quantile(x, 0.5, axis), lambda x, axis: x, imports=("quantiles",),
+             cost=sorting_cost, interval=lambda x, axis: x),
     Operator("matmul", Across.PRODUCT, "matrix product", (Formal("x", Want.MATRIX), Formal("y", Want.MATRIX)),
              product_shape, one("{0:product} @ {1:unary}", Level.PRODUCT), lambda x, y: x @ y,
              symbol="@", cost=product_cost),
@@ -554,6 +587,11 @@ ROWS = (
     matrix("inverse_root", "(s + eps I)^(-1/p) of a symmetric positive semidefinite s",
            (GRAM, Formal("p", Want.NUMBER), Formal("eps", Want.NUMBER, "1e-12")), square_shape,
            reference_inverse_root, cubic_cost(11)),
+    matrix("mpower", "(s + ridge I)^a of a symmetric positive semidefinite s",
+           (GRAM, Formal("ridge", Want.SCALAR, "0", keyword_only=True), Formal("a", Want.NUMBER)), square_shape,
+           reference_mpower, cubic_cost(11)),
+    matrix("eigenvalues", "those of a symmetric s, ascending, one for each column of its eigenbasis", (GRAM,),
+           spectrum_shape, reference_eigenvalues, cubic_cost(9)),
     matrix("eigenbasis", "eigenvectors of a symmetric s as columns, eigenvalues ascending", (GRAM,), square_shape,
            reference_eigenbasis, cubic_cost(9)),
     matrix("qr", "the orthonormal factor of x = q r, with the diagonal of r positive", (BASIS,), basis_shape,

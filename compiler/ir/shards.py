@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import Type
+from optforge.compiler.ir.operators import OPERATORS, Across, elementwise_shape
+from optforge.compiler.ir.types import Dim, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,20 @@ class Owned:
         """What comes back as shards."""
         given = {output.name: output for output in self.function.outputs}
         return tuple(given[name] for name in self.back)
+
+
+def reduced_dims(expr: ir.Expr) -> tuple[Dim, ...]:
+    """The dimensions along which a reduction, or what depends on an order, sees all elements; of others none."""
+    if not isinstance(expr, ir.Apply):
+        return ()
+    operator = OPERATORS[expr.operator]
+    if not operator.reduces and operator.across is not Across.ORDER:
+        return ()
+    whole = elementwise_shape(tuple([each.type.shape for each in expr.arguments[: operator.values]]), "all")
+    assert whole is not None
+    axis = expr.arguments[-1]
+    name = axis.value if isinstance(axis, ir.Literal) else "all"
+    return {"row": whole[1:], "col": whole[:1]}.get(str(name), whole)
 
 
 Request: TypeAlias = Reduced | Owned

@@ -13,7 +13,7 @@ from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName, function_text, name_text
 from optforge.compiler.ir.operators import OPERATORS, Across
-from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, kept_by, operands_of
+from optforge.compiler.ir.shards import Owned, ShardStage, answers_of, kept_by, operands_of, reduced_dims
 from optforge.compiler.ir.types import GRAMS, SCALAR, Dim, Kind
 
 OF_RANKS = (ir.InputSource.STREAM, ir.InputSource.STATE)  # what each has its part of
@@ -126,6 +126,8 @@ def is_done_by_ranks(node: ir.Apply) -> bool:
         return not are_grams and shapes[0] is not None and shapes[0][1] is Dim.ONE
     if operator.across is Across.WHOLE:
         return False
+    if operator.across is Across.ORDER:
+        return node.type.is_scalar_phase or {*reduced_dims(node)} == {Dim.ONE}
     return not operator.reduces or node.type.is_scalar_phase or all(shape == SCALAR for shape in shapes)
 
 

@@ -46,6 +46,29 @@ def inverse_root(s: Tensor, p: float, eps: float = 1e-12) -> Tensor:
     return _call_shielded(root, _symmetric(s)).to(s.dtype)
 
 
+def mpower(s: Tensor, a: float, ridge: Tensor | float = 0.0) -> Tensor:
+    """(sym(s) + ridge)^a of each square matrix of s (..., n, n), negative eigenvalues counted as zero.
+
+    The ridge is a number, or one for each matrix (..., 1, 1).
+    """
+    added = ridge.squeeze(-1).to(_at_least_float32(s).dtype) if isinstance(ridge, Tensor) and ridge.ndim else ridge
+
+    def root(symmetric: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(symmetric)
+        scaled: Tensor = vectors * power(values.clamp_min(0) + added, a).unsqueeze(-2)
+        return torch.matmul(scaled, vectors.mT)
+
+    return _call_shielded(root, _symmetric(s)).to(s.dtype)
+
+
+def eigenvalues(s: Tensor) -> Tensor:
+    """(..., 1, n): the eigenvalues of sym(s) (..., n, n), ascending."""
+    symmetric = _symmetric(s)
+    finite = symmetric.isfinite().all(-1).all(-1)[..., None, None]
+    found: Tensor = torch.linalg.eigvalsh(torch.where(finite, symmetric, 0.0)).unsqueeze(-2)
+    return torch.where(finite, found, math.nan).to(s.dtype)
+
+
 def _signs(x: Tensor) -> Tensor:
     """-1 where x is negative and 1 elsewhere, in the dtype of x: numbers given to `where` would be float32 first."""
     return 1 - 2 * (x < 0).to(x.dtype)

@@ -215,16 +215,18 @@ def orthogonalize(
 
     `coefficients` are explicit triples, one per step, instead of those of `method` and `steps`. The matrix is first
     divided by its Frobenius norm. Iterates in float64 for float64, in bfloat16 where the device multiplies it fast,
-    else in float32 (`iterate_in` says where, and overrides). Zero stays zero; NaN and infinity give NaN. Result in the
-    dtype of x, contiguous. ValueError for an unknown method, a number of steps that is none, or coefficients that are
-    no triples; TypeError where x holds no matrices of real numbers.
+    else in float32 (`iterate_in` says where, and overrides). Zero stays zero, and so do rows and columns of zeros; NaN
+    and infinity give NaN. Result in the dtype of x, contiguous. ValueError for an unknown method, a number of steps
+    that is none, or coefficients that are no triples; TypeError where x holds no matrices of real numbers.
     """
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         given = f"one of {x.dtype} and shape {tuple(x.shape)}" if isinstance(x, Tensor) else _kind_of(x)
         raise TypeError(f"orthogonalize takes a real tensor (..., rows, cols), not {given}")
     if method == "svd" and coefficients is None:
         wide = _at_least_float32(x)
-        return torch.where(_frobenius_norm(wide) == 0, wide, _call_shielded(_polar_factor, wide)).to(x.dtype)
+        found, kept = _call_shielded(_polar_factor, wide), wide != 0
+        kept = kept.any(-1, keepdim=True) & kept.any(-2, keepdim=True)
+        return torch.where(kept | found.isnan(), found, 0.0).to(x.dtype)
     triples = _triples(method, steps, coefficients)
     margin = _margin(method, coefficients)
     if x.requires_grad and torch.is_grad_enabled():

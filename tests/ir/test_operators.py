@@ -43,6 +43,8 @@ VARIANTS: dict[str, tuple[tuple[Any, ...], ...]] = {
         (5.0, "polar_express", ((2.0, -1.5, 0.5), (3.4445, -4.775, 2.0315))),
     ),
     "leading": ((1.0,),),
+    "mpower": ((-0.25,), (0.7,), (1.0,)),
+    "quantile": ((0.3, "all"), (0.0, "row"), (1.0, "col"), (0.5, "row")),
     "inverse_root": ((2.0, 0.1), (4.0, 0.5), (1.0, 0.01)),
 }
 
@@ -75,6 +77,8 @@ class Example:
             return SQUARE
         if self.operator.name == "matmul":
             return FULL if index == 0 else FULL[::-1]
+        if parameter.want is Want.SCALAR:
+            return SCALAR
         return FULL if parameter.want is Want.MATRIX else ELEMENTWISE_SHAPES[index]
 
     def values(self, size: tuple[int, int], batch: tuple[int, ...], dtype: torch.dtype) -> list[Any]:
@@ -109,6 +113,8 @@ def in_domain(operator: Operator, index: int, x: Any, parameter: Formal) -> Any:
     if parameter.want in (Want.GRAM, Want.BASIS):
         x = np.asarray(x)
         return x @ np.swapaxes(x, -1, -2) + np.diag(1.0 + np.arange(x.shape[-1]))
+    if parameter.want is Want.SCALAR:
+        return np.abs(x) + 0.1
     match operator.domain:
         case "positive":
             return np.abs(x) + 0.1 if index == 0 else np.asarray(x)

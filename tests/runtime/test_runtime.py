@@ -27,13 +27,17 @@ from optforge.runtime import (
     cholesky,
     det,
     eigenbasis,
+    eigenvalues,
     explain_routing,
     inverse_root,
     logdet,
+    mpower,
     orthogonalize,
     param_groups,
     power,
     qr,
+    quantiles,
+    ranks,
     round_stochastically,
     route,
     solve,
@@ -153,7 +157,7 @@ def test_qr_has_a_positive_triangular_diagonal():
 
 
 @pytest.mark.parametrize(
-    "function", [lambda s: inverse_root(s, 2, 1e-6), eigenbasis, qr, cholesky, lambda s: solve(s, s)]
+    "function", [lambda s: inverse_root(s, 2, 1e-6), eigenbasis, eigenvalues, qr, cholesky, lambda s: solve(s, s)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_matrix_functions_propagate_nonfinite_per_matrix(function, dtype):
@@ -174,6 +178,24 @@ def test_systems_without_a_solution_are_nan_and_stay_apart():
     assert cholesky(-s).isnan().all() and solve(s.bfloat16(), b.bfloat16()).dtype == torch.bfloat16
     skew = torch.tensor([[4.0, 9.0], [-9.0, 9.0]])
     torch.testing.assert_close(cholesky(skew), torch.diag(torch.tensor([2.0, 3.0])))
+
+
+def test_ranks_of_equal_elements_follow_their_places():
+    x = torch.tensor([[2.0, 0.0, 2.0], [math.nan, -0.0, -1.0]])
+    assert ranks(x, dim=-1).tolist() == [[1, 0, 2], [2, 1, 0]]
+    assert ranks(x, dim=-2).tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert ranks(x, dim=(-2, -1)).tolist() == [[3, 1, 4], [5, 2, 0]]
+    assert quantiles(x, 0.25, dim=-1)[0].item() == 1.0 and quantiles(x, 0.25, dim=-1)[1].isnan()
+    assert quantiles(torch.tensor([[math.inf, 1.0, -math.inf]]), 0.5, dim=-1).item() == 1.0
+
+
+def test_orthogonal_factors_keep_rows_of_zeros():
+    x = torch.randn(4, 6, dtype=torch.float64)
+    x[1] = 0
+    found = orthogonalize(x, method="svd")
+    kept = [0, 2, 3]
+    torch.testing.assert_close(found[kept], orthogonalize(x[kept], method="svd"))
+    assert not found[1].any() and not orthogonalize(x.mT, method="svd")[:, 1].any()
 
 
 def test_trace_and_det():
@@ -236,6 +258,10 @@ TRACED = {
     "inverse_root": lambda s: inverse_root(s, 4, 1e-3),
     "eigenbasis": eigenbasis,
     "qr": qr,
+    "mpower": lambda s: mpower(s, -0.25, ridge=0.5),
+    "eigenvalues": eigenvalues,
+    "ranks": lambda s: ranks(s, dim=-1),
+    "quantiles": lambda s: quantiles(s, 0.3, dim=(-2, -1)),
     "solve": lambda s: solve(s, s.mT @ s),
     "cholesky": lambda s: cholesky(s @ s.mT + torch.eye(5)),
     "power": lambda s: power(s.abs(), 0.37),

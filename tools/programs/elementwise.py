@@ -170,6 +170,24 @@ def reduction(grower: Grower, shape: Shape, depth: int) -> Term:
     return grower.reduced(term, per)
 
 
+def ordered(grower: Grower, shape: Shape, depth: int) -> Term:
+    """Ranks of data in general position, as shares of all elements, or what lies in their middle."""
+    term = grower.solid()
+    assert term is not None
+    per = grower.dice.pick(("row", "col")) if grower.scope.is_matrix and grower.dice.chance(60) else None
+    keywords: dict[str, ast.Expression] = {} if per is None else {"per": name(per)}
+    match grower.dice.below(3):
+        case 0:
+            node = ast.Binary("*", ast.Number("0.1"), grower.call("rank", term.node, **keywords))
+            return Term(node, FULL, 6, Phase.STREAM, FULL)
+        case 1:
+            node = grower.call("median", term.node, **keywords)
+        case _:
+            node = grower.call("quantile", term.node, ast.Number(grower.dice.pick(("0.25", "0.8"))), **keywords)
+    own = reduce_shape(FULL, per)
+    return Term(node, own, term.bound, Phase.STREAM, own)
+
+
 def inner_product(grower: Grower, left: Term, right: Term, per: str | None) -> Term:
     keywords: dict[str, ast.Expression] = {} if per is None else {"per": name(per)}
     node = grower.call("dot", left.node, right.node, **keywords)
@@ -356,5 +374,6 @@ PRODUCTIONS = (
     Production(8, own_function, is_rough_function),
     Production(8, prelude_function, has_prelude),
     Production(4, comparison_of_data, is_solid),
+    Production(4, ordered, is_solid),
     Production(6, total, has_total),
 )

@@ -11,6 +11,7 @@ from tools.programs.terms import (
     Term,
     Variable,
     call_node,
+    literal,
     name,
     swapped,
 )
@@ -136,6 +137,29 @@ def definite(grower: Grower, dim: Dim, depth: int) -> ast.Expression:
     return ast.Binary("+", own, semidefinite(grower, shape, depth).node) if grower.dice.chance(40) else own
 
 
+def power(grower: Grower, shape: Shape, depth: int) -> Term:
+    """A power of something semidefinite; of what has no inverse with a ridge, be it a hyper or a stream."""
+    exponent = grower.dice.pick(("0.5", "-0.25", "-0.5", "1.5"))
+    ridge = grower.dice.pick((ast.Number("0.5"), grower.setting("decay"), positive_mean(grower)))
+    node = grower.call("mpower", semidefinite(grower, shape, depth).node, literal(exponent), ridge=ridge)
+    return Term(node, shape, 60, Phase.STREAM, shape)
+
+
+def positive_mean(grower: Grower) -> ast.Expression:
+    first = name(grower.scope.data[0].name)
+    return ast.Binary("+", ast.Number("0.3"), call_node("mean", call_node("abs", first)))
+
+
+def spectrum(grower: Grower, shape: Shape, depth: int) -> Term:
+    dim = shape[1]
+    own = (Dim.ONE, dim)
+    return Term(grower.call("eigenvalues", kernel(grower, (dim, dim)).node), own, 20, Phase.STREAM, own)
+
+
+def has_columns(scope: Scope, shape: Shape) -> bool:
+    return has_data(scope, shape) and shape[1] is not Dim.ONE
+
+
 def basis(grower: Grower, shape: Shape) -> Term:
     function = grower.dice.pick(("eigenbasis", "qr"))
     return Term(grower.call(function, kernel(grower, shape).node), shape, 1, Phase.STREAM, shape)
@@ -229,6 +253,8 @@ MATRIX_PRODUCTIONS = (
     Production(8, semidefinite, is_gram),
     Production(8, inverse_root, is_gram),
     Production(8, orthonormal, is_gram),
+    Production(8, power, is_gram),
+    Production(4, spectrum, has_columns),
     Production(8, factor, is_gram),
     Production(4, solution, is_square_left),
     Production(8, masked, is_gram),

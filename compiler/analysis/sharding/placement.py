@@ -18,7 +18,8 @@ from typing import TypeAlias
 from optforge.compiler.analysis.sharding.dataflow import Dataflow, Tensor, dataflow_of
 from optforge.compiler.analysis.sharding.minimum_cut import NEVER, Network
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import OPERATORS, Across, elementwise_shape
+from optforge.compiler.ir.operators import OPERATORS, Across
+from optforge.compiler.ir.shards import reduced_dims
 from optforge.compiler.ir.types import FULL, GRAMS, Dim, Shape
 
 LENGTH = 1024  # of a dimension, when costs are compared
@@ -169,6 +170,8 @@ class Placing:
         match OPERATORS[value.expr.operator].across:
             case Across.WHOLE:
                 return True
+            case Across.ORDER:
+                return bool({dim, self.cut.other} & {*reduced_dims(value.expr)})
             case Across.PRODUCT:
                 shapes = [each.type.shape for each in value.expr.arguments]
                 assert shapes[0] is not None
@@ -186,13 +189,8 @@ class Placing:
 
     def is_reduced(self, value: Tensor) -> bool:
         """Whether the value is a reduction over what is sharded."""
-        if not isinstance(value.expr, ir.Apply) or not OPERATORS[value.expr.operator].reduces:
-            return False
-        *reduced, axis = value.expr.arguments
-        whole = elementwise_shape(tuple([each.type.shape for each in reduced]), "all")
-        assert whole is not None
-        name = axis.value if isinstance(axis, ir.Literal) else "all"
-        return self.cut.dim in {"row": whole[1:], "col": whole[:1]}.get(str(name), whole)
+        is_reduction = isinstance(value.expr, ir.Apply) and OPERATORS[value.expr.operator].reduces
+        return is_reduction and self.cut.dim in reduced_dims(value.expr)
 
     # The cut
 

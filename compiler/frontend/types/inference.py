@@ -70,6 +70,13 @@ def silent(diagnostic: Diagnostic) -> None:
 SQUARE_SHAPES = {Want.GRAM: SQUARES, Want.BASIS: BASES}
 
 
+def is_no_share(parameter: Formal, argument: ir.Expr) -> bool:
+    """Whether a literal is not from 0 to 1, where it has to be."""
+    if parameter.name != "q" or not isinstance(argument, ir.Literal) or not isinstance(argument.value, float):
+        return False
+    return not 0 <= argument.value <= 1
+
+
 def is_count(value: ir.Value) -> bool:
     return isinstance(value, float) and value.is_integer() and value >= 0
 
@@ -270,6 +277,8 @@ class Inference:
             self.report(errors.not_constant(place, argument.span))
         if parameter.choices:
             self._require_choice(place, parameter.choices, argument)
+        if is_no_share(parameter, argument):
+            self.report(errors.wrong_kind(place, "a share from 0 to 1", f"`{argument.span.text}`", argument.span))
         if parameter.name == "steps" and isinstance(argument, ir.Literal) and not is_count(argument.value):
             self.report(errors.wrong_kind(place, "a whole number, 0 or more", f"`{argument.span.text}`", argument.span))
         return True

@@ -22,7 +22,10 @@ LAYOUTS = {
     "tensor": "each parameter as one column; those of one size as a batch",
     "matrix": "each parameter as one matrix, or several (`split`); those of one shape as a batch",
 }
-WHOLE = ("orthogonalize", "inverse_root", "eigenbasis", "qr", "solve", "cholesky", "logdet", "det")
+WHOLE = (
+    *("orthogonalize", "inverse_root", "mpower", "eigenbasis", "eigenvalues", "qr", "solve", "cholesky"),
+    *("logdet", "det"),
+)
 GRAM = ", in the Gram form where shape and dtype allow (`optforge.runtime.explain_orthogonalize`)"
 LABEL = 12
 

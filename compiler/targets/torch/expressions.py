@@ -189,14 +189,15 @@ class Writer:
 
     def call_arguments(self, node: ir.Apply) -> list[str]:
         """Of a runtime function: values by position, settings by keyword where they are not the default."""
-        operator, shown = OPERATORS[node.operator], []
+        operator, shown, named = OPERATORS[node.operator], [], []
         for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
             text = self.text(argument)
             if parameter.default is None:
                 shown.append(text)
             elif not (isinstance(argument, ir.Literal) and argument.spelling == parameter.default):
-                shown.append(f"{parameter.name}={text}" if parameter.want in SETTINGS else text)
-        return shown
+                is_named = parameter.keyword_only or parameter.want in SETTINGS
+                (named if is_named else shown).append(f"{parameter.name}={text}" if is_named else text)
+        return [*shown, *named]
 
     def _scalar_power(self, node: ir.Apply) -> str:
         """``x**2``; a literal base is written as a float, so that large powers overflow instead of growing."""

@@ -48,7 +48,7 @@ MODULE_NAMES = {
     "StorageWeakRef", "Stored", "Strategy", "Surroundings", "TALL", "Tensor", "TooManyNumbers", "TracebackType",
     "Triples", "TypedDict", "UNEVEN", "Unpack", "VERSION", "VIEW_KEYS", "View", "WEIGHTS", "WHOLE_NAMES", "WIDTHS",
     "WORD", "WRAPPERS", "Was", "WrongGraph", "annotations", "array", "cache", "cached_property", "cast",
-    "chain", "cholesky", "solve",
+    "chain", "cholesky", "solve", "eigenvalues", "mpower", "quantiles", "ranks",
     "contextmanager", "dataclass", "deepcopy", "defaultdict", "det", "difflib", "eigenbasis", "explain_orthogonalize",
     "explain_routing", "explain_schedule", "field", "fields", "find_spec", "from_dlpack", "fused_adagrad", "fused_adam",
     "fused_adamw", "fused_sgd", "get_proxy_mode", "get_total_norm", "groupby", "ieee", "importlib", "inspect",

@@ -90,6 +90,8 @@ def operator_of(call: Owned, scalars: ScalarNames) -> OwnerCall | None:
     names: dict[ir.Key | EquationName, str] = {**dict(scalars.items())}
     names |= {(ir.InputSource.COMBINED, name): name for name in call.sent}
     count = OPERATORS[value.operator].values
+    if any(each.keyword_only for each in OPERATORS[value.operator].parameters[:count]):
+        return None
     read = tuple(each.name for each in value.arguments[:count] if isinstance(each, ir.Input))
     settings = tuple(Writer(names).call_arguments(value)[count:])
     if read != call.sent or sum(map(len, settings)) > SETTINGS or not all("=" in each for each in settings):
