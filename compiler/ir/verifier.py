@@ -127,7 +127,7 @@ def is_done_by_ranks(node: ir.Apply) -> bool:
     if operator.across is Across.WHOLE:
         return False
     if operator.across is Across.ORDER:
-        return node.type.is_scalar_phase or {*reduced_dims(node)} == {Dim.ONE}
+        return node.type.is_scalar_phase or {*reduced_dims(node)} <= {Dim.ONE, Dim.RANK}
     return not operator.reduces or node.type.is_scalar_phase or all(shape == SCALAR for shape in shapes)
 
 

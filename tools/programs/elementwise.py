@@ -176,6 +176,7 @@ def ordered(grower: Grower, shape: Shape, depth: int) -> Term:
     assert term is not None
     per = grower.dice.pick(("row", "col")) if grower.scope.is_matrix and grower.dice.chance(60) else None
     keywords: dict[str, ast.Expression] = {} if per is None else {"per": name(per)}
+    node: ast.Expression
     match grower.dice.below(3):
         case 0:
             node = ast.Binary("*", ast.Number("0.1"), grower.call("rank", term.node, **keywords))

@@ -20,6 +20,7 @@ from optforge.compiler.ir.types import (
     FULL,
     SCALAR,
     SQUARES,
+    Dim,
     Kind,
     Phase,
     Shape,
@@ -248,6 +249,8 @@ class Inference:
             self.report(errors.wrong_shape(where, want.value, "a scalar", argument.span))
         elif found.shape is not None and found.shape not in SQUARE_SHAPES.get(want, (found.shape,)):
             self._wrong_shape(where, None, found.shape, argument.span, want.value)
+        elif parameter.name == "of" and found.shape is not None and Dim.RANK in found.shape:
+            self._wrong_shape(where, None, found.shape, argument.span, "a matrix of rows and columns")
         elif want is Want.SCALAR and found.shape not in (SCALAR, None):
             self._wrong_shape(where, SCALAR, found.shape, argument.span)
         else:

@@ -189,7 +189,9 @@ class Writer:
 
     def call_arguments(self, node: ir.Apply) -> list[str]:
         """Of a runtime function: values by position, settings by keyword where they are not the default."""
-        operator, shown, named = OPERATORS[node.operator], [], []
+        operator = OPERATORS[node.operator]
+        shown: list[str] = []
+        named: list[str] = []
         for parameter, argument in zip(operator.parameters, node.arguments, strict=True):
             text = self.text(argument)
             if parameter.default is None:
