@@ -210,8 +210,8 @@ class Place:
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
         if operator.name == "total" and not self.totals:
             self.report(errors.not_available("total", self.what, node.function.span))
-        node = nested(node) if operator.name in ("min", "max") else node
-        given = self._match_arguments(node, operator.parameters, operator.signature)
+        called = nested(node) if operator.name in ("min", "max") else node
+        given = self._match_arguments(called, operator.parameters, operator.signature)
         if given is None:
             return number("0", node.span)
         arguments = []

@@ -183,11 +183,10 @@ def dump_function(function: ir.Function) -> str:
     """The whole function as text that :func:`read_function` reads back."""
     inputs = {node.key: node for node in declared_inputs(function)}
     dump = Dump(function)
-    lines = [f"function {function_text(function.name)} for {function.universe.value}"]
-    lines[0] += f" with {function.rank}" * bool(function.rank)
+    head = f"function {function_text(function.name)} for {function.universe.value}"
+    lines = [head + f" with {function.rank}" * bool(function.rank)]
     lines += [f"    {node.source.value} {node.name}: {type_text(node.type)}" for node in inputs.values()]
-    lines += [f"    given {dump.text(condition)}" for condition in function.given]
-    lines += [""] if inputs else []
+    lines += [*(f"    given {dump.text(condition)}" for condition in function.given), *([""] if inputs else [])]
     for equation in function.equations:
         lines += [f"    {line}" for line in dump.equation(equation)]
     lines += [""] if function.equations else []
@@ -287,8 +286,8 @@ def read_function(text: str) -> ir.Function:
             when = None
         else:
             raise ValueError(f"this line is no equation: {line}")
-    name, universe = read_function_name(head[1]), Universe(head[2])
-    return ir.Function(name, universe, tuple(equations), tuple(outputs), tuple(given), head[3] or "")
+    name, parts = read_function_name(head[1]), (tuple(equations), tuple(outputs), tuple(given))
+    return ir.Function(name, Universe(head[2]), *parts, head[3] or "")
 
 
 @dataclass
