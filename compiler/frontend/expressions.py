@@ -217,10 +217,8 @@ class Place:
         arguments = []
         for parameter in operator.parameters:
             value = given.get(parameter.name)
-            if value and parameter.want is Want.RULE:
-                arguments.append(self._own_rule(value))
-            else:
-                arguments.append(self.expression(value) if value else default_of(parameter, node.span))
+            resolve = self._own_rule if parameter.want is Want.RULE else self.expression
+            arguments.append(resolve(value) if value else default_of(parameter, node.span))
         return ir.Apply(operator.name, tuple(arguments), span=node.span)
 
     def _own_rule(self, node: ast.Expression) -> ir.Expr:
