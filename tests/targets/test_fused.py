@@ -225,13 +225,16 @@ def test_fused_steps_are_the_rules_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ("AdamW", "Adam", "SGD", "Adagrad"))
-def test_float32_steps_differ_by_rounding(name: str) -> None:
-    """Each side rounds less than 32 times in what makes a step, and once where the step is added to the weight."""
+def test_float32_steps_differ_by_no_more_than_rounding(name: str) -> None:
+    """Each side rounds less than 32 times in what makes a step, and once where the step is added to the weight.
+
+    On processors that fuse no product with a sum both may round alike, to the bit.
+    """
     unit = 2.0**-24
     hypers = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "momentum": 0.9}
     scalars = {**{name: values[0] for name, values in VALUES.items()}, **hypers}
     runs = run_both(step_of(name), scalars, torch.float32)
-    assert runs["weight"].difference > 0
+    assert runs["weight"].step > 0
     assert all(run.agrees(2 * STEPS * 32 * unit, unit) for run in runs.values()), runs
 
 
