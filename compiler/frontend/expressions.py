@@ -389,11 +389,8 @@ def form_of(node: ast.Call, forms: tuple[Operator, ...]) -> Operator:
 
 def argument_name(asked: ast.Expression | None, parameter: str) -> str:
     """What a value is called that a parameter stands for: as the function that made it, if one did."""
-    match asked:
-        case ast.Call(function=function) | ast.Pipe(call=ast.Call(function=function)):
-            return function.name
-        case _:
-            return parameter
+    call = asked.call if isinstance(asked, ast.Pipe) else asked
+    return call.function.name if isinstance(call, ast.Call) else parameter
 
 
 def counted(arguments: int) -> str:
