@@ -35,9 +35,8 @@ def lower_spec(node: ir.Optimizer, prefix: str, taken: set[str]) -> tuple[list[s
         functions.append(past_function(each, free_name(f"{prefix}{target}_was", taken), given_names(each)))
         entries += was_lines("", target, functions[-1])
     lines += before_lines(node.rules)
-    in_one = f"    was=({''.join(entries)}),"
-    if len(entries) == 1 and len(in_one) <= WIDTH:  # a tuple of one thing that fits in a line is written in one
-        lines.append(in_one)
+    if len(entries) == 1:  # a tuple of one thing that fits in a line is written in one
+        lines.append(f"    was=({entries[0]}),")
     elif entries:
         lines += ["    was=(", *(f"        {line}" for line in entries), "    ),"]
     return [*lines, ")"], functions
