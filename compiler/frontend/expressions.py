@@ -167,8 +167,9 @@ class Place:
             hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else self.hint
             usual = f"here it is called `{VALUES[name]}`" if name in VALUES else ABSENT.get(name)
             usual = usual or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS and not self.calls else None)
-            usual = usual or errors.suggest_nearest(name, visible)
-            self.report(errors.unknown_name(name, node.span, visible, usual or hint))
+            self.report(
+                errors.unknown_name(name, node.span, visible, usual or errors.suggest_nearest(name, visible) or hint)
+            )
         return number("0", node.span)
 
     # Calls
@@ -195,8 +196,7 @@ class Place:
             self.report(errors.unknown_function(name, node.function.span, known, help_text))
             return number("0", node.span)
         function, scope = found
-        is_chosen = name in self.scope.functions or name in self.scope.taken
-        if overrides_prelude(function) and scope is not prelude() and not is_chosen:
+        if overrides_prelude(function) and scope is not prelude() and not self.scope.chooses(name):
             self.report(errors.replaces_prelude(name, node.function.span, function.name.span.source.path))
         return self.inlined(node, function, scope)
 

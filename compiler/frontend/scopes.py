@@ -160,6 +160,10 @@ class Scope:
     def known_wrappers(self) -> list[str]:
         return [*self.wrappers, *(name for keyword, name in self._heads() if keyword == "wrapper")]
 
+    def chooses(self, name: str) -> bool:
+        """Whether the file itself says which function it means."""
+        return name in self.functions or name in self.taken
+
     def shipped_home(self, function: str) -> str | None:
         """The shipped file that has a function of this name, as `from` says it."""
         return next((path.stem for path in self.files.index(SPECS).get(("def", function), ())), None)
