@@ -287,7 +287,5 @@ NorMuonH.SPEC = Spec(
             "v": ("be6d60d67997", "v = 0.95 * prev(v) + (1 - 0.95) * grad^2"),
         },
     },
-    was=(
-        Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),
-    ),
+    was=(Was("matrix", "Hyperball.radius", matrix_Hyperball_radius_was, ("radius",), ()),),
 )
