@@ -19,6 +19,7 @@ CLAIM_FORMS = {
     "equivariant": "rows",
 }
 
+NO_BASE = "only equations of an optimizer that `extends` another have it"  # what is wrong with a `super` elsewhere
 
 UNIVERSAL: dict[str, ir.Expr] = {
     "grad": ir.Input("grad", ir.InputSource.STREAM),

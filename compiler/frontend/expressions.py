@@ -28,7 +28,6 @@ from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import NOWHERE, Span
 
 Lookup = Callable[[ast.Name], ir.Expr | None]
-NO_BASE = "only equations of an optimizer that `extends` another have it"
 
 
 @dataclass(frozen=True)
@@ -167,9 +166,8 @@ class Place:
             hint = f"a function sees only what is its own: make `{name}` a parameter" if self.calls else self.hint
             usual = f"here it is called `{VALUES[name]}`" if name in VALUES else ABSENT.get(name)
             usual = usual or (f"write `{FUNCTIONS[name]}`" if name in FUNCTIONS and not self.calls else None)
-            self.report(
-                errors.unknown_name(name, node.span, visible, usual or errors.suggest_nearest(name, visible) or hint)
-            )
+            usual = usual or errors.suggest_nearest(name, visible) or hint
+            self.report(errors.unknown_name(name, node.span, visible, usual))
         return number("0", node.span)
 
     # Calls
