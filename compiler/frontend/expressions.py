@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from optforge.compiler.frontend.builtins import UNIVERSAL, nested, universal
+from optforge.compiler.frontend.builtins import NO_BASE, UNIVERSAL, nested, universal
 from optforge.compiler.frontend.equations import DEPTH_LIMIT, Equations
 from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
