@@ -613,7 +613,7 @@ ROWS = (
              interval=intervals.square),
     Operator("place", Across.WHOLE, "the number of each of the parameter's rows, or cols", (Formal("per", Want.AXIS),),
              place_shape, one("index({like}, dim={0})"), reference_place, imports=("index",), is_stream=True,
-             internal=True),
+             cost=no_cost, internal=True),
     Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
              Pattern("{0:postfix}.lerp_({1}, {2})"), internal=True),

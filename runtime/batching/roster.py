@@ -220,7 +220,9 @@ def _is_still(
     group: Mapping[str, Any],
 ) -> bool:
     """Whether a parameter is what it was; while its group tells the same, what is beside it does not change that."""
-    return known.fits(p) if is_told_so else known == _slot_of(p, reading, rules, name, group)
+    if is_told_so:
+        return known.fits(p)
+    return known.rule is _rule_named(rules, reading.role) and known == _slot_of(p, reading, rules, name, group)
 
 
 def _sees_shapes(rule: Rule) -> bool:

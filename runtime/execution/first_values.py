@@ -43,6 +43,7 @@ def _give_first_values(
     """
     for p in batch.params:
         _leave_to_owner(slots[p], state.setdefault(p, {}))
+    _require_fitting(batch, batch.params, slots, state)
     given = {p: _find_given(state[p], batch.rule, batch.states) for p in batch.params}
     for p, names in given.items():
         state[p].update({name: state[p][name].contiguous() for name in names if _is_blank(state[p][name])})

@@ -44,8 +44,9 @@ COUNTS = [math.prod(shape) for shape in SHAPES]
 
 # Which rules are recognized. Those that follow AdamW outside of their matrices, by `use` or from what they extend:
 WITH_ADAMW = (
-    *("AdaMuon", "AdamH", "AdamP", "Aurora", "AuroraH", "CautiousMano", "CautiousMuon", "CautiousNAMO"),
-    *("CautiousNora", "CautiousNorMuon", "Conda", "ContraAurora", "ContraMuon", "ContraMuonRestored", "HTMuon"),
+    *("ASGO", "AdaMuon", "AdamH", "AdamP", "Aurora", "AuroraH", "CautiousMano", "CautiousMuon", "CautiousNAMO"),
+    *("CautiousNora", "CautiousNorMuon", "Conda", "ContraAurora", "ContraMuon", "ContraMuonRestored", "Dion"),
+    *("GaLore", "HTMuon"),
     *("MARSAdamW", "MARSM", "Mano", "Moonlight", "Mousse", "Muon", "MuonCANS", "MuonCubic", "MuonDeepSeek", "MuonEq"),
     *("MuonExact", "MuonH", "MuonHeavyBall", "MuonPlus", "MuonPolarExpress", "MuonSVD", "MuonSphere", "MuonSquared"),
     *("MuonTorch", "MuonYouJiacheng", "Muown", "NAMO", "NAMOD", "NAMODH", "NAMOH", "NorMuon", "NorMuonDion"),
