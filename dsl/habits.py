@@ -183,6 +183,8 @@ def _suggest_keyword(refusal: Refusal) -> str | None:
     """A keyword where a name can stand, unless it may well have been meant as the keyword."""
     if not refusal.is_keyword or "NAME" not in refusal.expected:
         return None
+    if refusal.token == "dim" and refusal.following.startswith("="):
+        return "an axis is `per=row` or `per=col`"
     if refusal.starts_statement and not refusal.following.startswith(("=", "<-")):
         return None
     return f"`{refusal.token}` is a keyword and cannot be a name"

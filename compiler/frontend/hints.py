@@ -38,7 +38,7 @@ FUNCTIONS = {
     **dict.fromkeys(("I", "eye"), "identity(s)"),
     **dict.fromkeys(("argsort", "topk"), "rank(x)"),
     **dict.fromkeys(("kthvalue", "percentile"), "quantile(x, q)"),
-    **dict.fromkeys(("matrix_power", "matrix_sqrt", "sqrtm"), "mpower(s, a)"),
+    **dict.fromkeys(("matrix_power", "matrix_sqrt", "sqrtm"), "mpower(s, p)"),
     **dict.fromkeys(("eigvalsh", "eigvals"), "eigenvalues(s)"),
     **dict.fromkeys(("diag", "diagflat"), "diagonal(s)"),
     "tril": "lower(s)",

@@ -128,6 +128,8 @@ def test_suggested_expressions_are_right():
         "condition": "lr > 0",
         "x": "grad",
         "y": "2",
+        "p": "2",
+        "q": "0.5",
         "lo": "0",
         "hi": "1",
         "decay": "0.9",
