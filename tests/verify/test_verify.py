@@ -97,7 +97,7 @@ FALSE = [
     ("scale_free(grad)", "clip_norm(grad, 1)"),
     ("scale_free(grad)", "momentum(grad + weight, beta) |> rownorm"),
     ("equivariant(rows)", "qr(grad @ grad') @ grad"),
-    ("equivariant(rows)", "o + 1e-6 * (qr(o @ o') @ o)"),
+    ("equivariant(rows)", "o + 1e-6 * (qr(m @ m') @ o)"),
     ("equivariant(cols)", "grad @ qr(grad' @ grad)"),
 ]
 
