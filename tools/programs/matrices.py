@@ -179,10 +179,11 @@ def rotated(grower: Grower, shape: Shape, depth: int) -> Term:
 
 
 def masked(grower: Grower, shape: Shape, depth: int) -> Term:
-    """A part of a matrix by its places."""
+    """Two parts of a matrix by their places."""
     gram = semidefinite(grower, shape, depth)
-    node = grower.call(grower.dice.pick(("lower", "upper", "diagonal", "identity")), gram.node)
-    return Term(node, shape, max(gram.bound, 1), Phase.STREAM, shape)
+    parts = (("lower", "diagonal"), ("identity", "upper"), ("upper", "lower"))
+    first, second = (grower.call(part, gram.node) for part in grower.dice.pick(parts))
+    return Term(ast.Binary("-", first, second), shape, gram.bound + 1, Phase.STREAM, shape)
 
 
 def can_be_numbered(scope: Scope, shape: Shape) -> bool:

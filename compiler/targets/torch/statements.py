@@ -60,6 +60,7 @@ class Lowering:
     lines: list[str] = field(default_factory=list)
     guards: dict[ir.Expr, str] = field(default_factory=dict)
     block: tuple[int, ir.Expr | None] = (0, None)  # where the last block of a guard ends, and the guard
+    is_otherwise: bool = False  # whether that is what an `else` begins
     like: str = "weight"
 
     def __post_init__(self) -> None:
@@ -148,7 +149,9 @@ class Lowering:
             self.lines.extend(self._assigned(name, equation, self.width))
         else:
             body = [f"    {line}" for line in self._assigned(name, equation, self.width - 4)]
-            self.lines.extend([*self._guard_head(equation.when), *body])
+            head = self._guard_head(equation.when)
+            self.is_otherwise = head == ["else:"] if head else self.is_otherwise
+            self.lines.extend([*head, *body])
             self.block = (len(self.lines), equation.when)
         self.names[equation.name] = name
 
@@ -158,7 +161,7 @@ class Lowering:
         if end == len(self.lines) and current is not None:
             if when == current:
                 return []
-            if is_opposite(when, current):
+            if is_opposite(when, current) and not self.is_otherwise:
                 return ["else:"]
         head = f"if {self.writer.text(when)}:"
         return [head if fits(head, self.width) else f"if {self._named_guard(when)}:"]
