@@ -37,7 +37,7 @@ from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 
 # What is said where a file is to give classes and has functions for others alone.
-FUNCTIONS_ONLY = "defines functions only: no optimizer, schedule or penalty"
+FUNCTIONS_ONLY = "defines functions and wrappers only: no optimizer, schedule or penalty"
 REMEMBERED, VERSIONS = 256, 16  # texts that a workspace keeps, and for each what it was with other files beside it
 
 

@@ -33,7 +33,7 @@ def compile_source(text: str, name: str = "<string>", folder: Path | None = None
 
     Raises:
         SpecError: the spec is wrong; the message shows every mistake with its place.
-        LookupError: the spec defines functions only.
+        LookupError: the spec defines functions and wrappers only.
     """
     WORKSPACE.refresh()
     return module_for(WORKSPACE.snapshot_of(Source(name, text), folder and folder.resolve()))

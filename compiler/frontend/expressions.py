@@ -208,7 +208,10 @@ class Place:
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
         if operator.name == "total" and not self.totals:
             self.report(errors.not_available("total", self.what, node.function.span))
-        called = nested(node) if operator.name in ("min", "max") else node
+        nests = operator.name in ("min", "max")
+        if nests and not self._is_short(node.arguments, node.span):
+            return number("0", node.span)
+        called = nested(node) if nests else node
         given = self._match_arguments(called, operator.parameters, operator.signature)
         if given is None:
             return number("0", node.span)

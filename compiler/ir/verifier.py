@@ -68,7 +68,8 @@ def require_valid_stages(stages: tuple[ir.Stage, ...], after: str) -> None:
             if not is_sum or each.over not in (Over.PARAMETERS, Over.OF_RULE):
                 raise InternalError(f"after {after}: `{each.name}` is combined as nothing before a target combines")
         if len({each.over for each in stage.collectives}) > 1:
-            raise InternalError(f"after {after}: `{stage.function.name}` runs for some parameters and for others")
+            name = function_text(stage.function.name)
+            raise InternalError(f"after {after}: `{name}` runs for some parameters and for others")
     require_distinct("collectives", (each.name for stage in stages for each in stage.collectives), after)
 
 

@@ -21,7 +21,7 @@ WITHOUT_MOMENTUM = {
     *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Rprop", "SignSGD"),
     *("ScheduleFreeAdamW", "ScheduleFreeSGD"),  # a mean of the weights, whose share cannot be changed between steps
 }
-REST_ALONE = {"SinkGD", "SWAN"}
+REST_ALONE = {"Dion", "SinkGD", "SWAN"}  # Dion keeps what its step leaves, which is no average
 USUAL = ("momentum", "beta1", "mu1", "beta")  # by these names, the first that a class has
 
 

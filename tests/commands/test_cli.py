@@ -173,7 +173,7 @@ def test_a_file_of_functions_has_nothing_to_make_of(line: str, capsys: pytest.Ca
     assert main(line.split()) == 2
     assert capsys.readouterr() == (
         "",
-        "optforge: kit.opt defines functions only: no optimizer, schedule or penalty\n",
+        "optforge: kit.opt defines functions and wrappers only: no optimizer, schedule or penalty\n",
     )
     assert not Path("made").exists()
 

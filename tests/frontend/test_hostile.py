@@ -270,5 +270,5 @@ def test_a_mutated_spec_ends_in_messages_or_code(text):
         assert not Path(diagnostic.span.source.path).is_absolute()
     assert (result.program is None) == any(each.severity == "error" for each in result.diagnostics)
     render_text(result.diagnostics)
-    if result.program is not None:
+    if result.program is not None and result.program.declarations:
         compile(render_program(run_passes(result.program, TORCH.rewrites, verify=True), "Test."), "mutant.py", "exec")

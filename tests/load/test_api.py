@@ -77,7 +77,7 @@ def test_functions_alone_make_no_class(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     text = "def halved(x) = x / 2\n"
     Path("kit.opt").write_text(text)
-    said = "kit.opt defines functions only: no optimizer, schedule or penalty"
+    said = "kit.opt defines functions and wrappers only: no optimizer, schedule or penalty"
     for make in (lambda: optforge.load("kit.opt"), lambda: optforge.compile_source(text, "kit.opt")):
         with pytest.raises(LookupError, match=f"^{said}$"):
             make()
@@ -123,7 +123,7 @@ def test_a_wrong_spec_raises_with_the_caret() -> None:
 def test_sources_and_tracebacks_show_the_generated_text() -> None:
     module = optforge.compile_source(SPEC.replace("weight - lr * grad", "weight - lr * grad / (t - 1)"))
     source = inspect.getsource(module.Half)
-    assert source.startswith("class Half(SpecOptimizer, runtime=4):")
+    assert source.startswith("class Half(SpecOptimizer, runtime=5):")
     p = torch.nn.Parameter(torch.zeros(1))
     p.grad = torch.ones(1)
     optimizer = module.Half([p])

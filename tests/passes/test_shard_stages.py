@@ -68,8 +68,11 @@ def inputs_for(rule: ir.Rule, hypers: Mapping[str, Any]) -> Inputs:
 
 
 def optimizers_of(program: ir.Program) -> Iterator[ir.Optimizer]:
+    """The optimizers, without the rules that need whole matrices: those with a dimension of their own."""
     ready = run_passes(program, TORCH.rewrites)
-    return (each for each in ready.declarations if isinstance(each, ir.Optimizer))
+    for each in ready.declarations:
+        if isinstance(each, ir.Optimizer):
+            yield replace(each, rules=tuple(rule for rule in each.rules if rule.rank is None))
 
 
 # Each operator

@@ -211,6 +211,6 @@ def test_lines_are_no_longer_than_others() -> None:
 def test_names_in_shards_mean_what_they_mean_in_rules(text: str) -> None:
     (case,) = cases_of(getattr(compile_source(text), compile_source(text).__all__[0]))
     found: list[Any] = []
-    _drive([case.begun(ALONE, found.append)])
+    _drive([case.begun(ALONE, found.append)], Communication())
     for x, y in zip(found[0], case.whole(), strict=True):
         assert error(x, y) < 1e-12

@@ -7,12 +7,14 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import optforge.generated
 from optforge.compiler.driver import check_file, check_source
 from optforge.compiler.load import find_spec
+from optforge.compiler.oracle.interpreter import Inputs, size_of_rank
 from optforge.dsl.source import Source
 from tests.references import REFERENCES
 from tests.specs.test_torch_family import PAIRS
@@ -55,10 +57,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def numbers(state: str) -> float:
+def numbers(state: str, rank: int = 0) -> float:
     """How many numbers the text of a state amounts to, for the matrix of these tests."""
     first = state.split(";")[0].replace("rows cols", "rows * cols")
-    per_weight = eval(re.sub(r"(\d) (rows|cols)", r"\1 * \2", first), {"rows": ROWS, "cols": COLS})
+    sizes = {"rows": ROWS, "cols": COLS, "r": rank}
+    per_weight = eval(re.sub(r"(\d) (rows|cols|r)\b", r"\1 * \2", first), sizes)
     return per_weight * ROWS * COLS
 
 
@@ -71,7 +74,10 @@ def test_states_are_as_large_as_the_table_says(name: str) -> None:
     kept = sum(math.prod(v.shape) for k, v in optimizer.state[p].items() if not re.search(r"(^|_)step$", k))
     declarations = check_file(find_spec(name)).require().declarations
     (declaration,) = (each for each in declarations if each.name == name)
-    assert numbers(catalogue.state_of(declaration)) == pytest.approx(kept)
+    hypers = {hyper.name: hyper.default.value for hyper in declaration.hypers if hyper.default is not None}
+    given = Inputs(np.zeros((ROWS, COLS)), hypers=hypers)
+    ranks = [size_of_rank(rule.rank, given) for rule in declaration.rules if rule.rank]
+    assert numbers(catalogue.state_of(declaration), *ranks) == pytest.approx(kept)
 
 
 def test_a_state_is_written_as_a_sum_over_shapes() -> None:

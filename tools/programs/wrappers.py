@@ -5,6 +5,8 @@ They call what they define by names that the optimizer has as well, remember som
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from optforge.compiler.ir.types import FULL
 from optforge.compiler.verify.shared.dice import Dice
 from optforge.dsl import ast
@@ -17,8 +19,11 @@ LABEL = "Ahead"
 
 
 def wrap(dice: Dice, scope: Scope, base: Made) -> tuple[ast.Wrapper, ast.Optimizer]:
-    """A wrapper with one hyper, called `lr`, and the optimizer with it around."""
-    inner = grower_of(dice, scope)
+    """A wrapper with one hyper, called `lr`, and the optimizer with it around.
+
+    The weight is the one that the optimizer sees, which says what it was before the first step.
+    """
+    inner = grower_of(dice, replace(scope, data=tuple(v for v in scope.data if v.name != "weight")))
     fed = ast.Binary("+", name("grad"), inner.small(inner.exact(FULL, 1)).node)
     share = ast.Binary("*", name("lr"), ast.Number("0.5")) if dice.chance(50) else name("lr")
     kept = call_node("ema", ast.Binary("-", name("s"), name("weight")), share)
