@@ -234,8 +234,8 @@ def test_a_step_stores_what_the_kernel_returns(cls):
     """The kernel gets the hypers, the count of this step and what the one before has stored; outputs may be inputs."""
     if has_totals(cls):
         pytest.skip("needs parameters that do not depend on each other")
-    p = groups(cls)[0]["params"][0]
     (rule,) = [rule for rule in cls.RULES if roles(cls)[0] in rule.roles]
+    p = next(p for p in groups(cls)[0]["params"] if rule.orientation != "wide" or p.shape[0] <= p.shape[1])
     optimizer = build(cls, [{"params": [p], "rule": roles(cls)[0]}])
     optimizer.backend = "eager"
     view = {"elementwise": (-1,), "tensor": (1, -1, 1)}.get(rule.step.layout)
@@ -246,6 +246,8 @@ def test_a_step_stores_what_the_kernel_returns(cls):
         inputs = [held[name].clone().reshape(view or (1, *held[name].shape)) for name in rule.step.inputs]
         sizes = dict(zip(("rows", "cols"), p.shape, strict=False))
         scalars = {**optimizer.param_groups[0], "t": t, **sizes}
+        if rule.rank is not None:
+            scalars[rule.rank.name] = rule.rank.size(tuple(p.shape), scalars, False)
         values = rule.step.function(*inputs, **{name: scalars[name] for name in rule.step.scalars})
         expected = dict(zip(rule.step.outputs, values, strict=True))
         optimizer.step()

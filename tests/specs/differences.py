@@ -21,13 +21,17 @@ FILE = Path(__file__).parents[1] / "references" / "DIFFERENCES.md"
 
 @dataclass(frozen=True)
 class Difference:
-    """``exactly`` is what a variant of the spec says instead; it agrees with theirs up to ``within`` of each step."""
+    """``exactly`` is what a variant of the spec says instead; it agrees with theirs up to ``within`` of each step.
+
+    Where ours is an optimizer with wrappers around it, the variant is one of ``base``, without these.
+    """
 
     ours: str
     theirs: str
     why: str
     exactly: str = ""
     within: float = 1e-9
+    base: str = ""
 
 
 TENSOR = "    for tensor:\n        "
@@ -131,6 +135,7 @@ OF_PACKAGES = (
         TENSOR + "whole = sign(beta1 * prev(m) + (1 - beta1) * grad)\n"
         "        mask  = 1 if whole * grad > 0 else 0\n"
         "        u     = whole * mask * sum(mask * 0 + 1) / (sum(mask) + 1)\n",
+        base="Lion",
     ),
     Difference(
         "CautiousMuon",
@@ -140,6 +145,7 @@ OF_PACKAGES = (
         MATRIX + "whole  = orthogonalize(m, steps)\n"
         "        mask   = 1 if whole * m > 0 else 0\n"
         "        update = whole * mask * rows * cols / (sum(mask) + 1)\n",
+        base="Muon",
     ),
     Difference(
         "MuonYouJiacheng?lr=0.0009765625&beta=0.9375",

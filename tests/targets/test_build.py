@@ -24,7 +24,8 @@ from optforge.compiler.targets.torch.render import render_standalone
 from optforge.runtime import VERSION, SpecOptimizer
 
 ROOT = Path(__file__).parents[2]
-SPECS = sorted(ROOT.glob("specs/*.opt"))
+MAKES_A_CLASS = re.compile(r"^(optimizer|schedule|penalty) ", re.MULTILINE)
+SPECS = sorted(path for path in ROOT.glob("specs/*.opt") if MAKES_A_CLASS.search(path.read_text(encoding="utf-8")))
 
 
 SOME = ("adamw", "namo", "nora", "sgd", "uba")
