@@ -351,8 +351,6 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             return
         _require_groups(self.param_groups)
         self.param_groups[:] = [g if isinstance(g, Group) else self._group(g) for g in self.param_groups]
-        for group in self.param_groups:  # from what they hold the sizes of states follow
-            self._values(group)
         self._roster = old.renewed(self.param_groups, type(self), self.state)
         changed = {p: slot for p, slot in old.slots.items() if self._roster.slots.get(p) is not slot}
         if changed:

@@ -7,6 +7,7 @@ is checked as at construction, before the step changes anything. Of states it kn
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..contract.hypers import _plain
+from ..contract.hypers import _check_hypers, _plain
 from ..contract.interface import DIMENSIONS, OWN_DIMENSIONS, Rule
 from ..placement.fsdp import _require_resharded
 from ..placement.layouts import _is_dtensor, _layout_of, _local
@@ -172,6 +173,8 @@ class Roster:
     ) -> _Listing:
         """What the group lists, once what is new has been checked; `old` is how it was, `gone` what has left it."""
         sizing = _sizing_hypers(owner.RULES)
+        if sizing:  # the sizes of what is kept follow from them
+            _check_hypers(owner, _held(group, tuple(inspect.signature(owner.check_hypers).parameters)))
         view = _view_of(group, sizing)
         seen = set(map(id, old.params)) if old is not None and old.view == view else set()
         slots = []
