@@ -205,7 +205,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         if _is_capturing():
             return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(k, v) for k, v in given.items()])
         values = tuple(map(_plain, given, given.values()))
-        checked = (*values, *_held(group, ("seed", "precision")).values())
+        checked = (*values, *(_plain(k, v) for k, v in _held(group, ("seed", "precision")).items()))
         known = self._checked.get(id(group))
         if checked != known:
             _check_hypers(type(self), given)

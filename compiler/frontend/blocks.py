@@ -102,7 +102,7 @@ class Machine:
             return None
         definition, name = self.dimension, self.dimension.name
         require_usable_name(name, "value", self.report)
-        others = {**{each: one.name.span for each, one in self.block.bindings.items()}}
+        others = {each: one.name.span for each, one in self.block.bindings.items()}
         others |= {each: value.span for each, value in self.hypers.items()}
         if name.name in others:
             self.report(errors.duplicate("value", name.name, name.span, others[name.name]))

@@ -228,3 +228,35 @@ def test_what_states_of_wrappers_were_is_said_by_their_old_names():
     assert other.param_groups[0]["smooth_decay"] == 0.25
     kept = [state["Smooth.m"] for state in other.state.values()]
     assert all(map(torch.equal, kept, [state["Smooth.average"] for state in optimizer.state.values()]))
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        "weight + lr * up",
+        "lr * up + weight",
+        "moved + weight",
+        "weight - lr * (-up)",
+        "weight - (-(lr * up))",
+        "(weight + lr * up) * 1",
+    ],
+)
+def test_a_direction_that_is_added_is_what_would_be_subtracted(moved: str) -> None:
+    """Whichever way a step is written, the wrapper sees what lies against the weight's movement, and gives such."""
+    spec = """
+    optimizer Up:
+        hyper lr = 0.1 where lr >= 0
+        for tensor:
+            up = -grad
+            moved = lr * up
+            weight <- {}
+    wrapper Kept:
+        for tensor:
+            direction = 0.5 * super if super * grad > 0 else 0
+            weight <- step(grad)
+    optimizer Both = Up |> Kept
+    """
+    (_, *after) = weights_after(compiled(inspect.cleandoc(spec).format(moved)).Both, 1)
+    (_, *whole) = weights_after(compiled(inspect.cleandoc(spec).format(moved)).Up, 1)
+    for parameter, kept, plain in zip(list(model().parameters())[1:], after, whole, strict=True):
+        torch.testing.assert_close(kept - parameter, 0.5 * (plain - parameter), rtol=1e-12, atol=1e-15)

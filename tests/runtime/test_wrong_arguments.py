@@ -70,8 +70,9 @@ def group_with(**items: Any) -> Any:
 
 
 def after(change: Callable[[Any], object]) -> None:
-    """A step of an optimizer that something has been done to."""
+    """A step of an optimizer that something has been done to after another step, of which it may remember values."""
     optimizer = ready()
+    optimizer.step()
     change(optimizer)
     optimizer.step()
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from optforge.compiler.driver import check_source
+from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.targets.torch.reserved import RESERVED
 from optforge.dsl.diagnostics import Diagnostic
 from optforge.dsl.source import Source
 
+MAKES_A_CLASS = re.compile(r"^(optimizer|schedule|penalty) ", re.MULTILINE)
 HEADING = re.compile(r"^# (\w+\.opt)\n", re.MULTILINE)
 
 
@@ -18,6 +20,11 @@ def split_files(text: str, name: str = "spec.opt") -> dict[str, str]:
     """The files by name; a text without headings is one file, of the name that is given."""
     first, *rest = HEADING.split(text)
     return dict(zip(rest[::2], rest[1::2], strict=True)) if rest and not first.strip() else {name: text}
+
+
+def shipped_with_classes() -> list[Path]:
+    """The shipped specs that classes are made of; others have functions or wrappers alone."""
+    return sorted(path for path in SPECS.glob("*.opt") if MAKES_A_CLASS.search(path.read_text(encoding="utf-8")))
 
 
 def check_files(text: str, name: str = "spec.opt") -> tuple[Diagnostic, ...]:

@@ -22,10 +22,10 @@ from optforge.compiler.commands.generated_files import module_name
 from optforge.compiler.targets.torch.lower import RUNTIME_VERSION
 from optforge.compiler.targets.torch.render import render_standalone
 from optforge.runtime import VERSION, SpecOptimizer
+from tests.support.spec_files import shipped_with_classes
 
 ROOT = Path(__file__).parents[2]
-MAKES_A_CLASS = re.compile(r"^(optimizer|schedule|penalty) ", re.MULTILINE)
-SPECS = sorted(path for path in ROOT.glob("specs/*.opt") if MAKES_A_CLASS.search(path.read_text(encoding="utf-8")))
+SPECS = shipped_with_classes()
 
 
 SOME = ("adamw", "namo", "nora", "sgd", "uba")

@@ -6,7 +6,6 @@ graphs, recorded and compiled.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +18,6 @@ import pytest
 
 from optforge.compiler.analysis import scalar_facts
 from optforge.compiler.driver import check_source, map_functions, run_passes
-from optforge.compiler.frontend.files import SPECS
 from optforge.compiler.ir import intervals
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
@@ -38,6 +36,7 @@ from optforge.dsl import ast, precedence
 from optforge.dsl.parser import parse_source
 from optforge.dsl.source import Source
 from optforge.runtime.execution import computations, graphs
+from tests.support.spec_files import shipped_with_classes
 from tools.programs import differential
 from tools.programs.__main__ import main
 from tools.programs.differential import (
@@ -383,12 +382,7 @@ def test_ways_that_once_differed(path: Path) -> None:
 
 # Its first bases are of gradients with null spaces, of which eigenvectors are any basis: no two ways need agree.
 UNDETERMINED = {"soap"}
-MAKES_A_CLASS = re.compile(r"^(optimizer|schedule|penalty) ", re.MULTILINE)
-SHIPPED = sorted(
-    path
-    for path in SPECS.glob("*.opt")
-    if path.stem not in UNDETERMINED and MAKES_A_CLASS.search(path.read_text(encoding="utf-8"))
-)
+SHIPPED = [path for path in shipped_with_classes() if path.stem not in UNDETERMINED]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

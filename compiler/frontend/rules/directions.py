@@ -70,7 +70,11 @@ class Finder:
                 if self.is_decay(kept):
                     return self.rebuilt(expr, 1, self.in_step(moved, False, is_added=sign == "add"))
                 if self.is_decay(moved):
-                    return self.rebuilt(expr, 0, self.in_result(kept))
+                    visited = set(self.visited)
+                    if (result := self.in_result(kept)) is None and sign == "add":
+                        self.visited = visited
+                        result = self.in_step(kept, False, is_added=True)
+                    return self.rebuilt(expr, 0, result)
             case ir.Apply(operator="mul" | "div", arguments=(kept, factor)) if self.is_scalar(factor):
                 return self.rebuilt(expr, 0, self.in_result(kept))
             case ir.Apply(operator="mul", arguments=(factor, kept)) if self.is_scalar(factor):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from optforge.compiler.analysis.layouts import step_layout
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import name_text
+from optforge.compiler.ir.operators import ROWS
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import Dim
 from optforge.compiler.targets.torch.fused import lower_fused
@@ -22,10 +23,7 @@ LAYOUTS = {
     "tensor": "each parameter as one column; those of one size as a batch",
     "matrix": "each parameter as one matrix, or several (`split`); those of one shape as a batch",
 }
-WHOLE = (
-    *("orthogonalize", "inverse_root", "mpower", "eigenbasis", "eigenvalues", "qr", "solve", "cholesky"),
-    *("logdet", "det"),
-)
+WHOLE = [row.name for row in ROWS if row.needs_matrix and row.imports and not row.internal]  # functions of the runtime
 GRAM = ", in the Gram form where shape and dtype allow (`optforge.runtime.explain_orthogonalize`)"
 LABEL = 12
 
