@@ -128,12 +128,22 @@ class Call(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Repetition(Node):
+    """How often the function of a pipe is applied: ``times last``, or ``for counter in first..last``, ends included."""
+
+    last: Expression
+    counter: Identifier | None = None
+    first: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pipe(Node):
     """``value |> f(a)`` or ``value |> f``; a bare name is a ``Call`` with ``bare=True``."""
 
     value: Expression
     call: Call
     bare: bool = False
+    repetition: Repetition | None = None
 
 
 Expression: TypeAlias = (

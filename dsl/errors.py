@@ -805,7 +805,8 @@ def delegate_without_rule(optimizer: str, roles: Sequence[str], span: Span) -> D
 def not_available(name: str | None, place: str, span: Span, help: str | None = None) -> Diagnostic:
     """Not everything exists everywhere. Conditions and defaults of hyperparameters see hyperparameters only; a
     schedule has neither `grad` nor `weight`, a penalty has no `grad` and no steps, so no `t` and no `prev`;
-    `rows` and `cols` belong to matrices; a claim may look back, `prev(x)`, but has no state of its own.
+    `rows` and `cols` belong to matrices; a claim may look back, `prev(x)`, but has no state of its own; what `times`
+    or `for` repeats has no `prev`.
 
     Wrong:
 
@@ -1231,6 +1232,34 @@ def foreign_rule(span: Span, words: Sequence[str]) -> Diagnostic:
     """
     help = f"here it is {join_quoted([f'over={word}' for word in words])}" if words else None
     return diagnose("`over` names the rule that this stands in", span, help=help)
+
+
+@entry("E045", "a repetition that is none")
+def bad_repetition(problem: str, span: Span, help: str | None = None) -> Diagnostic:
+    """`x |> f(a) times 12` applies f twelve times, `x |> f(a / 2^k) for k in 1..20` twenty times, with k = 1, 2 and so
+    on up to 20 in the arguments. The rounds are written out, 32 at most, so their number is a literal. What f gives has
+    the shape of what it was given, and f has no state of its own. The counter has a name that means nothing else.
+
+    Wrong:
+
+        def polish(x) = 1.5 * x - 0.5 * x @ x' @ x
+
+        optimizer Polished:
+            hyper lr     = 0.01 where lr > 0
+            hyper rounds = 10   where rounds > 0
+            for matrix:
+                weight <- weight - lr * (grad / norm(grad) |> polish times rounds)
+
+    Right:
+
+        def polish(x) = 1.5 * x - 0.5 * x @ x' @ x
+
+        optimizer Polished:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                weight <- weight - lr * (grad / norm(grad) |> polish times 10)
+    """
+    return diagnose(problem, span, help=help)
 
 
 @entry("E046", "a rule that cannot see matrices so")

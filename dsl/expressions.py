@@ -87,10 +87,10 @@ def _split_chain(expression: ast.Expression) -> list[Piece]:
             lead, first, least = rest[0]
             chain = [("else " + lead, first, least), *rest[1:]]
             return [("", then, Precedence.PIPE), ("if ", condition, Precedence.OR), *chain]
-        case ast.Pipe(value=value, call=call, bare=bare):
+        case ast.Pipe(value=value, call=call, bare=bare, repetition=repetition):
             before = _split_chain(value) if isinstance(value, ast.Pipe) else [("", value, Precedence.PIPE)]
             target: ast.Expression = ast.Name(call.function.name) if bare else call
-            return [*before, ("|> ", target, Precedence.ATOM)]
+            return [*before, ("|> ", target, Precedence.ATOM), *_split_repetition(repetition)]
         case ast.Comparison(first=first, rest=pairs):
             return [("", first, COMPARED), *((f"{operator} ", operand, COMPARED) for operator, operand in pairs)]
         case ast.Member(item=item, choices=choices):
@@ -102,6 +102,16 @@ def _split_chain(expression: ast.Expression) -> list[Piece]:
             return [*before, (infix.text.lstrip(), right, infix.right)]
         case _:
             return []
+
+
+def _split_repetition(repetition: ast.Repetition | None) -> list[Piece]:
+    """How often a function of a chain is applied."""
+    if repetition is None:
+        return []
+    lead = "times "
+    if repetition.counter is not None and repetition.first is not None:
+        lead = f"for {repetition.counter.name} in {_print_flat(repetition.first, Precedence.SUM)}.."
+    return [(lead, repetition.last, Precedence.SUM)]
 
 
 def lay_out(

@@ -215,12 +215,23 @@ class TreeBuilder:
     ) -> ast.Select:
         return ast.Select(condition, then, otherwise, span=span)
 
-    def pipe_call(self, span: Span, value: ast.Expression, call: ast.Call) -> ast.Pipe:
-        return ast.Pipe(value, call, span=span)
+    def pipe_call(
+        self, span: Span, value: ast.Expression, call: ast.Call, repetition: ast.Repetition | None = None
+    ) -> ast.Pipe:
+        return ast.Pipe(value, call, repetition=repetition, span=span)
 
-    def pipe_name(self, span: Span, value: ast.Expression, name: Token) -> ast.Pipe:
+    def pipe_name(
+        self, span: Span, value: ast.Expression, name: Token, repetition: ast.Repetition | None = None
+    ) -> ast.Pipe:
         function = self._identifier(name)
-        return ast.Pipe(value, ast.Call(function, (), span=function.span), bare=True, span=span)
+        return ast.Pipe(value, ast.Call(function, (), span=function.span), True, repetition, span=span)
+
+    def repetition(self, span: Span, *parts: Any) -> ast.Repetition:
+        *counted, last = parts
+        if not counted:
+            return ast.Repetition(last, span=span)
+        counter, first = counted
+        return ast.Repetition(last, self._identifier(counter), first, span=span)
 
     def binary(self, span: Span, left: ast.Expression, operator: Token, right: ast.Expression) -> ast.Binary:
         return ast.Binary(operator.value, left, right, span=span)

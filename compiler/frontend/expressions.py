@@ -16,6 +16,7 @@ from optforge.compiler.frontend.equations import DEPTH_LIMIT, Equations
 from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
 from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
 from optforge.compiler.frontend.references import NameKind
+from optforge.compiler.frontend.repetitions import unrolled
 from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
 from optforge.compiler.frontend.scopes import Scope, overrides_prelude, prelude, prelude_source, shown_signature
 from optforge.compiler.ir import nodes as ir
@@ -95,6 +96,8 @@ class Place:
                 return ir.Select(*(self.expression(part) for part in parts), span=node.span)
             case ast.Tuple():
                 return self._triples(node)
+            case ast.Pipe(repetition=ast.Repetition() as repetition):
+                return unrolled(node, repetition, self)
             case ast.Pipe():
                 arguments = (node.value, *node.call.arguments)
                 return self._call(replace(node.call, arguments=arguments, span=node.span))
@@ -355,7 +358,7 @@ class Place:
             name = parameter.name.name
             asked = given.get(name)
             value = self.expression(asked) if asked else local.expression(parameter.default or ast.Number("0"))
-            names[name] = self._named(value, self.path.inside(argument_name(asked, name)), span)
+            names[name] = self.named(value, self.name_of(asked, name), span)
         targets = {}
         for statement in few(function.body, EQUATION_LIMIT, "equations"):
             name = statement.target.name
@@ -369,7 +372,12 @@ class Place:
                 self.equations.define(targets[name], value, statement.target.span)
         return local.expression(function.result)
 
-    def _named(self, value: ir.Expr, name: EquationName, span: Span) -> ir.Expr:
+    def name_of(self, asked: ast.Expression | None, parameter: str) -> EquationName:
+        """What a value is called that a parameter stands for: as the function that made it, if one did."""
+        call = asked.call if isinstance(asked, ast.Pipe) else asked
+        return self.path.inside(call.function.name if isinstance(call, ast.Call) else parameter)
+
+    def named(self, value: ir.Expr, name: EquationName, span: Span) -> ir.Expr:
         """The value itself where it is a name or a literal, else a new equation that holds it."""
         if isinstance(value, ir.Literal | ir.Input | ir.Latest | ir.Ref):
             return value
@@ -386,12 +394,6 @@ def form_of(node: ast.Call, forms: tuple[Operator, ...]) -> Operator:
         return len(node.arguments) + sum(keyword.name in values for keyword, _ in node.keywords)
 
     return next((form for form in forms if given(form) == form.values), forms[0])
-
-
-def argument_name(asked: ast.Expression | None, parameter: str) -> str:
-    """What a value is called that a parameter stands for: as the function that made it, if one did."""
-    call = asked.call if isinstance(asked, ast.Pipe) else asked
-    return call.function.name if isinstance(call, ast.Call) else parameter
 
 
 def counted(arguments: int) -> str:

@@ -109,6 +109,9 @@ class Prev(Node):
     inner: str  # what the function that was written out calls the stream; "" when written directly
 
 
+ROUND = "|>"  # in place of an operator: what a repeated function was given, and what it made of that; typing drops it
+
+
 @dataclass(frozen=True, slots=True)
 class Apply(Node):
     """An operator of the table on all its arguments, defaults filled in."""

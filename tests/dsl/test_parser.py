@@ -134,6 +134,13 @@ def test_a_whole_file_becomes_a_tree() -> None:
             ast.Pipe(ast.Name("x"), ast.Call(ast.Identifier("f"), ()), bare=True),
             ast.Call(ast.Identifier("g"), (ast.Number("1"),)),
         )),
+        ("x |> f times 3 |> g(k) for k in 1..n + 2", ast.Pipe(
+            ast.Pipe(ast.Name("x"), ast.Call(ast.Identifier("f"), ()), True, ast.Repetition(ast.Number("3"))),
+            ast.Call(ast.Identifier("g"), (ast.Name("k"),)),
+            repetition=ast.Repetition(
+                ast.Binary("+", ast.Name("n"), ast.Number("2")), ast.Identifier("k"), ast.Number("1")
+            ),
+        )),
         ("a if b else c if d else e", ast.Select(
             ast.Name("b"), ast.Name("a"), ast.Select(ast.Name("d"), ast.Name("c"), ast.Name("e"))
         )),

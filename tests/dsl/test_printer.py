@@ -39,6 +39,8 @@ def grow(expressions: st.SearchStrategy[ast.Expression]) -> st.SearchStrategy[as
     calls = st.builds(ast.Call, identifiers, tuples_of(expressions, 0, 3), keywords)
     comparisons = tuples_of(st.tuples(st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), expressions), 1, 2)
     sequences = st.builds(ast.Tuple, tuples_of(expressions, 2, 3))
+    repetitions = st.none() | st.builds(ast.Repetition, expressions)
+    repetitions |= st.builds(ast.Repetition, expressions, identifiers, expressions)
     return st.one_of(
         st.builds(ast.Unary, st.sampled_from(["-", "not", "'"]), expressions),
         st.builds(ast.Binary, st.sampled_from(sorted(INFIX)), expressions, expressions),
@@ -47,8 +49,13 @@ def grow(expressions: st.SearchStrategy[ast.Expression]) -> st.SearchStrategy[as
         st.builds(ast.Select, expressions, expressions, expressions),
         sequences,
         calls,
-        st.builds(ast.Pipe, expressions, calls),
-        st.builds(lambda value, name: ast.Pipe(value, ast.Call(name, ()), bare=True), expressions, identifiers),
+        st.builds(ast.Pipe, expressions, calls, repetition=repetitions),
+        st.builds(
+            lambda value, name, repetition: ast.Pipe(value, ast.Call(name, ()), True, repetition),
+            expressions,
+            identifiers,
+            repetitions,
+        ),
     )
 
 
@@ -132,6 +139,10 @@ def holes(inner: ast.Expression) -> list[ast.Expression]:
         ast.Call(f, (inner,), ((f, inner),)),
         ast.Pipe(inner, ast.Call(f, (x,))),
         ast.Pipe(inner, ast.Call(f, ()), bare=True),
+        ast.Pipe(inner, ast.Call(f, ()), True, ast.Repetition(x)),
+        ast.Pipe(x, ast.Call(f, (x,)), False, ast.Repetition(inner)),
+        ast.Pipe(x, ast.Call(f, ()), True, ast.Repetition(inner, f, x)),
+        ast.Pipe(x, ast.Call(f, ()), True, ast.Repetition(x, f, inner)),
     ]
 
 

@@ -199,6 +199,15 @@ CASES = {
             for rest: use [1]Plain(lr=0.2)
         """,
     ),
+    "counter": (
+        "local",
+        """
+        optimizer X:
+            for tensor:
+                k = grad |> clamp(-[1]j, 2 * [1]j) for <1>j in 1..3
+                weight <- weight - (k |> min([2]j) for <2>j in 1..3)
+        """,
+    ),
     "optimizer in extends": (
         "optimizer",
         """

@@ -103,7 +103,7 @@ def test_everything_occurs() -> None:
     prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
                "clip_norm", "trust_ratio", "cautious", "lower", "upper", "diagonal", "identity", "prev"}  # fmt: skip
     confusing = {("hyper", "state"), ("argument", "hyper")}
-    wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall", "Dimension", "Wrapper"}
+    wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall", "Dimension", "Wrapper", "Repetition"}
 
     for program in random_programs(4, 400):
         if wanted <= set(found):

@@ -14,6 +14,7 @@ from tools.programs.edges import EDGE_CONDITIONS, EDGES
 from tools.programs.elementwise import OFFSET, PRODUCTIONS, initial_of
 from tools.programs.grower import FunctionPlan, Grower, Scope
 from tools.programs.matrices import MATRIX_PRODUCTIONS
+from tools.programs.repetitions import REPETITIONS
 from tools.programs.terms import (
     LIMIT,
     Term,
@@ -32,7 +33,7 @@ NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1
 
 
 def grower_of(dice: Dice, scope: Scope) -> Grower:
-    return Grower(dice, scope, PRODUCTIONS + MATRIX_PRODUCTIONS + EDGES, CONDITIONS + EDGE_CONDITIONS)
+    return Grower(dice, scope, PRODUCTIONS + MATRIX_PRODUCTIONS + EDGES + REPETITIONS, CONDITIONS + EDGE_CONDITIONS)
 
 
 def plan_variables(grower: Grower, count: int, names: Sequence[str]) -> list[Variable]:

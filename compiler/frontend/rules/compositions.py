@@ -62,6 +62,9 @@ def read_composition(node: ast.Expression, report: Report) -> tuple[Use, ...] | 
     """The parts of a composition, innermost first; None after reporting that it is none."""
     parts: list[ast.Expression] = []
     while isinstance(node, ast.Pipe):
+        if node.repetition is not None:
+            report(errors.bad_composition("a wrapper that is put around twice is written twice", node.repetition.span))
+            return None
         parts.append(ast.Name(node.call.function.name, span=node.call.span) if node.bare else node.call)
         node = node.value
     uses = []

@@ -111,6 +111,8 @@ class Inference:
                 return with_type(expr, replace(self.known.get(stream, BOTTOM), phase=Phase.STREAM))
             case ir.Prev():
                 return self._prev(expr)
+            case ir.Apply(operator=ir.ROUND, arguments=(before, after)):
+                return self._round(self.typed(before), self.typed(after), expr.span)
             case ir.Apply():
                 arguments = tuple([self.typed(argument) for argument in expr.arguments])
                 is_same = all(map(is_, arguments, expr.arguments))
@@ -174,6 +176,17 @@ class Inference:
         phase = max(condition.type.phase, then.type.phase, otherwise.type.phase)
         result = Type(then.type.kind, shape, phase)
         return replace(node, condition=condition, then=then, otherwise=otherwise, type=result)
+
+    def _round(self, before: ir.Expr, after: ir.Expr, span: Span) -> ir.Expr:
+        """What a round of a repetition gives, of the shape of what it was given, which may have to be spread over it."""
+        shape = after.type.shape
+        if not self.is_settled or shape is None or before.type.shape is None:
+            return after
+        if all(side in (Dim.ONE, wanted) for side, wanted in zip(before.type.shape, shape, strict=True)):
+            return after
+        given, found = (describe(Kind.NUMBER, each.type.shape, self.universe, self.rank) for each in (before, after))
+        self.report(errors.bad_repetition(f"of {given} this makes {found}, so that it cannot be done again", span))
+        return replace(after, type=replace(after.type, shape=None))
 
     def _apply(self, node: ir.Apply) -> ir.Expr:
         operator = OPERATORS[node.operator]
