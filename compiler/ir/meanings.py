@@ -164,7 +164,14 @@ def orthogonalization_coefficients(steps: int, method: str) -> list[tuple[float,
     return safe + raw[-1:]
 
 
-def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any) -> Any:
+def schatten4_norm(x: Any) -> Any:
+    """(sum of s^4)^(1/4) over the singular values s: the root of the Gram matrix's norm."""
+    np = lazy_numpy()
+    largest = np.abs(x).max(initial=0.0)
+    return largest * np.sqrt(np.linalg.norm((x / largest).T @ (x / largest))) if largest > 0 else largest
+
+
+def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any, eps: float, scale: str) -> Any:
     np = lazy_numpy()
     if method == "svd" and not coefficients:
         if not np.isfinite(x).all():
@@ -172,7 +179,8 @@ def reference_orthogonalize(x: Any, steps: float, method: str, coefficients: Any
         u, _, vt = np.linalg.svd(x, full_matrices=False)
         return np.where(x.any(1, keepdims=True) & x.any(0, keepdims=True), u @ vt, 0.0)
     triples = coefficients or orthogonalization_coefficients(int(steps), method)
-    y = x / max(np.linalg.norm(x) * (1.01 if method == "polar_express" and not coefficients else 1.0), 1e-30)
+    norm = schatten4_norm(x) if scale == "schatten4" else np.linalg.norm(x)
+    y = x / max(norm * (1.01 if method == "polar_express" and not coefficients else 1.0) + eps, 1e-30)
     for a, b, c in triples:
         gram = y @ y.T
         y = a * y + (b * gram + c * gram @ gram) @ y

@@ -99,6 +99,7 @@ class Formal:
     default: str | None = None
     choices: tuple[str, ...] = ()
     keyword_only: bool = False
+    is_later: bool = False  # checkpoints are older than it: at its default it is no part of a fingerprint
 
 
 class Across(Enum):
@@ -194,14 +195,15 @@ def solution_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any,
 
 
 def orthogonalization_cost(shapes: tuple[Shape, ...], result: Shape, settings: tuple[Any, ...]) -> Terms:
-    """A Gram matrix, its square, and one product for each iteration, on the short side."""
+    """A Gram matrix, its square, and one product for each iteration, on the short side; a Gram matrix for its norm."""
     rows, cols = shapes[0]
     side = smaller(rows, cols)
-    steps, method, coefficients = settings
+    steps, method, coefficients, _, scale = settings
     if method == "svd" and not coefficients:
         return ((22, (rows, cols, side)),)
     count = len(coefficients or ()) or (steps if isinstance(steps, float) else 1)
-    return ((4 * count, (rows, cols, side)), (2 * count, (side, side, side)))
+    grams = 2 * count + (scale == "schatten4")
+    return ((2 * grams, (rows, cols, side)), (2 * count, (side, side, side)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +389,7 @@ def one(text: str, level: Level = Level.POSTFIX) -> dict[str, Pattern]:
 VALUE = (Formal("x", Want.VALUE),)
 TWO = (Formal("x", Want.VALUE), Formal("y", Want.VALUE))
 PER = Formal("per", Want.AXIS, "all", keyword_only=True)
+SCALES = ("frobenius", "schatten4")
 METHODS = ("newton_schulz", "polar_express", "exact", "svd")
 
 
@@ -582,7 +585,9 @@ ROWS = (
            lambda s: lazy_numpy().linalg.slogdet(s)[1].reshape(1, 1), cubic_cost(2 / 3)),
     matrix("orthogonalize", "the nearest matrix with orthonormal rows or columns, as the method approximates it",
            (Formal("x", Want.MATRIX), Formal("steps", Want.NUMBER, "5"),
-            Formal("method", Want.TEXT, '"newton_schulz"', METHODS), Formal("coefficients", Want.TRIPLES, "()")),
+            Formal("method", Want.TEXT, '"newton_schulz"', METHODS), Formal("coefficients", Want.TRIPLES, "()"),
+            Formal("eps", Want.NUMBER, "0", keyword_only=True, is_later=True),
+            Formal("scale", Want.TEXT, '"frobenius"', SCALES, keyword_only=True, is_later=True)),
            same_shape, reference_orthogonalize, orthogonalization_cost),
     matrix("inverse_root", "(s + eps I)^(-1/p) of a symmetric positive semidefinite s",
            (GRAM, Formal("p", Want.NUMBER), Formal("eps", Want.NUMBER, "1e-12")), square_shape,

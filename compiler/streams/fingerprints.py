@@ -17,10 +17,11 @@ from itertools import combinations
 from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import default_of
 from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.dependencies import dependencies, reachable, sort_topologically
 from optforge.compiler.ir.names import EquationName, function_text
-from optforge.compiler.ir.operators import OPERATORS
+from optforge.compiler.ir.operators import OPERATORS, Formal
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import Kind
 
@@ -249,7 +250,7 @@ class Machines:
                 parts = [self._digest(owner, each, known, colors) for each in (condition, then, otherwise)]
                 return digest("select", *parts)
             case ir.Apply(operator=operator, arguments=arguments):
-                parts = [self._digest(owner, each, known, colors) for each in arguments]
+                parts = [self._digest(owner, each, known, colors) for each in told(operator, arguments)]
                 seen = self._seen() if OPERATORS[operator].needs_matrix else ()
                 ordered = sorted(parts) if OPERATORS[operator].commutative else parts
                 return digest("apply", operator, *ordered, *seen)
@@ -270,7 +271,7 @@ class Machines:
             case ir.Select(condition=condition, then=then, otherwise=otherwise):
                 return digest("select", *map(self._past_digest, (condition, then, otherwise)))
             case ir.Apply(operator=operator, arguments=arguments):
-                parts = [*map(self._past_digest, arguments)]
+                parts = [*map(self._past_digest, told(operator, arguments))]
                 return digest("apply", operator, *(sorted(parts) if OPERATORS[operator].commutative else parts))
             case other:
                 raise AssertionError(f"{other} is gone after the stream check")
@@ -302,6 +303,17 @@ class Machines:
 
     def _streams(self, owner: str) -> dict[str, ir.Expr]:
         return {name: self.values[becomes(name)].expr for name in self.names if self.owners[name] == owner}
+
+
+def told(operator: str, arguments: Sequence[ir.Expr]) -> list[ir.Expr]:
+    """The arguments without those that older versions did not have, where these have the value that was meant then."""
+    pairs = zip(OPERATORS[operator].parameters, arguments, strict=True)
+    return [argument for parameter, argument in pairs if not (parameter.is_later and is_default(parameter, argument))]
+
+
+def is_default(parameter: Formal, argument: ir.Expr) -> bool:
+    default = default_of(parameter, argument.span)
+    return isinstance(argument, ir.Literal) and isinstance(default, ir.Literal) and argument.value == default.value
 
 
 def plain(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> ir.Expr:

@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..contract.arguments import _kind_of, _require_kind
 from .matrices import _at_least_float32, _call_shielded, _polar_factor
-from .polynomials import Triples, _margin, _triples
+from .polynomials import Triples, _Divisor, _divisor, _triples
 from .symmetric import _explain_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
 
 # -- in what dtype -----------------------------------------------------------------------------------------------------
@@ -209,32 +209,39 @@ def explain_orthogonalize(
 
 
 def orthogonalize(
-    x: Tensor, steps: float = 5, method: str = "newton_schulz", coefficients: Triples | None = None
+    x: Tensor,
+    steps: float = 5,
+    method: str = "newton_schulz",
+    coefficients: Triples | None = None,
+    eps: float = 0,
+    scale: str = "frobenius",
 ) -> Tensor:
     """The nearest orthogonal matrix to each matrix of x (..., rows, cols), exactly ("svd") or by odd polynomials.
 
     `coefficients` are explicit triples, one per step, instead of those of `method` and `steps`. The matrix is first
-    divided by its Frobenius norm. Iterates in float64 for float64, in bfloat16 where the device multiplies it fast,
-    else in float32 (`iterate_in` says where, and overrides). Zero stays zero, and so do rows and columns of zeros; NaN
-    and infinity give NaN. Result in the dtype of x, contiguous. ValueError for an unknown method, a number of steps
-    that is none, or coefficients that are no triples; TypeError where x holds no matrices of real numbers.
+    divided by its Frobenius norm, or by its Schatten 4-norm (of its singular values, which is smaller, so that fewer
+    steps are needed), plus `eps`; "svd" divides by nothing. Iterates in float64 for float64, in bfloat16 where the
+    device multiplies it fast, else in float32 (`iterate_in` says where, and overrides). Zero stays zero, and so do rows
+    and columns of zeros; NaN and infinity give NaN. Result in the dtype of x, contiguous. ValueError for an unknown
+    method or scale, a number of steps that is none, an eps below 0, or coefficients that are no triples; TypeError
+    where x holds no matrices of real numbers.
     """
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         given = f"one of {x.dtype} and shape {tuple(x.shape)}" if isinstance(x, Tensor) else _kind_of(x)
         raise TypeError(f"orthogonalize takes a real tensor (..., rows, cols), not {given}")
+    divisor = _divisor(method, coefficients, eps, scale)
     if method == "svd" and coefficients is None:
         wide = _at_least_float32(x)
         found, kept = _call_shielded(_polar_factor, wide), wide != 0
         kept = kept.any(-1, keepdim=True) & kept.any(-2, keepdim=True)
         return torch.where(kept | found.isnan(), found, 0.0).to(x.dtype)
     triples = _triples(method, steps, coefficients)
-    margin = _margin(method, coefficients)
     if x.requires_grad and torch.is_grad_enabled():
-        start, plain = _divide_by_norms(x, margin), [[triple] for triple in triples]
+        start, plain = _divide_by_norms(x, divisor), [[triple] for triple in triples]
         return _iterate_pieces(start, plain).reshape(x.shape).to(x.dtype)
     if _is_traced(x):
-        return cast(Tensor, _operator(x, [float(number) for triple in triples for number in triple], margin))
-    return _orthogonalize(x, triples, margin)
+        return cast(Tensor, _operator(x, [float(number) for triple in triples for number in triple], *divisor))
+    return _orthogonalize(x, triples, divisor)
 
 
 def _is_traced(x: Tensor) -> bool:
@@ -242,29 +249,36 @@ def _is_traced(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or isinstance(x, FakeTensor) or get_proxy_mode() is not None
 
 
-def _orthogonalize(x: Tensor, triples: Triples, margin: float) -> Tensor:
+def _orthogonalize(x: Tensor, triples: Triples, divisor: _Divisor) -> Tensor:
     """x after the steps, on real memory and without a derivative; as if there were no autocast."""
     kind = x.device.type
     cast_here = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if cast_here else nullcontext():
-        start = _divide_by_norms(x, margin)
+        start = _divide_by_norms(x, divisor)
         pieces = _pieces(start.shape, start.dtype, start.device, triples)
         return _iterate_pieces(start, pieces).reshape(x.shape).to(x.dtype)
 
 
-def _divide_by_norms(x: Tensor, margin: float) -> Tensor:
+def _divide_by_norms(x: Tensor, divisor: _Divisor) -> Tensor:
     """x by its norms, as (batch, rows, cols) in the dtype of the iteration; products of one layout give equal bits."""
     wide = _at_least_float32(x).contiguous()
-    unit = wide / (_frobenius_norm(wide) * margin).clamp_min(1e-30)
-    batch = torch.Size(x.shape[:-2]).numel()
-    return unit.to(_dtype_of_iteration(x.dtype, x.device, x.shape)).reshape(batch, *x.shape[-2:])
+    inside = _dtype_of_iteration(x.dtype, x.device, x.shape)
+    shape = (torch.Size(x.shape[:-2]).numel(), *x.shape[-2:])
+    norm = _frobenius_norm(wide, wide.dtype)
+    if (
+        divisor.schatten4
+    ):  # that of the Gram matrix is its square; of unit matrices, which are in the range of any dtype
+        unit = (wide / norm.clamp_min(1e-30)).to(inside).reshape(shape)
+        norm = norm * _frobenius_norm(_gram(unit), wide.dtype).clamp_min(1e-30).sqrt().reshape(norm.shape)
+    norm = norm * divisor.margin + divisor.eps if divisor.eps else norm * divisor.margin
+    return (wide / norm.clamp_min(1e-30)).to(inside).reshape(shape)
 
 
-def _frobenius_norm(x: Tensor) -> Tensor:
-    """(..., 1, 1); summed in float64, since squares of small float32 numbers vanish."""
-    sums = x.dtype if x.device.type == "mps" else torch.float64
+def _frobenius_norm(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., 1, 1) in this dtype; summed in float64, since squares of small float32 numbers vanish."""
+    sums = dtype if x.device.type == "mps" else torch.float64
     norm: Tensor = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=sums)
-    return norm.to(x.dtype)
+    return norm.to(dtype)
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -324,13 +338,13 @@ def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
 # -- the operator ------------------------------------------------------------------------------------------------------
 
 
-def _run_operator(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
+def _run_operator(x: Tensor, numbers: Sequence[float], margin: float, eps: float, schatten4: bool) -> Tensor:
     """The operator's own form of `_orthogonalize`: the triples follow one another in `numbers`."""
     triples = [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
-    return _orthogonalize(x, triples, margin)
+    return _orthogonalize(x, triples, _Divisor(margin, eps, schatten4))
 
 
-def _call_traced(x: Tensor, numbers: Sequence[float], margin: float) -> Tensor:
+def _call_traced(x: Tensor, numbers: Sequence[float], margin: float, eps: float, schatten4: bool) -> Tensor:
     """The form of the result, for tracing."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -348,7 +362,8 @@ def _define_operator(namespace: str) -> tuple[torch.library.Library, torch._ops.
         number += 1
         name = f"orthogonalize_{number}"
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-    library.define(f"{name}(Tensor x, float[] numbers, float margin) -> Tensor", tags=tags)  # type: ignore[no-untyped-call]
+    signature = f"{name}(Tensor x, float[] numbers, float margin, float eps, bool schatten4) -> Tensor"
+    library.define(signature, tags=tags)  # type: ignore[no-untyped-call]
     library.impl(name, _run_operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"{library.ns}::{name}", _call_traced, lib=library)
     return library, getattr(taken, name).default

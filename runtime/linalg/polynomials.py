@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..contract.hypers import _suggest
 
@@ -23,6 +24,7 @@ POLAR_EXPRESS = (
 POLAR_EXPRESS_SAFETY = 1.01
 
 _METHODS = ("newton_schulz", "polar_express", "exact", "svd")
+_SCALES = ("frobenius", "schatten4")
 _MOST_STEPS = 1000
 
 
@@ -66,6 +68,27 @@ def _read_triples(coefficients: object) -> Triples:
     return triples
 
 
-def _margin(method: str, coefficients: Triples | None) -> float:
-    """What the norm is multiplied by before it divides the matrix."""
-    return POLAR_EXPRESS_SAFETY if method == "polar_express" and coefficients is None else 1.0
+class _Divisor(NamedTuple):
+    """What divides a matrix before the first step: its Frobenius norm, or its Schatten 4-norm, by margin, plus eps."""
+
+    margin: float = 1.0
+    eps: float = 0.0
+    schatten4: bool = False
+
+
+def _divisor(method: str, coefficients: Triples | None, eps: float, scale: str) -> _Divisor:
+    """The divisor of these arguments.
+
+    Raises:
+        ValueError: eps is no number from 0 on, or there is no such scale.
+    """
+    try:
+        number = float(eps)
+    except (TypeError, ValueError, OverflowError):
+        number = -1.0
+    if not number >= 0:
+        raise ValueError(f"invalid eps={eps!r} of orthogonalize: a number is expected, 0 or more")
+    if scale not in _SCALES:
+        raise ValueError(f"unknown scale {scale!r} of orthogonalize{_suggest(scale, _SCALES)}")
+    margin = POLAR_EXPRESS_SAFETY if method == "polar_express" and coefficients is None else 1.0
+    return _Divisor(margin, number, scale == "schatten4")

@@ -36,11 +36,15 @@ ELEMENTWISE_SHAPES = (FULL, PER_ROW, PER_COL)
 
 VARIANTS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "orthogonalize": (
-        (5.0, "newton_schulz", ()),
-        (8.0, "polar_express", ()),
-        (12.0, "exact", ()),
-        (5.0, "svd", ()),
-        (5.0, "polar_express", ((2.0, -1.5, 0.5), (3.4445, -4.775, 2.0315))),
+        (5.0, "newton_schulz", (), 0.0, "frobenius"),
+        (8.0, "polar_express", (), 0.0, "frobenius"),
+        (12.0, "exact", (), 0.0, "frobenius"),
+        (5.0, "svd", (), 0.0, "frobenius"),
+        (5.0, "polar_express", ((2.0, -1.5, 0.5), (3.4445, -4.775, 2.0315)), 0.0, "frobenius"),
+        (2.0, "polar_express", (), 0.5, "frobenius"),
+        (2.0, "polar_express", (), 0.0, "schatten4"),
+        (5.0, "svd", (), 0.5, "schatten4"),
+        (2.0, "polar_express", ((2.0, -1.5, 0.5),), 0.5, "schatten4"),
     ),
     "leading": ((1.0,),),
     "mpower": ((-0.25,), (0.7,), (1.0,)),

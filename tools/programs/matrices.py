@@ -62,6 +62,10 @@ def orthogonalized(grower: Grower, shape: Shape, depth: int) -> Term:
             keywords["coefficients"] = triples(grower.dice.pick(COEFFICIENTS))
         case 4:
             keywords["steps"], keywords["method"] = grower.setting("iterations"), grower.setting("method")
+    if grower.dice.chance(25):
+        keywords["scale"] = ast.Text("schatten4")
+    if grower.dice.chance(25):
+        keywords["eps"] = ast.Number(grower.dice.pick(("0.1", "1e-7")))
     return Term(grower.call("orthogonalize", term.node, **keywords), shape, 1.5, Phase.STREAM, shape)
 
 

@@ -178,7 +178,7 @@ class Inference:
         return replace(node, condition=condition, then=then, otherwise=otherwise, type=result)
 
     def _round(self, before: ir.Expr, after: ir.Expr, span: Span) -> ir.Expr:
-        """What a round of a repetition gives, of the shape of what it was given, which may have to be spread over it."""
+        """What a round of a repetition gives: of the shape of what it was given, or one that this spreads over."""
         shape = after.type.shape
         if not self.is_settled or shape is None or before.type.shape is None:
             return after

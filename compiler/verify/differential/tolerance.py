@@ -63,7 +63,7 @@ def node_roundings(node: ir.Apply, hypers: Mapping[str, Any], length: int) -> fl
 
 def magnification(node: ir.Apply, hypers: Mapping[str, Any]) -> float:
     """The sum over the iterations of the slopes at zero of all that follow, from the input on."""
-    _, steps, method, coefficients = (evaluate_constant(each, hypers) for each in node.arguments)
+    _, steps, method, coefficients, _, scale = (evaluate_constant(each, hypers) for each in node.arguments)
     if coefficients:
         slopes = [float(triple[0]) for triple in coefficients]  # type: ignore[union-attr]
     elif method in METHODS_WITHOUT_SLOPE:
@@ -75,7 +75,7 @@ def magnification(node: ir.Apply, hypers: Mapping[str, Any]) -> float:
     for slope in reversed(slopes):
         product *= max(1.0, slope)
         total += product
-    return total
+    return total + product * (scale != "frobenius")  # a norm that is made of a product has the roundings of one
 
 
 class Bound:

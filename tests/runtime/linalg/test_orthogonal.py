@@ -22,6 +22,7 @@ from optforge.runtime import explain_orthogonalize, iterate_in, orthogonalize, s
 from optforge.runtime.linalg import orthogonal, symmetric
 
 SPECS = Path(__file__).parents[3] / "specs"
+ONE = orthogonal._Divisor()
 NS = (3.4445, -4.7750, 2.0315)
 ASK_ONEDNN = orthogonal._onednn_multiplies_bfloat16  # the function itself, which --bfloat16 replaces
 
@@ -90,6 +91,53 @@ def test_polar_express_uses_its_table_with_a_margin_except_for_the_last_step():
     torch.testing.assert_close(
         orthogonalize(x, 12, "polar_express"), orthogonalize(x, method="svd"), rtol=0, atol=1e-10
     )
+
+
+@pytest.mark.parametrize("shape", [(24, 80), (80, 24), (2, 3, 20, 33), (1, 7)])
+@pytest.mark.parametrize("method, margin", [("exact", 1.0), ("polar_express", 1.01)])
+def test_what_divides_the_matrix_is_a_norm_and_eps(shape, method, margin):
+    x = torch.randn(shape, dtype=torch.float64)
+    frobenius = torch.linalg.matrix_norm(x, keepdim=True)
+    schatten4 = torch.linalg.svdvals(x).pow(4).sum(-1).pow(0.25)[..., None, None]
+    triples = orthogonal._triples(method, 3)
+    for eps in (0, 1e-7, 0.5):
+        for scale, norm in (("frobenius", frobenius), ("schatten4", schatten4)):
+            unit = x / (norm * margin + eps)
+            expected = on_singular_values(unit, triples, divide=False)
+            found = orthogonalize(x, 3, method, eps=eps, scale=scale)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+            single = orthogonalize(x.float(), 3, method, eps=eps, scale=scale)
+            torch.testing.assert_close(single.double(), expected, rtol=0, atol=5e-5)
+    assert torch.equal(orthogonalize(x, method="svd", eps=0.5, scale="schatten4"), orthogonalize(x, method="svd"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_beside_eps_small_matrices_stay_small_and_the_schatten_norm_knows_no_size(dtype):
+    x = torch.randn(40, 64).to(dtype)
+    assert float(orthogonalize(1e-20 * x, 3, eps=1e-7).norm()) < 1e-9
+    expected = orthogonalize(x, scale="schatten4")
+    for size in (1e-24, 1e24):
+        torch.testing.assert_close(orthogonalize(size * x, scale="schatten4"), expected, rtol=1e-2, atol=1e-2)
+    assert (orthogonalize(0 * x, scale="schatten4", eps=0) == 0).all()
+
+
+def test_the_derivative_of_a_schatten_norm_is_finite_at_zero():
+    x = torch.zeros(2, 4, 6, dtype=torch.float64)
+    x[1] = torch.randn(4, 6)
+    x.requires_grad_()
+    orthogonalize(x, 2, eps=1e-3, scale="schatten4").sum().backward()
+    assert x.grad.isfinite().all() and (x.grad[1] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [({"eps": -1e-7}, "invalid eps=-1e-07"), ({"eps": math.nan}, "invalid eps=nan"), ({"eps": "a"}, "invalid eps='a'"),
+     ({"scale": "schatten"}, "did you mean 'schatten4'")],
+)  # fmt: skip
+def test_no_divisor_is_an_error(arguments, said):
+    for method in ("exact", "svd"):
+        with pytest.raises(ValueError, match=said):
+            orthogonalize(torch.eye(3), method=method, **arguments)
 
 
 def test_svd_gives_an_orthogonal_matrix():
@@ -301,13 +349,13 @@ def test_the_dtype_follows_what_the_processor_multiplies(machine, fast, processo
     for shape in ((128, 128), (2, 300, 128), (128, 4000)):
         assert f" in {str(low).removeprefix('torch.')}, " in explain_orthogonalize(shape)
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=dtype), 1.0).dtype == low
-        assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=torch.float64), 1.0).dtype == torch.float64
+            assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=dtype), ONE).dtype == low
+        assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=torch.float64), ONE).dtype == torch.float64
         with iterate_in(torch.float16):
-            assert orthogonal._divide_by_norms(torch.zeros(shape), 1.0).dtype == torch.float16
+            assert orthogonal._divide_by_norms(torch.zeros(shape), ONE).dtype == torch.float16
     for shape in ((127, 127), (127, 4000), (4000, 2, 127)):
         assert " in float32, " in explain_orthogonalize(shape)
-        assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=torch.bfloat16), 1.0).dtype == torch.float32
+        assert orthogonal._divide_by_norms(torch.zeros(shape, dtype=torch.bfloat16), ONE).dtype == torch.float32
 
 
 def test_a_processor_that_multiplies_bfloat16_does_so():
@@ -384,7 +432,7 @@ def test_every_path_runs_on_fake_cuda_tensors(dtype, monkeypatch):
     with FakeTensorMode():
         for shape in ((2, 30, 60), (60, 30), (3, 30, 30)):
             x = torch.empty(shape, dtype=dtype, device="cuda")
-            for out in (orthogonalize(x), orthogonal._orthogonalize(x, [NS] * 5, 1.0)):
+            for out in (orthogonalize(x), orthogonal._orthogonalize(x, [NS] * 5, ONE)):
                 assert out.device.type == "cuda" and out.dtype == dtype and out.shape == shape
     assert {x.dtype for x in inside} == {torch.float64 if dtype == torch.float64 else torch.bfloat16}
     for needs_derivative in (False, True):
@@ -474,6 +522,9 @@ def test_programs_compiled_by_inductor_round_as_they_like(dtype, monkeypatch):
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 def test_recorded_programs_give_the_bits_of_eager_ones(mode):
     x = torch.randn(2, 20, 50)
+    other = {"eps": 0.25, "scale": "schatten4"}
+    graph = make_fx(lambda x: orthogonalize(x, 4, "polar_express", **other), tracing_mode=mode)(x)
+    assert torch.equal(graph(x), orthogonalize(x, 4, "polar_express", **other))
     graph = make_fx(lambda x: orthogonalize(x, steps=4), tracing_mode=mode)(x)
     assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [orthogonal._operator]
     for argument in (x, torch.randn(2, 20, 50)):
@@ -502,9 +553,9 @@ def test_compiled_programs_have_the_derivative_of_the_plain_form(dynamic, shapes
 
 def test_the_operator_is_what_torch_expects_of_one():
     x = torch.randn(3, 4, 7)
-    arguments = (x, [number for triple in [NS] * 2 for number in triple], 1.0)
-    torch.library.opcheck(orthogonal._operator, arguments)
-    torch.library.opcheck(orthogonal._operator, (x.mT, *arguments[1:]))
+    numbers = [number for triple in [NS] * 2 for number in triple]
+    torch.library.opcheck(orthogonal._operator, (x, numbers, 1.0, 0.0, False))
+    torch.library.opcheck(orthogonal._operator, (x.mT, numbers, 1.01, 1e-7, True))
 
 
 def loaded(name: str, path: Path):

@@ -6,7 +6,8 @@ of the rows. Columns alike.
 
 Rounding: each form sums the same squares in another order, so that the two differ by at most (rows + cols) units in the
 last place of the norm. A square below the smallest number is lost: rows shorter than 1e-19 (in float32) count as zero.
-That is why only orthogonalized matrices qualify, whose lengths are near 1 by construction.
+That is why only orthogonalized matrices qualify, whose lengths are near 1 by construction: without an eps, beside which
+a small matrix stays small.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.operators import OPERATORS
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type
 
 AXES = ("row", "col")
+PLACE_OF_EPS = [each.name for each in OPERATORS["orthogonalize"].parameters].index("eps")
 NUMBER = Type(Kind.NUMBER, SCALAR, Phase.CONSTANT)
 
 
@@ -58,7 +61,10 @@ def squared(expr: ir.Expr) -> ir.Expr | None:
 def is_orthogonalized(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> bool:
     while isinstance(expr, ir.Ref):
         expr = values[expr.name]
-    return isinstance(expr, ir.Apply) and expr.operator == "orthogonalize"
+    if not isinstance(expr, ir.Apply) or expr.operator != "orthogonalize":
+        return False
+    eps = expr.arguments[PLACE_OF_EPS]
+    return isinstance(eps, ir.Literal) and eps.value == 0
 
 
 def norms(reduction: ir.Apply, axis: str) -> ir.Expr:
