@@ -1767,3 +1767,31 @@ def idle_event(name: str, span: Span) -> Diagnostic:
                 weight <- weight - lr * grad / (1 + h)
     """
     return diagnose(f"the event `{name}` changes nothing", span)
+
+
+@entry("W005", "a state that a choice of two shapes makes larger")
+def enlarged_state(name: str, whole: str, then: str, otherwise: str, span: Span) -> Diagnostic:
+    """`a if rows >= cols else b` of a value for each row and a value for each column has the shape of both, a whole
+    matrix: one of them is spread over the other. What is remembered of it is as large for every parameter. A rule that
+    sees one side only, `for matrix as wide:`, needs no choice; else remember each branch by itself, and choose after
+    that: both states are kept then, and together they are still small.
+
+    Wrong:
+
+        optimizer Short:
+            hyper lr = 0.01 where lr > 0
+            for matrix:
+                s = norm(grad, per=row) if rows <= cols else norm(grad, per=col)
+                weight <- weight - lr * grad / (ema(s, 0.9) + 1e-8)
+
+    Right:
+
+        optimizer Short:
+            hyper lr = 0.01 where lr > 0
+            for matrix as wide:
+                s = norm(grad, per=row)
+                weight <- weight - lr * grad / (ema(s, 0.9) + 1e-8)
+    """
+    help = "see one side only, `for matrix as wide:`, or remember each branch by itself"
+    problem = f"of this `{name}` remembers {whole} numbers; its branches have {then} and {otherwise}"
+    return diagnose(problem, span, help=help)

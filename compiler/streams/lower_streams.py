@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from optforge.compiler.frontend.cycles import instantaneous_cycles
+from optforge.compiler.frontend.enlarged_states import warn_enlarged
 from optforge.compiler.frontend.liveness import Read, raw_machines, streams_read, warn_unused
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
@@ -52,6 +53,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
     rules = tuple(replace(rule, was=was) for rule, was in zip(rules, past, strict=True))
     if not report.failed:
         warn_unused(raw, rules, report)
+        warn_enlarged(raw, report)
     match raw.kind:
         case "optimizer":
             was = check_hyper_past(raw.was, raw.hypers, report)

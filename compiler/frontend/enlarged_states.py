@@ -1,0 +1,82 @@
+"""Choices of two shapes that make a state larger than either branch needs, and a warning of each.
+
+``a if rows >= cols else b`` of a column and a row is a whole matrix: one branch is spread over the other. As a step in
+between that costs little; what is remembered is kept for every parameter, be its matrix wide or tall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from optforge.compiler.frontend.liveness import raw_machines
+from optforge.compiler.frontend.reporting import Report
+from optforge.compiler.frontend.resolved import RawDeclaration, RawRule
+from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import Dim, Shape
+from optforge.dsl import errors
+from optforge.dsl.source import Span
+
+
+def warn_enlarged(raw: RawDeclaration, report: Report) -> None:
+    """A choice to which alone a state owes its size, once for each place in the text."""
+    told: set[Span] = set()
+    for rule in raw.rules:
+        for stream, choice in enlarged_states(rule):
+            if choice.span not in told and choice.span.source is raw.span.source:
+                told.add(choice.span)
+                sizes = (size_text(each.type.shape) for each in (choice, choice.then, choice.otherwise))
+                report(errors.enlarged_state(stream.name.root.shown, *sizes, choice.span))
+
+
+def enlarged_states(rule: RawRule) -> Iterator[tuple[ir.StreamRef, ir.Select]]:
+    """What is remembered at a size that only a choice of two shapes has, with the choice."""
+    values = {
+        ir.StreamRef(owner, equation.name): equation.value
+        for owner, function in raw_machines(rule).items()
+        for equation in function.equations
+    }
+    remembered = {}
+    for owner, function in raw_machines(rule).items():
+        for node in ir.nodes(function):
+            if isinstance(node, ir.Prev) and isinstance(node.stream, ir.Ref):
+                remembered[ir.StreamRef(owner, node.stream.name)] = None
+            elif isinstance(node, ir.Latest):
+                remembered[node.stream] = None
+    for stream in remembered:
+        for choice in choices_behind(stream, values):
+            yield stream, choice
+
+
+def choices_behind(stream: ir.StreamRef, values: Mapping[ir.StreamRef, ir.Expr]) -> list[ir.Select]:
+    """The choices that make a stream as large as it is; none where anything else does so, too."""
+    whole = values[stream].type.shape
+    found: list[ir.Select] = []
+    seen: set[ir.StreamRef] = set()
+
+    def is_owed(expr: ir.Expr, owner: str) -> bool:
+        """Whether nothing but choices makes an expression of the whole size so large."""
+        match expr:
+            case ir.Prev(stream=inner):
+                return is_owed(inner, owner)
+            case ir.Ref() | ir.Latest():
+                name = expr.stream if isinstance(expr, ir.Latest) else ir.StreamRef(owner, expr.name)
+                if name in seen:
+                    return True
+                seen.add(name)
+                return is_owed(values[name], name.machine)
+            case ir.Select(condition=condition) if condition.type.is_scalar_phase and is_of_two_shapes(expr):
+                found.append(expr)
+                return True
+        parts = [part for part in ir.children(expr) if part.type.shape == whole]
+        return bool(parts) and all(is_owed(part, owner) for part in parts)
+
+    return found if is_owed(ir.Latest(stream), stream.machine) else []
+
+
+def is_of_two_shapes(choice: ir.Select) -> bool:
+    return choice.type.shape not in (None, choice.then.type.shape, choice.otherwise.type.shape)
+
+
+def size_text(shape: Shape | None) -> str:
+    """How many numbers a value has: ``rows * cols``."""
+    return " * ".join(side.value for side in shape or () if side is not Dim.ONE) or "1"
