@@ -12,7 +12,7 @@ from optforge.compiler.frontend.liveness import raw_machines
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawRule
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import Dim, Shape
+from optforge.compiler.ir.types import Dim
 from optforge.dsl import errors
 from optforge.dsl.source import Span
 
@@ -24,8 +24,8 @@ def warn_enlarged(raw: RawDeclaration, report: Report) -> None:
         for stream, choice in enlarged_states(rule):
             if choice.span not in told and choice.span.source is raw.span.source:
                 told.add(choice.span)
-                sizes = (size_text(each.type.shape) for each in (choice, choice.then, choice.otherwise))
-                report(errors.enlarged_state(stream.name.root.shown, *sizes, choice.span))
+                whole, then, otherwise = map(size_text, (choice, choice.then, choice.otherwise))
+                report(errors.enlarged_state(stream.name.root.shown, whole, then, otherwise, choice.span))
 
 
 def enlarged_states(rule: RawRule) -> Iterator[tuple[ir.StreamRef, ir.Select]]:
@@ -35,7 +35,7 @@ def enlarged_states(rule: RawRule) -> Iterator[tuple[ir.StreamRef, ir.Select]]:
         for owner, function in raw_machines(rule).items()
         for equation in function.equations
     }
-    remembered = {}
+    remembered: dict[ir.StreamRef, None] = {}
     for owner, function in raw_machines(rule).items():
         for node in ir.nodes(function):
             if isinstance(node, ir.Prev) and isinstance(node.stream, ir.Ref):
@@ -77,6 +77,6 @@ def is_of_two_shapes(choice: ir.Select) -> bool:
     return choice.type.shape not in (None, choice.then.type.shape, choice.otherwise.type.shape)
 
 
-def size_text(shape: Shape | None) -> str:
+def size_text(value: ir.Expr) -> str:
     """How many numbers a value has: ``rows * cols``."""
-    return " * ".join(side.value for side in shape or () if side is not Dim.ONE) or "1"
+    return " * ".join(side.value for side in value.type.shape or () if side is not Dim.ONE) or "1"
