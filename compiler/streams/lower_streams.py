@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from optforge.compiler.frontend.cycles import instantaneous_cycles
-from optforge.compiler.frontend.enlarged_states import warn_enlarged
 from optforge.compiler.frontend.liveness import Read, raw_machines, streams_read, warn_unused
 from optforge.compiler.frontend.reporting import Report
 from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.frontend.types.enlarged_states import warn_enlarged
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Collective, Combination, Over
 from optforge.compiler.ir.dependencies import dependencies, inputs_of, reachable, slice_function, sort_topologically
