@@ -14,11 +14,11 @@ from typing import assert_never
 from optforge.compiler.frontend.builtins import NO_BASE, UNIVERSAL, nested, universal
 from optforge.compiler.frontend.equations import DEPTH_LIMIT, Equations
 from optforge.compiler.frontend.hints import ABSENT, FUNCTIONS, VALUES
-from optforge.compiler.frontend.literal_checks import require_choosable, require_representable
 from optforge.compiler.frontend.references import NameKind
 from optforge.compiler.frontend.repetitions import unrolled
 from optforge.compiler.frontend.reporting import EQUATION_LIMIT, Reporter, few
 from optforge.compiler.frontend.scopes import Scope, overrides_prelude, prelude, prelude_source, shown_signature
+from optforge.compiler.frontend.types.literal_checks import require_choosable, require_representable
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, joined, literal, number
 from optforge.compiler.ir.names import EquationName

@@ -215,7 +215,7 @@ READERS_OF_TEXT = {
     "compiler/ir/names.py": "the texts of names",
     "compiler/ir/printer.py": "reads dumps",
     "compiler/frontend/reserved_names.py": "what a user may write",
-    "compiler/frontend/literal_checks.py": "how a number is spelled",
+    "compiler/frontend/types/literal_checks.py": "how a number is spelled",
     "compiler/streams/state_names.py": "the names in checkpoints",
     "compiler/streams/fingerprints.py": "what is hashed",
 }
