@@ -3,11 +3,12 @@
 Takes a checked optimizer, before any pass has rewritten it. Schedulers that cycle the momentum need one hyper to cycle,
 and every method calls it something else: it is the `h` of the first sum `h * prev(m) + x` that the weight is computed
 from, where x is the gradient, or what is left of it after scaling and the like. A sum of its squares is no direction.
+What wrappers remember of gradients and weights is no momentum: that is the business of the optimizer that they wrap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.names import EquationName
@@ -24,11 +25,12 @@ def momentum_hypers(optimizer: ir.Optimizer) -> tuple[str, ...]:
 
 def momentum_of(step: ir.Function) -> str | None:
     values = {equation.name: equation.value for equation in step.equations}
+    own = {output.name for output in step.outputs if not is_of_wrapper(output.value)}
     (weight,) = (output.value for output in step.outputs if output.name == "weight")
     for node in walk_inputs(weight, values):
         if isinstance(node, ir.Apply) and node.operator in ("add", "sub"):
             terms = list(summands(node))
-            hypers = [name for term in terms if (name := decay_of(term)) is not None]
+            hypers = [name for term in terms if (name := decay_of(term, own)) is not None]
             if hypers and any(is_direction(term, values) for term in terms):
                 return hypers[0]
     return None
@@ -54,12 +56,17 @@ def summands(expr: ir.Expr) -> Iterator[ir.Expr]:
         yield expr
 
 
-def decay_of(term: ir.Expr) -> str | None:
-    """The hyper of a term `h * prev(m)`."""
+def is_of_wrapper(state: ir.Expr) -> bool:
+    """Whether what becomes a state is an equation of a wrapper."""
+    return isinstance(state, ir.Ref) and bool(state.name.layer)
+
+
+def decay_of(term: ir.Expr, states: Container[str]) -> str | None:
+    """The hyper of a term `h * prev(m)`, where m is one of the states."""
     if not isinstance(term, ir.Apply) or term.operator != "mul":
         return None
     sources = {each.source: each.name for each in term.arguments if isinstance(each, ir.Input)}
-    return sources.get(ir.InputSource.HYPER) if ir.InputSource.STATE in sources else None
+    return sources.get(ir.InputSource.HYPER) if sources.get(ir.InputSource.STATE) in states else None
 
 
 def is_direction(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import optforge
 from optforge.compiler.analysis.modes import with_modes
 from optforge.compiler.analysis.momentum import momentum_hypers
 from optforge.compiler.analysis.rest import keeps_zero, moves_at_rest
@@ -63,6 +64,27 @@ def optimizer(*lines: str, hypers: str = "a b c") -> ir.Optimizer:
 )
 def test_the_momentum_is_what_weighs_the_past_in_the_direction(lines, expected):
     assert momentum_hypers(optimizer(*lines)) == ((expected,) if expected else ())
+
+
+@pytest.mark.parametrize(
+    "composition, expected",
+    [
+        ("Muon |> Grokfast", ("beta", "rest_beta1")),
+        ("Muon |> EMANesterov", ("beta", "rest_beta1")),  # which sums up steps outside of it
+        ("SGD |> SNOO |> GPA", ("momentum",)),
+        ("SignSGD |> Grokfast", ()),  # whose decay is not of the optimizer
+    ],
+)
+def test_the_momentum_is_that_of_the_optimizer_in_its_wrappers(composition, expected):
+    assert optforge.load(composition).MOMENTUM == expected
+
+
+def test_cycling_the_momentum_leaves_that_of_a_wrapper_alone():
+    optimizer = optforge.load("Muon |> EMANesterov")([{"params": [torch.nn.Parameter(torch.ones(2, 3))]}])
+    share = optimizer.param_groups[0]["ema_nesterov_decay"]
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9, max_momentum=0.5, base_momentum=0.25)
+    (group,) = optimizer.param_groups
+    assert (group["beta"], group["rest_beta1"], group["ema_nesterov_decay"]) == (0.5, 0.5, share)
 
 
 # -- events that show weights ------------------------------------------------------------------------------------------
