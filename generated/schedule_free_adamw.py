@@ -46,14 +46,14 @@ def tensor_init(weight):
     return (weight.clone(),)
 
 
-def tensor_show_mean(weight, z, *, beta1):
-    """What the event show_mean does."""
+def tensor_eval(weight, z, *, beta1):
+    """What the event eval does."""
     weight = (weight - (1 - beta1) * z) / beta1
     return (weight,)
 
 
-def tensor_show_training(weight, z, *, beta1):
-    """What the event show_training does."""
+def tensor_train(weight, z, *, beta1):
+    """What the event train does."""
     weight = z.lerp(weight, beta1)
     return (weight,)
 
@@ -103,21 +103,21 @@ class ScheduleFreeAdamW(SpecOptimizer, runtime=5):
             init=Kernel(tensor_init, layout="elementwise", outputs=("z",)),
             events=(
                 Event(
-                    name="show_mean",
+                    name="eval",
                     kernel=Kernel(
-                        tensor_show_mean,
+                        tensor_eval,
                         layout="elementwise",
                         outputs=("weight",),
                     ),
                 ),
                 Event(
-                    name="show_training",
+                    name="train",
                     kernel=Kernel(
-                        tensor_show_training,
+                        tensor_train,
                         layout="elementwise",
                         outputs=("weight",),
                     ),
-                    undoes="show_mean",
+                    undoes="eval",
                 ),
             ),
         ),
@@ -153,19 +153,17 @@ class ScheduleFreeAdamW(SpecOptimizer, runtime=5):
         require("beta2", beta2, "0 <= beta2 < 1", 0 <= beta2 < 1)
         require("eps", eps, "eps >= 0", eps >= 0)
 
-    def show_mean(self) -> None:
-        """Put the mean in place of the weights, for evaluation; `show_training` takes
-        it away.
-        """
-        self.fire("show_mean")
+    def eval(self) -> None:
+        """Put the mean in place of the weights, for evaluation; `train` takes it away."""
+        self.fire("eval")
 
-    def show_training(self) -> None:
-        """Put the weights back where gradients are taken, after `show_mean`."""
-        self.fire("show_training")
+    def train(self) -> None:
+        """Put the weights back where gradients are taken, after `eval`."""
+        self.fire("train")
 
 
 ScheduleFreeAdamW.SPEC = Spec(
-    hash="1aa528fa23ef",
+    hash="42041b45af13",
     states={
         "tensor": {
             "z": (

@@ -2,7 +2,8 @@
 
 An event may put other weights there, such as a mean for evaluation, and another one take them away again (it says which
 it `undoes`). How often each has been counted for a parameter says what it shows, so that checkpoints and copies know it
-as well. A step of weights that are not those of training would spoil them, and so would either event called twice.
+as well. A step of weights that are not those of training would spoil them, and so would either event called twice, or
+any other that changes weights.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ def _shows(pair: tuple[str, str], p: Tensor, counts: _Counts) -> bool:
     return shown % 2 == 1 if pair[0] == pair[1] else shown > hidden
 
 
-def _require_training(batches: Iterable[ParameterBatch], counts: _Counts) -> None:
-    """RuntimeError if a parameter that is about to step shows other weights than those that are trained."""
+def _require_training(batches: Iterable[ParameterBatch], counts: _Counts, what: str = "a step") -> None:
+    """RuntimeError if a parameter that ``what`` is about to move shows other weights than those that are trained."""
     for batch in batches:
         for pair in _pairs_of(batch.rule):
             if any(_shows(pair, p, counts) for p in batch.params):
-                raise RuntimeError(f"the weights are what {pair[0]}() has put in place: call {pair[1]}() before a step")
+                message = f"the weights are what {pair[0]}() has put in place: call {pair[1]}() before {what}"
+                raise RuntimeError(message)
 
 
 _MODES = ("train", "eval")
@@ -84,13 +86,21 @@ class Firing:
             self.blocked[rule.name] = rule
         return is_due
 
+    def moves(self, rule: Rule) -> bool:
+        """Whether the event changes weights, and is none of those that show other ones."""
+        is_mode = any(self.event in pair for pair in _pairs_of(rule))
+        return not is_mode and "weight" in self.kernels[rule.name].outputs
+
     def require_due(self, batches: Sequence[ParameterBatch]) -> None:
         """RuntimeError if nothing is left to do because it has been done already, or cannot be undone.
 
-        A trainer enters `train` and `eval` as often as it likes: the mode that there is, is entered by doing nothing.
+        The same if it changes weights that are not the ones that are trained. A trainer enters `train` and `eval` as
+        often as it likes: the mode that there is, is entered by doing nothing.
         """
         if self.blocked and not batches and self.event not in _MODES:
             raise RuntimeError(_why_not_due(self.blocked.values(), self.event))
+        moved = [batch for batch in batches if self.moves(batch.rule)]
+        _require_training(moved, self.counts, f"{self.event}()")
 
 
 def _why_not_due(rules: Iterable[Rule], event: str) -> str:

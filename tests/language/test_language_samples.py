@@ -18,7 +18,7 @@ TOLERANCE = 1e-10
 REQUIRED = {"Operators": {"lr": 0.1}}
 EVENTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "SophiaG": [("curvature", {"batch_size": 8.0})],
-    "ScheduleFree": [("show_mean", {}), ("show_training", {})],
+    "ScheduleFree": [("eval", {}), ("train", {})],
     "SAM": [("ascend", {})],
     "Counting": [("mark", {"weighing": 2.0})],
 }

@@ -256,9 +256,9 @@ def test_schedule_free_shows_the_mean_and_returns():
         z = z - 0.3 * grad
         x = (1 - 1 / t) * x + z / t
         require_close(p.detach(), 0.2 * z + 0.8 * x)
-        optimizer.show_mean()
+        optimizer.eval()
         require_close(p.detach(), x)
-        optimizer.show_training()
+        optimizer.train()
         require_close(p.detach(), 0.2 * z + 0.8 * x)
 
 

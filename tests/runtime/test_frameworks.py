@@ -572,7 +572,7 @@ def test_a_group_that_was_exchanged_for_a_dictionary_is_a_group_again():
 
 # -- weights that are only shown ---------------------------------------------------------------------------------------
 
-SHOWING = {"ScheduleFreeSGD": ("show_mean", "show_training"), "ScheduleFreeAdamW": ("show_mean", "show_training")}
+SHOWING = {"ScheduleFreeSGD": ("eval", "train"), "ScheduleFreeAdamW": ("eval", "train")}
 SHOWING |= {"ASGD": ("show_average", "show_current")}
 shown_classes = pytest.mark.parametrize("name", SHOWING)
 
@@ -581,10 +581,21 @@ def fired(optimizer: Any, event: str) -> None:
     getattr(optimizer, event)()
 
 
+def fired_in_vain(optimizer: Any, params: list[Tensor], event: str, message: str) -> None:
+    """What there is already is a mode that trainers may enter again, by doing nothing; any other event is an error."""
+    before = snapshot(params, optimizer)
+    if event in ("train", "eval"):
+        fired(optimizer, event)
+    else:
+        with pytest.raises(RuntimeError, match=message):
+            fired(optimizer, event)
+    assert same(snapshot(params, optimizer), before)
+
+
 @shown_classes
 @pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["", "capturable"])
 def test_weights_that_are_shown_are_not_stepped_nor_shown_again(name, options):
-    """Each is a sentence that names the event to call, and changes nothing; then training goes on as if undisturbed."""
+    """What is refused is a sentence that names the event to call; then training goes on as if undisturbed."""
     (show, hide), options = SHOWING[name], dict(options)
     cls = getattr(optforge.generated, name)
     params, alike = [parameter(4, 3), parameter(3, seed=1)], [parameter(4, 3), parameter(3, seed=1)]
@@ -593,15 +604,12 @@ def test_weights_that_are_shown_are_not_stepped_nor_shown_again(name, options):
     for t in range(0, 9, 3):
         run(optimizer, params, range(t, t + 3))
         run(other, alike, range(t, t + 3))
-        with pytest.raises(RuntimeError, match=rf"{hide}\(\) takes away what {show}\(\) has put in place, and nothing"):
-            fired(optimizer, hide)
+        fired_in_vain(optimizer, params, hide, rf"{hide}\(\) takes away what {show}\(\) has put in place, and nothing")
         training = weights(params)
         fired(optimizer, show)
         refused(optimizer, params, RuntimeError, rf"what {show}\(\) has put in place: call {hide}\(\) before a step")
-        before = snapshot(params, optimizer)
-        with pytest.raises(RuntimeError, match=rf"{show}\(\) has been called already, .*: call {hide}\(\) first"):
-            fired(optimizer, show)
-        assert same(snapshot(params, optimizer), before) and not same(weights(params), training)
+        fired_in_vain(optimizer, params, show, rf"{show}\(\) has been called already, .*: call {hide}\(\) first")
+        assert not same(weights(params), training)
         fired(optimizer, hide)
         for p, q in zip(params, training, strict=True):
             torch.testing.assert_close(p.detach(), q, rtol=1e-5, atol=1e-6)
@@ -624,6 +632,35 @@ def test_what_is_shown_is_known_to_copies_and_checkpoints(name):
         refused(each, held, RuntimeError, f"call {hide}")
         fired(each, hide)
         run(each, held, range(2, 3))
+
+
+def composition(name: str) -> Any:
+    return getattr(optforge.generated, name) if name in SHOWING else optforge.load(name)
+
+
+@pytest.mark.parametrize("is_shown", [False, True], ids=["over_what_is_shown", "over_training"])
+@pytest.mark.parametrize("name", ["ScheduleFreeAdamW", "ASGD", "SGD |> Averaged", "Muon |> ScheduleFree |> Grokfast"])
+def test_a_checkpoint_brings_its_mode_into_an_optimizer_in_the_other(name, is_shown):
+    """Training goes on from it to the bit, wherever weights and states are loaded to."""
+    show, hide = SHOWING.get(name, ("eval", "train"))
+    cls, params, others = composition(name), [parameter(4, 3)], [parameter(4, 3, seed=1)]
+    optimizer, other = build(cls, params, lr=0.01), build(cls, others, lr=0.01)
+    run(optimizer, params, range(3))
+    run(other, others, range(2))
+    fired(optimizer if is_shown else other, show)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    with torch.no_grad():
+        others[0].copy_(params[0])
+    for each, held in ((optimizer, params), (other, others)):
+        if is_shown:
+            refused(each, held, RuntimeError, f"call {hide}")
+            fired(each, hide)
+        run(each, held, range(3, 6))
+        fired(each, show)
+        fired(each, hide)
+        run(each, held, range(6, 7))
+    assert torch.equal(*params, *others)
+    assert same(snapshot(params, optimizer), snapshot(others, other))
 
 
 @shown_classes

@@ -191,9 +191,9 @@ def events_alike(group: Any) -> None:
     for t in range(1, 4):
         twins.step(t)
         if t == 2:
-            twins.run(lambda optimizer: optimizer.show_mean())
+            twins.run(lambda optimizer: optimizer.eval())
             twins.require_same_bits()
-            twins.run(lambda optimizer: optimizer.show_training())
+            twins.run(lambda optimizer: optimizer.train())
     twins.require_same_bits()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import optforge
-from optforge.generated import SAM, SGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
+from optforge.generated import ASGD, SAM, SGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from tests.references import REFERENCES
 from tests.references.prodigy import Prodigy as ReferenceProdigy
 
@@ -128,6 +129,40 @@ def test_climbs_without_a_step_are_taken_back_with_the_next_one(missed):
         torch.testing.assert_close(p.detach(), weight - 0.1 * p.grad, rtol=1e-13, atol=1e-13)
 
 
+def test_what_has_been_climbed_is_not_evaluated():
+    """Between a climb and its step, `eval` shows the weights before it; the step is as if nothing had been."""
+
+    def looking(bowl: Bowl, optimizer: Any) -> None:
+        start = bowl.weights()
+        bowl.differentiate()
+        optimizer.ascend()
+        uphill = bowl.weights()
+        for _ in range(2):
+            optimizer.eval()
+            require_close(bowl.weights(), start, 1e-14)
+        with pytest.raises(RuntimeError, match=r"call train\(\) before ascend\(\)"):
+            optimizer.ascend()
+        with pytest.raises(RuntimeError, match=r"call train\(\) before a step"):
+            optimizer.step()
+        optimizer.train()
+        require_close(bowl.weights(), uphill, 1e-14)
+        bowl.differentiate()
+        optimizer.step()
+        after = bowl.weights()
+        optimizer.eval()  # nothing has been climbed since
+        assert all(map(torch.equal, bowl.weights(), after))
+        optimizer.train()
+
+    _, found = trained(lambda params: SAM(params, lr=0.05, momentum=0.9), 5, looking)
+    _, expected = trained(lambda params: SAM(params, lr=0.05, momentum=0.9), 5, climbing_step)
+    require_same(found, expected)
+
+
+def require_close(found: list[Tensor], expected: list[Tensor], limit: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm()) <= limit * float(other.norm())
+
+
 # -- schedule-free -----------------------------------------------------------------------------------------------------
 
 
@@ -139,22 +174,42 @@ def test_the_mean_of_a_schedule_free_method_can_be_shown_and_put_away(cls):
     require_same(found, expected)
     params = ours.param_groups[0]["params"]
     means = [theirs.mean[p] for p in theirs.param_groups[0]["params"]]
-    ours.show_mean()
+    ours.eval()
     for p, mean, training in zip(params, means, found[-1], strict=True):
         torch.testing.assert_close(p.detach(), mean, rtol=1e-13, atol=1e-13)
         assert not torch.allclose(p, training, rtol=1e-3)
-    ours.show_training()
+    ours.train()
     for p, training in zip(params, found[-1], strict=True):
         torch.testing.assert_close(p.detach(), training, rtol=1e-13, atol=1e-13)
 
 
-def test_the_mean_before_the_first_step_is_the_weight():
+SHOWING = {
+    "ASGD": lambda: partial(ASGD, t0=0),
+    "ScheduleFreeSGD": lambda: ScheduleFreeSGD,
+    **{name: partial(optforge.load, f"SGD |> {name}") for name in ("Averaged", "GPA", "ScheduleFree")},
+}
+
+
+@pytest.mark.parametrize("name", SHOWING)
+def test_the_mean_of_weights_that_have_not_stepped_is_the_weight(name):
+    """Frameworks evaluate before the first step; and of parameters that never get a gradient there is no other."""
     bowl = Bowl()
-    optimizer = ScheduleFreeSGD(bowl.params)
+    optimizer = SHOWING[name]()(bowl.params, lr=0.05)
+    show, hide = ("show_average", "show_current") if name == "ASGD" else ("eval", "train")
     start = bowl.weights()
-    optimizer.show_mean()
-    for p, weight in zip(bowl.params, start, strict=True):
-        torch.testing.assert_close(p.detach(), weight, rtol=1e-14, atol=1e-14)
+    getattr(optimizer, show)()
+    require_close(bowl.weights(), start, 1e-14)
+    getattr(optimizer, hide)()
+    for _ in range(3):
+        bowl.differentiate()
+        bowl.params[0].grad = None
+        optimizer.step()
+    after = bowl.weights()
+    getattr(optimizer, show)()
+    require_close(bowl.weights()[:1], start[:1], 1e-14)
+    assert not any(map(torch.equal, bowl.weights()[1:], after[1:]))
+    getattr(optimizer, hide)()
+    require_close(bowl.weights(), after, 1e-14)
 
 
 def test_the_mean_is_that_of_all_fast_weights():
@@ -165,7 +220,7 @@ def test_the_mean_is_that_of_all_fast_weights():
     for _ in range(9):
         plain_step(bowl, optimizer)
         fast.append(optimizer.state[bowl.params[0]]["z"].clone())
-    optimizer.show_mean()
+    optimizer.eval()
     torch.testing.assert_close(bowl.params[0].detach(), torch.stack(fast).mean(0), rtol=1e-13, atol=1e-13)
 
 

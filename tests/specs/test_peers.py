@@ -142,10 +142,10 @@ def test_schedule_free_shows_the_same_mean() -> None:
         ours.step()
         theirs.step()
         require_same_step(weights, their_weights, before)
-        ours.show_mean()
+        ours.eval()
         theirs.eval()
         require_same_step(weights, their_weights, before)
-        ours.show_training()
+        ours.train()
         theirs.train()
 
 

@@ -232,8 +232,8 @@ def test_events_round_with_noise_of_their_own(monkeypatch):
     numbers = Noise.numbers
     monkeypatch.setattr(Noise, "numbers", lambda self, bucket: seen.append(numbers(self, bucket)) or seen[-1].clone())
     step(optimizer, [p])
-    optimizer.show_mean()
-    assert len(seen) == 2 and not torch.equal(*seen) and optimizer.state[p]["show_mean_step"] == 1
+    optimizer.eval()
+    assert len(seen) == 2 and not torch.equal(*seen) and optimizer.state[p]["eval_step"] == 1
     assert len(p.unique()) > 1
 
 

@@ -46,8 +46,8 @@ def test_functions_for_shards_are_used_where_there_are_some(
 
 
 EVENTS = [
-    ("SAM", ("ascend", "step")),
-    ("ScheduleFreeAdamW", ("step", "show_mean", "show_training")),
+    ("SAM", ("ascend", "eval", "train", "step")),
+    ("ScheduleFreeAdamW", ("step", "eval", "train")),
     ("SophiaH", ("curvature", "step")),
 ]
 
