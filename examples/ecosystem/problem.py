@@ -26,9 +26,9 @@ def make_model() -> GPT:
     return build_model(SHAPE, seed=0)
 
 
-def make_rows(steps: int = STEPS) -> Tensor:
+def make_rows(steps: int = STEPS, seed: int = 0) -> Tensor:
     """``steps`` batches of rows, one token longer than the context so that every input has a target."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     count, length = steps * BATCH, SHAPE.context + 1
     noise = torch.randint(SHAPE.vocab_size, (length, count), generator=generator)
     is_noise = torch.rand(length, count, generator=generator) < 0.1
@@ -38,6 +38,16 @@ def make_rows(steps: int = STEPS) -> Tensor:
     return torch.stack(tokens, dim=1)
 
 
+def make_held_out() -> Tensor:
+    """Four batches of other rows, for evaluation."""
+    return make_rows(4, seed=1)
+
+
 def report(losses: Sequence[float]) -> None:
     """Print where training began and ended."""
     print(f"loss {losses[0]:.3f} at the first of {len(losses)} steps, {losses[-1]:.3f} at the last")
+
+
+def report_averages(held_out: Sequence[float]) -> None:
+    """Print what evaluations of the averaged weights have found."""
+    print("held out, with averaged weights: loss " + ", ".join(f"{loss:.3f}" for loss in held_out))

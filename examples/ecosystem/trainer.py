@@ -47,13 +47,20 @@ def train(model: GPT2LMHeadModel, optimizer: Optimizer, schedule: LRScheduler, r
 
 
 def make_trainer(
-    model: GPT2LMHeadModel, optimizer: Optimizer, schedule: LRScheduler, rows: Tensor, *, folder: str, **options: Any
+    model: GPT2LMHeadModel,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    rows: Tensor,
+    held_out: Tensor | None = None,
+    *,
+    folder: str,
+    **options: Any,
 ) -> Trainer:
-    """The Trainer that writes to ``folder``; ``options`` are further ``TrainingArguments``."""
-    dataset = [{"input_ids": row, "labels": row} for row in rows[:, : SHAPE.context]]  # the model shifts the labels
+    """The Trainer that writes to ``folder`` and evaluates ``held_out``; ``options`` are more ``TrainingArguments``."""
     settings = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=BATCH,
+        per_device_eval_batch_size=BATCH,
         num_train_epochs=1,
         max_grad_norm=CLIP,
         logging_steps=1,
@@ -62,9 +69,15 @@ def make_trainer(
         use_cpu=True,
         **options,
     )
-    trainer = Trainer(model, settings, train_dataset=dataset, optimizers=(optimizer, schedule))
+    datasets: Any = [None if each is None else labelled(each) for each in (rows, held_out)]
+    trainer = Trainer(model, settings, None, *datasets, optimizers=(optimizer, schedule))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def labelled(rows: Tensor) -> list[dict[str, Tensor]]:
+    """Rows as the Trainer takes them: the model shifts the labels."""
+    return [{"input_ids": row, "labels": row} for row in rows[:, : SHAPE.context]]
 
 
 def main() -> None:
