@@ -24,7 +24,7 @@ from tests.references.schedule_free_adamw import ScheduleFreeAdamW as Reference
 STEPS = 8
 EVALUATIONS = 4
 HYPERS = {"lr": 2e-2, "warmup": 3}
-ROUNDING = 1e-4
+ROUNDING = 1e-5
 """Of a loss: the reference sums in another order than kernels do, in float32."""
 
 Loss = Callable[[], Tensor]
@@ -63,7 +63,7 @@ def require_averages(found: Sequence[float], expected: Sequence[Sequence[float]]
     assert len(found) == len(expected) == EVALUATIONS + 1
     for loss, (averaged, _) in zip(found, expected, strict=True):
         assert loss == pytest.approx(averaged, rel=ROUNDING)
-    assert all(abs(averaged - trained) > 50 * ROUNDING * averaged for averaged, trained in expected[2:])
+    assert all(abs(averaged - trained) > 100 * ROUNDING * averaged for averaged, trained in expected[2:])
 
 
 def losses_of(model: Any, rows: Tensor) -> list[Loss]:

@@ -142,6 +142,8 @@ class OptimizerTrial:
         self.calls = calls_of(declaration.rules)
         events = [event for rule in type(self.optimizers[0]).RULES for event in rule.events]
         self.undoing = {event.undoes: event.name for event in events if event.undoes}
+        moving = {event.name for event in events if "weight" in event.kernel.outputs}
+        self.moving = moving - {*self.undoing, *self.undoing.values()}
         self.in_place: set[str] = set()  # the events whose weights stand where those of training belong
 
     def grouped(self, index: int) -> Iterator[tuple[dict[str, Any], list[Placed]]]:
@@ -207,6 +209,8 @@ class OptimizerTrial:
 
     def is_due(self, name: str) -> bool:
         shown = next((shown for shown, undoing in self.undoing.items() if undoing == name), None)
+        if name in self.moving and self.in_place:
+            return False
         return name not in self.in_place if shown is None else shown in self.in_place
 
     def fire(self, step: int, name: str) -> None:
