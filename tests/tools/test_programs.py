@@ -103,7 +103,8 @@ def test_everything_occurs() -> None:
     prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
                "clip_norm", "trust_ratio", "cautious", "lower", "upper", "diagonal", "identity", "prev"}  # fmt: skip
     confusing = {("hyper", "state"), ("argument", "hyper")}
-    wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall", "Dimension", "Wrapper", "Repetition"}
+    wanted = set(OPERATORS) | surface | prelude | confusing
+    wanted |= {"wide", "tall", "Dimension", "Wrapper", "Repetition", "direction", "given", "eval"}
 
     for program in random_programs(4, 400):
         if wanted <= set(found):
@@ -118,6 +119,9 @@ def test_everything_occurs() -> None:
             found[type(node).__name__] += 1
             if isinstance(node, ast.Call):
                 found[node.function.name] += 1
+                found["given"] += node.function.name == "step" and bool(node.keywords)
+            if isinstance(node, ast.Identifier) and node.name in ("direction", "eval"):
+                found[node.name] += 1
             if isinstance(node, ast.Name) and node.name == "super":
                 found["super"] += 1
             if isinstance(node, ast.Rule) and node.orientation:

@@ -26,7 +26,7 @@ from tools.programs.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, 
 from tools.programs.matrices import grow_sketch
 from tools.programs.terms import Variable, call_node, name, squared_mean
 from tools.programs.uses import Made, grow_delegate, names_inside
-from tools.programs.wrappers import wrap
+from tools.programs.wrappers import wrap, wrap_adamw
 
 SKETCHED = frozenset({"r", "tall", "low", "sketch"})
 ORIENTATIONS = ("wide", "tall")
@@ -378,10 +378,12 @@ def grow_file(dice: Dice) -> RandomProgram:
         items.append(penalty)
         trials.append(grower.trial("Ridge", "penalty", hypers, {}))
     tree, seed = ast.File(grower.doc(), tuple(items)), dice.below(1000)
-    if dice.chance(15):
-        around = wrap(dice, grower.scope(Universe.TENSOR, HyperSet()), first)
-        tree = replace(tree, items=(*items, *around))
-        trial = grower.trial("Around", "optimizer", first.hypers, first.events)
+    if dice.chance(20):
+        scope, is_own = grower.scope(Universe.TENSOR, HyperSet()), dice.chance(50)
+        around = wrap(dice, scope, first) if is_own else wrap_adamw(dice, scope)
+        tree = replace(tree, items=(*items, around.wrapper, around.optimizer))
+        hypers, events = (first.hypers, first.events) if is_own else (HyperSet(), {})
+        trial = grower.trial("Around", "optimizer", hypers, events)
         trials.append(replace(trial, groups=tuple({**group, "ahead_lr": 0.3} for group in trial.groups)))
     return RandomProgram(tree, tuple(trials), seed)
 
