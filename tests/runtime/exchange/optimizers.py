@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+import optforge
 from optforge import generated
 from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from optforge.runtime.contract.interface import ROLES
@@ -43,13 +44,13 @@ def shipped() -> list[str]:
 
 
 def optimizer_of(name: str, with_shards: bool = True) -> type[SpecOptimizer]:
-    """The class of a shipped spec, or of a rule written by hand: its function for shards is used, or left out."""
+    """The class of a spec, composition or rule written by hand, whose function for shards is used or left out."""
     if name == "normalized":
         squares = Kernel(sum_of_squares, layout="tensor", outputs=("total",), along=())
         step = Kernel(normalized, layout="elementwise", sums=(squares,))
         return type(name, (HandWrittenOptimizer,), {"RULES": (Rule("tensor", ROLES, (), step),)})
     if name not in RULES:
-        return getattr(generated, name)
+        return optforge.load(name) if "|>" in name else getattr(generated, name)
     rule = RULES[name]
     kernel = Kernel(rule.plain, layout="matrix", shards=rule.shards if with_shards else None)
     states = tuple(State(name, shape) for name, shape in rule.states.items())

@@ -57,6 +57,19 @@ def test_events_of_dtensors(ranks: Pool, name: str, calls: tuple[str, ...]) -> N
     require_agreement(ranks, 3, Case(name, calls=calls, without=()))
 
 
+WRAPPED = [
+    ("AdamW |> Grokfast |> ScheduleFree", ("step", "eval", "train")),
+    ("Muon |> Averaged", ("step", "eval", "train")),
+    ("Muon |> Hyperball |> Lookahead(every=2)", ("step",)),
+    ("NorMuon |> AGC |> Cautious", ("step",)),
+]
+
+
+@pytest.mark.parametrize(("name", "calls"), WRAPPED)
+def test_wrapped_optimizers_of_dtensors(ranks: Pool, name: str, calls: tuple[str, ...]) -> None:
+    require_agreement(ranks, 2, Case(name, calls=calls))
+
+
 def test_sums_over_parameters_of_several_groups_of_ranks(ranks: Pool) -> None:
     """Parts of one shape that other ranks have the rest of, and parameters that all ranks have."""
     shapes = {"a": (6, 4), "b": (6, 4), "c": (6, 4), "bias": (9,)}
