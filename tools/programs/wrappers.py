@@ -83,12 +83,12 @@ def around(
         ast.Update(ast.Identifier("weight"), ahead),
         *(lines or ()),
     ]
-    rule = ast.Rule((ast.Identifier(word),), tuple(dice.shuffled(statements)))
+    members: list[ast.OptimizerMember] = [*events, ast.Rule((ast.Identifier(word),), tuple(dice.shuffled(statements)))]
     hyper = ast.Hyper(ast.Identifier("lr"), ast.Number("0.5"))
     for _ in range(times):
         composition = ast.Pipe(composition, ast.Call(ast.Identifier(LABEL), ()), bare=True)
     optimizer = ast.Optimizer(ast.Identifier("Around"), None, (), None, composition)
-    return Around(ast.Wrapper(ast.Identifier(LABEL), (hyper, *dice.shuffled([*events, rule]))), optimizer)
+    return Around(ast.Wrapper(ast.Identifier(LABEL), (hyper, *dice.shuffled(members))), optimizer)
 
 
 def fed(dice: Dice, scope: Scope) -> ast.Expression:
