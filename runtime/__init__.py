@@ -19,6 +19,7 @@ from .contract.interface import Event, Kernel, Rank, Rule, State
 from .exchange.communication import Communication
 from .execution.fused import fused_adagrad, fused_adam, fused_adamw, fused_sgd
 from .execution.strategies import communication, explain_schedule
+from .linalg.draws import corner, normal, sign_noise, uniform
 from .linalg.ieee import ieee
 from .linalg.matrices import (
     cholesky,
@@ -62,6 +63,7 @@ __all__ = [
     "Was",
     "cholesky",
     "communication",
+    "corner",
     "det",
     "eigenbasis",
     "eigenvalues",
@@ -79,6 +81,7 @@ __all__ = [
     "logdet",
     "mpower",
     "norm",
+    "normal",
     "orthogonalize",
     "param_groups",
     "power",
@@ -88,7 +91,9 @@ __all__ = [
     "require",
     "round_stochastically",
     "route",
+    "sign_noise",
     "solve",
     "symmetric_products",
     "trace",
+    "uniform",
 ]

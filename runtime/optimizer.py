@@ -67,7 +67,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         hypers: the defaults of the hypers.
         precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
-        seed: of stochastic rounding; a key of groups, and so of checkpoints, which all ranks have to give alike.
+        seed: of stochastic rounding, and of random numbers; a key of groups, and so of checkpoints, which all ranks have to give alike.
         skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
             NaN or infinity.
         backend: "eager" runs kernels as they are written, "compile" by torch.compile or inductor, "auto" by torch's
@@ -304,9 +304,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _runner(self, kernel: Kernel, batch: ParameterBatch, counter: str) -> Runner:
         strategy = _strategy(kernel, batch, self.backend, self.capturable, self._refused)
-        noise = Noise(batch.seed, counter, batch.t, self._roster.marks)
         states = self._roster.seen(self.state)
-        return Runner(kernel, batch, states, strategy, noise, self.compile_options, self._refused)
+        return Runner(kernel, batch, states, strategy, self.compile_options, self._refused)
 
     def _collect(self, counter: str, takes_part: Callable[[Rule, Tensor], bool]) -> list[ParameterBatch]:
         """The parameters that take part, by rule, hypers, dtype, device and count; checks hypers and gradients."""
@@ -335,7 +334,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
                     precision = group["precision"] if slot.dtype.itemsize < 4 else "plain"
                     hypers = dict(zip(self._hyper_names, values, strict=True))
                     t = self._counters.current(counter, self.state, p, count)
-                    batch = batches[key] = ParameterBatch(slot.rule, precision, *kind, t, hypers, seed=group["seed"])
+                    noise = Noise(group["seed"], counter, t, self._roster.marks)
+                    batch = batches[key] = ParameterBatch(slot.rule, precision, *kind, t, hypers, noise=noise)
                 batch.params.append(p)
                 if part is not None:
                     batch.parts[p] = part

@@ -22,7 +22,7 @@ from optforge.compiler.frontend.types.literal_checks import require_choosable, r
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, joined, literal, number
 from optforge.compiler.ir.names import EquationName
-from optforge.compiler.ir.operators import BINARY, CALLABLE, OWN_RULE, UNARY, Formal, Operator, Want
+from optforge.compiler.ir.operators import BINARY, CALLABLE, OWN_RULE, STREAMS, UNARY, Formal, Operator, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
 from optforge.dsl.diagnostics import Diagnostic
@@ -209,8 +209,8 @@ class Place:
         return result
 
     def _operator(self, node: ast.Call, operator: Operator) -> ir.Expr:
-        if operator.name == "total" and not self.totals:
-            self.report(errors.not_available("total", self.what, node.function.span))
+        if operator.name in ("total", *STREAMS) and not self.totals:
+            self.report(errors.not_available(operator.name, self.what, node.function.span))
         nests = operator.name in ("min", "max")
         if nests and not self._is_short(node.arguments, node.span):
             return number("0", node.span)

@@ -29,7 +29,7 @@ def default_of(parameter: Formal, span: Span) -> ir.Expr:
             return literal(spelling, spelling, Kind.TEXT, span)
         case Want.TEXT:
             return literal(spelling.strip('"'), spelling, Kind.TEXT, span)
-        case Want.MATRIX:
+        case Want.MATRIX | Want.LAID:
             return ir.Input(spelling, ir.InputSource.STREAM, span=span)
         case Want.TRIPLES:
             return literal((), spelling, Kind.TRIPLES, span)

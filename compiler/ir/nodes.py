@@ -43,7 +43,7 @@ class Literal(Node):
 class InputSource(Enum):
     """Where the value of an input comes from."""
 
-    STREAM = "stream"  # grad and weight: tensors of this step
+    STREAM = "stream"  # grad, weight and noise: tensors of this step
     STATE = "state"  # what an earlier step left behind
     HYPER = "hyper"  # the parameter group
     STEP = "step"  # t
@@ -55,14 +55,15 @@ class InputSource(Enum):
 Key: TypeAlias = tuple[InputSource, str]
 WEIGHT: Key = (InputSource.STREAM, "weight")
 GRAD: Key = (InputSource.STREAM, "grad")
+NOISE: Key = (InputSource.STREAM, "noise")  # a number for each element of the weight, of which random ones are made
 STEP: Key = (InputSource.STEP, "t")
 SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "rows"), (InputSource.DIMENSION, "cols"))
 OWN_SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "outputs"), (InputSource.DIMENSION, "inputs"))
 
 
 def stored(name: str) -> Key:
-    """The tensor of that name among those that are kept for a parameter: weight and gradient, else a state."""
-    return {"weight": WEIGHT, "grad": GRAD}.get(name, (InputSource.STATE, name))
+    """The tensor of that name among those that a kernel is given: weight, gradient and noise, else a state."""
+    return {"weight": WEIGHT, "grad": GRAD, "(noise)": NOISE}.get(name, (InputSource.STATE, name))
 
 
 @dataclass(frozen=True, slots=True)

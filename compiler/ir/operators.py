@@ -18,6 +18,7 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 from optforge.compiler.ir import ieee, intervals
+from optforge.compiler.ir.draws import reference_corner, reference_normal, reference_sign_noise, reference_uniform
 from optforge.compiler.ir.intervals import ANYTHING, Interval
 from optforge.compiler.ir.meanings import (
     lazy_numpy,
@@ -81,6 +82,7 @@ class Want(Enum):
     MATRIX = "a matrix"
     GRAM = "a (rows, rows) or (cols, cols) matrix"
     BASIS = "a square matrix, or one with the rank as its columns"
+    LAID = "a value that is laid out like the weight, its rows or its columns, or a scalar"
     SCALAR = "a scalar"
     AXIS = "row or col"
     NUMBER = "a constant number"
@@ -436,6 +438,23 @@ def matrix(
     )  # fmt: skip
 
 
+def stream(name: str, doc: str) -> Operator:
+    """A random stream as a spec has it; a draw stands for it once shapes are known."""
+    own = Formal("stream", Want.NUMBER, "0", keyword_only=True)
+    return Operator(
+        name, Across.ELEMENTWISE, doc, (Formal("of", Want.LAID, "weight", keyword_only=True), own),
+        same_shape, {}, lambda of, stream: of, is_stream=True,
+    )  # fmt: skip
+
+
+def draw(name: str, doc: str, reference: Any) -> Operator:
+    """Random numbers as functions of the noise, written as a call of the runtime's function; a key tells streams apart."""
+    return Operator(
+        f"drawn_{name}", Across.ELEMENTWISE, doc, (Formal("noise", Want.VALUE), Formal("key", Want.NUMBER)),
+        same_shape, one(f"{name}({{0}}, {{1}}, {{like}}.dtype)"), reference, imports=(name,), internal=True,
+    )  # fmt: skip
+
+
 GRAM = Formal("s", Want.GRAM)
 BASIS = Formal("x", Want.BASIS)
 
@@ -608,6 +627,9 @@ ROWS = (
     Operator("index", Across.WHOLE, "the number of each row, or col, of a matrix from 0 on",
              (Formal("of", Want.MATRIX, "weight", keyword_only=True), Formal("per", Want.AXIS)), reduce_shape, {},
              reference_index, is_stream=True, cost=no_cost),
+    stream("uniform", "random numbers between 0 and 1, one for each element of `of`"),
+    stream("normal", "random numbers with the standard normal distribution, one for each element of `of`"),
+    stream("sign_noise", "1 or -1 at random, for each element of `of`"),
     Operator("total", Across.TOTAL, "sum of a scalar over every parameter that has a gradient, or those of the rule",
              (Formal("x", Want.SCALAR), Formal("over", Want.RULE, EVERYTHING, keyword_only=True)), scalar_shape, {},
              lambda x, over: x, is_stream=True),
@@ -619,6 +641,12 @@ ROWS = (
     Operator("place", Across.WHOLE, "the number of each of the parameter's rows, or cols", (Formal("per", Want.AXIS),),
              place_shape, one("index({like}, dim={0})"), reference_place, imports=("index",), is_stream=True,
              cost=no_cost, internal=True),
+    draw("uniform", "the odd multiples of 2^-24 below 1, as the noise says", reference_uniform),
+    draw("normal", "multiples of 2^-20 with the normal distribution, as the noise says", reference_normal),
+    draw("sign_noise", "1 or -1, as the noise says", reference_sign_noise),
+    Operator("corner", Across.ORDER, "the first element, of each row or col or of all", (*VALUE, PER), reduce_shape,
+             {"S": Pattern("{0}"), "T": Pattern("corner({0}, dim={1})")}, reference_corner, lambda x, axis: x,
+             imports=("corner",), cost=no_cost, internal=True),
     Operator("lerp", Across.ELEMENTWISE, "x + w * (y - x)", (*TWO, Formal("w", Want.VALUE)), elementwise_shape,
              one("{0:postfix}.lerp({1}, {2})"), lambda x, y, w: x + w * (y - x), lambda x, y, w: x + w * (y - x),
              Pattern("{0:postfix}.lerp_({1}, {2})"), internal=True),
@@ -655,6 +683,8 @@ def forms_by_name() -> dict[str, tuple[Operator, ...]]:
             found[row.word] = (*found.get(row.word, ()), row)
     return found
 
+
+STREAMS = ("uniform", "normal", "sign_noise")
 
 # Operators a spec calls by name, each name with its forms, and those it writes as symbols.
 CALLABLE: Mapping[str, tuple[Operator, ...]] = forms_by_name()

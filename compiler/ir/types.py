@@ -27,6 +27,7 @@ PER_ROW: Shape = (Dim.ROWS, Dim.ONE)
 PER_COL: Shape = (Dim.ONE, Dim.COLS)
 GRAMS: tuple[Shape, ...] = ((Dim.ROWS, Dim.ROWS), (Dim.COLS, Dim.COLS))
 SQUARES: tuple[Shape, ...] = (*GRAMS, (Dim.RANK, Dim.RANK))
+BESIDE: tuple[Shape, ...] = (FULL, FULL[::-1], PER_ROW, PER_ROW[::-1], PER_COL, PER_COL[::-1], SCALAR)
 BASES: tuple[Shape, ...] = (*SQUARES, (Dim.ROWS, Dim.RANK), (Dim.COLS, Dim.RANK))  # with no more columns than rows
 
 

@@ -165,7 +165,7 @@ def readers_of(declaration: ir.Declaration) -> Iterator[tuple[ir.Function, Set[i
 
 def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Function, Set[ir.Key]]]:
     """A step and events read states, and each stage what those before it have combined; first values no state."""
-    first = {*hypers, ir.WEIGHT, ir.GRAD, *ir.SIZES, *(ir.OWN_SIZES if rule.orientation else ())}
+    first = {*hypers, ir.WEIGHT, ir.GRAD, ir.NOISE, *ir.SIZES, *(ir.OWN_SIZES if rule.orientation else ())}
     first |= {(ir.InputSource.DIMENSION, output.name) for output in rule.rank.outputs} if rule.rank else set()
     known = {*first, ir.STEP, *(ir.stored(state.name) for state in rule.states)}
     machines = [(rule.step, known)]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
+from optforge.compiler.ir.draws import FIRST, noise
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
@@ -39,13 +40,14 @@ class Inputs:
     arguments: Values = field(default_factory=dict)
     combined: Values = field(default_factory=dict)
     whole: tuple[int, int] | None = None  # the sizes of the matrix that the weight is a shard of
+    noise: Any = None  # a number for each element, of which draws are made
     is_turned: bool = False  # the parameter itself is the transpose
     rank: int = 0  # the size of the rule's own dimension, if it has one
 
     def value(self, node: ir.Input) -> Any:
         match node.source:
             case ir.InputSource.STREAM:
-                return {"weight": self.weight, "grad": self.grad}[node.name]
+                return {"weight": self.weight, "grad": self.grad, "noise": self.noise}[node.name]
             case ir.InputSource.DIMENSION:
                 return self.dimension(node.name)
             case ir.InputSource.STEP:
@@ -139,9 +141,13 @@ def evaluate_function(function: ir.Function, inputs: Inputs) -> dict[str, Any]:
 
 
 class OracleParameter:
-    """A weight with its states, as the interpreter keeps them: ``weight`` is (rows, cols) as the rule sees it."""
+    """A weight with its states, as the interpreter keeps them: ``weight`` is (rows, cols) as the rule sees it.
 
-    def __init__(self, weight: Array, rule: ir.Rule) -> None:
+    ``number`` is its place among the parameters of an optimizer; of that and ``seed`` all that is random is made.
+    """
+
+    def __init__(self, weight: Array, rule: ir.Rule, number: int = 0, seed: int = 0) -> None:
+        self.number, self.seed = number, seed
         self.shape = weight.shape
         self.rule = rule
         self.weight = as_seen(weight, rule)
@@ -172,10 +178,14 @@ class OracleParameter:
         """Give every state its first value."""
         if self.has_started:
             return
-        inputs = self.inputs(grad, hypers)
+        inputs = replace(self.inputs(grad, hypers), noise=self.noise(FIRST, 0))
         self.states = {state.name: np.zeros(inputs.size(state.type)) for state in self.rule.states}
         if self.rule.initial is not None:
             self.states |= evaluate_function(self.rule.initial, inputs)
+
+    def noise(self, counter: str, count: int) -> Array:
+        """The noise of its elements when the counter is there, as the rule sees them."""
+        return as_seen(noise(self.seed, self.number, counter, count, self.shape), self.rule)
 
     def inputs(self, grad: Array | None, hypers: Values) -> Inputs:
         """What the rule's functions are evaluated on now; ``t``, arguments and what is combined are the caller's."""
@@ -236,7 +246,8 @@ def run_step(
 
 def step_inputs(parameter: OracleParameter, grad: Array, hypers: Values) -> Inputs:
     """What a parameter's step is evaluated on, but for what is combined; the step has been counted."""
-    return replace(parameter.inputs(grad, hypers), t=float(parameter.steps))
+    count = parameter.steps
+    return replace(parameter.inputs(grad, hypers), t=float(count), noise=parameter.noise("step", count))
 
 
 def combine(rule: str, stages: Sequence[ir.Stage], given: Sequence[tuple[str, Inputs]]) -> dict[str, Array]:
@@ -261,7 +272,7 @@ def seen_in(universe: Universe, inputs: Inputs) -> Inputs:
     """The inputs of a parameter, perhaps one of another rule, as functions of a universe see them."""
     if universe is Universe.MATRIX:
         return inputs
-    return replace(inputs, weight=inputs.weight.reshape(-1, 1), grad=inputs.grad.reshape(-1, 1))
+    return replace(inputs, **{name: getattr(inputs, name).reshape(-1, 1) for name in ("weight", "grad", "noise")})
 
 
 def fire_event(
@@ -283,16 +294,19 @@ def fire_event(
                 matrix = None if grad is None else as_seen(grad, parameter.rule)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
-                inputs = event_inputs(parameter, matrix, values, arguments, parameter.fired[name])
+                inputs = event_inputs(parameter, name, matrix, values, arguments, parameter.fired[name])
                 given = replace(inputs, combined=combined[parameter.rule.name])
                 apply_outputs(parameter, Evaluation(event.update, given))
 
 
 def event_inputs(
-    parameter: OracleParameter, grad: Array | None, hypers: Values, arguments: Values, count: int
+    parameter: OracleParameter, name: str, grad: Array | None, hypers: Values, arguments: Values, count: int
 ) -> Inputs:
     """What an event is evaluated on that fires for the ``count``-th time, but for what is combined."""
-    return replace(parameter.inputs(grad, hypers), arguments=arguments, t=float(count))
+    counter = f"{name}_step"
+    return replace(
+        parameter.inputs(grad, hypers), arguments=arguments, t=float(count), noise=parameter.noise(counter, count)
+    )
 
 
 def combine_before(
@@ -313,7 +327,7 @@ def combine_before(
     for parameter, grad, values in active:
         if any(event.name == name for event in parameter.rule.events):
             parameter.start(grad, values)
-    given = [(each[0].rule.name, event_inputs(*each, arguments, each[0].fired.get(name, 0) + 1)) for each in active]
+    given = [(each[0].rule.name, event_inputs(each[0], name, *each[1:], arguments, each[0].fired.get(name, 0) + 1)) for each in active]
     return combine(rule, stages, given)
 
 

@@ -53,7 +53,8 @@ def run_stages(
     shapes = {state.name: shape_of(state.type) for state in states}
     given = [replace(inputs, whole=ranks.sizes, combined=dict(inputs.combined)) for _ in ranks.lengths]
     weights, grads = ranks.pieces(inputs.weight, FULL), ranks.pieces(inputs.grad, FULL)
-    given = [replace(each, weight=weights[rank], grad=grads[rank]) for rank, each in enumerate(given)]
+    noise = [None] * len(given) if inputs.noise is None else ranks.pieces(inputs.noise, FULL)
+    given = [replace(each, weight=weights[rank], grad=grads[rank], noise=noise[rank]) for rank, each in enumerate(given)]
     local = {name: ranks.pieces(inputs.states[name], shape) for name, shape in shapes.items() if name not in kept}
     given = [
         replace(each, states={name: pieces[rank] for name, pieces in local.items()}) for rank, each in enumerate(given)
@@ -115,7 +116,7 @@ def call_owner(
     """What comes back from the owner, which gives the states that it keeps their new values, and leaves some there."""
     whole = {name: ranks.together(values[name], types[name]) for name in request.sent}
     whole |= {name: left[name] for name in request.carried}
-    seen = replace(inputs, weight=None, grad=None, states=dict(owned), combined=whole, whole=ranks.sizes)
+    seen = replace(inputs, weight=None, grad=None, noise=None, states=dict(owned), combined=whole, whole=ranks.sizes)
     found = as_arrays(evaluate_function(request.function, seen))
     owned |= {name: found[name] for name in request.kept if name in found}
     left |= {name: found[name] for name in request.left}

@@ -1,7 +1,7 @@
-"""The noise of stochastic rounding: numbers that follow from a seed, a parameter, a count and an element alone.
+"""Noise, of stochastic rounding and of what rules draw: numbers that follow from a seed, a parameter, a count and an element alone.
 
 In: the entries of a bucket, and by what each parameter is known. Out: an int32 for each element of the batch, which
-`round_stochastically` hashes. As nothing is drawn, an element is rounded by the same bits in whatever bucket, shard,
+rounding and draws hash. As no generator is there, an element has the same bits in whatever bucket, shard,
 graph or process, and in a run that goes on from a checkpoint; replicas agree.
 
 An element of a parameter has the number `factor * index + offset`, where index counts the elements of the whole
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
@@ -59,8 +59,23 @@ class Noise:
         marks = [self.marks[p] for p in bucket.params]
         lattice: Lattice | None = bucket.lattice
         if lattice is None or (lattice.seed, lattice.marks) != (self.seed, marks):
-            lattice = bucket.lattice = Lattice(self.seed, marks, bucket)
+            lattice = bucket.lattice = Lattice(self.seed, marks, bucket.entries)
         return lattice.numbers(self._turn).view(shape)
+
+    def whole_numbers(self, bucket: Bucket) -> Tensor:
+        """Those of the whole matrices that this rank owns, of a bucket whose matrices lie on several ranks."""
+        homes = zip(bucket.params, bucket.homes.places, strict=True)
+        entries = [(p, place) for p, place in homes if place.count]
+        shape = bucket.homes.places[0].batch(sum(place.count for _, place in entries))
+        if not entries:
+            return torch.empty(shape, dtype=torch.int32, device=bucket.params[0].device)
+        marks = [replace(self.marks[p], whole=None, first=(), shape=tuple(p.shape)) for p, _ in entries]
+        return Lattice(self.seed, marks, entries).numbers(self._turn).view(shape)
+
+    @property
+    def of_first_values(self) -> Noise:
+        """That of what states begin with, whenever that is."""
+        return replace(self, counter="(first values)", t=0)
 
     @cached_property
     def _turn(self) -> Tensor:
@@ -70,12 +85,12 @@ class Noise:
 
 
 class Lattice:
-    """Which elements of whole parameters the batch of a bucket has, in its order."""
+    """Which elements of whole parameters a batch has, in its order."""
 
-    def __init__(self, seed: int, marks: list[Mark], bucket: Bucket) -> None:
+    def __init__(self, seed: int, marks: list[Mark], entries: Sequence[tuple[Tensor, Place]]) -> None:
         self.seed, self.marks = seed, marks
-        self.device = bucket.params[0].device
-        pairs = zip(bucket.entries, marks, strict=True)
+        self.device = entries[0][0].device
+        pairs = zip(entries, marks, strict=True)
         found = [_indices(place, mark.shape or tuple(p.shape), mark.whole, mark.first) for (p, place), mark in pairs]
         firsts, self._axes = [first for first, _ in found], [axes for _, axes in found]
         self._sizes = [math.prod(size for size, _ in axes) for axes in self._axes]

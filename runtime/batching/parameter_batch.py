@@ -13,6 +13,7 @@ from ..contract.hypers import _as_scalar
 from ..contract.interface import Kernel, Rule, State
 from ..contract.precision import _compute_dtype, _states_of
 from ..placement.parts import Part
+from .noise import Noise
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ParameterBatch:
     t: Any
     hypers: dict[str, Any]
     params: list[Tensor] = field(default_factory=list)
-    seed: int = 0  # of stochastic rounding, where there is any
+    noise: Noise | None = None  # of this count, for who reads any
     parts: dict[Tensor, Part] = field(default_factory=dict)  # of those that are DTensors
 
     def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:

@@ -13,6 +13,7 @@ ROLES = ("matrix", "conv", "embedding", "head", "vector")
 DIMENSIONS = ("rows", "cols")
 OWN_DIMENSIONS = ("outputs", "inputs")  # of the parameter itself, where a rule with an orientation sees its transpose
 PARAMETER = ("weight", "grad")  # what kernels call the parameter
+NOISE = "(noise)"  # an int32 for each element, of which kernels draw, under a name that no state can have
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
@@ -24,10 +25,10 @@ Shards = Callable[..., Generator[Any, Any, tuple[Any, ...]]]
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad" and names of states; `outputs` are "weight" and names of states. What is not
-    given is what the signature says: the positional parameters, the keywords, and of the inputs all but the gradient,
-    which is what a step returns. The function may overwrite a weight or state that it also returns, never the
-    gradient.
+    `inputs` are "weight", "grad", names of states and "(noise)"; `outputs` are "weight" and names of states. What is not
+    given is what the signature says: the positional parameters, the keywords, and of the inputs all but the gradient
+    and the noise, which is what a step returns. The function may overwrite a weight or state that it also returns, nothing
+    else.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
     - "elementwise": none; any contiguous piece of parameters, 1-D.
@@ -69,7 +70,7 @@ class Kernel:
             object.__setattr__(self, "along", () if self.layout == "elementwise" else DIMENSIONS)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "scalars", self.scalars or keywords)
-        object.__setattr__(self, "outputs", self.outputs or tuple(name for name in inputs if name != "grad"))
+        object.__setattr__(self, "outputs", self.outputs or tuple(name for name in inputs if name not in ("grad", NOISE)))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..batching.buckets import Bucket, _ParameterStates
-from ..batching.noise import Noise
 from ..batching.parameter_batch import ParameterBatch, Scalars
-from ..contract.interface import PARAMETER, Kernel, State
-from .computations import NOISE, Computation
+from ..contract.interface import NOISE, PARAMETER, Kernel, State
+from .computations import Computation
 from .graphs import _graph_for
 
 
@@ -35,10 +34,8 @@ class Source:
 class Call:
     """One kernel on one bucket: gathers what is read, runs the kernel piece by piece, writes back what it returns."""
 
-    def __init__(
-        self, kernel: Kernel, bucket: Bucket, batch: ParameterBatch, state: _ParameterStates, noise: Noise | None = None
-    ) -> None:
-        self.bucket, self.batch, self.state, self.noise = bucket, batch, state, noise
+    def __init__(self, kernel: Kernel, bucket: Bucket, batch: ParameterBatch, state: _ParameterStates) -> None:
+        self.bucket, self.batch, self.state = bucket, batch, state
         self.computation = Computation(kernel, batch.precision, batch.dtype)
         states = {kept.name: kept for kept, _ in batch.states}
         stored = [name for name in self.computation.names if name in states or name in (*PARAMETER, NOISE)]
@@ -49,8 +46,8 @@ class Call:
         if name in bucket.buffers:
             return Source(bucket.buffers[name].batch, True, [], states[name])
         if name == NOISE:
-            assert self.noise is not None
-            return Source(self.noise.numbers(bucket), True, [], None)
+            assert self.batch.noise is not None
+            return Source(self.batch.noise.numbers(bucket), True, [], None)
         if name == "grad":
             return Source(bucket.gather(self.batch.gradients(bucket.params)), False, [], None)
         kept = states.get(name)

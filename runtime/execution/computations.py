@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..batching.buffers import _storage
-from ..contract.interface import Kernel
+from ..contract.interface import NOISE, Kernel
 from ..contract.precision import _compute_dtype, _precision_state
 from ..linalg.numbers import round_stochastically
 
-NOISE = "(noise)"  # what stochastic rounding reads, under a name that no state can have
 _BESIDE = ("kahan", "master", NOISE)  # what precisions need beside what the kernel sees
 
 
@@ -30,7 +29,7 @@ class Computation:
     def names(self) -> list[str]:
         """The stored tensors that it reads or writes: parameter, gradient, states and noise; sums are not stored."""
         names = list(dict.fromkeys((*self.kernel.inputs, *self.kernel.outputs)))
-        if self.precision == "stochastic" and "weight" in self.kernel.outputs:
+        if self.precision == "stochastic" and "weight" in self.kernel.outputs and NOISE not in names:
             names.append(NOISE)
         state = _precision_state(self.precision)
         return [*names, state.name] if state and "weight" in names else names
@@ -43,12 +42,14 @@ class Computation:
         return {*self.kernel.outputs, *moved}
 
     def given(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the kernel sees of the stored tensors: everything in the dtype of computation.
+        """What the kernel sees of the stored tensors: everything but noise in the dtype of computation.
 
         A weight that no longer is its master, rounded, has been set from outside (a loaded model, a mask), and counts.
         """
         dtype = _compute_dtype(self.dtype)
         given = {name: batch.to(dtype) for name, batch in stored.items() if name not in _BESIDE}
+        if NOISE in self.kernel.inputs:
+            given[NOISE] = stored[NOISE]
         if "kahan" in stored:
             given["weight"] = given["weight"] + stored["kahan"]
         if "master" in stored:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.parameter_batch import Scalars
-from ..contract.interface import PARAMETER, Kernel, Shards
+from ..contract.interface import NOISE, PARAMETER, Kernel, Shards
 from ..exchange.communication import Communication
 from ..exchange.drive import Run, Step
 from ..exchange.over import Over
@@ -67,9 +67,11 @@ def _run_at_owners(call: Call, over: Over, given: Mapping[str, Tensor], scalars:
     sent = [name for name in kernel.inputs if name not in homes]
     back = [name for name in kernel.outputs if name not in homes]
     kept = [name for name in given if name in homes]
+    there = [NOISE] if NOISE in sent else []  # whose matrices' noise an owner knows
+    sent = [name for name in sent if name != NOISE]
 
     def at_owner(*values: Tensor, **scalars: Any) -> tuple[Tensor, ...]:
-        known = dict(zip((*sent, *kept), values, strict=True))
+        known = dict(zip((*sent, *there, *kept), values, strict=True))
         results = kernel.function(*(known[name] for name in kernel.inputs), **scalars)
         known |= dict(zip(kernel.outputs, results, strict=True))
         return tuple(known[name] for name in (*back, *kept))
@@ -79,6 +81,7 @@ def _run_at_owners(call: Call, over: Over, given: Mapping[str, Tensor], scalars:
         *(given[name] for name in sent),
         dims=[dims[name] for name in sent],
         gives=[dims[name] for name in back],
+        there=[_noise_of_owned(call) for _ in there],
         owned=[given[name] for name in kept],
         **scalars,
     )
@@ -89,8 +92,8 @@ def _run_at_owners(call: Call, over: Over, given: Mapping[str, Tensor], scalars:
 def _summed_by_owners(call: Call, over: Over, given: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> Step:
     """What the kernel returns for the whole matrices of this rank; nothing where it owns none."""
     kernel, homes, dims = call.computation.kernel, call.bucket.homes.states, _dims(call)
-    sent = [name for name in kernel.inputs if name not in homes]
-    there = [name for name in kernel.inputs if name in homes]
+    sent = [name for name in kernel.inputs if name not in homes and name != NOISE]
+    there = [name for name in kernel.inputs if name not in sent]
 
     def at_owner(*values: Tensor, **scalars: Any) -> Any:
         known = dict(zip((*sent, *there), values, strict=True))
@@ -101,10 +104,16 @@ def _summed_by_owners(call: Call, over: Over, given: Mapping[str, Tensor], scala
         *(given[name] for name in sent),
         dims=[dims[name] for name in sent],
         gives=(),
-        there=[given[name] for name in there],
+        there=[_noise_of_owned(call) if name == NOISE else given[name] for name in there],
         **scalars,
     )
     return values
+
+
+def _noise_of_owned(call: Call) -> Tensor:
+    """That of the whole matrices of this rank."""
+    assert call.batch.noise is not None
+    return call.batch.noise.whole_numbers(call.bucket)
 
 
 def _dims(call: Call) -> dict[str, Dims]:

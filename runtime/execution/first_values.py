@@ -59,8 +59,9 @@ def _give_first_values(
     init = batch.rule.init
     if init is not None:
         first = ParameterBatch(
-            batch.rule, batch.precision, batch.dtype, batch.device, 1, 1, batch.hypers, new, parts=batch.parts
-        )
+            batch.rule, batch.precision, batch.dtype, batch.device, 1, 1, batch.hypers, new, parts=batch.parts,
+            noise=batch.noise and batch.noise.of_first_values,
+        )  # fmt: skip
         scalars, layout = first.scalars(init, {}, {}), _wider(batch.rule.step.layout, init.layout)
         buckets = _arrange_for(init, layout, [(p, slots[p]) for p in new])
         calls = [Call(init, bucket, first, fresh) for bucket in buckets]

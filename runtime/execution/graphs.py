@@ -20,8 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..batching.counters import _is_capturing
 from ..batching.parameter_batch import Scalars
+from ..contract.interface import NOISE
 from ..contract.precision import _compute_dtype
-from .computations import NOISE, Computation
+from .computations import Computation
 from .fences import _fence
 from .probes import Probe, _enliven
 from .stages import _is_single, _stages

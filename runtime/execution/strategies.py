@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..batching.buckets import Bucket, Stored, _ParameterStates
-from ..batching.noise import Noise
 from ..batching.parameter_batch import ParameterBatch, Scalars
 from ..contract.arguments import _require_kind
 from ..contract.hypers import _suggest
@@ -109,7 +108,6 @@ class Runner:
     batch: ParameterBatch
     state: _ParameterStates
     strategy: Strategy
-    noise: Noise
     options: Mapping[str, Any]
     refused: Refused
 
@@ -123,7 +121,7 @@ class Runner:
             name = "eager"
         if name == "fused" and self._run_fused(bucket, scalars, stored or {}):
             return
-        call = Call(self.kernel, bucket, self.batch, self.state, self.noise)
+        call = Call(self.kernel, bucket, self.batch, self.state)
         if name not in ("graph", "compile") or not self._run_graph(call, scalars):
             call.execute(scalars)
 

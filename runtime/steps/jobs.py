@@ -50,5 +50,5 @@ def _crossing(jobs: Sequence[Job], advance: _Advance) -> Iterator[Run]:
         runner = job.runner
         for bucket, _ in job.buckets:
             if bucket.sharding is not None:
-                call = Call(runner.kernel, bucket, runner.batch, runner.state, runner.noise)
+                call = Call(runner.kernel, bucket, runner.batch, runner.state)
                 yield _begin_call(call, job.scalars, partial(advance, bucket.completed, runner.batch.count))

@@ -229,7 +229,9 @@ class Placing:
             network.edge(Side.LOCAL, name, NEVER)
 
     def down_cost(self, value: Tensor) -> int:
-        """What every rank knows, the owner knows."""
+        """What every rank knows, the owner knows; noise stays, as what is drawn from it is as large."""
+        if isinstance(value.expr, ir.Input) and value.expr.key == ir.NOISE:
+            return NEVER
         return ELEMENT * size(value.shape) if self.is_sharded(value) else 0
 
     def up_cost(self, value: Tensor) -> int:

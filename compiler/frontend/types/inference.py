@@ -17,6 +17,7 @@ from optforge.compiler.ir.evaluate import arithmetic_problem
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS, Formal, Operator, ShapeProblem, Want
 from optforge.compiler.ir.types import (
     BASES,
+    BESIDE,
     FULL,
     SCALAR,
     SQUARES,
@@ -67,8 +68,8 @@ def silent(diagnostic: Diagnostic) -> None:
     return None
 
 
-# The shapes of what must be square, or nearly.
-SQUARE_SHAPES = {Want.GRAM: SQUARES, Want.BASIS: BASES}
+# The shapes of what must be square, or nearly, or laid out like what the parameter has.
+SOME_SHAPES = {Want.GRAM: SQUARES, Want.BASIS: BASES, Want.LAID: BESIDE}
 
 
 def is_no_share(parameter: Formal, argument: ir.Expr) -> bool:
@@ -260,9 +261,9 @@ class Inference:
                 return False
         if want in (Want.MATRIX, Want.GRAM, Want.BASIS) and found.is_scalar_phase and found.shape is not None:
             self.report(errors.wrong_shape(where, want.value, "a scalar", argument.span))
-        elif found.shape is not None and found.shape not in SQUARE_SHAPES.get(want, (found.shape,)):
+        elif found.shape is not None and found.shape not in SOME_SHAPES.get(want, (found.shape,)):
             self._wrong_shape(where, None, found.shape, argument.span, want.value)
-        elif parameter.name == "of" and found.shape is not None and Dim.RANK in found.shape:
+        elif parameter.name == "of" and want is Want.MATRIX and found.shape is not None and Dim.RANK in found.shape:
             self._wrong_shape(where, None, found.shape, argument.span, "a matrix of rows and columns")
         elif want is Want.SCALAR and found.shape not in (SCALAR, None):
             self._wrong_shape(where, SCALAR, found.shape, argument.span)
@@ -295,7 +296,8 @@ class Inference:
             self._require_choice(place, parameter.choices, argument)
         if is_no_share(parameter, argument):
             self.report(errors.wrong_kind(place, "a share from 0 to 1", f"`{argument.span.text}`", argument.span))
-        if parameter.name == "steps" and isinstance(argument, ir.Literal) and not is_count(argument.value):
+        is_known = isinstance(argument, ir.Literal) and is_count(argument.value)
+        if not is_known and (parameter.name == "stream" or (parameter.name == "steps" and isinstance(argument, ir.Literal))):
             self.report(errors.wrong_kind(place, "a whole number, 0 or more", f"`{argument.span.text}`", argument.span))
         return True
 

@@ -61,6 +61,7 @@ MODULE_NAMES = {
     "Communication", "Firing", "NoReturn", "Partial", "Ranks", "Reach", "Request", "Run", "Sharding", "Shuffle", "Step",
     "TEXT_BYTES", "Together", "TypeVar", "WINDOW", "communication", "deque", "hashlib", "heapq",
     "Lattice", "Mark", "NOISE", "NOTHING", "OWN_DIMENSIONS", "Rank", "Noise", "accumulate", "norm", "zlib",
+    "NormalDist", "corner", "normal", "sign_noise", "uniform",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from optforge.compiler.targets.torch.fused import lower_fused
 from optforge.compiler.targets.torch.hygiene import ScalarNames, free_name
 from optforge.compiler.targets.torch.sharding.calls import call_owners
 from optforge.compiler.targets.torch.sharding.generators import lower_shards
-from optforge.compiler.targets.torch.statements import WIDTH, lower_function
+from optforge.compiler.targets.torch.statements import NOISE, WIDTH, lower_function
 from optforge.dsl.errors import join_quoted
 
 NO_FUNCTIONS: Mapping[str, str] = {}
@@ -150,7 +150,7 @@ def kernel_lines(
     dims = tuple(dim.value for dim in along(function, rule.update))
     usual = () if layout == "elementwise" else tuple(key[1] for key in ir.SIZES)
     sides = [] if dims == usual else [f"along={tuple_text(dims)}"]
-    is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name != "grad")
+    is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name not in ("grad", NOISE))
     names = {} if is_named_alike(lowered) else {"inputs": lowered.inputs}
     names |= {} if is_step_like else {"outputs": lowered.outputs}
     last = [f"{key}={name}" for key, name in others.items()]

@@ -25,6 +25,7 @@ WIDTH = 88
 LINE_LIMIT = 100  # of names and a call of them that nothing can shorten
 CHOICE = 32  # how much longer the line of a choice may be before it becomes an `if` statement
 PART = re.compile(r"_part(_\d+)?$")
+NOISE = "(noise)"  # what kernels call it, as no state can be called so
 WEIGHT = re.compile(r"\bweight\b")
 
 
@@ -85,7 +86,7 @@ class Lowering:
     def lowered(self, name: str, doc: tuple[str, ...]) -> PyFunction:
         scalars = self._name_scalars()
         self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
-        read = {state: self._name_state(state) for state in self.states if ir.stored(state) in self.inputs}
+        read = {name: self._name_stored(name) for name in (*self.states, NOISE) if ir.stored(name) in self.inputs}
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
         returns = tuple(self._returned(output) for output in self.function.outputs)
@@ -117,9 +118,10 @@ class Lowering:
         self.names |= {key: self.scalars[key] for key in read}
         return [self.scalars[key] for key in read]
 
-    def _name_state(self, state: str) -> str:
-        name = self.names[ir.stored(state)] = self.free(python_name(state))
-        return name
+    def _name_stored(self, name: str) -> str:
+        """The parameter of a state, or of the noise, which comes last."""
+        found = self.names[ir.stored(name)] = self.free(python_name("noise" if name == NOISE else name))
+        return found
 
     def free(self, wanted: str) -> str:
         return free_name(wanted, {*self.names.values()} | self.taken | TAKEN)
