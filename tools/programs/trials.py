@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from types import ModuleType
 from typing import Any
 
@@ -129,6 +130,7 @@ class OptimizerTrial:
         self.averaging = {rule.name for rule in final.rules if has_average(rule.functions)}
         self.ways: list[tuple[ModuleType, dict[str, Any]]] = [(compiled.module, {}), (compiled.plain_module, {})]
         self.ways += [(compiled.module, strategy) for strategy in strategies]
+        self.numbers = count()  # of the parameters, in the order of the groups
         groups = [group for index in range(len(self.given)) for group in self.grouped(index)]
         self.placed = [each for _, placed in groups for each in placed]
         self.optimizers: list[Any] = []
@@ -159,8 +161,8 @@ class OptimizerTrial:
         weight = self.data(shape)
         tensors = tuple(torch.nn.Parameter(torch.tensor(weight)) for _ in self.ways)
         values = hyper_values(self.declaration, given)
-        label = f"{role} parameter {shape}"
-        oracle, twin = (interpret.OracleParameter(weight, rule) for _ in range(2))
+        label, number = f"{role} parameter {shape}", next(self.numbers)
+        oracle, twin = (interpret.OracleParameter(weight, rule, number) for _ in range(2))
         return Placed(label, rule, values, oracle, twin, tensors, rule.name in self.averaging, before=weight)
 
     def data(self, shape: tuple[int, ...]) -> Array:

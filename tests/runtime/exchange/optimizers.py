@@ -17,6 +17,7 @@ from optforge import generated
 from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from optforge.runtime.contract.interface import ROLES
 from tests.runtime.exchange.rules import RULES
+from tests.support.streams import everywhere
 
 # Uneven shards, fewer rows than ranks, blocks of a convolution, a vector, and several matrices of one size.
 SHAPES = {
@@ -49,6 +50,8 @@ def optimizer_of(name: str, with_shards: bool = True) -> type[SpecOptimizer]:
         squares = Kernel(sum_of_squares, layout="tensor", outputs=("total",), along=())
         step = Kernel(normalized, layout="elementwise", sums=(squares,))
         return type(name, (HandWrittenOptimizer,), {"RULES": (Rule("tensor", ROLES, (), step),)})
+    if name == "everywhere":
+        return everywhere()
     if name not in RULES:
         return optforge.load(name) if "|>" in name else getattr(generated, name)
     rule = RULES[name]
