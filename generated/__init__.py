@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .ademamix import AdEMAMix
     from .adopt import ADOPT
     from .amsgrad import AMSGrad
+    from .apollo import APOLLO
     from .asgd import ASGD
     from .asgo import ASGO
     from .aurora import Aurora
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from .schedule_free_sgd import ScheduleFreeSGD
     from .scion import Scion
     from .sgd import SGD
+    from .sgld import SGLD
     from .shampoo import Shampoo
     from .signsgd import SignSGD
     from .signum import Signum
@@ -124,6 +126,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADOPT",
+    "APOLLO",
     "ASGD",
     "ASGO",
     "LAMB",
@@ -137,6 +140,7 @@ __all__ = [
     "RMNP",
     "SAM",
     "SGD",
+    "SGLD",
     "SOAP",
     "SPEL",
     "SWAN",
@@ -240,6 +244,7 @@ __all__ = [
 _HOMES = {
     "ADOPT": "adopt",
     "AMSGrad": "amsgrad",
+    "APOLLO": "apollo",
     "ASGD": "asgd",
     "ASGO": "asgo",
     "AdEMAMix": "ademamix",
@@ -326,6 +331,7 @@ _HOMES = {
     "Rprop": "rprop",
     "SAM": "sam",
     "SGD": "sgd",
+    "SGLD": "sgld",
     "SOAP": "soap",
     "SPEL": "spel",
     "SWAN": "swan",

@@ -452,6 +452,7 @@ def draw(name: str, doc: str, reference: Any) -> Operator:
     return Operator(
         f"drawn_{name}", Across.ELEMENTWISE, doc, (Formal("noise", Want.VALUE), Formal("key", Want.NUMBER)),
         same_shape, one(f"{name}({{0}}, {{1}}, {{like}}.dtype)"), reference, imports=(name,), internal=True,
+        domain="noise",
     )  # fmt: skip
 
 

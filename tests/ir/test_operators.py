@@ -18,7 +18,7 @@ import torch
 
 from optforge import runtime
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.operators import CAREFUL, OPERATORS, SETTINGS, Formal, Operator, Want
+from optforge.compiler.ir.operators import CAREFUL, OPERATORS, SETTINGS, STREAMS, Formal, Operator, Want
 from optforge.compiler.ir.printer import literal, literal_type, natural_type
 from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Kind, Phase, Shape, Type
 from optforge.compiler.targets.torch.expressions import Writer
@@ -27,8 +27,9 @@ BATCHES = ((), (3,), (2, 2))
 SIZES = ((4, 3), (3, 5), (1, 4), (3, 1), (4, 4))
 RANK: ir.Key = (ir.InputSource.DIMENSION, "r")
 SQUARE: Shape = (Dim.ROWS, Dim.ROWS)
-WITHOUT_PATTERN = {"fill", "index", "total", "whole"}  # written by the lowering and by the runtime
+WITHOUT_PATTERN = {"fill", "index", "total", "whole", *STREAMS}  # written by the lowering and by the runtime
 ONLY = {  # what passes make
+    **{f"drawn_{name}": ["T"] for name in STREAMS},
     **{name: ["TTS"] for name in ("lerp", "accumulate")},
     **{row.name: ["S" * row.values] for row in CAREFUL.values()},
 }
@@ -47,6 +48,7 @@ VARIANTS: dict[str, tuple[tuple[Any, ...], ...]] = {
         (2.0, "polar_express", ((2.0, -1.5, 0.5),), 0.5, "schatten4"),
     ),
     "leading": ((1.0,),),
+    **{f"drawn_{name}": ((0.0,), (7.0,)) for name in STREAMS},
     "mpower": ((-0.25,), (0.7,), (1.0,)),
     "quantile": ((0.3, "all"), (0.0, "row"), (1.0, "col"), (0.5, "row")),
     "inverse_root": ((2.0, 0.1), (4.0, 0.5), (1.0, 0.01)),
@@ -99,7 +101,7 @@ class Example:
             assert value.type.shape is not None
             shape = (*batch, *(sizes[dim] for dim in value.type.shape))
             array = in_domain(self.operator, index, rng.standard_normal(shape), parameter)
-            found.append(torch.tensor(array, dtype=None if array.dtype == bool else dtype))
+            found.append(torch.tensor(array, dtype=dtype if array.dtype == np.float64 else None))
         return found
 
 
@@ -124,6 +126,8 @@ def in_domain(operator: Operator, index: int, x: Any, parameter: Formal) -> Any:
             return np.abs(x) + 0.1 if index == 0 else np.asarray(x)
         case "nonzero":
             return np.sign(x) * (np.abs(x) + 0.5) if index == 1 else np.asarray(x)
+        case "noise":
+            return (np.asarray(x) * 2**28).astype(np.int32)
         case "rounding":
             return np.asarray(x) * 3 + 0.137 if index == 0 else np.abs(x) + 0.7
         case _:
@@ -147,8 +151,8 @@ def combinations(operator: Operator) -> list[str]:
     return ["".join(each) for each in itertools.product(*choices)]
 
 
-def evaluate(text: str, values: list[Any]) -> Any:
-    names = {f"x{index}": value for index, value in enumerate(values)}
+def evaluate(text: str, values: list[Any], dtype: torch.dtype = torch.float64) -> Any:
+    names = {f"x{index}": value for index, value in enumerate(values)} | {"weight": torch.zeros((), dtype=dtype)}
     return eval(text, {**vars(runtime), "torch": torch, "math": math, "abs": abs, "min": min, "max": max, **names})
 
 
@@ -213,7 +217,7 @@ def test_python_scalars(example: Example) -> None:
 def test_single_precision_stays_single(example: Example) -> None:
     values = example.values((4, 3), (2,), torch.float32)
     node = example.node
-    found = evaluate(writer(example).text(node), values)
+    found = evaluate(writer(example).text(node), values, torch.float32)
     assert found.dtype == (torch.bool if example.operator.boolean else torch.float32)
     if example.operator.in_place and example.phases[0] == "T":
         assert evaluate(writer(example).in_place(node), values).dtype == found.dtype

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Shape
+from optforge.compiler.ir.operators import STREAMS
+from optforge.compiler.ir.types import BESIDE, FULL, SCALAR, Dim, Phase, Shape
 from optforge.dsl import ast
 from tools.programs.grower import Grower, Production, Scope
 from tools.programs.terms import (
@@ -355,6 +356,20 @@ def is_rough_function(scope: Scope, shape: Shape) -> bool:
     return not scope.is_smooth and has_function(scope, shape)
 
 
+def can_draw(scope: Scope, shape: Shape) -> bool:
+    return scope.has_state and shape in BESIDE
+
+
+def drawn(grower: Grower, shape: Shape, depth: int) -> Term:
+    """Random numbers in the shape of something else; some of several streams."""
+    keywords: dict[str, ast.Expression] = {}
+    if shape != FULL or grower.dice.chance(30):
+        keywords["of"] = grower.exact(shape, depth - 1).node
+    if grower.dice.chance(50):
+        keywords["stream"] = ast.Number(grower.dice.pick(("1", "20")))
+    return Term(call_node(grower.dice.pick(STREAMS), **keywords), shape, 5.5, Phase.STREAM, shape)
+
+
 PRODUCTIONS = (
     Production(10, leaf),
     Production(22, arithmetic),
@@ -377,4 +392,5 @@ PRODUCTIONS = (
     Production(4, comparison_of_data, is_solid),
     Production(4, ordered, is_solid),
     Production(6, total, has_total),
+    Production(5, drawn, can_draw),
 )

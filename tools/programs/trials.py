@@ -360,6 +360,7 @@ class OptimizerTrial:
                 replace(
                     parameter.inputs(interpret.as_seen(given, rule), each.hypers),
                     t=t,
+                    noise=parameter.noise("step", int(t)),
                     combined={each.name: np.full((1, 1), 0.37) for each in collectives},
                     arguments={p.name: 1.25 for event in rule.events for p in event.parameters},
                 )
