@@ -49,6 +49,10 @@ FUNCTIONS = {
     **dict.fromkeys(("lerp", "moving_average"), "ema(x, decay)"),
     **dict.fromkeys(("last", "previous", "pre", "delay", "old"), "prev(x)"),
     "all_reduce": "total(x)",
+    **dict.fromkeys(("rand", "random", "dropout"), "uniform()"),
+    **dict.fromkeys(("randn", "gaussian", "noise", "gauss"), "normal()"),
+    **dict.fromkeys(("rademacher", "random_sign"), "sign_noise()"),
+    "bernoulli": "uniform() < p",
     "float": "1 if condition else 0",
     "int": "floor(x)",
     "std": "sqrt(mean((x - mean(x))^2))",
@@ -59,5 +63,4 @@ FUNCTIONS = {
 ABSENT = {
     "step": "the rules of a wrapper call `step`, once each, and nothing else does",
     **dict.fromkeys(("sort", "argmax", "argmin"), "elements stay in their places: `rank(x)` numbers them by size"),
-    **dict.fromkeys(("rand", "randn", "random", "uniform", "normal", "bernoulli"), "there are no random numbers"),
 }

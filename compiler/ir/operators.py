@@ -263,6 +263,8 @@ class Operator:
             return "across parameters"
         if self.across is Across.ORDER:
             return "order"
+        if self.name in STREAMS:
+            return "random"
         return "reduction" if self.reduces else "matrix" if self.needs_matrix else "elementwise"
 
     @property
