@@ -450,7 +450,7 @@ def stream(name: str, doc: str) -> Operator:
 
 
 def draw(name: str, doc: str, reference: Any) -> Operator:
-    """Random numbers as functions of the noise, written as a call of the runtime's function; a key tells streams apart."""
+    """Random numbers that follow from the noise, by the runtime's function; a key tells streams apart."""
     return Operator(
         f"drawn_{name}", Across.ELEMENTWISE, doc, (Formal("noise", Want.VALUE), Formal("key", Want.NUMBER)),
         same_shape, one(f"{name}({{0}}, {{1}}, {{like}}.dtype)"), reference, imports=(name,), internal=True,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
-from optforge.compiler.ir.draws import FIRST, noise
 from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.draws import FIRST, noise
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
 from optforge.compiler.ir.types import FULL, Dim, Type, Universe
@@ -327,7 +327,10 @@ def combine_before(
     for parameter, grad, values in active:
         if any(event.name == name for event in parameter.rule.events):
             parameter.start(grad, values)
-    given = [(each[0].rule.name, event_inputs(each[0], name, *each[1:], arguments, each[0].fired.get(name, 0) + 1)) for each in active]
+    given = [
+        (p.rule.name, event_inputs(p, name, grad, values, arguments, p.fired.get(name, 0) + 1))
+        for p, grad, values in active
+    ]
     return combine(rule, stages, given)
 
 

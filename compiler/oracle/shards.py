@@ -54,7 +54,9 @@ def run_stages(
     given = [replace(inputs, whole=ranks.sizes, combined=dict(inputs.combined)) for _ in ranks.lengths]
     weights, grads = ranks.pieces(inputs.weight, FULL), ranks.pieces(inputs.grad, FULL)
     noise = [None] * len(given) if inputs.noise is None else ranks.pieces(inputs.noise, FULL)
-    given = [replace(each, weight=weights[rank], grad=grads[rank], noise=noise[rank]) for rank, each in enumerate(given)]
+    given = [
+        replace(each, weight=weights[rank], grad=grads[rank], noise=noise[rank]) for rank, each in enumerate(given)
+    ]
     local = {name: ranks.pieces(inputs.states[name], shape) for name, shape in shapes.items() if name not in kept}
     given = [
         replace(each, states={name: pieces[rank] for name, pieces in local.items()}) for rank, each in enumerate(given)

@@ -1,4 +1,4 @@
-"""Noise, of stochastic rounding and of what rules draw: numbers that follow from a seed, a parameter, a count and an element alone.
+"""Noise, of stochastic rounding and of what rules draw: numbers of a seed, a parameter, a count and an element alone.
 
 In: the entries of a bucket, and by what each parameter is known. Out: an int32 for each element of the batch, which
 rounding and draws hash. As no generator is there, an element has the same bits in whatever bucket, shard,

@@ -70,7 +70,9 @@ class Kernel:
             object.__setattr__(self, "along", () if self.layout == "elementwise" else DIMENSIONS)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "scalars", self.scalars or keywords)
-        object.__setattr__(self, "outputs", self.outputs or tuple(name for name in inputs if name not in ("grad", NOISE)))
+        object.__setattr__(
+            self, "outputs", self.outputs or tuple(name for name in inputs if name not in ("grad", NOISE))
+        )
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ class SGLD(Drawing):
     def __init__(self, params: Any, lr: float = 1e-3, temperature: float = 1, weight_decay: float = 0) -> None:
         super().__init__(params, lr=lr, temperature=temperature, weight_decay=weight_decay)
 
-    def step_rest(
-        self, p: Tensor, g: Tensor, state: State, lr: float, temperature: float, weight_decay: float
-    ) -> None:
+    def step_rest(self, p: Tensor, g: Tensor, state: State, lr: float, temperature: float, weight_decay: float) -> None:
         noise = (2 * lr * temperature) ** 0.5 * normal(state, p)
         p -= lr * (g + weight_decay * p) - noise
 

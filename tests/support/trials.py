@@ -163,7 +163,9 @@ class Interpreted:
         self.inner: dict[nn.Parameter, OracleParameter] = {}
         for role, params in groups:
             (rule,) = (rule for rule in self.declaration.rules if role in rule.roles)
-            self.inner |= {p: OracleParameter(p.detach().numpy(), rule, len(self.inner) + i) for i, p in enumerate(params)}
+            self.inner |= {
+                p: OracleParameter(p.detach().numpy(), rule, len(self.inner) + i) for i, p in enumerate(params)
+            }
             for event in rule.events:
                 setattr(self, event.name, partial(self.fire, event.name))
         self.state = {p: inner.states for p, inner in self.inner.items()}

@@ -46,7 +46,7 @@ COUNTS = [math.prod(shape) for shape in SHAPES]
 WITH_ADAMW = (
     *("ASGO", "AdaMuon", "AdamH", "AdamP", "Aurora", "AuroraH", "CautiousMano", "CautiousMuon", "CautiousNAMO"),
     *("CautiousNora", "CautiousNorMuon", "Conda", "ContraAurora", "ContraMuon", "ContraMuonRestored", "Dion"),
-    *("GaLore", "HTMuon"),
+    *("APOLLO", "GaLore", "HTMuon"),
     *("MARSAdamW", "MARSM", "Mano", "Moonlight", "Mousse", "Muon", "MuonCANS", "MuonCubic", "MuonDeepSeek", "MuonEq"),
     *("MuonExact", "MuonH", "MuonHeavyBall", "MuonPlus", "MuonPolarExpress", "MuonSVD", "MuonSphere", "MuonSquared"),
     *("MuonTorch", "MuonYouJiacheng", "Muown", "NAMO", "NAMOD", "NAMODH", "NAMOH", "NorMuon", "NorMuonDion"),

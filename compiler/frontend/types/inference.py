@@ -296,8 +296,8 @@ class Inference:
             self._require_choice(place, parameter.choices, argument)
         if is_no_share(parameter, argument):
             self.report(errors.wrong_kind(place, "a share from 0 to 1", f"`{argument.span.text}`", argument.span))
-        is_known = isinstance(argument, ir.Literal) and is_count(argument.value)
-        if not is_known and (parameter.name == "stream" or (parameter.name == "steps" and isinstance(argument, ir.Literal))):
+        wants_count = parameter.name == "stream" or (parameter.name == "steps" and isinstance(argument, ir.Literal))
+        if wants_count and not (isinstance(argument, ir.Literal) and is_count(argument.value)):
             self.report(errors.wrong_kind(place, "a whole number, 0 or more", f"`{argument.span.text}`", argument.span))
         return True
 

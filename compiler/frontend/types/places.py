@@ -2,8 +2,8 @@
 
 ``index(row, of=s)`` depends on the shape of s alone. It becomes the number of the parameter's rows, or columns, laid
 the way that is wanted, so that s itself need not be computed, and nothing that only numbers its rows waits for it.
-In the same way ``normal(of=s)`` becomes a draw from the noise of the parameter's elements. What has fewer elements takes
-the first ones: a rank that has a shard, a bucket or a part of a split parameter need not know where in the whole it is.
+In the same way ``normal(of=s)`` becomes a draw from the noise of the parameter's elements. What has fewer elements
+takes the first ones: nobody needs to know where in the whole a shard, a bucket or a part of a split parameter lies.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import numpy as np
 
 from optforge.compiler.driver import Snapshot
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.dependencies import calls_of
 from optforge.compiler.load import module_for
 from optforge.compiler.verify.claims.cases import value_text
@@ -155,6 +156,8 @@ def decide_property(
 ) -> Verdict:
     if differs is same_alone and has_totals(declaration):
         return Unknown("sums over all parameters are part of the method")
+    if differs in (same_alone, same_in_any_order) and has_streams(declaration):
+        return Unknown("random numbers follow from the place of a parameter among all")
     trials, values = -(-budget.examples // CASES_PER_TRIAL), HyperValues(declaration)
     for index in range(trials):
         try:
@@ -170,6 +173,11 @@ def decide_property(
 
 def has_totals(declaration: ir.Optimizer) -> bool:
     return any(stage.collectives for rule in declaration.rules for stage in rule.stages)
+
+
+def has_streams(declaration: ir.Optimizer) -> bool:
+    functions = [function for rule in declaration.rules for function in rule.functions]
+    return any(node.key == ir.NOISE for function in functions for node in inputs_of(function))
 
 
 def draw_trial(
