@@ -67,7 +67,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         hypers: the defaults of the hypers.
         precision: how parameters of less than 32 bits are kept between steps: "plain", "kahan" (with a compensation of
             their dtype), "stochastic" (rounded without bias) or "master" (with a float32 copy).
-        seed: of stochastic rounding, and of random numbers; a key of groups, and so of checkpoints, which all ranks have to give alike.
+        seed: of stochastic rounding and random numbers; a key of groups, and so of checkpoints, alike on all ranks.
         skip_nonfinite: leave everything as it is in steps, and in events that read gradients, in which a gradient has a
             NaN or infinity.
         backend: "eager" runs kernels as they are written, "compile" by torch.compile or inductor, "auto" by torch's

@@ -25,10 +25,10 @@ Shards = Callable[..., Generator[Any, Any, tuple[Any, ...]]]
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad", names of states and "(noise)"; `outputs` are "weight" and names of states. What is not
-    given is what the signature says: the positional parameters, the keywords, and of the inputs all but the gradient
-    and the noise, which is what a step returns. The function may overwrite a weight or state that it also returns, nothing
-    else.
+    `inputs` are "weight", "grad", names of states and "(noise)"; `outputs` are "weight" and names of states. What is
+    not given is what the signature says: the positional parameters, the keywords, and of the inputs all but gradient
+    and noise, which is what a step returns. The function may overwrite a weight or state that it also returns, and
+    nothing else.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
     - "elementwise": none; any contiguous piece of parameters, 1-D.

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count as numbered
 from types import ModuleType
 from typing import Any
 
@@ -130,7 +130,7 @@ class OptimizerTrial:
         self.averaging = {rule.name for rule in final.rules if has_average(rule.functions)}
         self.ways: list[tuple[ModuleType, dict[str, Any]]] = [(compiled.module, {}), (compiled.plain_module, {})]
         self.ways += [(compiled.module, strategy) for strategy in strategies]
-        self.numbers = count()  # of the parameters, in the order of the groups
+        self.numbers = numbered()  # of the parameters, in the order of the groups
         groups = [group for index in range(len(self.given)) for group in self.grouped(index)]
         self.placed = [each for _, placed in groups for each in placed]
         self.optimizers: list[Any] = []

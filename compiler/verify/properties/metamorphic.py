@@ -14,8 +14,7 @@ import numpy as np
 
 from optforge.compiler.driver import Snapshot
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.ir.dependencies import calls_of
+from optforge.compiler.ir.dependencies import calls_of, inputs_of
 from optforge.compiler.load import module_for
 from optforge.compiler.verify.claims.cases import value_text
 from optforge.compiler.verify.claims.report import Finding
