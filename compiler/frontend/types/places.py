@@ -46,7 +46,8 @@ def drawn(node: ir.Apply) -> ir.Expr:
     """The draw of a stream; that of a shape which lies across is the transpose of one that does not."""
     _, stream = node.arguments
     shape = node.type.shape
-    if shape not in SIDE and shape is not None and shape[::-1] in SIDE:
+    assert shape is not None
+    if shape not in SIDE and shape[::-1] in SIDE:
         turned = drawn(replace(node, type=replace(node.type, shape=shape[::-1])))
         return ir.Apply("transpose", (turned,), type=node.type, span=node.span)
     if shape not in SIDE or not isinstance(stream, ir.Literal) or not isinstance(stream.value, float):
