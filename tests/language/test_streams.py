@@ -112,7 +112,10 @@ def set_gradients(params: list[nn.Parameter], step: int) -> None:
         p.grad = None if (i, step) == (2, 2) else torch.full_like(p, 0.01 * (i + step))
 
 
-@pytest.mark.parametrize("options", [{}, {"seed": 5}, {"capturable": True}, {"backend": "compile"}], ids=str)
+COMPILED = pytest.param({"backend": "compile"}, marks=pytest.mark.wide)
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 5}, {"capturable": True}, COMPILED], ids=str)
 def test_optimizers_draw_what_the_interpreter_draws(options: dict[str, Any]) -> None:
     if options.get("backend") == "compile":
         pytest.importorskip("torch._inductor")
@@ -130,3 +133,19 @@ def test_optimizers_draw_what_the_interpreter_draws(options: dict[str, Any]) -> 
         run_step(expected, grads, hypers)
         for p, each in zip(params, expected, strict=True):
             np.testing.assert_allclose(p.detach().numpy(), each.value, rtol=0, atol=1e-14)
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn() -> None:
+    params = network()
+    optimizer = everywhere()(groups(params), seed=3)
+    for step in (1, 2):
+        set_gradients(params, step)
+        optimizer.step()
+    others = [nn.Parameter(p.detach().clone()) for p in params]
+    other = everywhere()(groups(others))
+    other.load_state_dict(optimizer.state_dict())
+    for step in (3, 4):
+        for each, stepped in ((params, optimizer), (others, other)):
+            set_gradients(each, step)
+            stepped.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
