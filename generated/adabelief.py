@@ -29,7 +29,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class AdaBelief(SpecOptimizer, runtime=5):
+class AdaBelief(SpecOptimizer, runtime=6):
     """AdaBelief: divides by how far gradients are from what their average predicts
     (arXiv 2010.07468).
 

@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, v, moved, *, lr, rho, eps, weight_decay):
     return weight, v, moved
 
 
-class Adadelta(SpecOptimizer, runtime=5):
+class Adadelta(SpecOptimizer, runtime=6):
     """Adadelta: steps in the units of the weights, without a learning rate to tune
     (arXiv 1212.5701), as in torch.
 

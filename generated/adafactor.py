@@ -169,7 +169,7 @@ def vector_shards(weight, grad, v, *, over, t, lr, beta2_decay, least, eps, clip
     return weight, v
 
 
-class Adafactor(SpecOptimizer, runtime=5):
+class Adafactor(SpecOptimizer, runtime=6):
     """Adafactor: a second moment of one number per row and one per column (arXiv
     1804.04235), as in torch.
 

@@ -54,7 +54,7 @@ def tensor_init(weight, *, initial):
     return (first_s,)
 
 
-class Adagrad(SpecOptimizer, runtime=5):
+class Adagrad(SpecOptimizer, runtime=6):
     """Adagrad: gradients divided by the root of all their squares so far (Duchi, Hazan,
     Singer, 2011), as in torch.
 

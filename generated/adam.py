@@ -53,7 +53,7 @@ def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay
     )
 
 
-class Adam(SpecOptimizer, runtime=5):
+class Adam(SpecOptimizer, runtime=6):
     """Adam: adaptive moment estimation (arXiv 1412.6980), with torch's weight decay
     inside the gradient.
 

@@ -119,7 +119,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, rest_ratio):
     )
 
 
-class AdamH(SpecOptimizer, runtime=5):
+class AdamH(SpecOptimizer, runtime=6):
     """AdamH: Adam with relative steps on the sphere of each matrix's first norm
     (Hyperball, arXiv 2606.16899).
 

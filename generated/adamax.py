@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, m, top, *, t, lr, beta1, beta2, eps, weight_decay)
     return weight, m, top
 
 
-class Adamax(SpecOptimizer, runtime=5):
+class Adamax(SpecOptimizer, runtime=6):
     """Adamax: Adam with the largest recent gradient instead of the second moment (arXiv
     1412.6980), as in torch.
 

@@ -89,7 +89,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class AdamP(SpecOptimizer, runtime=5):
+class AdamP(SpecOptimizer, runtime=6):
     """AdamP: AdamW that does not step along a neuron's weights where their scale does
     not matter (arXiv 2006.08217).
 

@@ -111,7 +111,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class AdaMuon(SpecOptimizer, runtime=5):
+class AdaMuon(SpecOptimizer, runtime=6):
     """AdaMuon: orthogonalized signs of the momentum with an elementwise second moment
     (arXiv 2507.11005).
 

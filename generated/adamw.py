@@ -52,7 +52,7 @@ def tensor_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay
     )
 
 
-class AdamW(SpecOptimizer, runtime=5):
+class AdamW(SpecOptimizer, runtime=6):
     """AdamW: Adam with decoupled weight decay (arXiv 1711.05101), in the order torch
     computes it.
 

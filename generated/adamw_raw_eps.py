@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class AdamWRawEps(SpecOptimizer, runtime=5):
+class AdamWRawEps(SpecOptimizer, runtime=6):
     """AdamW with eps beside the root of the average as it is, before its correction, as
     several official codes have it.
 

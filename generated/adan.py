@@ -39,7 +39,7 @@ def tensor_init(grad):
     return grad, first_n, grad
 
 
-class Adan(SpecOptimizer, runtime=5):
+class Adan(SpecOptimizer, runtime=6):
     """Adan: Nesterov's momentum from gradients and their changes, with Adam's divisor
     (arXiv 2208.06677).
 

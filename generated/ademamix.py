@@ -64,7 +64,7 @@ def tensor_rule(
     return weight, m, v, slow
 
 
-class AdEMAMix(SpecOptimizer, runtime=5):
+class AdEMAMix(SpecOptimizer, runtime=6):
     """AdEMAMix: AdamW with a second, much slower momentum beside the first (arXiv
     2409.03137).
 

@@ -37,7 +37,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class ADOPT(SpecOptimizer, runtime=5):
+class ADOPT(SpecOptimizer, runtime=6):
     """ADOPT: Adam that converges with any beta2, as no gradient meets its own second
     moment (arXiv 2411.02853).
 

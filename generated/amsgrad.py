@@ -29,7 +29,7 @@ def tensor_rule(weight, grad, m, v, top, *, t, lr, beta1, beta2, eps, weight_dec
     return weight, m, v, top
 
 
-class AMSGrad(SpecOptimizer, runtime=5):
+class AMSGrad(SpecOptimizer, runtime=6):
     """AMSGrad: Adam that divides by the largest second moment so far (Reddi, Kale,
     Kumar, 2018), as in torch.
 

@@ -93,7 +93,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class APOLLO(SpecOptimizer, runtime=5):
+class APOLLO(SpecOptimizer, runtime=6):
     """APOLLO: gradients scaled by columns as Adam would scale them in a random subspace
     (arXiv 2412.05270).
 

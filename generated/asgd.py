@@ -63,7 +63,7 @@ def tensor_average_was(average):
     return average
 
 
-class ASGD(SpecOptimizer, runtime=5):
+class ASGD(SpecOptimizer, runtime=6):
     """ASGD: stochastic gradient descent whose average over steps is kept beside it
     (Polyak and Juditsky, 1992), as in torch.
 

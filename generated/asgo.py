@@ -93,7 +93,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class ASGO(SpecOptimizer, runtime=5):
+class ASGO(SpecOptimizer, runtime=6):
     """ASGO: momentum times the inverse root of the second moment of the shorter side
     (arXiv 2503.20762).
 

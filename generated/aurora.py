@@ -113,7 +113,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Aurora(SpecOptimizer, runtime=5):
+class Aurora(SpecOptimizer, runtime=6):
     """Aurora: Muon whose rows move equally, or its columns where there are more of them
     (arXiv 2606.27715).
 

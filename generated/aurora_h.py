@@ -229,7 +229,7 @@ def matrix_Hyperball_radius_was(radius):
     return radius.clone()
 
 
-class AuroraH(SpecOptimizer, runtime=5):
+class AuroraH(SpecOptimizer, runtime=6):
     """AuroraH: Aurora |> Hyperball.
 
     For matrix and conv parameters:

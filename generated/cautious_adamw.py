@@ -42,7 +42,7 @@ def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_
     return weight, m, v
 
 
-class CautiousAdamW(SpecOptimizer, runtime=5):
+class CautiousAdamW(SpecOptimizer, runtime=6):
     """CautiousAdamW: AdamW |> Cautious.
 
     For matrix, conv, embedding, head and vector parameters:

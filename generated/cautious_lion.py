@@ -40,7 +40,7 @@ def tensor_shards(weight, grad, m, *, over, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class CautiousLion(SpecOptimizer, runtime=5):
+class CautiousLion(SpecOptimizer, runtime=6):
     """CautiousLion: Lion |> Cautious.
 
     For matrix, conv, embedding, head and vector parameters:

@@ -149,7 +149,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class CautiousMano(SpecOptimizer, runtime=5):
+class CautiousMano(SpecOptimizer, runtime=6):
     """CautiousMano: Mano |> Cautious(only=matrix).
 
     For matrix and conv parameters:

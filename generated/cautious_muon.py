@@ -122,7 +122,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousMuon(SpecOptimizer, runtime=5):
+class CautiousMuon(SpecOptimizer, runtime=6):
     """CautiousMuon: Muon |> Cautious(only=matrix).
 
     For matrix and conv parameters:

@@ -132,7 +132,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNAMO(SpecOptimizer, runtime=5):
+class CautiousNAMO(SpecOptimizer, runtime=6):
     """CautiousNAMO: NAMO |> Cautious(only=matrix).
 
     For matrix and conv parameters:

@@ -111,7 +111,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class CautiousNora(SpecOptimizer, runtime=5):
+class CautiousNora(SpecOptimizer, runtime=6):
     """CautiousNora: Nora |> Cautious(only=matrix).
 
     For matrix and conv parameters:

@@ -152,7 +152,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class CautiousNorMuon(SpecOptimizer, runtime=5):
+class CautiousNorMuon(SpecOptimizer, runtime=6):
     """CautiousNorMuon: NorMuon |> Cautious(only=matrix).
 
     For matrix and conv parameters:

@@ -104,7 +104,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     )
 
 
-class Conda(SpecOptimizer, runtime=5):
+class Conda(SpecOptimizer, runtime=6):
     """Conda: Adam along the momentum's singular vectors (arXiv 2509.24218).
 
     Those of the shorter side, as in the official code, and new ones at every step: a

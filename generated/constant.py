@@ -11,7 +11,7 @@ from optforge.runtime import SpecSchedule, require
 __all__ = ["Constant"]
 
 
-class Constant(SpecSchedule, runtime=5):
+class Constant(SpecSchedule, runtime=6):
     """Constant: the base lr, after a linear warm-up.
 
         value = t / warmup if t < warmup else 1

@@ -154,7 +154,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraAurora(SpecOptimizer, runtime=5):
+class ContraAurora(SpecOptimizer, runtime=6):
     """ContraAurora: Aurora less a part of the momentum, its length restored
     (modded-nanogpt's optimization track).
 

@@ -114,7 +114,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuon(SpecOptimizer, runtime=5):
+class ContraMuon(SpecOptimizer, runtime=6):
     """ContraMuon: Muon less a part of the momentum itself, so that its strongest
     directions move less.
 

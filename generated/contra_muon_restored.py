@@ -114,7 +114,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class ContraMuonRestored(SpecOptimizer, runtime=5):
+class ContraMuonRestored(SpecOptimizer, runtime=6):
     """ContraMuonRestored: ContraMuon whose direction is as long as Muon's, as in
     modded-nanogpt's optimization track.
 

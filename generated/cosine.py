@@ -14,7 +14,7 @@ from optforge.runtime import SpecSchedule, require
 __all__ = ["Cosine"]
 
 
-class Cosine(SpecSchedule, runtime=5):
+class Cosine(SpecSchedule, runtime=6):
     """Cosine: half a wave from the base lr to a share of it, after a linear warm-up
     (arXiv 1608.03983, without restarts).
 

@@ -84,7 +84,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class Dion(SpecOptimizer, runtime=5):
+class Dion(SpecOptimizer, runtime=6):
     """Dion: orthonormal updates of low rank, by one step of power iteration on a
     momentum that keeps what was left out
     (arXiv 2504.05295).

@@ -73,7 +73,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, scale, beta1, beta2, eps, weight_
     )
 
 
-class GaLore(SpecOptimizer, runtime=5):
+class GaLore(SpecOptimizer, runtime=6):
     """GaLore: Adam on gradients in the space of their leading singular vectors, renewed
     every so often (arXiv 2403.03507).
 

@@ -26,7 +26,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class Grams(SpecOptimizer, runtime=5):
+class Grams(SpecOptimizer, runtime=6):
     """Grams: the size of AdamW's step with the sign of the gradient (arXiv 2412.17107).
 
     For matrix, conv, embedding, head and vector parameters:

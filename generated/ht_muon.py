@@ -106,7 +106,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class HTMuon(SpecOptimizer, runtime=5):
+class HTMuon(SpecOptimizer, runtime=6):
     """HTMuon: singular values of the momentum to a small power, where Muon makes them 1
     (arXiv 2603.10067).
 

@@ -54,7 +54,7 @@ def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_
     return weight, m, v
 
 
-class LAMB(SpecOptimizer, runtime=5):
+class LAMB(SpecOptimizer, runtime=6):
     """LAMB: AdamW whose steps are as long as the weights, times lr (arXiv 1904.00962).
 
     Defaults as recollected.

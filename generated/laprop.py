@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, v, m, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, v, m
 
 
-class LaProp(SpecOptimizer, runtime=5):
+class LaProp(SpecOptimizer, runtime=6):
     """LaProp: gradients are first divided by their size and then averaged (arXiv
     2002.04839).
 

@@ -52,7 +52,7 @@ def tensor_shards(weight, grad, m, *, over, lr, momentum, trust, weight_decay):
     return weight, m
 
 
-class LARS(SpecOptimizer, runtime=5):
+class LARS(SpecOptimizer, runtime=6):
     """LARS: SGD whose steps are a fixed share of the weights' norm (arXiv 1708.03888).
 
     Where weight or gradient is zero the share does not apply, which is our reading: a

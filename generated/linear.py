@@ -11,7 +11,7 @@ from optforge.runtime import SpecSchedule, ieee, require
 __all__ = ["Linear"]
 
 
-class Linear(SpecSchedule, runtime=5):
+class Linear(SpecSchedule, runtime=6):
     """Linear: a straight line from the base lr to a share of it, after a linear
     warm-up.
 

@@ -26,7 +26,7 @@ def tensor_rule(weight, grad, m, *, lr, beta1, beta2, weight_decay):
     return weight, m
 
 
-class Lion(SpecOptimizer, runtime=5):
+class Lion(SpecOptimizer, runtime=6):
     """Lion: the sign of a momentum that looks at the newest gradient more than its
     memory does (arXiv 2302.06675).
 

@@ -136,7 +136,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Mano(SpecOptimizer, runtime=5):
+class Mano(SpecOptimizer, runtime=6):
     """Mano: momentum tangent to the columns or the rows of the weights, normalized, in
     turns (arXiv 2601.23000).
 

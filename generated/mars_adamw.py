@@ -137,7 +137,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSAdamW(SpecOptimizer, runtime=5):
+class MARSAdamW(SpecOptimizer, runtime=6):
     """MARS-AdamW: AdamW on gradients that are corrected by how they changed (arXiv
     2411.10438).
 

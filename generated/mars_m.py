@@ -139,7 +139,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class MARSM(SpecOptimizer, runtime=5):
+class MARSM(SpecOptimizer, runtime=6):
     """MARS-M: Muon on gradients with their change since the last step added (arXiv
     2510.21800).
 

@@ -76,7 +76,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_ratio, rest_be
     )
 
 
-class Moonlight(SpecOptimizer, runtime=5):
+class Moonlight(SpecOptimizer, runtime=6):
     """Moonlight's Muon: steps with the root mean square of AdamW's, and one lr for all
     (arXiv 2502.16982).
 

@@ -186,7 +186,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Mousse(SpecOptimizer, runtime=5):
+class Mousse(SpecOptimizer, runtime=6):
     """Mousse: Muon in coordinates that Shampoo's factors have made less uneven (arXiv
     2603.09697).
 

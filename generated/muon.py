@@ -77,7 +77,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Muon(SpecOptimizer, runtime=5):
+class Muon(SpecOptimizer, runtime=6):
     """Muon: momentum orthogonalized by Newton-Schulz (Keller Jordan, 2024).
 
     The step of a tall matrix is multiplied by sqrt(rows / cols). Parameters that are no

@@ -88,7 +88,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCANS(SpecOptimizer, runtime=5):
+class MuonCANS(SpecOptimizer, runtime=6):
     """MuonCANS: Muon with Chebyshev-optimal polynomials (arXiv 2506.10935).
 
     For matrix and conv parameters:

@@ -89,7 +89,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonCubic(SpecOptimizer, runtime=5):
+class MuonCubic(SpecOptimizer, runtime=6):
     """MuonCubic: Muon with five cubic polynomials, a third fewer products of matrices
     (arXiv 2606.00371).
 

@@ -94,7 +94,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonDeepSeek(SpecOptimizer, runtime=5):
+class MuonDeepSeek(SpecOptimizer, runtime=6):
     """MuonDeepSeek: Muon with DeepSeek-V4's ten steps, eight of the usual quintic and
     two that settle at 1.
 

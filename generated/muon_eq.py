@@ -99,7 +99,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_ratio, rest_be
     )
 
 
-class MuonEq(SpecOptimizer, runtime=5):
+class MuonEq(SpecOptimizer, runtime=6):
     """MuonEq: momentum with rows or columns of norm 1 before it is orthogonalized
     (arXiv 2603.28254).
 

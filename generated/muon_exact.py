@@ -77,7 +77,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonExact(SpecOptimizer, runtime=5):
+class MuonExact(SpecOptimizer, runtime=6):
     """MuonExact: Muon whose quintic iteration converges to the polar factor instead of
     near it.
 

@@ -134,7 +134,7 @@ def matrix_Hyperball_radius_was(radius):
     return radius.clone()
 
 
-class MuonH(SpecOptimizer, runtime=5):
+class MuonH(SpecOptimizer, runtime=6):
     """MuonH: Muon |> Hyperball.
 
     For matrix and conv parameters:

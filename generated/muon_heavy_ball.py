@@ -74,7 +74,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonHeavyBall(SpecOptimizer, runtime=5):
+class MuonHeavyBall(SpecOptimizer, runtime=6):
     """MuonHeavyBall: Muon with the momentum as a decaying sum, which makes it longer
     and leaves its direction.
 

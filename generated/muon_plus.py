@@ -107,7 +107,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPlus(SpecOptimizer, runtime=5):
+class MuonPlus(SpecOptimizer, runtime=6):
     """Muon+: Muon whose orthogonalized momentum has its columns and rows brought to
     norm 1 (arXiv 2602.21545).
 

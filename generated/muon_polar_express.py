@@ -77,7 +77,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonPolarExpress(SpecOptimizer, runtime=5):
+class MuonPolarExpress(SpecOptimizer, runtime=6):
     """MuonPolarExpress: Muon with polynomials that are the best at each of their steps
     (arXiv 2505.16932).
 

@@ -110,7 +110,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSphere(SpecOptimizer, runtime=5):
+class MuonSphere(SpecOptimizer, runtime=6):
     """MuonSphere: Muon with the weights' spectral norm put to sqrt(rows / cols) before
     each step (arXiv 2601.08393).
 

@@ -107,7 +107,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSquared(SpecOptimizer, runtime=5):
+class MuonSquared(SpecOptimizer, runtime=6):
     """Muon²: momentum over the root of the mean squared gradient, then orthogonalized
     (arXiv 2604.09967).
 

@@ -74,7 +74,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonSVD(SpecOptimizer, runtime=5):
+class MuonSVD(SpecOptimizer, runtime=6):
     """MuonSVD: Muon with the momentum's exact polar factor, from its singular value
     decomposition.
 

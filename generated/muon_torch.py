@@ -91,7 +91,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonTorch(SpecOptimizer, runtime=5):
+class MuonTorch(SpecOptimizer, runtime=6):
     """Muon as torch.optim has it: either its own factor on the steps or Moonlight's.
 
     torch takes matrices alone; here the rest follows AdamW at the same lr. torch does

@@ -89,7 +89,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class MuonYouJiacheng(SpecOptimizer, runtime=5):
+class MuonYouJiacheng(SpecOptimizer, runtime=6):
     """MuonYouJiacheng: Muon with You Jiacheng's five polynomials, whose output is
     within 3.2 % of orthogonal.
 

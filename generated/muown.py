@@ -139,7 +139,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, weight_decay, rest_beta1, rest_ep
     )
 
 
-class Muown(SpecOptimizer, runtime=5):
+class Muown(SpecOptimizer, runtime=6):
     """Muown: Muon for the directions of the rows and Adam for their lengths g (arXiv
     2605.10797).
 

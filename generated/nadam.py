@@ -51,7 +51,7 @@ def tensor_init(weight):
     return (first_product,)
 
 
-class NAdam(SpecOptimizer, runtime=5):
+class NAdam(SpecOptimizer, runtime=6):
     """NAdam: Adam with Nesterov's look-ahead and a warming momentum (Dozat, 2016), as
     in torch.
 

@@ -115,7 +115,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMO(SpecOptimizer, runtime=5):
+class NAMO(SpecOptimizer, runtime=6):
     """NAMO: orthogonalized momentum with one norm-based Adam step size (arXiv
     2602.17080).
 

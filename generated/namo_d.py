@@ -121,7 +121,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NAMOD(SpecOptimizer, runtime=5):
+class NAMOD(SpecOptimizer, runtime=6):
     """NAMO-D: NAMO with one step size per column, limited to a band around their mean
     (arXiv 2602.17080).
 

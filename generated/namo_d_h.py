@@ -159,7 +159,7 @@ def matrix_Hyperball_radius_was(radius):
     return radius.clone()
 
 
-class NAMODH(SpecOptimizer, runtime=5):
+class NAMODH(SpecOptimizer, runtime=6):
     """NAMODH: NAMOD |> Hyperball.
 
     For matrix and conv parameters:

@@ -204,7 +204,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMODOfficial(SpecOptimizer, runtime=5):
+class NAMODOfficial(SpecOptimizer, runtime=6):
     """NAMO-D as its official code has it: Nesterov's mix, a factor for shape, caps
     (arXiv 2602.17080).
 

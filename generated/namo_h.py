@@ -154,7 +154,7 @@ def matrix_Hyperball_radius_was(radius):
     return radius.clone()
 
 
-class NAMOH(SpecOptimizer, runtime=5):
+class NAMOH(SpecOptimizer, runtime=6):
     """NAMOH: NAMO |> Hyperball.
 
     For matrix and conv parameters:

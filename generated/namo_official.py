@@ -188,7 +188,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_beta1, rest_eps):
     return weight, m, v
 
 
-class NAMOOfficial(SpecOptimizer, runtime=5):
+class NAMOOfficial(SpecOptimizer, runtime=6):
     """NAMO as its official code has it: Nesterov's mix, a factor for shape, caps (arXiv
     2602.17080).
 

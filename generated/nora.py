@@ -75,7 +75,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class Nora(SpecOptimizer, runtime=5):
+class Nora(SpecOptimizer, runtime=6):
     """Nora: row-normalized momentum, tangent to the weights' rows (arXiv 2605.03769).
 
     For matrix and conv parameters:

@@ -65,7 +65,7 @@ def rest_rule(weight, grad, m, v, *, t, lr, weight_decay, rest_ratio):
     return weight, m, v
 
 
-class NoraOfficial(SpecOptimizer, runtime=5):
+class NoraOfficial(SpecOptimizer, runtime=6):
     """Nora as its official code has it: Nesterov's mix, longer steps of tall matrices,
     decay first (arXiv 2605.03769).
 

@@ -123,7 +123,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuon(SpecOptimizer, runtime=5):
+class NorMuon(SpecOptimizer, runtime=6):
     """NorMuon: Muon whose neurons get equally long steps (arXiv 2510.05491).
 
     For matrix and conv parameters:

@@ -207,7 +207,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonDion(SpecOptimizer, runtime=5):
+class NorMuonDion(SpecOptimizer, runtime=6):
     """NorMuon as the dion package has it: summed gradients, Polar Express, steps by
     sqrt(rows / cols) (arXiv 2510.05491).
 

@@ -174,7 +174,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_beta1, rest_eps):
     )
 
 
-class NorMuonFromMuon(SpecOptimizer, runtime=5):
+class NorMuonFromMuon(SpecOptimizer, runtime=6):
     """NorMuonFromMuon: NorMuon (arXiv 2510.05491) said as its difference from Muon;
     with its defaults the same steps.
 

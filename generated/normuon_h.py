@@ -147,7 +147,7 @@ def matrix_Hyperball_radius_was(radius):
     return radius.clone()
 
 
-class NorMuonH(SpecOptimizer, runtime=5):
+class NorMuonH(SpecOptimizer, runtime=6):
     """NorMuonH: NorMuon |> Hyperball.
 
     For matrix and conv parameters:

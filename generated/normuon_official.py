@@ -162,7 +162,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class NorMuonOfficial(SpecOptimizer, runtime=5):
+class NorMuonOfficial(SpecOptimizer, runtime=6):
     """NorMuon as its official code has it: Nesterov's mix, and steps as long as Muon's
     (arXiv 2510.05491).
 

@@ -54,7 +54,7 @@ def tensor_init(grad):
     return (first_v,)
 
 
-class NovoGrad(SpecOptimizer, runtime=5):
+class NovoGrad(SpecOptimizer, runtime=6):
     """NovoGrad: gradients divided by the recent norm of their whole parameter, decay
     included in the momentum (arXiv 1905.11286).
 

@@ -81,7 +81,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PolarGrad(SpecOptimizer, runtime=5):
+class PolarGrad(SpecOptimizer, runtime=6):
     """PolarGrad: Muon's direction times the nuclear norm of the momentum (arXiv
     2505.21799).
 

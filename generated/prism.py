@@ -112,7 +112,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class PRISM(SpecOptimizer, runtime=5):
+class PRISM(SpecOptimizer, runtime=6):
     """PRISM: Muon that moves less where the gradient differs from its momentum (arXiv
     2602.03096).
 

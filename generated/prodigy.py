@@ -113,7 +113,7 @@ def tensor_init(weight, *, d0):
     return weight.clone(), first_d
 
 
-class Prodigy(SpecOptimizer, runtime=5):
+class Prodigy(SpecOptimizer, runtime=6):
     """Prodigy: Adam that estimates the distance to the solution, and so its own
     learning rate (arXiv 2306.06101).
 

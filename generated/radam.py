@@ -42,7 +42,7 @@ def tensor_rule(weight, grad, m, v, *, t, lr, beta1, beta2, eps, weight_decay):
     return weight, m, v
 
 
-class RAdam(SpecOptimizer, runtime=5):
+class RAdam(SpecOptimizer, runtime=6):
     """RAdam: Adam whose early steps are rectified (arXiv 1908.03265), as in torch.
 
     For matrix, conv, embedding, head and vector parameters:

@@ -139,7 +139,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RadialBrakeMuon(SpecOptimizer, runtime=5):
+class RadialBrakeMuon(SpecOptimizer, runtime=6):
     """RadialBrakeMuon: Muon with a shorter step outward, away from zero
     (modded-nanogpt's optimization track).
 

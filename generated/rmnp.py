@@ -71,7 +71,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class RMNP(SpecOptimizer, runtime=5):
+class RMNP(SpecOptimizer, runtime=6):
     """RMNP: momentum with rows of norm 1 in place of orthogonalization (arXiv
     2603.20527).
 

@@ -76,7 +76,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class RMNPOfficial(SpecOptimizer, runtime=5):
+class RMNPOfficial(SpecOptimizer, runtime=6):
     """RMNP as its GPT-2 code has it: a Nesterov sum of gradients, longer steps of tall
     matrices (arXiv 2603.20527).
 

@@ -29,7 +29,7 @@ def tensor_rule(weight, grad, v, mean, m, *, lr, alpha, eps, weight_decay, momen
     return weight, v, mean, m
 
 
-class RMSprop(SpecOptimizer, runtime=5):
+class RMSprop(SpecOptimizer, runtime=6):
     """RMSprop: gradients divided by their recent root mean square (Hinton, 2012), as in
     torch.
 

@@ -36,7 +36,7 @@ def tensor_init(weight, *, lr):
     return (first_size,)
 
 
-class Rprop(SpecOptimizer, runtime=5):
+class Rprop(SpecOptimizer, runtime=6):
     """Rprop: steps that grow while the gradient keeps its sign (Riedmiller and Braun,
     1993), as in torch.
 

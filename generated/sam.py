@@ -82,7 +82,7 @@ def tensor_train(weight, seen, climb, climbs):
     return (weight,)
 
 
-class SAM(SpecOptimizer, runtime=5):
+class SAM(SpecOptimizer, runtime=6):
     """SAM: SGD with the gradient found a short way uphill (arXiv 2010.01412).
 
     Compute gradients, call `ascend`, compute them again, and step. A step without

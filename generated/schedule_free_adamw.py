@@ -58,7 +58,7 @@ def tensor_train(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeAdamW(SpecOptimizer, runtime=5):
+class ScheduleFreeAdamW(SpecOptimizer, runtime=6):
     """Schedule-Free AdamW: Schedule-Free SGD with Adam's second moment (arXiv
     2405.15682).
 

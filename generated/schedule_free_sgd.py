@@ -60,7 +60,7 @@ def tensor_train(weight, z, *, beta1):
     return (weight,)
 
 
-class ScheduleFreeSGD(SpecOptimizer, runtime=5):
+class ScheduleFreeSGD(SpecOptimizer, runtime=6):
     """Schedule-Free SGD: gradients between a fast sequence z and its mean x, which is
     what to evaluate (arXiv 2405.15682).
 

@@ -77,7 +77,7 @@ def vector_shards(weight, grad, m, *, over, lr, beta, vector_rho):
     return weight, m
 
 
-class Scion(SpecOptimizer, runtime=5):
+class Scion(SpecOptimizer, runtime=6):
     """Scion: steps towards the farthest point of a ball, one kind for each kind of
     layer (arXiv 2502.07529).
 

@@ -48,7 +48,7 @@ def tensor_fused(weights, grads, m, *, t, lr, momentum, dampening, weight_decay,
     )
 
 
-class SGD(SpecOptimizer, runtime=5):
+class SGD(SpecOptimizer, runtime=6):
     """Stochastic gradient descent with momentum and Nesterov's look-ahead, as in torch.
 
     For matrix, conv, embedding, head and vector parameters:

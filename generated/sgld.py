@@ -30,7 +30,7 @@ def tensor_rule(weight, grad, noise, *, lr, temperature, weight_decay):
     return (weight,)
 
 
-class SGLD(SpecOptimizer, runtime=5):
+class SGLD(SpecOptimizer, runtime=6):
     """SGLD: gradient descent with noise, whose weights become samples of a posterior
     (Welling and Teh, ICML 2011).
 

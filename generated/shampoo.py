@@ -80,7 +80,7 @@ def rest_fused(weights, grads, s, *, lr, rest_eps):
     fused_adagrad(weights, grads, s, lr=lr, eps=rest_eps, weight_decay=0)
 
 
-class Shampoo(SpecOptimizer, runtime=5):
+class Shampoo(SpecOptimizer, runtime=6):
     """Shampoo: gradients between roots of their row and column statistics (arXiv
     1802.09568).
 

@@ -24,7 +24,7 @@ def tensor_rule(weight, grad, *, lr, weight_decay):
     return (weight,)
 
 
-class SignSGD(SpecOptimizer, runtime=5):
+class SignSGD(SpecOptimizer, runtime=6):
     """SignSGD: the sign of every gradient, and nothing to remember (arXiv 1802.04434).
 
     For matrix, conv, embedding, head and vector parameters:

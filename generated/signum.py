@@ -25,7 +25,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     return weight, m
 
 
-class Signum(SpecOptimizer, runtime=5):
+class Signum(SpecOptimizer, runtime=6):
     """Signum: the sign of the momentum (arXiv 1802.04434).
 
     For matrix, conv, embedding, head and vector parameters:

@@ -132,7 +132,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SinkGD(SpecOptimizer, runtime=5):
+class SinkGD(SpecOptimizer, runtime=6):
     """SinkGD: stateless steps from gradients with rows and columns normalized in turn,
     five times (arXiv 2502.06742).
 

@@ -148,7 +148,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_eps):
     )
 
 
-class SOAP(SpecOptimizer, runtime=5):
+class SOAP(SpecOptimizer, runtime=6):
     """SOAP: Adam in the eigenbases of Shampoo's statistics (arXiv 2409.11321).
 
     As in the official code the first step only builds statistics, eps is added before

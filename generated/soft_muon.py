@@ -88,7 +88,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class SoftMuon(SpecOptimizer, runtime=5):
+class SoftMuon(SpecOptimizer, runtime=6):
     """SoftMuon: Muon that keeps a small power of the singular values (modded-nanogpt's
     optimization track).
 

@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2, batch_size):
     return (h,)
 
 
-class SophiaG(SpecOptimizer, runtime=5):
+class SophiaG(SpecOptimizer, runtime=6):
     """Sophia-G: momentum divided by a clipped Gauss-Newton curvature (arXiv
     2305.14342).
 

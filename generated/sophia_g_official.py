@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2):
     return (h,)
 
 
-class SophiaGOfficial(SpecOptimizer, runtime=5):
+class SophiaGOfficial(SpecOptimizer, runtime=6):
     """Sophia-G as its published code computes it (arXiv 2305.14342).
 
     It differs from the paper (`SophiaG`) in that eps is added to the divisor instead of

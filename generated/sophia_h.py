@@ -46,7 +46,7 @@ def tensor_curvature(grad, h, *, beta2):
     return (h,)
 
 
-class SophiaH(SpecOptimizer, runtime=5):
+class SophiaH(SpecOptimizer, runtime=6):
     """Sophia-H: Sophia with Hutchinson's estimate of the Hessian's diagonal (arXiv
     2305.14342).
 

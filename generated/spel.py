@@ -83,7 +83,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SPEL(SpecOptimizer, runtime=5):
+class SPEL(SpecOptimizer, runtime=6):
     """SPEL: Muon's step, and back to the nearest orthogonal weight (arXiv 2601.21487).
 
     The values of lr, steps and rest_ratio are our choice.

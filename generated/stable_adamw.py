@@ -45,7 +45,7 @@ def tensor_shards(weight, grad, m, v, *, over, t, lr, beta1, beta2, eps, weight_
     return weight, m, v
 
 
-class StableAdamW(SpecOptimizer, runtime=5):
+class StableAdamW(SpecOptimizer, runtime=6):
     """StableAdamW: AdamW with a shorter step where gradients outgrow their second
     moment (arXiv 2304.13013).
 

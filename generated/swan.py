@@ -84,7 +84,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1, rest_eps)
     )
 
 
-class SWAN(SpecOptimizer, runtime=5):
+class SWAN(SpecOptimizer, runtime=6):
     """SWAN: stateless steps from gradients with standardized rows, whitened (arXiv
     2412.13148).
 

@@ -28,7 +28,7 @@ def tensor_rule(weight, grad, m, *, lr, weight_decay, beta):
     return weight, m
 
 
-class Tiger(SpecOptimizer, runtime=5):
+class Tiger(SpecOptimizer, runtime=6):
     """Tiger: Signum with decoupled decay and a slower momentum (Su, 2023).
 
     Defaults as recollected; the author's scaling of lr by the weights' root mean square

@@ -30,7 +30,7 @@ def matrix_loss(weight, *, rows, cols, sparsity, condition, a):
     return (loss,)
 
 
-class TSCNC(SpecPenalty, runtime=5):
+class TSCNC(SpecPenalty, runtime=6):
     """TSCNC: transformed sparsity and a condition-number constraint, as a penalty on
     weights (arXiv 2503.20454).
 

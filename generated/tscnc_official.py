@@ -26,7 +26,7 @@ def matrix_loss(weight, *, rows, sparsity, condition, a, eps):
     return (loss,)
 
 
-class TSCNCOfficial(SpecPenalty, runtime=5):
+class TSCNCOfficial(SpecPenalty, runtime=6):
     """TSCNC with the condition term of its published code (arXiv 2503.20454), which
     depends on the scale of weights.
 

@@ -132,7 +132,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class TurboMuon(SpecOptimizer, runtime=5):
+class TurboMuon(SpecOptimizer, runtime=6):
     """TurboMuon: Muon whose momentum is brought near orthogonal by scaling its rows,
     which saves a step (arXiv 2512.04632).
 

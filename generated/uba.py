@@ -16,7 +16,7 @@ from optforge.runtime import SpecSchedule, ieee, require
 __all__ = ["UBA"]
 
 
-class UBA(SpecSchedule, runtime=5):
+class UBA(SpecSchedule, runtime=6):
     """UBA: the budgeted schedule with one shape parameter (arXiv 2505.24452).
 
     phi = 2 is the cosine, phi towards 0 stays constant until the end. After it the

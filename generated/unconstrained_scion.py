@@ -73,7 +73,7 @@ def vector_shards(weight, grad, m, *, over, lr, beta, vector_rho):
     return weight, m
 
 
-class UnconstrainedScion(SpecOptimizer, runtime=5):
+class UnconstrainedScion(SpecOptimizer, runtime=6):
     """Unconstrained Scion: Scion's steps without the pull towards zero (arXiv
     2502.07529).
 

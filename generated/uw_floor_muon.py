@@ -132,7 +132,7 @@ def rest_fused(weights, grads, m, v, *, t, lr, rest_ratio, rest_beta1):
     )
 
 
-class UWFloorMuon(SpecOptimizer, runtime=5):
+class UWFloorMuon(SpecOptimizer, runtime=6):
     """UWFloorMuon: Muon whose steps are made longer where they are short against the
     weights.
 

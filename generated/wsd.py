@@ -12,7 +12,7 @@ from optforge.runtime import SpecSchedule, ieee, require
 __all__ = ["WSD"]
 
 
-class WSD(SpecSchedule, runtime=5):
+class WSD(SpecSchedule, runtime=6):
     """WSD (warm-up, stable, decay): a trapezoid whose long side is the base lr (arXiv
     2404.06395 names it).
 

@@ -36,7 +36,7 @@ def tensor_init(weight, *, initial):
     return (first_v,)
 
 
-class Yogi(SpecOptimizer, runtime=5):
+class Yogi(SpecOptimizer, runtime=6):
     """Yogi: a second moment that moves towards the squared gradient by a bounded amount
     (Zaheer et al., 2018).
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-VERSION = 5  # one more whenever modules are written that runtimes from before would not run, or not as they are meant
-OLDEST = 2  # of modules that this runtime still runs
+VERSION = (
+    6  # one more whenever runtimes from before would not run what is written now, or this one what was written before
+)
 
 
 class Options(TypedDict, total=False):
@@ -19,12 +20,12 @@ class Options(TypedDict, total=False):
 
 
 class Generated:
-    """What the bases of generated classes extend; a class says for which version it is made: `NAMO(..., runtime=4)`."""
+    """What the bases of generated classes extend; a class says for which version it is made: `NAMO(..., runtime=6)`."""
 
     def __init_subclass__(cls, runtime: int = VERSION, **arguments: Any) -> None:
-        """ImportError for a class made for a newer runtime, or for one so old that it would mean something else."""
+        """ImportError for a class that was made for another version of the runtime."""
         super().__init_subclass__(**arguments)
-        if not OLDEST <= runtime <= VERSION:
+        if runtime != VERSION:
             remedy = "update optforge" if runtime > VERSION else "run `optforge build` again"
             raise ImportError(f"{cls.__name__} needs version {runtime} of optforge.runtime, not {VERSION}: {remedy}")
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..batching.parameter_batch import Scalars
-from ..contract.interface import PARAMETER
+from ..contract.interface import NOISE, PARAMETER
 from ..contract.precision import _compute_dtype
-from .computations import NOISE, Computation
+from .computations import Computation
 
 PROBE_ROUNDS = 3
 PROBE_NUMBER = 0.05  # numbers below it, as an lr of 0, become it: steps are then large beside rounding

@@ -123,7 +123,7 @@ def test_a_wrong_spec_raises_with_the_caret() -> None:
 def test_sources_and_tracebacks_show_the_generated_text() -> None:
     module = optforge.compile_source(SPEC.replace("weight - lr * grad", "weight - lr * grad / (t - 1)"))
     source = inspect.getsource(module.Half)
-    assert source.startswith("class Half(SpecOptimizer, runtime=5):")
+    assert source.startswith("class Half(SpecOptimizer, runtime=6):")
     p = torch.nn.Parameter(torch.zeros(1))
     p.grad = torch.ones(1)
     optimizer = module.Half([p])

@@ -36,7 +36,7 @@ from optforge.compiler.targets.torch.statements import (
 )
 
 RUNTIME = "optforge.runtime"  # what generated modules import from
-RUNTIME_VERSION = 5  # the one that they are written for
+RUNTIME_VERSION = 6  # the one that they are written for
 KIND_NAMES = {Kind.NUMBER: "float", Kind.BOOLEAN: "bool", Kind.TEXT: "str"}
 BASES = {"optimizer": "SpecOptimizer", "schedule": "SpecSchedule", "penalty": "SpecPenalty"}
 

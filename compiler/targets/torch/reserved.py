@@ -40,7 +40,7 @@ MODULE_NAMES = {
     "Group", "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LARGEST", "LASTS", "LAYERS",
     "LAYOUTS", "LEAST_WIDTH", "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "State",
     "Module", "ModuleNode", "MutableMapping", "NEWTON_SCHULZ", "NUMBERS_LIMIT", "Named", "NamedTuple", "Node", "Number",
-    "OLDEST", "OPTIONS", "OUTERMOST", "Occurrence", "OpOverload", "Optimizer", "Options", "PARAMETER", "PARAMETERS",
+    "OPTIONS", "OUTERMOST", "Occurrence", "OpOverload", "Optimizer", "Options", "PARAMETER", "PARAMETERS",
     "PLACES", "POLAR_EXPRESS", "POLAR_EXPRESS_SAFETY", "PRECISIONS", "PROBE_LOOKS", "PROBE_NUMBER", "PROBE_ROUNDS",
     "Place", "Probe", "RECURRENT", "REPARAMETRIZED", "ROLES", "RULINGS", "Reading", "Real", "Recorder", "Refused",
     "Roster", "Route", "Rule", "Ruling", "Runner", "SCHEDULER_KEYS", "SCHEMA_VERSION", "SPEC_KEY", "SYMMETRIC_BLOCK",
