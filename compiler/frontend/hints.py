@@ -52,7 +52,7 @@ FUNCTIONS = {
     **dict.fromkeys(("rand", "random", "dropout"), "uniform()"),
     **dict.fromkeys(("randn", "gaussian", "noise", "gauss"), "normal()"),
     **dict.fromkeys(("rademacher", "random_sign"), "sign_noise()"),
-    "bernoulli": "uniform() < p",
+    "bernoulli": "1 if uniform() < p else 0",
     "float": "1 if condition else 0",
     "int": "floor(x)",
     "std": "sqrt(mean((x - mean(x))^2))",

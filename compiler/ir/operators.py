@@ -18,9 +18,8 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 from optforge.compiler.ir import ieee, intervals
-from optforge.compiler.ir.draws import reference_corner, reference_normal, reference_sign_noise, reference_uniform
 from optforge.compiler.ir.intervals import ANYTHING, Interval
-from optforge.compiler.ir.meanings import (
+from optforge.compiler.ir.meanings.arrays import (
     lazy_numpy,
     numpy_function,
     reduced,
@@ -38,6 +37,12 @@ from optforge.compiler.ir.meanings import (
     reference_rank,
     reference_sign,
     reference_solve,
+)
+from optforge.compiler.ir.meanings.draws import (
+    reference_corner,
+    reference_normal,
+    reference_sign_noise,
+    reference_uniform,
 )
 from optforge.compiler.ir.types import PER_COL, PER_ROW, SCALAR, Dim, Shape, broadcast, broadcast_dims
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
 from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.ir.draws import FIRST, noise
+from optforge.compiler.ir.meanings.draws import FIRST, noise
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
 from optforge.compiler.ir.types import FULL, Dim, Type, Universe

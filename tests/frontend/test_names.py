@@ -509,7 +509,7 @@ def hypers_of(cls: Any) -> list[str]:
 
 
 def test_lowering_that_goes_by_names_alone_is_found(monkeypatch):
-    monkeypatch.setattr(Lowering, "_name_state", lambda self, state: self.names.setdefault(ir.stored(state), state))
+    monkeypatch.setattr(Lowering, "_name_stored", lambda self, name: self.names.setdefault(ir.stored(name), name))
     with pytest.raises(InternalError, match=r"hyper `(.)` and state `\1`"):
         lowered_rule(BOUND)
 

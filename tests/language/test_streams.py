@@ -13,7 +13,7 @@ from torch import nn
 
 from optforge import runtime
 from optforge.compiler.driver import check_source
-from optforge.compiler.ir import draws
+from optforge.compiler.ir.meanings import draws
 from optforge.compiler.oracle.interpreter import OracleParameter, fire_event, run_step
 from optforge.dsl.source import Source
 from tests.support.streams import EVERYWHERE, everywhere

@@ -260,3 +260,20 @@ def test_a_direction_that_is_added_is_what_would_be_subtracted(moved: str) -> No
     (_, *whole) = weights_after(compiled(inspect.cleandoc(spec).format(moved)).Up, 1)
     for parameter, kept, plain in zip(list(model().parameters())[1:], after, whole, strict=True):
         torch.testing.assert_close(kept - parameter, 0.5 * (plain - parameter), rtol=1e-12, atol=1e-15)
+
+
+def test_a_wrapper_that_looks_at_no_side_fits_around_oriented_rules_with_repetitions() -> None:
+    wide = """
+    optimizer Wide:
+        for matrix as wide:
+            weight <- weight - 0.1 * ((grad @ grad') |> tanh times 2) @ grad
+        for rest: use SGD()
+    wrapper Half:
+        for tensor:
+            weight <- weight + (step(grad) - weight) / 2
+    optimizer Both = Wide |> Half
+    """
+    module = compiled(inspect.cleandoc(wide))
+    (_, *half), (_, *whole) = weights_after(module.Both, 1), weights_after(module.Wide, 1)
+    for parameter, one, two in zip(list(model().parameters())[1:], half, whole, strict=True):
+        torch.testing.assert_close(one - parameter, (two - parameter) / 2, rtol=1e-12, atol=1e-15)

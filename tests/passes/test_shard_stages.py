@@ -64,7 +64,8 @@ def inputs_for(rule: ir.Rule, hypers: Mapping[str, Any]) -> Inputs:
     states = {state.name: random_state(state.type, sizes, rng) for state in rule.states}
     combined = {each.name: np.array([[0.7]]) for stage in rule.step for each in stage.collectives}
     weight, grad = rng.normal(size=sizes), rng.normal(size=sizes)
-    return Inputs(weight, grad, t=11.0, hypers=hypers, states=states, combined=combined)
+    noise = rng.integers(1 << 32, size=sizes, dtype=np.uint32)
+    return Inputs(weight, grad, noise=noise, t=11.0, hypers=hypers, states=states, combined=combined)
 
 
 def optimizers_of(program: ir.Program) -> Iterator[ir.Optimizer]:

@@ -854,8 +854,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "outputs in another order",
         "weights and states are written back to each other",
         f"{RUNTIME}/contract/interface.py",
-        'tuple(name for name in inputs if name != "grad")',
-        'tuple(name for name in inputs if name != "grad")[::-1]',
+        'tuple(name for name in inputs if name not in ("grad", NOISE))',
+        'tuple(name for name in inputs if name not in ("grad", NOISE))[::-1]',
     ),
     Mutant(
         "states lent to others",

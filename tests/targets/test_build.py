@@ -179,7 +179,9 @@ def test_a_copy_and_a_file_alone_are_not_both_asked_for(project: Path) -> None:
     assert left.value.code == 2
 
 
-@pytest.mark.parametrize("version, advice", [(VERSION + 1, "update optforge"), (VERSION - 1, "run `optforge build` again")])
+@pytest.mark.parametrize(
+    "version, advice", [(VERSION + 1, "update optforge"), (VERSION - 1, "run `optforge build` again")]
+)
 @pytest.mark.parametrize("stem", ["namo", "uba", "tscnc"])
 def test_modules_for_another_runtime_say_so(stem: str, version: int, advice: str, tmp_path: Path) -> None:
     assert main(["build", str(ROOT / "specs" / f"{stem}.opt"), "--out", str(tmp_path / "out")]) == 0

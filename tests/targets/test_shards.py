@@ -19,6 +19,7 @@ from torch import Tensor
 
 from optforge.compiler.load import compile_source
 from optforge.runtime import Rule, SpecOptimizer
+from optforge.runtime.contract.interface import NOISE
 from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.exchange.drive import Run, _drive
 from optforge.runtime.exchange.over import Over
@@ -50,7 +51,7 @@ class Case:
     @property
     def dims(self) -> dict[str, tuple[str | int, str | int]]:
         full: tuple[str | int, str | int] = ("rows", "cols")
-        return {"weight": full, "grad": full, **{state.name: state.shape for state in self.rule.states}}
+        return {"weight": full, "grad": full, NOISE: full, **{state.name: state.shape for state in self.rule.states}}
 
     def whole(self) -> tuple[Tensor, ...]:
         """What the rule itself gives."""
@@ -95,6 +96,9 @@ def cases_of(cls: type[Any]) -> Iterator[Case]:
         shapes = {name: (COUNT, *({**sizes, 1: 1}[dim] for dim in found)) for name, found in dims.items()}
         values = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
         values |= {state.name: values[state.name].abs() + 0.1 for state in rule.states}
+        values[NOISE] = torch.randint(
+            -(1 << 31), 1 << 31, values["weight"].shape, generator=generator, dtype=torch.int32
+        )
         scalars: dict[str, Any] = {**hypers_of(cls), "t": 11, **sizes}
         total = torch.full((1, 1), 0.7, dtype=torch.float64)
         yield Case(cls.__name__, rule, values, {name: scalars.get(name, total) for name in rule.step.scalars})

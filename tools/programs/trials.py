@@ -88,7 +88,8 @@ ForOracle = tuple[list[interpret.OracleParameter], list[Array | None], list[Mapp
 class Placed:
     """One parameter everywhere: in the oracle and its twin, and in each generated optimizer.
 
-    ``doubt`` is a difference in states, which the next step has to excuse.
+    ``largest`` is the largest weight before a step so far, whose rounding later ones carry on; ``doubt`` is a
+    difference in states, which the next step has to excuse.
     """
 
     label: str
@@ -101,6 +102,7 @@ class Placed:
     grad: Array | None = None
     shaken: Array | None = None
     before: Array = field(default_factory=lambda: np.zeros(0))
+    largest: float = 0.0
     doubt: Difference | None = None
 
     @property
@@ -255,6 +257,7 @@ class OptimizerTrial:
     def note_weights(self) -> None:
         for each in self.placed:
             each.before = each.oracle.value.copy()
+            each.largest = max(each.largest, size(each.before))
 
     # Agreement
 
@@ -287,7 +290,7 @@ class OptimizerTrial:
         """What errors in the weight are measured by: the step."""
         with np.errstate(invalid="ignore"):
             step = size(each.oracle.value - each.before, least=0.0)
-        return max(step, SMALLEST_STEP * size(each.oracle.value))
+        return max(step, SMALLEST_STEP * each.largest)
 
     def compare_weights(self, way: str, each: Placed, found: Array, moment: str) -> None:
         what, wanted = f"{moment}, weight of {each.label}", each.oracle.value

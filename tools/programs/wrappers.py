@@ -32,7 +32,10 @@ class Around:
 def wrap(dice: Dice, scope: Scope, base: Made) -> Around:
     """A wrapper around an optimizer of the program, once or twice."""
     composition: ast.Expression = name(base.node.name.name)
-    return around(dice, scope, composition, 2 if dice.chance(30) else 1, step=call_node("step", fed(dice, scope)))
+    rules = [member for member in base.node.members if isinstance(member, ast.Rule)]
+    seen = next((rule.orientation for rule in rules if rule.orientation is not None), None)
+    step = call_node("step", fed(dice, scope))
+    return around(dice, scope, composition, 2 if dice.chance(30) else 1, step=step, orientation=seen)
 
 
 def wrap_adamw(dice: Dice, scope: Scope) -> Around:
@@ -69,8 +72,9 @@ def around(
     step: ast.Call,
     lines: list[ast.Statement] | None = None,
     events: tuple[ast.Event, ...] = (),
+    orientation: ast.Identifier | None = None,
 ) -> Around:
-    """The step, a mean of what it moves by and other lines, for all parameters or for matrices alone."""
+    """The step, a mean of what it moves by and other lines, for all parameters or for matrices, as both see them."""
     share = product(name("lr"), ast.Number("0.5")) if dice.chance(50) else name("lr")
     word, moved = "tensor", ast.Binary("-", name("s"), name("weight"))
     if dice.chance(40):
@@ -83,7 +87,9 @@ def around(
         ast.Update(ast.Identifier("weight"), ahead),
         *(lines or ()),
     ]
-    members: list[ast.OptimizerMember] = [*events, ast.Rule((ast.Identifier(word),), tuple(dice.shuffled(statements)))]
+    seen = orientation if word == "matrix" else None
+    rule = ast.Rule((ast.Identifier(word),), tuple(dice.shuffled(statements)), orientation=seen)
+    members: list[ast.OptimizerMember] = [*events, rule]
     hyper = ast.Hyper(ast.Identifier("lr"), ast.Number("0.5"))
     for _ in range(times):
         composition = ast.Pipe(composition, ast.Call(ast.Identifier(LABEL), ()), bare=True)

@@ -323,7 +323,7 @@ def sees_sides(rule: RawRule) -> bool:
     functions = (rule.step, *(event.function for event in rule.events))
     return any(
         (isinstance(node, ir.Input) and node.source is ir.InputSource.DIMENSION)
-        or (isinstance(node, ir.Apply) and OPERATORS[node.operator].needs_matrix)
+        or (isinstance(node, ir.Apply) and node.operator != ir.ROUND and OPERATORS[node.operator].needs_matrix)
         or (isinstance(node, ir.Literal) and node.type.kind is Kind.AXIS and node.value in ("row", "col"))
         for function in functions
         for node in ir.nodes(function)

@@ -52,25 +52,26 @@ def choices_behind(stream: ir.StreamRef, values: Mapping[ir.StreamRef, ir.Expr])
     whole = values[stream].type.shape
     found: list[ir.Select] = []
     seen: set[ir.StreamRef] = set()
-
-    def is_owed(expr: ir.Expr, owner: str) -> bool:
-        """Whether nothing but choices makes an expression of the whole size so large."""
-        match expr:
-            case ir.Prev(stream=inner):
-                return is_owed(inner, owner)
-            case ir.Ref() | ir.Latest():
+    waiting: list[tuple[ir.Expr, str]] = [(ir.Latest(stream), stream.machine)]  # with whose equations it names
+    while waiting:
+        match waiting.pop():
+            case (ir.Prev(stream=inner), owner):
+                waiting.append((inner, owner))
+            case (ir.Ref() | ir.Latest() as expr, owner):
                 name = expr.stream if isinstance(expr, ir.Latest) else ir.StreamRef(owner, expr.name)
-                if name in seen:
-                    return True
-                seen.add(name)
-                return is_owed(values[name], name.machine)
-            case ir.Select(condition=condition) if condition.type.is_scalar_phase and is_of_two_shapes(expr):
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append((values[name], name.machine))
+            case (ir.Select(condition=condition) as expr, _) if condition.type.is_scalar_phase and is_of_two_shapes(
+                expr
+            ):
                 found.append(expr)
-                return True
-        parts = [part for part in ir.children(expr) if part.type.shape == whole]
-        return bool(parts) and all(is_owed(part, owner) for part in parts)
-
-    return found if is_owed(ir.Latest(stream), stream.machine) else []
+            case (expr, owner):
+                parts = [(part, owner) for part in ir.children(expr) if part.type.shape == whole]
+                if not parts:
+                    return []
+                waiting += parts
+    return found
 
 
 def is_of_two_shapes(choice: ir.Select) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.draws import key_of
+from optforge.compiler.ir.meanings.draws import key_of
 from optforge.compiler.ir.operators import OPERATORS, STREAMS
 from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, TENSOR, Dim, Kind, Phase, Type
 

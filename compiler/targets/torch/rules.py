@@ -104,7 +104,7 @@ def fact_lines(rule: ir.Rule, last: PyFunction, scalars: ScalarNames) -> list[st
 
 def shard_arguments(
     rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames
-) -> tuple[dict[str, str], list[PyFunction]]:
+) -> tuple[dict[str, str | tuple[str, ...]], list[PyFunction]]:
     """What a kernel says of its step on shards, of matrices and of parameters that are several, and the functions.
 
     Both may be the same functions.
@@ -117,11 +117,11 @@ def shard_arguments(
         if split != shards:
             split = lower_shards(rule, step, f"{stem}_split", taken, scalars, SPLIT)
         found["split_"] = split
-    arguments: dict[str, str] = {}
+    arguments: dict[str, str | tuple[str, ...]] = {}
     for start, each in found.items():
         if each is not None:
             arguments[f"{start}shards"] = each.generator.name
-            arguments |= {f"{start}owned": tuple_text(each.kept)} if each.kept else {}
+            arguments |= {f"{start}owned": each.kept} if each.kept else {}
     new = [each for each in (shards, split if split != shards else None) if each is not None]
     return arguments, [function for each in new for function in (each.generator, *each.owners)]
 
@@ -141,7 +141,7 @@ def kernel_lines(
     lowered: PyFunction,
     rule: ir.Rule,
     indent: int,
-    others: Mapping[str, str] = NO_FUNCTIONS,
+    others: Mapping[str, str | tuple[str, ...]] = NO_FUNCTIONS,
     sums: Sequence[str] = (),
 ) -> list[str]:
     """The lines of ``Kernel(...)`` with what the signature of its function does not say."""
@@ -153,20 +153,17 @@ def kernel_lines(
     is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name not in ("grad", NOISE))
     names = {} if is_named_alike(lowered) else {"inputs": lowered.inputs}
     names |= {} if is_step_like else {"outputs": lowered.outputs}
-    last = [f"{key}={name}" for key, name in others.items()]
-    parts = [
-        lowered.name,
-        f'layout="{layout}"',
-        *sides,
-        *(f"{key}={tuple_text(of)}" for key, of in names.items()),
-        *last,
-    ]
+    arguments = {**names, **others}
+    parts = [lowered.name, f'layout="{layout}"', *sides]
+    parts += [f"{key}={tuple_text(of) if isinstance(of, tuple) else of}" for key, of in arguments.items()]
     flat = f"{space}{head}{', '.join(parts)}),"
     if not sums and len(flat) + 8 <= WIDTH:
         return [flat]
     first = [f"{space}    {part}," for part in parts[: 2 + len(sides)]]
-    tuples = [line for key, of in names.items() for line in assign_tuple(key, quote_all(of), indent + 4)]
-    return [f"{space}{head}", *first, *tuples, *(f"{space}    {part}," for part in last), *sums, f"{space}),"]
+    last: list[str] = []
+    for key, of in arguments.items():
+        last += assign_tuple(key, quote_all(of), indent + 4) if isinstance(of, tuple) else [f"{space}    {key}={of},"]
+    return [f"{space}{head}", *first, *last, *sums, f"{space}),"]
 
 
 def is_named_alike(lowered: PyFunction) -> bool:

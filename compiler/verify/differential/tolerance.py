@@ -26,7 +26,7 @@ from torch import Tensor
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.evaluate import evaluate_constant
-from optforge.compiler.ir.meanings import orthogonalization_coefficients
+from optforge.compiler.ir.meanings.arrays import orthogonalization_coefficients
 from optforge.compiler.ir.operators import OPERATORS
 
 WEIGHT_ROUNDINGS = 4  # each side rounds the decayed weight, and the difference with the update

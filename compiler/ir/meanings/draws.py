@@ -13,7 +13,7 @@ from functools import cache
 from statistics import NormalDist
 from typing import Any
 
-from optforge.compiler.ir.meanings import lazy_numpy
+from optforge.compiler.ir.meanings.arrays import lazy_numpy
 from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Shape
 
 FIRST = "(first values)"  # what is counted where states get their first values, once
