@@ -42,7 +42,9 @@ def require_valid(program: ir.Program, stage: str) -> None:
     for function in functions_of(program):
         require_valid_function(function, stage)
     for declaration in program.declarations:
-        for rule in () if isinstance(declaration, ir.Schedule) else declaration.rules:
+        rules = () if isinstance(declaration, ir.Schedule) else declaration.rules
+        require_distinct("rules", (rule.name for rule in rules), stage)
+        for rule in rules:
             for stages in (rule.step, *(event.step for event in rule.events)):
                 require_valid_stages(stages, stage)
         require_distinct("hyperparameters", (hyper.name for hyper in declaration.hypers), stage)

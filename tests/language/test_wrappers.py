@@ -277,3 +277,30 @@ def test_a_wrapper_that_looks_at_no_side_fits_around_oriented_rules_with_repetit
     (_, *half), (_, *whole) = weights_after(module.Both, 1), weights_after(module.Wide, 1)
     for parameter, one, two in zip(list(model().parameters())[1:], half, whole, strict=True):
         torch.testing.assert_close(one - parameter, (two - parameter) / 2, rtol=1e-12, atol=1e-15)
+
+
+def test_parts_of_a_rule_have_names_of_their_own() -> None:
+    """A wrapper for some of a rule's roles makes two rules of it; groups and checkpoints tell them apart by name."""
+    spec = """
+    optimizer Plain:
+        for matrix, embedding, head:
+            m = ema(grad, 0.9)
+            weight <- weight - 0.1 * m
+        for rest: use SGD()
+    wrapper Half:
+        for matrix:
+            weight <- weight + (step(grad) - weight) / 2
+    wrapper Other:
+        for embedding:
+            weight <- weight + (step(grad) - weight) / 4
+    optimizer Both = Plain |> Half |> Other
+    """
+    cls = compiled(inspect.cleandoc(spec)).Both
+    names = {rule.name: rule.roles for rule in cls.RULES}
+    assert names == {"matrix": ("matrix", "conv"), "embedding": ("embedding",), "head": ("head",), "rest": ("vector",)}
+    weight = nn.Parameter(torch.zeros(3, 2))
+    weight.grad = torch.ones(3, 2)
+    for name, share in (("matrix", 0.5), ("embedding", 0.25), ("head", 1.0)):
+        weight.data.zero_()
+        cls([{"params": [weight], "rule": name}]).step()
+        torch.testing.assert_close(weight.detach(), torch.full((3, 2), -0.1 * 0.1 * share))

@@ -124,22 +124,25 @@ def parted(rule: RawRule, flat: FlatWrapper, all_rules: Sequence[RawRule]) -> It
     """The rule in as many parts as a wrapper treats its roles differently, each with the wrapper's rule for it."""
     left = rule.roles
     only = roles_of(flat.layer.only, set(flat.layer.only))
+    taken = {each.name for each in all_rules if each is not rule}
     for own in flat.rules:
         shared = tuple(role for role in left if role in roles_of(own.words, flat.taken) and (not only or role in only))
         if shared:
             left = tuple(role for role in left if role not in shared)
-            yield part_of(rule, shared, flat.layer.only or own.words, all_rules), own
+            yield part_of(rule, shared, flat.layer.only or own.words, taken), own
     if left:
-        yield part_of(rule, left, ("rest",) if rule.name == "tensor" else rule.words, all_rules), None
+        words = ("rest",) if rule.name == "tensor" else tuple(word for word in rule.words if word in left)
+        yield part_of(rule, left, words, taken), None
 
 
-def part_of(rule: RawRule, roles: tuple[str, ...], words: tuple[str, ...], all_rules: Iterable[RawRule]) -> RawRule:
-    """The rule for some of its roles, under a name that no other rule has."""
+def part_of(rule: RawRule, roles: tuple[str, ...], words: tuple[str, ...], taken: set[str]) -> RawRule:
+    """The rule for some of its roles, under a name that no other rule has; it is ``taken`` then."""
     if roles == rule.roles:
         return rule
-    taken = {each.name for each in all_rules if each is not rule}
-    name = words[0] if words[0] not in taken else roles[0] if roles[0] not in taken else f"{rule.name}_{roles[0]}"
-    return replace(rule, roles=roles, words=words, name=name)
+    wanted = [*words, *roles, *(f"{rule.name}_{role}" for role in roles)]
+    name = next(text for text in wanted if text not in taken)
+    taken.add(name)
+    return replace(rule, roles=roles, words=words or roles, name=name)
 
 
 def require_known(
