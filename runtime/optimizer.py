@@ -49,6 +49,7 @@ from .routing.places import _wider
 from .routing.readings import _settle_rates, _warn_of_guesses
 from .steps.homes import _show_owned
 from .steps.jobs import Job, _run_jobs
+from .steps.shared import _require_one_value, _share
 from .steps.sums import _sums
 from .steps.together import Together
 
@@ -158,8 +159,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         """As in torch, without what the groups say of the spec."""
-        lines = super().__repr__().split("\n")
-        return "\n".join(line for line in lines if not line.startswith(f"    {SPEC_KEY}: "))
+        return "\n".join(x for x in super().__repr__().split("\n") if not x.startswith(f"    {SPEC_KEY}: "))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; ValueError for misspelt keys, invalid hypers, or a parameter that no rule takes."""
@@ -213,9 +213,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             if known and known[-1] != group["precision"]:
                 _drop_precision(group["params"], self.state)
             self._checked[id(group)] = checked
-        if self.capturable:
-            return tuple([v if isinstance(v, Tensor) else x for v, x in zip(given.values(), values, strict=True)])
-        return values
+        pairs = zip(given.values(), values, strict=True)
+        return tuple([v if isinstance(v, Tensor) else x for v, x in pairs]) if self.capturable else values
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
@@ -231,6 +230,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
         def prepare() -> tuple[list[ParameterBatch], list[Runner], bool]:
             batches = self._collect("step", _has_grad)
+            _require_one_value(self.RULES, self._roster)
             _require_in_place(self._roster.slots, self._roster.name)
             _require_training(batches, _mode_counts(self.RULES, self._counters, self.state))
             runners = [self._runner(batch.rule.step, batch, "step") for batch in batches]
@@ -243,11 +243,12 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
             settled = [self._arrangement.settled(batch, slots, state, self._sent) for batch in batches]
-            kernels = {batch.rule.name: batch.rule.step for batch in batches}
-            sums = _sums(kernels, batches, {}, self._arrangement, slots, state, self._sent)
+            steps = {batch.rule.name: batch.rule.step for batch in batches}
+            sums = _sums(steps, batches, {}, self._arrangement, slots, state, self._sent)
             scalars = [batch.scalars(batch.rule.step, sums[batch.rule.name], {}) for batch in batches]
             advance = partial(self._counters.advance, "step", self.state)
             _run_jobs(list(map(Job, runners, scalars, settled)), advance, interrupts.pause, self._sent)
+            _share(batches, slots, state, self._counters)
         return loss
 
     @_disable_dynamo
@@ -281,8 +282,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             jobs = []
             for batch, runner in zip(batches, runners, strict=True):
                 rule, kernel = batch.rule, runner.kernel
-                layout = _wider(rule.step.layout, kernel.layout)
-                buckets = self._arrangement.buckets(batch, kernel, layout, slots)
+                buckets = self._arrangement.buckets(batch, kernel, _wider(rule.step.layout, kernel.layout), slots)
                 scalars = batch.scalars(kernel, sums[rule.name], given[rule.name])
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
             _run_jobs(jobs, partial(self._counters.advance, counter, self.state), interrupts.pause, self._sent)

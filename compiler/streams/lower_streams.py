@@ -157,9 +157,7 @@ class RuleStreams:
         live = self._live(machines.values())
         stages = {owner: self._stages(machine, live) for owner, machine in machines.items()}
         states = tuple(
-            self._state(self.names[key], slot)
-            for key, slot in self.slots.items()
-            if ir.stored(self.names[key]) in live
+            self._state(self.names[key], slot) for key, slot in self.slots.items() if ir.stored(self.names[key]) in live
         )
         events = tuple(
             ir.Event(event.name, event.parameters, stages[event.name], event.doc)

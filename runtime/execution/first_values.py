@@ -7,7 +7,7 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,17 @@ from torch import Tensor
 from ..batching.buckets import _ParameterStates
 from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
-from ..batching.states import _find_given, _has_begun, _is_blank, _leave_to_owner, _make_states, _require_states
+from ..batching.states import (
+    _copies_of,
+    _copy_to_all,
+    _find_given,
+    _has_begun,
+    _is_blank,
+    _leave_to_owner,
+    _make_states,
+    _require_states,
+)
+from ..contract.interface import Rule, State
 from ..exchange.communication import Communication
 from ..exchange.drive import _drive
 from ..placement.slots import _crosses
@@ -68,5 +78,16 @@ def _give_first_values(
             if call.bucket.sharding is None:
                 call.execute(scalars)
         _drive((_begin_call(call, scalars) for call in calls if call.bucket.sharding is not None), sent)
+    for kept in (kept for kept in batch.rule.states if kept.shared is not None):
+        _take_shared(kept, batch.rule, [entry[kept.name] for entry in fresh.values()], slots, state)
     for p in new:
         state[p].update({name: x for name, x in fresh[p].items() if name not in given[p]})
+
+
+def _take_shared(
+    kept: State, rule: Rule, fresh: Sequence[Tensor], slots: Mapping[Tensor, Slot], state: _ParameterStates
+) -> None:
+    """Writes what parameters of the rule share over first values of those that are new, if any has begun."""
+    begun = [x for p, x in _copies_of(kept, rule, slots, state).items() if _has_begun(state[p], rule)]
+    if begun:
+        _copy_to_all(max(begun, key=lambda x: x.dtype.itemsize), fresh)

@@ -162,7 +162,7 @@ def collect_block(
                 block.updates.setdefault(target, Definition(name, value, scope))
             case ast.Binding(target=name, value=value, shared=shared):
                 if shared and target != "weight":
-                    report(errors.not_shared("a penalty has no values of the step before, and so none shared", name.span))
+                    report(errors.not_shared("a penalty remembers nothing, and so it has no shared values", name.span))
                 if name.name in block.bindings:
                     report(errors.duplicate("value", name.name, name.span, block.bindings[name.name].name.span))
                 else:

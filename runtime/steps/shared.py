@@ -1,0 +1,49 @@
+"""Shared states: one number for all parameters of a rule, of which each keeps a copy.
+
+Copies in the states of parameters are what every checkpoint, and every tool that reads one, can hold. They are equal
+between two steps: whoever did not take part in one gets the new value, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from ..batching.buckets import _ParameterStates
+from ..batching.counters import Counters, _is_capturing
+from ..batching.parameter_batch import ParameterBatch
+from ..batching.roster import Roster
+from ..batching.states import _copies_of, _copy_to_all
+from ..contract.hypers import _plain
+from ..contract.interface import Rule
+from ..routing.places import Slot
+
+
+def _require_one_value(rules: Iterable[Rule], roster: Roster) -> None:
+    """ValueError if groups have different values of a hyper from which follows what their parameters share.
+
+    Not inside of a capture, which must not wait for hypers that are on the device.
+    """
+    for rule in () if _is_capturing() else rules:
+        groups = [each.group for each in roster.listings if any(slot.rule is rule for slot in each.slots)]
+        for name, kept in {name: state for state in rule.states for name in state.shared or ()}.items():
+            first, *others = [_plain(name, group[name]) for group in groups] or [None]
+            other = next((each for each in others if each != first), first)
+            if other != first:
+                raise ValueError(
+                    f"groups have {name}={first!r} and {name}={other!r}, and their parameters share {kept.name!r}, "
+                    "which follows from it: give all of them the same"
+                )
+
+
+def _share(
+    batches: Sequence[ParameterBatch], slots: Mapping[Tensor, Slot], state: _ParameterStates, counters: Counters
+) -> None:
+    """Gives what parameters share, as those of the batches have it after their step, to all that have begun."""
+    for rule in {id(batch.rule): batch.rule for batch in batches}.values():
+        for kept in rule.states:
+            if kept.shared is not None:
+                widest = max((b for b in batches if b.rule is rule), key=lambda b: b.compute_dtype.itemsize)
+                copies, begun = _copies_of(kept, rule, slots, state), counters.begun()
+                _copy_to_all(copies[widest.params[0]], [x for p, x in copies.items() if p in begun])
