@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.interface import Rule, State
+from ..contract.interface import Rule
 from ..contract.precision import _States, _states_of
 from ..placement.layouts import _local
 from ..placement.local_states import _wrap_entry
@@ -21,7 +21,6 @@ from ..placement.slots import LocalSlot
 from ..routing.places import Slot
 from .counters import Counters, _read_count, _require_entries
 
-_Entries = Mapping[Any, Mapping[str, Any]]  # by parameter, read only
 _AllStates = MutableMapping[Any, Any]  # by parameter
 
 
@@ -55,24 +54,6 @@ def _states_in(slot: Slot, precision: str) -> _States:
 def _has_begun(entry: Mapping[str, Any], rule: Rule) -> bool:
     """Whether a step or an event has been counted in the state."""
     return any(_read_count(counter, entry.get(counter, 0)) for counter in _counters_of(rule))
-
-
-def _copies_of(kept: State, rule: Rule, slots: Mapping[Tensor, Slot], state: _Entries) -> dict[Tensor, Tensor]:
-    """What parameters of the rule have of a state that they share, whether they have begun or not."""
-    own = [p for p, slot in slots.items() if slot.rule is rule and p in state]
-    return {p: state[p][kept.name] for p in own if kept.name in state[p]}
-
-
-def _copy_to_all(new: Tensor, copies: Iterable[Tensor]) -> None:
-    """Writes the value over every copy, on whatever device it is."""
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for copy in copies:
-        if copy is not new:
-            by_device.setdefault(copy.device, []).append(copy)
-    value = new.reshape(-1)[:1].clone().view((1,) * new.ndim)
-    for device, found in by_device.items():
-        here = value.to(device)
-        torch._foreach_copy_(found, [here.expand(copy.shape) for copy in found])
 
 
 def _is_blank(x: object) -> bool:

@@ -7,17 +7,16 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..batching.buckets import _ParameterStates
+from ..batching.copies import _copy_to_all, _find_copy
 from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
 from ..batching.states import (
-    _copies_of,
-    _copy_to_all,
     _find_given,
     _has_begun,
     _is_blank,
@@ -25,7 +24,6 @@ from ..batching.states import (
     _make_states,
     _require_states,
 )
-from ..contract.interface import Rule, State
 from ..exchange.communication import Communication
 from ..exchange.drive import _drive
 from ..placement.slots import _crosses
@@ -79,15 +77,7 @@ def _give_first_values(
                 call.execute(scalars)
         _drive((_begin_call(call, scalars) for call in calls if call.bucket.sharding is not None), sent)
     for kept in (kept for kept in batch.rule.states if kept.shared is not None):
-        _take_shared(kept, batch.rule, [entry[kept.name] for entry in fresh.values()], slots, state)
+        if (begun := _find_copy(kept, batch.rule, slots, state)) is not None:
+            _copy_to_all(begun, [entry[kept.name] for entry in fresh.values()])
     for p in new:
         state[p].update({name: x for name, x in fresh[p].items() if name not in given[p]})
-
-
-def _take_shared(
-    kept: State, rule: Rule, fresh: Sequence[Tensor], slots: Mapping[Tensor, Slot], state: _ParameterStates
-) -> None:
-    """Writes what parameters of the rule share over first values of those that are new, if any has begun."""
-    begun = [x for p, x in _copies_of(kept, rule, slots, state).items() if _has_begun(state[p], rule)]
-    if begun:
-        _copy_to_all(max(begun, key=lambda x: x.dtype.itemsize), fresh)

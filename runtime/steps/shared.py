@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from ..batching.buckets import _ParameterStates
+from ..batching.copies import _copies_of, _copy_to_all
 from ..batching.counters import Counters, _is_capturing
 from ..batching.parameter_batch import ParameterBatch
 from ..batching.roster import Roster
-from ..batching.states import _copies_of, _copy_to_all
 from ..contract.hypers import _plain
 from ..contract.interface import Rule
 from ..routing.places import Slot

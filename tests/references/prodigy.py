@@ -37,7 +37,7 @@ class Prodigy(PerParameter):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         active, d = list(self.active()), self.d
-        for group, p, state in active:
+        for _, p, state in active:
             state.setdefault("start", p.clone())
             state.setdefault("r", p.new_zeros(()))
         for group, p, state in active:
