@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .contra_muon import ContraMuon
     from .contra_muon_restored import ContraMuonRestored
     from .cosine import Cosine
+    from .dadapt_adam import DAdaptAdam
     from .dion import Dion
     from .galore import GaLore
     from .grams import Grams
@@ -172,6 +173,7 @@ __all__ = [
     "ContraMuon",
     "ContraMuonRestored",
     "Cosine",
+    "DAdaptAdam",
     "Dion",
     "GaLore",
     "Grams",
@@ -270,6 +272,7 @@ _HOMES = {
     "ContraMuon": "contra_muon",
     "ContraMuonRestored": "contra_muon_restored",
     "Cosine": "cosine",
+    "DAdaptAdam": "dadapt_adam",
     "Dion": "dion",
     "GaLore": "galore",
     "Grams": "grams",
