@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from .batching.counters import Counters, DeviceCounters, _is_capturing
+from .batching.counters import Counters, DeviceCounters
+from .batching.group_values import GroupValues, _check_values
 from .batching.noise import Noise
 from .batching.parameter_batch import ParameterBatch
 from .batching.roster import Roster
@@ -19,7 +20,7 @@ from .batching.states import _begin_states, _complete_states, _counters_of, _dro
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .contract.arguments import _require_arguments, _require_callable, _require_kind
 from .contract.generated import Generated
-from .contract.hypers import _check_hypers, _distinguish, _plain
+from .contract.hypers import _check_hypers, _distinguish
 from .contract.interface import Kernel, Rule
 from .exchange.communication import Communication
 from .execution.arrangement import Arrangement
@@ -37,11 +38,9 @@ from .routing.groups import (
     _copy_group,
     _defaults_of,
     _explains_arguments,
-    _held,
     _read_groups,
     _require_groups,
     _require_known_keys,
-    _require_rounding,
     _second_names,
 )
 from .routing.parameters import _has_grad
@@ -126,7 +125,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _forget(self) -> None:
         """Drops what is derived from groups, parameters and states."""
-        self._checked: dict[int, tuple[Any, ...]] = {}
+        self._values = GroupValues(type(self), self._hyper_names, self.capturable)
         self._roster = Roster()
         self._arrangement = Arrangement()
         self._together = Together(self._roster)
@@ -159,7 +158,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         """As in torch, without what the groups say of the spec."""
-        return "\n".join(x for x in super().__repr__().split("\n") if not x.startswith(f"    {SPEC_KEY}: "))
+        lines = super().__repr__().split("\n")
+        return "\n".join(line for line in lines if not line.startswith(f"    {SPEC_KEY}: "))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; ValueError for misspelt keys, invalid hypers, or a parameter that no rule takes."""
@@ -194,27 +194,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers and options are valid."""
-        _check_hypers(type(self), _held(group, self._hyper_names))
-        _require_rounding(group)
+        _check_values(type(self), group, self._hyper_names)
         if group.get("differentiable"):  # torch gives groups the key, as False
             raise ValueError("invalid differentiable=True: no gradient flows through a step")
-
-    def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
-        """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
-        given = _held(group, self._hyper_names)
-        if _is_capturing():
-            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(k, v) for k, v in given.items()])
-        values = tuple(map(_plain, given, given.values()))
-        checked = (*values, *(_plain(k, v) for k, v in _held(group, ("seed", "precision")).items()))
-        known = self._checked.get(id(group))
-        if checked != known:
-            _check_hypers(type(self), given)
-            _require_rounding(group)
-            if known and known[-1] != group["precision"]:
-                _drop_precision(group["params"], self.state)
-            self._checked[id(group)] = checked
-        pairs = zip(given.values(), values, strict=True)
-        return tuple([v if isinstance(v, Tensor) else x for v, x in pairs]) if self.capturable else values
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
@@ -243,8 +225,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
             slots, state = self._roster.slots, self._roster.seen(self.state)
             settled = [self._arrangement.settled(batch, slots, state, self._sent) for batch in batches]
-            steps = {batch.rule.name: batch.rule.step for batch in batches}
-            sums = _sums(steps, batches, {}, self._arrangement, slots, state, self._sent)
+            kernels = {batch.rule.name: batch.rule.step for batch in batches}
+            sums = _sums(kernels, batches, {}, self._arrangement, slots, state, self._sent)
             scalars = [batch.scalars(batch.rule.step, sums[batch.rule.name], {}) for batch in batches]
             advance = partial(self._counters.advance, "step", self.state)
             _run_jobs(list(map(Job, runners, scalars, settled)), advance, interrupts.pause, self._sent)
@@ -282,7 +264,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             jobs = []
             for batch, runner in zip(batches, runners, strict=True):
                 rule, kernel = batch.rule, runner.kernel
-                buckets = self._arrangement.buckets(batch, kernel, _wider(rule.step.layout, kernel.layout), slots)
+                layout = _wider(rule.step.layout, kernel.layout)
+                buckets = self._arrangement.buckets(batch, kernel, layout, slots)
                 scalars = batch.scalars(kernel, sums[rule.name], given[rule.name])
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
             _run_jobs(jobs, partial(self._counters.advance, counter, self.state), interrupts.pause, self._sent)
@@ -294,7 +277,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._sent = Communication()
         try:
             found = prepare()
-            values = [(*self._values(group), group["precision"], group["seed"]) for group in self.param_groups]
+            groups, state = self.param_groups, self.state
+            values = [(*self._values.of(group, state), group["precision"], group["seed"]) for group in groups]
             counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
         except BaseException as problem:
             self._together.fail(problem, self.skip_nonfinite, self._sent)
@@ -316,7 +300,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._together = self._together.of(self._roster)
         counts = self._counters.known(counter, self.state)
         for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
-            values = self._values(group)
+            values = self._values.of(group, self.state)
             run = runs.setdefault((_distinguish(values), group["precision"], group["seed"]), len(runs))
             batch: ParameterBatch | None = None
             for p, slot in zip(group["params"], listing.slots, strict=True):

@@ -218,13 +218,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "defaults in place of group values",
         "what a group sets is ignored, and so are schedulers",
         f"{RUNTIME}/optimizer.py",
-        "given = _held(group, self._hyper_names)",
-        "given = _held(self.defaults, self._hyper_names)",
+        "            values = self._values.of(group, self.state)\n",
+        "            values = self._values.of(self.defaults, self.state)\n",
     ),
     Mutant(
         "hypers read once",
         "schedulers have no effect after the first step",
-        f"{RUNTIME}/optimizer.py",
+        f"{RUNTIME}/batching/group_values.py",
         "        values = tuple(map(_plain, given, given.values()))\n",
         "        if id(group) in self._checked:\n"
         "            return self._checked[id(group)][:-2]\n"
@@ -233,15 +233,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "changed hypers not checked",
         "a scheduler can make the lr negative unnoticed",
-        f"{RUNTIME}/optimizer.py",
+        f"{RUNTIME}/batching/group_values.py",
         "        if checked != known:\n",
         "        if known is None:\n",
     ),
     Mutant(
         "hypers of groups not checked",
         "a group's invalid hyper is noticed at the first step, or never",
-        f"{RUNTIME}/optimizer.py",
-        "        _check_hypers(type(self), _held(group, self._hyper_names))\n",
+        f"{RUNTIME}/batching/group_values.py",
+        "    _check_hypers(owner, _held(group, hypers))\n",
         "",
     ),
     Mutant(
