@@ -18,6 +18,11 @@ from .states import _has_begun
 _Entries = Mapping[Any, Mapping[str, Any]]  # by parameter
 
 
+def _shared_of(rule: Rule) -> list[State]:
+    """The states that parameters of the rule share."""
+    return [kept for kept in rule.states if kept.shared is not None]
+
+
 def _copies_of(kept: State, rule: Rule, slots: Mapping[Tensor, Slot], state: _Entries) -> dict[Tensor, Tensor]:
     """What parameters of the rule have of a state that they share, whether they have begun or not."""
     own = [p for p, slot in slots.items() if slot.rule is rule and p in state]
@@ -36,7 +41,7 @@ def _copy_to_all(new: Tensor, copies: Iterable[Tensor]) -> None:
     for copy in copies:
         if copy is not new:
             by_device.setdefault(copy.device, []).append(copy)
-    value = new.reshape(-1)[:1].clone().view((1,) * new.ndim)
+    value = new.reshape(-1)[0].clone()
     for device, found in by_device.items():
         here = value.to(device)
         torch._foreach_copy_(found, [here.expand(copy.shape) for copy in found])
@@ -45,7 +50,7 @@ def _copy_to_all(new: Tensor, copies: Iterable[Tensor]) -> None:
 def _require_equal_copies(slots: Mapping[Tensor, Slot], state: _Entries) -> None:
     """ValueError for loaded states that differ where parameters share one."""
     for rule in {id(slot.rule): slot.rule for slot in slots.values()}.values():
-        for kept in (kept for kept in rule.states if kept.shared is not None):
+        for kept in _shared_of(rule):
             one = _find_copy(kept, rule, slots, state)
             for p, x in _copies_of(kept, rule, slots, state).items():
                 if one is not None and not x.is_meta and _has_begun(state[p], rule) and not _holds(x, one):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from ..batching.buckets import _ParameterStates
-from ..batching.copies import _copies_of, _copy_to_all
+from ..batching.copies import _copy_to_all, _shared_of
 from ..batching.counters import Counters, _is_capturing
 from ..batching.parameter_batch import ParameterBatch
 from ..batching.roster import Roster
@@ -41,9 +41,8 @@ def _share(
     batches: Sequence[ParameterBatch], slots: Mapping[Tensor, Slot], state: _ParameterStates, counters: Counters
 ) -> None:
     """Gives what parameters share, as those of the batches have it after their step, to all that have begun."""
-    for rule in {id(batch.rule): batch.rule for batch in batches}.values():
-        for kept in rule.states:
-            if kept.shared is not None:
-                widest = max((b for b in batches if b.rule is rule), key=lambda b: b.compute_dtype.itemsize)
-                copies, begun = _copies_of(kept, rule, slots, state), counters.begun()
-                _copy_to_all(copies[widest.params[0]], [x for p, x in copies.items() if p in begun])
+    for rule in {id(batch.rule): batch.rule for batch in batches if any(_shared_of(batch.rule))}.values():
+        widest = max((batch for batch in batches if batch.rule is rule), key=lambda batch: batch.compute_dtype.itemsize)
+        begun = [p for p in counters.begun() if p in slots and slots[p].rule is rule and p in state]
+        for kept in _shared_of(rule):
+            _copy_to_all(state[widest.params[0]][kept.name], [state[p][kept.name] for p in begun])
