@@ -23,11 +23,13 @@ from tools.programs.terms import (
     constant,
     elementwise,
     minus,
+    name,
     plus,
     times,
 )
 
 TURNS = ("turn", "turn_2", "turn_3")
+SHARED = "common"
 NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace", "lambda")
 
 
@@ -181,6 +183,27 @@ def exchange() -> list[ast.Statement]:
     kept = ast.Name("kept")
     value = call_node("prev", kept, ast.Name("weight"))
     return [ast.Binding(ast.Identifier("kept"), ast.Name("weight")), ast.Update(ast.Identifier("weight"), value)]
+
+
+# What parameters share
+
+
+def grow_shared(grower: Grower, word: str, is_alone: bool) -> tuple[list[ast.Binding], list[Variable]]:
+    """A value that all parameters of the rule have in common, if its name is free: it reads no hypers, which groups may
+    have different. Beside other rules the sum is over those of the rule, as a wrapper may change the gradient."""
+    if SHARED in grower.scope.taken:
+        return [], []
+    summed = call_node("mean", ast.Binary("^", name("grad"), ast.Number("2")))
+    own: dict[str, ast.Expression] = {} if is_alone else {"over": name(word)}
+    size = call_node("tanh", call_node("total", summed, **own))
+    before, half = call_node("prev", name(SHARED), ast.Number("0.5")), ast.Number("0.5")
+    forms: tuple[ast.Expression, ...] = (
+        ast.Binary("+", ast.Binary("*", half, before), ast.Binary("*", half, size)),
+        call_node("max", before, ast.Binary("/", size, ast.Binary("+", half, name("t")))),
+        call_node("ema", size, half),
+        ast.Binary("-", size, ast.Binary("*", half, call_node("prev", name(SHARED)))),
+    )
+    return [ast.Binding(ast.Identifier(SHARED), grower.dice.pick(forms), shared=True)], [Variable(SHARED, SCALAR)]
 
 
 # The results of rules
