@@ -188,14 +188,16 @@ def exchange() -> list[ast.Statement]:
 # What parameters share
 
 
-def grow_shared(grower: Grower, word: str, is_alone: bool) -> tuple[list[ast.Binding], list[Variable]]:
-    """A value that all parameters of the rule have in common, if its name is free: it reads no hypers, which groups may
-    have different. Beside other rules the sum is over those of the rule, as a wrapper may change the gradient."""
+def grow_shared(grower: Grower, is_alone: bool) -> tuple[list[ast.Binding], list[Variable]]:
+    """A value that all parameters of the rule have in common, if its name is free.
+
+    It reads no hypers, which groups may have different, and beside other rules no sum, which wrappers make one of states.
+    """
     if SHARED in grower.scope.taken:
         return [], []
     summed = call_node("mean", ast.Binary("^", name("grad"), ast.Number("2")))
-    own: dict[str, ast.Expression] = {} if is_alone else {"over": name(word)}
-    size = call_node("tanh", call_node("total", summed, **own))
+    fading = ast.Binary("/", ast.Number("1"), ast.Binary("+", ast.Number("0.5"), name("t")))
+    size = call_node("tanh", call_node("total", summed)) if is_alone else fading
     before, half = call_node("prev", name(SHARED), ast.Number("0.5")), ast.Number("0.5")
     forms: tuple[ast.Expression, ...] = (
         ast.Binary("+", ast.Binary("*", half, before), ast.Binary("*", half, size)),

@@ -153,8 +153,8 @@ class FileGrower:
         if scope.is_matrix and scope.data and not SKETCHED & scope.taken and self.dice.chance(20):
             sketch, variable = grow_sketch(grower_of(self.dice, scope))
             planned = [*planned, variable]
-        grower = grower_of(self.dice, scope)
-        common, shared = grow_shared(grower, word, is_alone) if self.dice.chance(10) else ([], [])
+        base = grower_of(self.dice, scope)
+        common, shared = grow_shared(base, is_alone) if self.dice.chance(10) else ([], [])
         inside = replace(scope, variables=(*shared, *planned[::-1], *scope.variables), remembered=tuple(remembered))
         needed, value = grow_update(grower_of(self.dice, inside), planned)
         if TRAIL not in scope.taken and self.dice.chance(8):
