@@ -191,7 +191,7 @@ def exchange() -> list[ast.Statement]:
 def grow_shared(grower: Grower, is_alone: bool) -> tuple[list[ast.Binding], list[Variable]]:
     """A value that all parameters of the rule have in common, if its name is free.
 
-    It reads no hypers, which groups may have different, and beside other rules no sum, which wrappers make one of states.
+    It reads no hypers, which groups may have different, and beside other rules no sum: wrappers make it one of states.
     """
     if SHARED in grower.scope.taken:
         return [], []
