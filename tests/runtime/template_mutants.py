@@ -190,8 +190,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "who rests keeps an old shared value",
         "parameters of one rule go on from different values of what they share",
         f"{RUNTIME}/steps/shared.py",
-        "if p in begun])",
-        "if p in batches[0].params])",
+        "for p in begun])",
+        "for p in widest.params])",
     ),
     Mutant(
         "late parameters begin with a shared value of their own",
