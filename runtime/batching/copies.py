@@ -15,7 +15,7 @@ from ..contract.interface import Rule, State
 from ..routing.places import Slot
 from .states import _has_begun
 
-_Entries = Mapping[Any, Mapping[str, Any]]  # by parameter
+_ReadStates = Mapping[Any, Mapping[str, Any]]  # by parameter
 
 
 def _shared_of(rule: Rule) -> list[State]:
@@ -23,13 +23,13 @@ def _shared_of(rule: Rule) -> list[State]:
     return [kept for kept in rule.states if kept.shared is not None]
 
 
-def _copies_of(kept: State, rule: Rule, slots: Mapping[Tensor, Slot], state: _Entries) -> dict[Tensor, Tensor]:
+def _copies_of(kept: State, rule: Rule, slots: Mapping[Tensor, Slot], state: _ReadStates) -> dict[Tensor, Tensor]:
     """What parameters of the rule have of a state that they share, whether they have begun or not."""
     own = [p for p, slot in slots.items() if slot.rule is rule and p in state]
     return {p: state[p][kept.name] for p in own if kept.name in state[p]}
 
 
-def _find_copy(kept: State, rule: Rule, slots: Mapping[Tensor, Slot], state: _Entries) -> Tensor | None:
+def _find_copy(kept: State, rule: Rule, slots: Mapping[Tensor, Slot], state: _ReadStates) -> Tensor | None:
     """The copy of a parameter that has begun, of those in the widest dtype; None as long as none has."""
     begun = [x for p, x in _copies_of(kept, rule, slots, state).items() if _has_begun(state[p], rule)]
     return max(begun, key=lambda x: x.dtype.itemsize, default=None)
@@ -47,7 +47,7 @@ def _copy_to_all(new: Tensor, copies: Iterable[Tensor]) -> None:
         torch._foreach_copy_(found, [here.expand(copy.shape) for copy in found])
 
 
-def _require_equal_copies(slots: Mapping[Tensor, Slot], state: _Entries) -> None:
+def _require_equal_copies(slots: Mapping[Tensor, Slot], state: _ReadStates) -> None:
     """ValueError for loaded states that differ where parameters share one."""
     for rule in {id(slot.rule): slot.rule for slot in slots.values()}.values():
         for kept in _shared_of(rule):
