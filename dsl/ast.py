@@ -156,10 +156,16 @@ Expression: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Binding(Node):
-    """``target = value``."""
+    """``target = value``, or ``shared target = value``: one value for all parameters of the rule."""
 
     target: Identifier
     value: Expression
+    shared: bool = False
+
+    @property
+    def head(self) -> str:
+        """What stands before the ``=``."""
+        return f"shared {self.target.name}" if self.shared else self.target.name
 
 
 @dataclass(frozen=True, slots=True)

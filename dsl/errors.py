@@ -1375,6 +1375,32 @@ def initial_cycle(cycle: Sequence[str], span: Span) -> Diagnostic:
     return diagnose("this initial value needs itself: " + " -> ".join(cycle), span, help=hint)
 
 
+@entry("E052", "a shared value that is one of each parameter")
+def not_shared(problem: str, span: Span, help: str | None = None) -> Diagnostic:
+    """`shared d = ...` is one number for all parameters of its rule, in whichever groups they are and from whenever on
+    they are trained. So it follows from what is the same for all of them: numbers, hyperparameters, sums over
+    parameters (`total`), `t`, shared values of the step before, and what is made of these. A gradient, a weight, their
+    sizes and their other states go into it by way of `total`.
+
+    Wrong:
+
+        optimizer Braked:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                shared longest = max(prev(longest, 0), norm(grad))
+                weight <- weight - lr * grad / (1 + longest)
+
+    Right:
+
+        optimizer Braked:
+            hyper lr = 0.01 where lr > 0
+            for tensor:
+                shared longest = max(prev(longest, 0), sqrt(total(sum(grad^2))))
+                weight <- weight - lr * grad / (1 + longest)
+    """
+    return diagnose(problem, span, help=help or "a sum over all parameters is `total(x)`")
+
+
 # Other files
 
 

@@ -20,7 +20,7 @@ Report = Callable[[Diagnostic], None]
 
 # No expression contains these, so that a line beginning with one of them is a new one whatever is open.
 LINE_STARTERS = frozenset(
-    {"OPTIMIZER", "WRAPPER", "SCHEDULE", "PENALTY", "DEF", "HYPER", "FOR", "ON", "CLAIM", "DIM", "RETURN"}
+    {"OPTIMIZER", "WRAPPER", "SCHEDULE", "PENALTY", "DEF", "HYPER", "FOR", "ON", "CLAIM", "DIM", "SHARED", "RETURN"}
 )
 
 

@@ -50,6 +50,7 @@ LINE_WORDS = {
     "NAME": "an equation",
     "CLAIM": "`claim`",
     "DIM": "`dim`",
+    "SHARED": "`shared`",
     "RETURN": "`return`",
 }
 

@@ -166,9 +166,9 @@ def lay_out_function(function: ast.Function, depth: int) -> list[str]:
 
 def lay_out_bindings(bindings: list[ast.Binding], depth: int) -> list[list[str]]:
     """Bindings with their ``=`` in one column; long names stay outside."""
-    lengths = [len(binding.target.name) for binding in bindings]
+    lengths = [len(binding.head) for binding in bindings]
     width = max((length for length in lengths if length <= MAX_ALIGNED_NAME), default=0)
-    return [lay_out(f"{binding.target.name:<{width}} = ", binding.value, "", depth) for binding in bindings]
+    return [lay_out(f"{binding.head:<{width}} = ", binding.value, "", depth) for binding in bindings]
 
 
 def lay_out_hypers(hypers: list[ast.Hyper], depth: int) -> list[list[str]]:

@@ -205,6 +205,9 @@ class TreeBuilder:
     def binding(self, span: Span, target: Token, value: ast.Expression) -> ast.Binding:
         return ast.Binding(self._identifier(target), value, span=span)
 
+    def shared(self, span: Span, target: Token, value: ast.Expression) -> ast.Binding:
+        return ast.Binding(self._identifier(target), value, shared=True, span=span)
+
     def update(self, span: Span, target: Token, value: ast.Expression) -> ast.Update:
         return ast.Update(self._identifier(target), value, span=span)
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .contra_muon import ContraMuon
     from .contra_muon_restored import ContraMuonRestored
     from .cosine import Cosine
+    from .dadapt_adam import DAdaptAdam
     from .dion import Dion
     from .galore import GaLore
     from .grams import Grams
@@ -176,6 +177,7 @@ __all__ = [
     "ContraMuon",
     "ContraMuonRestored",
     "Cosine",
+    "DAdaptAdam",
     "Dion",
     "GaLore",
     "Grams",
@@ -275,6 +277,7 @@ _HOMES = {
     "ContraMuon": "contra_muon",
     "ContraMuonRestored": "contra_muon_restored",
     "Cosine": "cosine",
+    "DAdaptAdam": "dadapt_adam",
     "Dion": "dion",
     "GaLore": "galore",
     "Grams": "grams",

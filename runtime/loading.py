@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .batching.copies import _require_equal_copies
 from .batching.counters import Counters, _read_count
 from .batching.states import _counters_of, _require_state
 from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
@@ -164,6 +165,7 @@ class _Reader:
                     state[p] |= {name: counters.begin(name, p, read.get(name, 0)) for name in own}
             else:
                 state[key] = entry
+        _require_equal_copies(slots, {p: _wrap_entry(state[p], slots[p]) for p in slots if p in state})
         for notice in self.notices:
             warnings.warn(f"{self.name}: {notice}", UserWarning, stacklevel=3)
         return state

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from .batching.counters import Counters, DeviceCounters, _is_capturing
+from .batching.counters import Counters, DeviceCounters
+from .batching.group_values import GroupValues, _check_values
 from .batching.noise import Noise
 from .batching.parameter_batch import ParameterBatch
 from .batching.roster import Roster
@@ -19,7 +20,7 @@ from .batching.states import _begin_states, _complete_states, _counters_of, _dro
 from .checkpoints import SPEC_KEY, Spec, _description, _of_same_spec
 from .contract.arguments import _require_arguments, _require_callable, _require_kind
 from .contract.generated import Generated
-from .contract.hypers import _check_hypers, _distinguish, _plain
+from .contract.hypers import _check_hypers, _distinguish
 from .contract.interface import Kernel, Rule
 from .exchange.communication import Communication
 from .execution.arrangement import Arrangement
@@ -37,11 +38,9 @@ from .routing.groups import (
     _copy_group,
     _defaults_of,
     _explains_arguments,
-    _held,
     _read_groups,
     _require_groups,
     _require_known_keys,
-    _require_rounding,
     _second_names,
 )
 from .routing.parameters import _has_grad
@@ -49,6 +48,7 @@ from .routing.places import _wider
 from .routing.readings import _settle_rates, _warn_of_guesses
 from .steps.homes import _show_owned
 from .steps.jobs import Job, _run_jobs
+from .steps.shared import _require_one_value, _share
 from .steps.sums import _sums
 from .steps.together import Together
 
@@ -125,7 +125,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _forget(self) -> None:
         """Drops what is derived from groups, parameters and states."""
-        self._checked: dict[int, tuple[Any, ...]] = {}
+        self._values = GroupValues(type(self), self._hyper_names, self.capturable)
         self._roster = Roster()
         self._arrangement = Arrangement()
         self._together = Together(self._roster)
@@ -194,28 +194,9 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """ValueError unless the group's hypers and options are valid."""
-        _check_hypers(type(self), _held(group, self._hyper_names))
-        _require_rounding(group)
+        _check_values(type(self), group, self._hyper_names)
         if group.get("differentiable"):  # torch gives groups the key, as False
             raise ValueError("invalid differentiable=True: no gradient flows through a step")
-
-    def _values(self, group: dict[str, Any]) -> tuple[Any, ...]:
-        """The group's hypers as plain numbers, flags and strings, checked again whenever they have changed."""
-        given = _held(group, self._hyper_names)
-        if _is_capturing():
-            return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(k, v) for k, v in given.items()])
-        values = tuple(map(_plain, given, given.values()))
-        checked = (*values, *(_plain(k, v) for k, v in _held(group, ("seed", "precision")).items()))
-        known = self._checked.get(id(group))
-        if checked != known:
-            _check_hypers(type(self), given)
-            _require_rounding(group)
-            if known and known[-1] != group["precision"]:
-                _drop_precision(group["params"], self.state)
-            self._checked[id(group)] = checked
-        if self.capturable:
-            return tuple([v if isinstance(v, Tensor) else x for v, x in zip(given.values(), values, strict=True)])
-        return values
 
     # -- steps and events ----------------------------------------------------------------------------------------------
 
@@ -231,6 +212,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
         def prepare() -> tuple[list[ParameterBatch], list[Runner], bool]:
             batches = self._collect("step", _has_grad)
+            _require_one_value(self.RULES, self._roster)
             _require_in_place(self._roster.slots, self._roster.name)
             _require_training(batches, _mode_counts(self.RULES, self._counters, self.state))
             runners = [self._runner(batch.rule.step, batch, "step") for batch in batches]
@@ -248,6 +230,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             scalars = [batch.scalars(batch.rule.step, sums[batch.rule.name], {}) for batch in batches]
             advance = partial(self._counters.advance, "step", self.state)
             _run_jobs(list(map(Job, runners, scalars, settled)), advance, interrupts.pause, self._sent)
+            _share(batches, slots, state, self._counters)
         return loss
 
     @_disable_dynamo
@@ -294,7 +277,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._sent = Communication()
         try:
             found = prepare()
-            values = [(*self._values(group), group["precision"], group["seed"]) for group in self.param_groups]
+            groups, state = self.param_groups, self.state
+            values = [(*self._values.of(group, state), group["precision"], group["seed"]) for group in groups]
             counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
         except BaseException as problem:
             self._together.fail(problem, self.skip_nonfinite, self._sent)
@@ -315,7 +299,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         self._together = self._together.of(self._roster)
         counts = self._counters.known(counter, self.state)
         for group, listing in zip(self.param_groups, self._roster.listings, strict=True):
-            values = self._values(group)
+            values = self._values.of(group, self.state)
             run = runs.setdefault((_distinguish(values), group["precision"], group["seed"]), len(runs))
             batch: ParameterBatch | None = None
             for p, slot in zip(group["params"], listing.slots, strict=True):

@@ -25,7 +25,7 @@ KNOWN_SIZES = (*ir.SIZES, *ir.OWN_SIZES)
 
 def written_equations(block: Block) -> tuple[ir.Written, ...]:
     """The equations as the spec says them, replaced ones left out."""
-    bindings = (ast.Binding(definition.name, definition.value) for definition in block.bindings.values())
+    bindings = (ast.Binding(each.name, each.value, each.is_shared) for each in block.bindings.values())
     updates = (ast.Update(definition.name, definition.value) for definition in block.updates.values())
     return (*bindings, *updates)
 
@@ -91,6 +91,8 @@ class Machine:
             (result,) = outputs
             self.equations.define(NEXT, result.value, self.block.updates[result.name].name.span)
             outputs = [ir.Output(result.name, ir.Ref(NEXT))]
+        if shared := [word for word, definition in self.block.bindings.items() if definition.is_shared]:
+            self.equations.share(shared)
         equations = tuple(self.equations.found.values())
         rank = self.dimension.name.name if self.dimension else ""
         function = ir.Function(FunctionName(self.owner), universe, equations, tuple(outputs), rank=rank)

@@ -7,14 +7,15 @@ operations. What grows beyond all measure is cut off here and reported once for 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 from optforge.compiler.frontend.cycles import instantaneous_cycles
 from optforge.compiler.frontend.reporting import Growth, Reporter
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import number
 from optforge.compiler.ir.dependencies import dependencies, put_in, references, sort_topologically
-from optforge.compiler.ir.names import EquationName, FunctionName
+from optforge.compiler.ir.names import EquationName, FunctionName, free_name_among
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import errors
 from optforge.dsl.source import Span
@@ -57,6 +58,25 @@ class Equations:
 
     def define(self, name: EquationName, value: ir.Expr, span: Span) -> None:
         self.found[name] = ir.Equation(name, value, span)
+
+    def share(self, words: Collection[str]) -> None:
+        """Marks equations as shared, with what their calls left behind; their `t` counts the steps of the rule."""
+        count = free_name_among(self.found, EquationName.of("shared_t"))
+
+        def counted_together(node: ir.Expr) -> ir.Expr:
+            return ir.Ref(count, span=node.span) if isinstance(node, ir.Input) and node.key == ir.STEP else node
+
+        own = {name: each for name, each in self.found.items() if name.root.word in words}
+        changed = {
+            name: replace(each, value=ir.transform(counted_together, each.value), shared=True)
+            for name, each in own.items()
+        }
+        self.found |= changed
+        if changed != {name: replace(each, shared=True) for name, each in own.items()}:
+            span = next(iter(own.values())).span
+            before = ir.Prev(ir.Ref(count, span=span), number("0", span), count, "", span=span)
+            value = ir.Apply("add", (before, number("1", span)), span=span)
+            self.found[count] = ir.Equation(count, value, span, shared=True)
 
     def report_growth(self, report: Reporter, span: Span) -> None:
         """Report what grew beyond all measure, the first time only."""

@@ -139,7 +139,8 @@ class Equation:
     """``name = value``.
 
     ``when`` is the Python condition outside of which nothing needs the value; ``in_place`` says
-    that the value's outermost operator overwrites its first argument.
+    that the value's outermost operator overwrites its first argument. What is ``shared`` is one value for all
+    parameters of the rule; once streams are states, those say it.
     """
 
     name: EquationName
@@ -147,6 +148,7 @@ class Equation:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     when: Expr | None = None
     in_place: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +209,14 @@ class State:
     """A tensor kept from step to step under ``name`` (the checkpoint format).
 
     States of equal ``fingerprint`` hold the same values whatever the spec calls them; ``equation`` says it in words.
+    A state that is ``shared`` has one value for all parameters of its rule, each of which keeps a copy; ``reads`` are
+    the hypers that this value follows from, beside what it sums up.
     """
 
     name: str
     type: Type
+    shared: bool = False
+    reads: tuple[str, ...] = ()
     fingerprint: str = field(default="", compare=False)
     equation: str = field(default="", compare=False)
     # What the fingerprint was before the hypers of a set were there, and what these were stood in their place.

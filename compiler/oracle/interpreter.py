@@ -174,14 +174,17 @@ class OracleParameter:
         full = {state.name for state in self.rule.states if state.type.shape == FULL}
         return {n: x.T if self.is_turned and n in full else x for n, x in self.states.items()}
 
-    def start(self, grad: Array | None, hypers: Values) -> None:
-        """Give every state its first value."""
+    def start(self, grad: Array | None, hypers: Values, others: Sequence[OracleParameter]) -> None:
+        """Give every state its first value: a shared one that of ``others`` of the rule, where any has begun."""
         if self.has_started:
             return
+        begun = next((each for each in others if each.rule.name == self.rule.name and each.states), None)
         inputs = replace(self.inputs(grad, hypers), noise=self.noise(FIRST, 0))
         self.states = {state.name: np.zeros(inputs.size(state.type)) for state in self.rule.states}
         if self.rule.initial is not None:
             self.states |= evaluate_function(self.rule.initial, inputs)
+        if begun is not None:
+            self.states |= {state.name: begun.states[state.name] for state in self.rule.states if state.shared}
 
     def noise(self, counter: str, count: int) -> Array:
         """The noise of its elements when the counter is there, as the rule sees them."""
@@ -229,7 +232,7 @@ def run_step(
         if grad is not None
     ]
     for parameter, grad, values in active:
-        parameter.start(grad, values)
+        parameter.start(grad, values, parameters)
         parameter.steps += 1
     rules = {parameter.rule.name: parameter.rule for parameter, _, _ in active}
     inputs = [step_inputs(*each) for each in active]
@@ -241,7 +244,17 @@ def run_step(
     ]
     for (parameter, _, _), evaluation in zip(active, evaluations, strict=True):
         apply_outputs(parameter, evaluation)
+    for parameter, _, _ in {parameter.rule.name: each for each in active for parameter in each[:1]}.values():
+        share(parameter, parameters)
     return evaluations
+
+
+def share(stepped: OracleParameter, parameters: Sequence[OracleParameter]) -> None:
+    """Gives the shared values of a parameter that has just stepped to all others of its rule that have begun."""
+    shared = {state.name: stepped.states[state.name] for state in stepped.rule.states if state.shared}
+    for parameter in parameters:
+        if parameter.rule.name == stepped.rule.name and parameter.states:
+            parameter.states |= shared
 
 
 def step_inputs(parameter: OracleParameter, grad: Array, hypers: Values) -> Inputs:
@@ -292,7 +305,7 @@ def fire_event(
         for event in parameter.rule.events:
             if event.name == name and (grad is not None or not needs_grad(parameter, event)):
                 matrix = None if grad is None else as_seen(grad, parameter.rule)
-                parameter.start(matrix, values)
+                parameter.start(matrix, values, parameters)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
                 inputs = event_inputs(parameter, name, matrix, values, arguments, parameter.fired[name])
                 given = replace(inputs, combined=combined[parameter.rule.name])
@@ -326,7 +339,7 @@ def combine_before(
     ]
     for parameter, grad, values in active:
         if any(event.name == name for event in parameter.rule.events):
-            parameter.start(grad, values)
+            parameter.start(grad, values, parameters)
     given = [
         (p.rule.name, event_inputs(p, name, grad, values, arguments, p.fired.get(name, 0) + 1))
         for p, grad, values in active

@@ -23,6 +23,7 @@ from optforge.compiler.ir.names import EquationName, FunctionName, Task, free_na
 from optforge.compiler.ir.operators import OPERATORS, OWN_RULE
 from optforge.compiler.ir.types import FULL, SCALAR, Kind, Phase, Type, Universe
 from optforge.compiler.streams.migrations import check_hyper_past, check_past
+from optforge.compiler.streams.shared import SharedValues
 from optforge.compiler.streams.state_names import Remembered, Slot, collect_slots, identity, name_slots, root_of
 from optforge.dsl import errors
 from optforge.dsl.source import Span
@@ -46,6 +47,7 @@ def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:
         for function in (rule.step, *(event.function for event in rule.events)):
             for problem in instantaneous_cycles(function):
                 report(problem)
+            SharedValues(function).check(report)
     if report.failed:
         return ir.Optimizer(raw.name, raw.doc, raw.hypers, raw.requirements, ())
     rules = tuple(RuleStreams(each, len(raw.rules) > 1, report).rule(raw.kind) for each in raw.rules)
@@ -121,6 +123,7 @@ class RuleStreams:
                 self._add_foreign(node)
         self.slots = dict(sorted(self.slots.items(), key=lambda item: self._position(item[1])))
         self.names = name_slots(list(self.slots.values()), self.report)
+        self.shared = {owner: SharedValues(function) for owner, function in self.machines.items()}
 
     def _position(self, slot: Slot) -> tuple[int, int]:
         """States come in the order of the bindings that they stand in."""
@@ -156,9 +159,7 @@ class RuleStreams:
         live = self._live(machines.values())
         stages = {owner: self._stages(machine, live) for owner, machine in machines.items()}
         states = tuple(
-            ir.State(self.names[key], slot.type)
-            for key, slot in self.slots.items()
-            if ir.stored(self.names[key]) in live
+            self._state(self.names[key], slot) for key, slot in self.slots.items() if ir.stored(self.names[key]) in live
         )
         events = tuple(
             ir.Event(event.name, event.parameters, stages[event.name], event.doc)
@@ -178,6 +179,12 @@ class RuleStreams:
             rank=raw.rank,
             orientation=raw.orientation,
         )
+
+    def _state(self, name: str, slot: Slot) -> ir.State:
+        values = self.shared[slot.owner]
+        if not values.has(slot.stream):
+            return ir.State(name, slot.type)
+        return ir.State(name, slot.type, True, values.hypers(slot.stream, slot.initial))
 
     def _without_state(self) -> ir.Rule:
         raw = self.raw
@@ -200,6 +207,7 @@ class RuleStreams:
             return even_branches(node)
 
         changed = ir.map_expressions(lambda expr: ir.transform(remember, expr), function)
+        changed = replace(changed, equations=tuple(replace(each, shared=False) for each in changed.equations))
         outputs = [replace(o, value=fit_type(o.value, WEIGHT)) if o.name == "weight" else o for o in changed.outputs]
         outputs += [
             ir.Output(self.names[key], fit_type(slot.stream, slot.type))

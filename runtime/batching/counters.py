@@ -92,6 +92,10 @@ class Counters:
             entry[counter] = count.tensor()
         return count
 
+    def begun(self) -> set[Any]:
+        """The parameters that took a step or event, as far as Python knows: it waits for no device."""
+        return {p for counts in self._counts.values() for p, count in counts.items() if count.number}
+
     def current(self, counter: str, state: _Entries, p: Tensor, t: int) -> Any:
         """The count t that the next step of p has, as kernels are to see it."""
         return t

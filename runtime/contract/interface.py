@@ -100,10 +100,15 @@ class Rank:
 
 @dataclass(frozen=True)
 class State:
-    """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols", "rank" or 1."""
+    """A stream's value of the step before. Each of the two dimensions of `shape` is "rows", "cols", "rank" or 1.
+
+    A `shared` state is one number, the same for all parameters of the rule, each of which keeps a copy: one that begins
+    later begins with it. It says the hypers that this number follows from, which are then those of all groups.
+    """
 
     name: str
     shape: tuple[str | int, str | int] = ("rows", "cols")
+    shared: tuple[str, ...] | None = None
 
     @property
     def full(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..batching.buckets import _ParameterStates
+from ..batching.copies import _copy_to_all, _find_copy, _shared_of
 from ..batching.crossing import _arrange_for
 from ..batching.parameter_batch import ParameterBatch
 from ..batching.states import _find_given, _has_begun, _is_blank, _leave_to_owner, _make_states, _require_states
@@ -69,5 +70,8 @@ def _give_first_values(
             if call.bucket.sharding is None:
                 call.execute(scalars)
         _drive((_begin_call(call, scalars) for call in calls if call.bucket.sharding is not None), sent)
+    for kept in _shared_of(batch.rule):
+        if (begun := _find_copy(kept, batch.rule, slots, state)) is not None:
+            _copy_to_all(begun, [entry[kept.name] for entry in fresh.values()])
     for p in new:
         state[p].update({name: x for name, x in fresh[p].items() if name not in given[p]})

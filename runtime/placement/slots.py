@@ -206,15 +206,24 @@ def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
         raise NotImplementedError(
             f"{start}, and has split={slot.view.split}, parts of unequal size, which the rule {rule.name!r} needs apart"
         )
-    _require_cut_states(slot, layout, dim, start)
+    _require_cut_states(slot, layout, dim, ranks, start)
 
 
-def _require_cut_states(slot: Slot, layout: Layout, dim: int, start: str) -> None:
-    """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into."""
+def _require_cut_states(slot: Slot, layout: Layout, dim: int, ranks: int, start: str) -> None:
+    """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into, or
+    not each a copy of what is shared."""
     part = LocalSlot(
         slot.role, slot.rule, layout.shape, slot.dtype, slot.device, sizing=slot.sizing, layout=layout, of=slot
     )
+    side = _side(slot, dim, slot.rule.step.layout)
     for kept in slot.rule.states:
+        if kept.shared is not None and (
+            (side == "rows" and slot.view.split is not None) or (side == "batch" and slot.shape[dim] < ranks)
+        ):
+            raise NotImplementedError(
+                f"{start}: some ranks would have no copy of {kept.name!r}, which the parameters of the rule "
+                f"{slot.rule.name!r} share"
+            )
         if not (kept.full or kept.name in part.owned or part._is_cut_alike(kept, dim)):
             raise NotImplementedError(
                 f"{start}: the state {kept.name!r} of the rule {slot.rule.name!r}, of shape "

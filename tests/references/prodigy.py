@@ -10,7 +10,7 @@ from tests.references.loop import PerParameter, kept
 
 
 class Prodigy(PerParameter):
-    """Every parameter keeps a copy of d and of r, as those without a gradient take no part in a step."""
+    """The optimizer keeps d; every parameter has its own r, as those without a gradient take no part in a step."""
 
     SECOND: ClassVar = {
         "lr": {"lr": 0.3},
@@ -32,16 +32,16 @@ class Prodigy(PerParameter):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, d0=d0, eps=eps, weight_decay=weight_decay)
+        self.d = torch.tensor(float(d0), dtype=torch.float64)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        active = list(self.active())
-        for group, p, state in active:
+        active, d = list(self.active()), self.d
+        for _, p, state in active:
             state.setdefault("start", p.clone())
-            state.setdefault("d", p.new_tensor(group["d0"]))
             state.setdefault("r", p.new_zeros(()))
         for group, p, state in active:
-            d, decay = state["d"], group["beta2"] ** 0.5
+            decay = group["beta2"] ** 0.5
             part = (1 - decay) * group["lr"] * d * d
             kept(state, "m", p).mul_(group["beta1"]).add_((1 - group["beta1"]) * d * p.grad)
             kept(state, "v", p).mul_(group["beta2"]).add_((1 - group["beta2"]) * (d * p.grad) ** 2)
@@ -50,6 +50,8 @@ class Prodigy(PerParameter):
         inner = sum(state["r"] for _, _, state in active)
         length = sum(state["s"].abs().sum() for _, _, state in active)
         for group, p, state in active:
-            d = state["d"]
             p -= group["lr"] * d * (group["weight_decay"] * p + state["m"] / (state["v"].sqrt() + d * group["eps"]))
-            state["d"] = torch.maximum(d, inner / length)
+        if length > 0:
+            self.d = torch.maximum(d, inner / length)
+        for state in self.state.values():
+            state["d"] = self.d.clone()

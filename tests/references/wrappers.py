@@ -221,3 +221,39 @@ def hyperball() -> Step:
         return moved / np.linalg.norm(moved) * radius
 
     return step
+
+
+class Mechanic:
+    """One scale for several parameters, each with the step that is wrapped; who has no gradient takes no part."""
+
+    BETAS = np.array([0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
+
+    def __init__(self, inner: list[Step], s_init: float = 1e-8, decay: float = 1e-2, tiny: float = 1e-8) -> None:
+        self.inner, self.s_init, self.decay, self.tiny = inner, s_init, decay, tiny
+        self.m, self.v, self.r, self.s = np.zeros((4, 6))
+        self.start: list[Any] = [None] * len(inner)
+        self.moved: list[Any] = [0.0] * len(inner)
+        self.count = [0] * len(inner)
+
+    def step(self, weights: list[np.ndarray], grads: list[np.ndarray | None]) -> list[np.ndarray]:
+        given = [(i, weights[i], g) for i, g in enumerate(grads) if g is not None]
+        slope, size = (np.sqrt(sum(np.sum(x * x) for x in each)) for each in list(zip(*given, strict=True))[:0:-1])
+        pull = self.decay * self.s.sum() * slope / (size + self.tiny)
+        h = sum(np.sum(self.moved[i] * (g + pull * w)) for i, w, g in given)
+        self.r = np.maximum(0, self.BETAS * self.r - self.s * h)
+        self.m = np.maximum(self.BETAS * self.m, abs(h))
+        self.v = self.BETAS**2 * self.v + h * h
+        self.s = (self.s_init / 6 * self.m + self.r) / (np.sqrt(self.v) + self.tiny)
+        new = list(weights)
+        for i, w, g in given:
+            self.count[i] += 1
+            self.start[i] = w if self.start[i] is None else self.start[i]
+            self.moved[i] = self.moved[i] + self.inner[i](w, g, self.count[i]) - w
+            new[i] = self.start[i] + self.s.sum() * self.moved[i]
+        return new
+
+
+def mechanic(inner: Step, **hypers: float) -> Step:
+    """For one parameter alone."""
+    one = Mechanic([inner], **hypers)
+    return lambda w, g, t: one.step([w], [g])[0]

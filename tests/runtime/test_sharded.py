@@ -317,6 +317,9 @@ def refusals(group: Any) -> None:
     refused("columns, and has split=2", columns, namo, split=2, **matrices)
     refused("parts of unequal size, which the rule 'matrix' needs apart", rows, namo, split=(3, 5), **matrices)
     refused("state 'v' .* cannot be cut", rows, ByParts, split=2, **matrices)
+    refused("no copy of 'd', which the parameters of the rule 'matrix' share", rows, Shared, split=2, **matrices)
+    experts = placed(torch.ones(1, 4, 4), mesh, ROWS)
+    refused("no copy of 'd', which the parameters of the rule 'matrix' share", experts, Shared, batch=1, **matrices)
     shape, part = torch.Size((10, 2)), torch.ones(5, 2)
     other = DTensor.from_local(part, mesh, ROWS, run_check=False, shape=shape, stride=(2, 1))
     refused("where torch would cut", other)
@@ -525,6 +528,12 @@ class ByParts(ByRows):
             step=Kernel(by_parts, layout="matrix", along=("cols",)),
         ),
     )
+
+
+class Shared(ByRows):
+    """One number for all parameters, of which each matrix in one has a copy."""
+
+    RULES = (replace(ByParts.RULES[0], states=(State("d", (1, 1), shared=()), *ByParts.RULES[0].states)),)
 
 
 OPTIMIZERS = {

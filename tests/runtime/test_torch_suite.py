@@ -298,7 +298,9 @@ def test_param_groups_lr(info, kwargs):
     before = clones(still)
     kwargs.setdefault("lr", values_of(info.optim_cls).defaults["lr"])
     least = {"least": 1e-28} if info.name == "Rprop" else {}  # whose lr is but the first step
-    optimizer = info.optim_cls([{"params": problem.params, **kwargs}, {"params": still, **least}], lr=1e-28)
+    states = [kept for rule in info.optim_cls.RULES for kept in rule.states]
+    alike = {name: kwargs[name] for kept in states for name in kept.shared or () if name in kwargs}  # in all groups
+    optimizer = info.optim_cls([{"params": problem.params, **kwargs}, {"params": still, **least}], lr=1e-28, **alike)
     for t in range(STEPS):
         problem.closure(optimizer)()
         set_gradients(still, t)

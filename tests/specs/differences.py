@@ -129,6 +129,12 @@ OF_PACKAGES = (
         TENSOR + "u = m / (sqrt(v) + d * eps)\n",
     ),
     Difference(
+        "DAdaptAdam?d0=0.01&weight_decay=0.1",
+        "pytorch_optimizer:DAdaptAdam?d0=0.01&weight_decay=0.1&weight_decouple=True&foreach=False",
+        "r is weighed by the second moments of the step before, without the new gradient, so that d grows faster.",
+        TENSOR + "shared r = ema(total(rate * dot(grad, prev(s) / (sqrt(prev(v)) + eps))), kept)\n",
+    ),
+    Difference(
         "CautiousLion",
         "pytorch_optimizer:Lion?cautious=True",
         "What is kept is scaled up by n / (kept + 1), as if one more element had been kept.",

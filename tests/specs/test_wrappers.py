@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import optforge
+from optforge.dsl.diagnostics import SpecError
 from tests.references.wrappers import (
+    Mechanic,
     adamw,
     agc,
     averaged,
@@ -19,6 +21,7 @@ from tests.references.wrappers import (
     grokfast,
     hyperball,
     lookahead,
+    mechanic,
     ortho_grad,
     schedule_free,
     snoo,
@@ -41,6 +44,7 @@ CASES = {
     "Grokfast(alpha=0.8)": lambda: grokfast(adamw(), alpha=0.8),
     "Hyperball": hyperball,
     "Lookahead": lambda: lookahead(adamw()),
+    "Mechanic(s_init=0.1)": lambda: mechanic(adamw(), s_init=0.1),
     "OrthoGrad": lambda: ortho_grad(adamw()),
     "SNOO(every=3)": lambda: snoo(adamw(), every=3),
     "SODA": lambda: soda(adamw()),
@@ -77,3 +81,33 @@ def test_wrapper_agrees_with_the_one_by_hand(wrapper, shape):
             optimizer.train()
             assert np.linalg.norm(parameter.detach().numpy() - expected) <= TOLERANCE * size
         weight = expected
+
+
+def test_mechanic_has_one_scale_for_parameters_of_all_groups():
+    """Also for one that comes late and one that rests; with hypers from which the scale grows within a few steps."""
+    shapes, dice = [(6, 4), (4,), (3, 5)], np.random.default_rng(7)
+    weights = [dice.normal(size=shape) for shape in shapes]
+    parameters = [torch.nn.Parameter(torch.tensor(w)) for w in weights]
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:]}]
+    optimizer = optforge.load("AdamW |> Mechanic(s_init=0.1, decay=0.3)")(groups)
+    by_hand = Mechanic([adamw() for _ in shapes], s_init=0.1, decay=0.3)
+    centres = [w + dice.normal(size=w.shape) for w in weights]
+    for t in range(1, STEPS + 1):
+        rests = {1} if t == 7 else {2} if t < 5 else set()
+        grads = [None if i in rests else w - centres[i] for i, w in enumerate(weights)]
+        expected = by_hand.step(weights, grads)
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = None if grad is None else torch.tensor(grad)
+        optimizer.step()
+        for i in {0, 1, 2} - rests:
+            step = np.linalg.norm(expected[i] - weights[i])
+            assert np.linalg.norm(parameters[i].detach().numpy() - expected[i]) <= TOLERANCE * step
+        weights = expected
+    scales = {float(optimizer.state[p]["Mechanic.scale"]) for p in parameters}
+    assert len(scales) == 1 and scales.pop() > 0.2
+
+
+def test_mechanic_around_several_rules_is_refused():
+    """There the scale would be one for each rule, which the method does not have."""
+    with pytest.raises(SpecError, match=r"`Mechanic\.moved` does not exist in the parameters of other rules"):
+        optforge.load("Muon |> Mechanic")

@@ -104,7 +104,7 @@ def test_everything_occurs() -> None:
                "clip_norm", "trust_ratio", "cautious", "lower", "upper", "diagonal", "identity", "prev"}  # fmt: skip
     confusing = {("hyper", "state"), ("argument", "hyper")}
     wanted = set(OPERATORS) | surface | prelude | confusing
-    wanted |= {"wide", "tall", "Dimension", "Wrapper", "Repetition", "direction", "given", "eval"}
+    wanted |= {"wide", "tall", "shared", "Dimension", "Wrapper", "Repetition", "direction", "given", "eval"}
 
     for program in random_programs(4, 400):
         if wanted <= set(found):
@@ -124,6 +124,8 @@ def test_everything_occurs() -> None:
                 found[node.name] += 1
             if isinstance(node, ast.Name) and node.name == "super":
                 found["super"] += 1
+            if isinstance(node, ast.Binding) and node.shared:
+                found["shared"] += 1
             if isinstance(node, ast.Rule) and node.orientation:
                 found[node.orientation.name] += 1
     raise AssertionError(f"none of the programs has {wanted - set(found)}")

@@ -24,11 +24,13 @@ from tools.programs.terms import (
     constant,
     elementwise,
     minus,
+    name,
     plus,
     times,
 )
 
 TURNS = ("turn", "turn_2", "turn_3")
+SHARED = "common"
 NAMES = ("m", "v", "a", "update", "norm", "b", "torch", "s", "weight_part", "x_1", "rho", "trace", "lambda")
 
 
@@ -182,6 +184,29 @@ def exchange() -> list[ast.Statement]:
     kept = ast.Name("kept")
     value = call_node("prev", kept, ast.Name("weight"))
     return [ast.Binding(ast.Identifier("kept"), ast.Name("weight")), ast.Update(ast.Identifier("weight"), value)]
+
+
+# What parameters share
+
+
+def grow_shared(grower: Grower, is_alone: bool) -> tuple[list[ast.Binding], list[Variable]]:
+    """A value that all parameters of the rule have in common, if its name is free.
+
+    It reads no hypers, which groups may have different, and beside other rules no sum: wrappers make it one of states.
+    """
+    if SHARED in grower.scope.taken:
+        return [], []
+    summed = call_node("mean", ast.Binary("^", name("grad"), ast.Number("2")))
+    fading = ast.Binary("/", ast.Number("1"), ast.Binary("+", ast.Number("0.5"), name("t")))
+    size = call_node("tanh", call_node("total", summed)) if is_alone else fading
+    before, half = call_node("prev", name(SHARED), ast.Number("0.5")), ast.Number("0.5")
+    forms: tuple[ast.Expression, ...] = (
+        ast.Binary("+", ast.Binary("*", half, before), ast.Binary("*", half, size)),
+        call_node("max", before, ast.Binary("/", size, ast.Binary("+", half, name("t")))),
+        call_node("ema", size, half),
+        ast.Binary("-", size, ast.Binary("*", half, call_node("prev", name(SHARED)))),
+    )
+    return [ast.Binding(ast.Identifier(SHARED), grower.dice.pick(forms), shared=True)], [Variable(SHARED, SCALAR)]
 
 
 # The results of rules

@@ -15,6 +15,7 @@ from tools.programs.blocks import (
     foreign,
     grow_bindings,
     grow_function,
+    grow_shared,
     grow_turns,
     grow_update,
     grower_of,
@@ -152,13 +153,16 @@ class FileGrower:
         if scope.is_matrix and scope.data and not SKETCHED & scope.taken and self.dice.chance(20):
             sketch, variable = grow_sketch(grower_of(self.dice, scope))
             planned = [*planned, variable]
-        inside = replace(scope, variables=(*planned[::-1], *scope.variables), remembered=tuple(remembered))
+        base = grower_of(self.dice, scope)
+        common, shared = grow_shared(base, is_alone) if self.dice.chance(10) else ([], [])
+        inside = replace(scope, variables=(*shared, *planned[::-1], *scope.variables), remembered=tuple(remembered))
         needed, value = grow_update(grower_of(self.dice, inside), planned)
         if TRAIL not in scope.taken and self.dice.chance(8):
             trail, value = trailing(value)
             bindings = [*bindings, trail]
         update = ast.Update(ast.Identifier("weight"), value)
-        statements: list[ast.Statement] = [*bindings, *aside.bindings, *sketch, *needed, update, *self.claims(planned)]
+        more = (*common, *aside.bindings, *sketch, *needed)
+        statements: list[ast.Statement] = [*bindings, *more, update, *self.claims(planned)]
         return tuple(self.dice.shuffled(statements)), planned
 
     def claims(self, planned: Sequence[Variable]) -> list[ast.Claim]:

@@ -26,7 +26,8 @@ ORIENTATIONS = ("wide", "tall")
 class Definition:
     """The right-hand side of an equation, where its functions are found, and what it replaced.
 
-    ``level`` counts the optimizers that are extended below the one that it stands in.
+    ``level`` counts the optimizers that are extended below the one that it stands in. What is ``shared`` in the base
+    is so under any equation that replaces it.
     """
 
     name: ast.Identifier
@@ -34,6 +35,11 @@ class Definition:
     scope: Scope
     below: Definition | None = None
     level: int = 0
+    shared: bool = False
+
+    @property
+    def is_shared(self) -> bool:
+        return self.shared or (self.below is not None and self.below.is_shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +160,13 @@ def collect_block(
             case ast.Binding(target=name, value=value) if name.name == target:
                 report_bound_result(name, report)
                 block.updates.setdefault(target, Definition(name, value, scope))
-            case ast.Binding(target=name, value=value):
+            case ast.Binding(target=name, value=value, shared=shared):
+                if shared and target != "weight":
+                    report(errors.not_shared("a penalty remembers nothing, and so it has no shared values", name.span))
                 if name.name in block.bindings:
                     report(errors.duplicate("value", name.name, name.span, block.bindings[name.name].name.span))
                 else:
-                    block.bindings[name.name] = Definition(name, value, scope)
+                    block.bindings[name.name] = Definition(name, value, scope, shared=shared)
             case ast.Update(target=name, value=value):
                 if name.name != target:
                     mistaken.append(statement)

@@ -93,8 +93,8 @@ def equation_block(equations: tuple[ir.Written, ...]) -> list[str]:
 def equation_text(written: ast.Binding | ast.Update | ast.Delegate) -> str:
     """An equation in the spec's own words."""
     match written:
-        case ast.Binding(target=target, value=value):
-            return f"{target.name} = {print_expression(value)}"
+        case ast.Binding(value=value):
+            return f"{written.head} = {print_expression(value)}"
         case ast.Update(target=target, value=value):
             return f"{target.name} <- {print_expression(value)}"
         case ast.Delegate():

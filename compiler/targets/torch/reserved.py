@@ -35,7 +35,7 @@ MODULE_NAMES = {
     "Buffer", "CHUNKS", "CONTAINERS", "COUNT_LIMIT", "CPU_ALONE", "CPU_BATCH", "CPU_BLOCK", "Call", "Callable",
     "ClassVar", "Collection", "CompileError", "Computation", "ContextVar", "Count", "Counter", "Counters", "DEFAULTS",
     "DEVICE_ALONE", "DEVICE_BATCH", "DIMENSIONS", "DTYPES", "DeviceCounters", "EXACT_QUINTIC", "Event", "ExitStack",
-    "Defaults", "FEW_ELEMENTS", "Homes", "MEMBERS", "NOWHERE", "ParameterBatch", "Shards",
+    "Defaults", "FEW_ELEMENTS", "Homes", "MEMBERS", "NOWHERE", "ParameterBatch", "Shards", "GroupValues",
     "FORCED", "FakeTensor", "FrameType", "FunctionType", "GENERIC", "GRAPHS_LIMIT", "Generated", "Graph", "GraphModule",
     "Group", "HEADS", "HEAD_NAMES", "HEAD_TYPES", "Iterable", "Iterator", "Kernel", "LARGEST", "LASTS", "LAYERS",
     "LAYOUTS", "LEAST_WIDTH", "LOOKUPS", "LRScheduler", "Layer", "MANY_ELEMENTS", "MOMENTUM", "Mapping", "State",

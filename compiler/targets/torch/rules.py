@@ -131,7 +131,9 @@ def state_lines(rule: ir.Rule) -> list[str]:
     for state in rule.states:
         assert state.type.shape is not None
         dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in state.type.shape)
-        shown.append(f"State({quote(state.name)}{'' if state.type.shape == FULL else f', ({dims})'})")
+        more = "" if state.type.shape == FULL else f", ({dims})"
+        more += f", shared={tuple_text(state.reads)}" if state.shared else ""
+        shown.append(f"State({quote(state.name)}{more})")
     return assign_tuple("states", shown, 4)
 
 
