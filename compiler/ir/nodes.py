@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.ir.collectives import Collective
 from optforge.compiler.ir.names import EquationName, FunctionName
-from optforge.compiler.ir.types import UNTYPED, Kind, Type, Universe
+from optforge.compiler.ir.types import UNTYPED, Kind, Shape, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
 
@@ -48,7 +48,8 @@ class InputSource(Enum):
     HYPER = "hyper"  # the parameter group
     STEP = "step"  # t
     DIMENSION = "dimension"  # rows and cols; of an oriented rule also outputs and inputs, those of the parameter
-    ARGUMENT = "argument"  # of the event's call
+    ARGUMENT = "argument"  # of the event's call: a number
+    GIVEN = "given"  # of the event's call: a tensor for each parameter
     COMBINED = "combined"  # what a collective of an earlier stage has made
 
 
@@ -60,8 +61,13 @@ SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "rows"), (InputSource.DIMENSIO
 OWN_SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "outputs"), (InputSource.DIMENSION, "inputs"))
 
 
+GIVEN_MARK = "given "  # before the names of what an event is given: no state has one like that
+
+
 def stored(name: str) -> Key:
-    """The tensor of that name among those that are kept for a parameter: weight and gradient, else a state."""
+    """The tensor of that name among those of a parameter: weight and gradient, what an event is given, else a state."""
+    if name.startswith(GIVEN_MARK):
+        return InputSource.GIVEN, name.removeprefix(GIVEN_MARK)
     return {"weight": WEIGHT, "grad": GRAD}.get(name, (InputSource.STATE, name))
 
 
@@ -186,6 +192,12 @@ class Hyper:
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     choices: tuple[str, ...] = ()
+    shape: Shape | None = None  # of an argument that every parameter has its own value of
+
+    @property
+    def key(self) -> Key:
+        """The input that reads an argument."""
+        return InputSource.GIVEN if self.shape else InputSource.ARGUMENT, self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +234,11 @@ class Event:
     step: tuple[Stage, ...]
     doc: str = ""
     undoes: str = field(default="", compare=False)  # the event whose weights it takes away again
+
+    @property
+    def given(self) -> tuple[Hyper, ...]:
+        """The arguments that every parameter has its own value of."""
+        return tuple(each for each in self.parameters if each.shape)
 
     @property
     def update(self) -> Function:

@@ -170,7 +170,7 @@ def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Fun
     known = {*first, ir.STEP, *(ir.stored(state.name) for state in rule.states)}
     machines = [(rule.step, known)]
     for event in rule.events:
-        arguments = {(ir.InputSource.ARGUMENT, argument.name) for argument in event.parameters}
+        arguments = {argument.key for argument in event.parameters}
         machines.append((event.step, known | arguments))
     for stages, readable in machines:
         given = set(readable)

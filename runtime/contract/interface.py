@@ -13,6 +13,7 @@ ROLES = ("matrix", "conv", "embedding", "head", "vector")
 DIMENSIONS = ("rows", "cols")
 OWN_DIMENSIONS = ("outputs", "inputs")  # of the parameter itself, where a rule with an orientation sees its transpose
 PARAMETER = ("weight", "grad")  # what kernels call the parameter
+GIVEN_MARK = "given "  # in front of the inputs of kernels that come with the call of an event
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
@@ -24,10 +25,10 @@ Shards = Callable[..., Generator[Any, Any, tuple[Any, ...]]]
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad" and names of states; `outputs` are "weight" and names of states. What is not
-    given is what the signature says: the positional parameters, the keywords, and of the inputs all but the gradient,
-    which is what a step returns. The function may overwrite a weight or state that it also returns, never the
-    gradient.
+    `inputs` are "weight", "grad", names of states, and "given NAME" for what an event is given; `outputs` are "weight"
+    and names of states. What is not there is what the signature says: the positional parameters, the keywords, and of
+    the inputs all but the gradient, which is what a step returns. The function may overwrite a weight or state that it
+    also returns, nothing else.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
     - "elementwise": none; any contiguous piece of parameters, 1-D.
@@ -117,14 +118,16 @@ class State:
 class Event:
     """What `SpecOptimizer.fire(name)` runs.
 
-    `renamed` says what the kernels call an argument that a hyper shares its name with. An event that `undoes` another
-    puts back the weights that the other has replaced; between the two nothing may step.
+    `renamed` says what the kernels call an argument that a hyper shares its name with. What is `given` are arguments
+    that each parameter has its own tensor of, in the form of a state: the kernel's inputs "given NAME". An event that
+    `undoes` another puts back the weights that the other has replaced; between the two nothing may step.
     """
 
     name: str
     kernel: Kernel
     renamed: Mapping[str, str] = field(default_factory=dict)
     undoes: str | None = None
+    given: tuple[State, ...] = ()
 
     def scalars(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by the names that the kernels have for them."""

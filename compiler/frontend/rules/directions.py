@@ -196,7 +196,7 @@ def types_of(rule: RawRule, kinds: dict[ir.Key, Kind]) -> Inference:
     step = replace(rule.step, equations=(*rule.step.equations, *holes))
     parts = [Part("step", step, kinds)]
     for event in rule.events:
-        arguments = {(ir.InputSource.ARGUMENT, each.name): each.kind for each in event.parameters}
+        arguments = {each.key: each.kind for each in event.parameters}
         parts.append(Part(event.name, event.function, kinds | arguments))
     known = settle_types(rule.universe, parts).types
     return Inference("step", rule.universe, "", known, kinds, {}, silent, is_settled=False)

@@ -9,7 +9,7 @@ from optforge.compiler.analysis.layouts import layout_of, step_layout
 from optforge.compiler.analysis.sharding.placement import SPLIT, along
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
-from optforge.compiler.ir.types import FULL, Dim, Universe
+from optforge.compiler.ir.types import FULL, Dim, Shape, Universe
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
@@ -79,6 +79,8 @@ def lower_rule(
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
             lines += kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
             lines += renamed_lines(event, scalars)
+            given = [state_text(each.name, each.shape) for each in event.given]
+            lines += assign_tuple("given", given, 12) if given else []
             lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
             lines.append("        ),")
         lines.append("    ),")
@@ -127,12 +129,14 @@ def shard_arguments(
 
 
 def state_lines(rule: ir.Rule) -> list[str]:
-    shown = []
-    for state in rule.states:
-        assert state.type.shape is not None
-        dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in state.type.shape)
-        shown.append(f"State({quote(state.name)}{'' if state.type.shape == FULL else f', ({dims})'})")
-    return assign_tuple("states", shown, 4)
+    return assign_tuple("states", [state_text(state.name, state.type.shape) for state in rule.states], 4)
+
+
+def state_text(name: str, shape: Shape | None) -> str:
+    """``State("m")``, or what is given in that form."""
+    assert shape is not None
+    dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in shape)
+    return f"State({quote(name)}{'' if shape == FULL else f', ({dims})'})"
 
 
 def kernel_lines(
@@ -176,7 +180,7 @@ def is_named_alike(lowered: PyFunction) -> bool:
 
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
     """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
-    names = {argument.name: scalars[ir.InputSource.ARGUMENT, argument.name] for argument in event.parameters}
+    names = {each.name: scalars[each.key] for each in event.parameters if not each.shape}
     shown = [f"{quote(name)}: {quote(text)}" for name, text in names.items() if text != name]
     flat = f"            renamed={{{', '.join(shown)}}},"
     if len(flat) + 8 <= WIDTH:

@@ -86,20 +86,21 @@ class Lowering:
         scalars = self._name_scalars()
         self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
         read = {state: self._name_state(state) for state in self.states if ir.stored(state) in self.inputs}
+        given = {f"{ir.GIVEN_MARK}{name}": self._name_given(name) for name in self._given()}
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
         returns = tuple(self._returned(output) for output in self.function.outputs)
         reads_weight = ir.WEIGHT in self.inputs or any(WEIGHT.search(line) for line in (*self.lines, *returns))
         tensors = ["weight"] if reads_weight else []
         tensors += ["grad"] if ir.GRAD in self.inputs else []
-        positional = [*tensors, *read.values()]
+        positional = [*tensors, *read.values(), *given.values()]
         return PyFunction(
             name,
             signature_lines(name, positional, scalars),
             doc,
             tuple(self.lines),
             return_lines(returns),
-            (*tensors, *read),
+            (*tensors, *read, *given),
             tuple(scalars),
             tuple(output.name for output in self.function.outputs),
             frozenset(self.writer.used),
@@ -120,6 +121,14 @@ class Lowering:
     def _name_state(self, state: str) -> str:
         name = self.names[ir.stored(state)] = self.free(python_name(state))
         return name
+
+    def _given(self) -> list[str]:
+        """The arguments of the event that are tensors."""
+        return [name for source, name in self.inputs if source is ir.InputSource.GIVEN]
+
+    def _name_given(self, name: str) -> str:
+        text = self.names[ir.InputSource.GIVEN, name] = self.free(python_name(name))
+        return text
 
     def free(self, wanted: str) -> str:
         return free_name(wanted, {*self.names.values()} | self.taken | TAKEN)
