@@ -31,8 +31,11 @@ __all__ = ["Activations", "Logits", "Projections", "observe"]
 
 
 def observe(optimizer: torch.optim.Optimizer, loss: Tensor | float) -> None:
-    """Hands over the loss whose gradients the next step takes, as MoMo asks for; where several processes average
-    their gradients, the mean of their losses.
+    """Hands over the loss whose gradients the next step takes, as MoMo asks for.
+
+    Args:
+        optimizer: the optimizer whose event `observe(loss)` is fired.
+        loss: a number or 0-d tensor; where processes average their gradients, the mean of their losses.
 
     Raises:
         TypeError: the optimizer has no event `observe(loss)`.
@@ -211,9 +214,7 @@ class Logits(Watcher):
 
     EVENT, ARGUMENT = "clip", "logit"
 
-    def __init__(
-        self, projections: Iterable[Projections], optimizer: torch.optim.Optimizer, every: int = 1
-    ) -> None:
+    def __init__(self, projections: Iterable[Projections], optimizer: torch.optim.Optimizer, every: int = 1) -> None:
         super().__init__(optimizer, every)
         self.projections = list(projections)
         for each in self.projections:
