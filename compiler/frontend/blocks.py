@@ -13,9 +13,9 @@ from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.rules.collecting import Block, Definition, FlatEvent
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.builders import number
+from optforge.compiler.ir.builders import number, read_argument
 from optforge.compiler.ir.names import EquationName, FunctionName
-from optforge.compiler.ir.types import UNTYPED, Kind, Phase, Type, Universe
+from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Span
 
@@ -151,8 +151,7 @@ class Machine:
         if text in self.arguments:
             argument = self.arguments[text]
             references.record(name.span, "argument", argument.span)
-            given = Type(Kind.NUMBER, argument.shape, Phase.STREAM) if argument.shape else UNTYPED
-            return ir.Input(text, argument.key[0], type=given)
+            return read_argument(argument)
         if text in self.block.bindings:
             references.record(name.span, "equation", self.block.bindings[text].name.span)
             return ir.Ref(EquationName.of(text))

@@ -59,8 +59,6 @@ GRAD: Key = (InputSource.STREAM, "grad")
 STEP: Key = (InputSource.STEP, "t")
 SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "rows"), (InputSource.DIMENSION, "cols"))
 OWN_SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "outputs"), (InputSource.DIMENSION, "inputs"))
-
-
 GIVEN_MARK = "given "  # before the names of what an event is given: no state has one like that
 
 
@@ -194,11 +192,6 @@ class Hyper:
     choices: tuple[str, ...] = ()
     shape: Shape | None = None  # of an argument that every parameter has its own value of
 
-    @property
-    def key(self) -> Key:
-        """The input that reads an argument."""
-        return InputSource.GIVEN if self.shape else InputSource.ARGUMENT, self.name
-
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
@@ -234,11 +227,6 @@ class Event:
     step: tuple[Stage, ...]
     doc: str = ""
     undoes: str = field(default="", compare=False)  # the event whose weights it takes away again
-
-    @property
-    def given(self) -> tuple[Hyper, ...]:
-        """The arguments that every parameter has its own value of."""
-        return tuple(each for each in self.parameters if each.shape)
 
     @property
     def update(self) -> Function:

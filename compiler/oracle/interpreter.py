@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
-from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.dependencies import given_by, inputs_of
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
 from optforge.compiler.ir.types import FULL, Dim, Type, Universe
@@ -286,9 +286,9 @@ def fire_event(
     for parameter, grad, values, own in zip(parameters, grads, hypers, called, strict=True):
         for event in parameter.rule.events:
             if event.name == name and (grad is not None or not needs_grad(parameter, event)):
-                if any(each.name not in own for each in event.given):
+                if any(each.name not in own for each in given_by(event)):
                     continue
-                own = {**own, **{each.name: as_given(own[each.name], each, parameter.rule) for each in event.given}}
+                own = {**own, **{each.name: as_given(own[each.name], each, parameter.rule) for each in given_by(event)}}
                 matrix = None if grad is None else as_seen(grad, parameter.rule)
                 parameter.start(matrix, values)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1

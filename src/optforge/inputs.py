@@ -1,8 +1,8 @@
 """What events of optimizers are given of a model's forward pass: inputs of layers, attention logits, the loss.
 
-In: a model and its optimizer. Out: the optimizer's events `activations`, `clip` and `observe`, fired. A watcher looks at
-what is computed within its context, or runs the model itself; on every process it sees what that process computes, so
-that those who train together show it the same batch. Nothing here changes gradients or the model.
+In: a model and its optimizer. Out: the optimizer's events `activations`, `clip` and `observe`, fired. A watcher looks
+at what is computed within its context, or runs the model itself; it sees what its own process computes and averages
+over none, so that processes that train together show it the same batch. Nothing here changes gradients or the model.
 
     activations = Activations(model, optimizer, every=32)
     logits = Logits([Projections.fused(layer.qkv, heads=12) for layer in layers], optimizer)

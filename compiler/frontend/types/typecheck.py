@@ -16,6 +16,7 @@ from optforge.compiler.frontend.types.inference import Inference, Reporter
 from optforge.compiler.frontend.types.places import place_indices
 from optforge.compiler.frontend.types.recursive import Part, Settled, in_reading_order, settle_types
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.types import FULL, SCALAR, Dim, Kind, Phase, Universe, broadcast, describe
 from optforge.dsl import errors
@@ -95,7 +96,7 @@ def check_rule(
 ) -> RawRule:
     parts = [Part("step", rule.step, kinds)]
     for event in rule.events:
-        arguments = {each.key: each.kind for each in event.parameters}
+        arguments = {read_argument(each).key: each.kind for each in event.parameters}
         require_seen(event, rule, report)
         parts.append(Part(event.name, event.function, kinds | arguments))
     rank = rule.step.rank

@@ -8,7 +8,9 @@ from dataclasses import replace
 from optforge.compiler.analysis.layouts import layout_of, step_layout
 from optforge.compiler.analysis.sharding.placement import SPLIT, along
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.collectives import Over
+from optforge.compiler.ir.dependencies import given_by
 from optforge.compiler.ir.types import FULL, Dim, Shape, Universe
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
@@ -79,7 +81,7 @@ def lower_rule(
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
             lines += kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
             lines += renamed_lines(event, scalars)
-            given = [state_text(each.name, each.shape) for each in event.given]
+            given = [state_text(each.name, each.shape) for each in given_by(event)]
             lines += assign_tuple("given", given, 12) if given else []
             lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
             lines.append("        ),")
@@ -180,7 +182,7 @@ def is_named_alike(lowered: PyFunction) -> bool:
 
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
     """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
-    names = {each.name: scalars[each.key] for each in event.parameters if not each.shape}
+    names = {each.name: scalars[read_argument(each).key] for each in event.parameters if not each.shape}
     shown = [f"{quote(name)}: {quote(text)}" for name, text in names.items() if text != name]
     flat = f"            renamed={{{', '.join(shown)}}},"
     if len(flat) + 8 <= WIDTH:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import given_by
 from optforge.compiler.ir.types import FULL, Dim
 from optforge.compiler.oracle.interpreter import as_array, is_turned
 from optforge.compiler.verify.claims.margins import Margins, comparisons
@@ -199,7 +200,7 @@ def examine_permutation(question: Question, case: Case) -> Outcome:
         return np.take(array, order, axis=axis)
 
     side = Dim.ROWS if isinstance(promise, ir.Input) and promise.name == "rows" else Dim.COLS
-    shapes = {(e.name, each.name): each.shape for e in question.subject.watched.events for each in e.given}
+    shapes = {(e.name, each.name): each.shape for e in question.subject.watched.events for each in given_by(e)}
 
     def permute_given(event: str, name: str, array: Array) -> Array:
         shape = shapes[event, name]
