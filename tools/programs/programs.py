@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Universe
+from optforge.compiler.ir.types import FULL, PER_COL, PER_ROW, SCALAR, Dim, Phase, Universe
 from optforge.compiler.verify.shared.dice import Dice, dice_of
 from optforge.dsl import ast
 from optforge.dsl.printer import print_file
@@ -30,6 +30,7 @@ from tools.programs.wrappers import wrap
 
 SKETCHED = frozenset({"r", "tall", "low", "sketch"})
 ORIENTATIONS = ("wide", "tall")
+GIVEN = {"anchor": FULL, "level": PER_ROW, "width": PER_COL, "moments": (Dim.COLS, Dim.COLS)}  # of events, by name
 TRAIL = "trail"
 FORMS = ((9, "matrix"), (6, "tensor"), (6, "used"), (3, "two"), (1, "roles"), (2, "whole"))
 
@@ -185,11 +186,15 @@ class FileGrower:
     ) -> tuple[ast.Event, dict[str, Setting]]:
         """An event that reads, and is read by, the rule with the planned streams."""
         text = self.dice.pick(("probe", "refresh"))
-        parameters, arguments, variables = self.event_parameters({v.name for v in (*seen, *planned)} | scope.taken)
+        taken = {v.name for v in (*seen, *planned)} | scope.taken
+        parameters, arguments, variables = self.event_parameters(taken)
+        given = self.given_parameter(taken, scope.is_matrix)
+        parameters = (*(each for each, _ in given), *parameters)
+        variables += [each for _, each in given]
         data = scope.data if self.dice.chance(70) else data_variables("weight")
         aside = Aside(["age", "span"])
         inside = replace(scope, variables=(*variables, *foreign(planned), *scope.variables), data=data, aside=aside)
-        if data is scope.data and self.dice.chance(25):
+        if data is scope.data and not given and self.dice.chance(25):
             inside = replace(inside, total_scope=self.total_scope(inside, is_alone))
         remembered = [variable for variable in seen if not variable.is_boolean]
         bindings = grow_bindings(grower_of(self.dice, inside), seen, remembered)
@@ -234,6 +239,17 @@ class FileGrower:
             if default is None or self.dice.chance(50):
                 arguments[text] = 1.25
         return tuple(parameters), arguments, variables
+
+    def given_parameter(self, taken: Set[str], is_matrix: bool) -> list[tuple[ast.Parameter, Variable]]:
+        """Sometimes an argument that each parameter has its own matrix of; its shape follows from the name."""
+        if not self.dice.chance(30):
+            return []
+        text = self.dice.pick(tuple(GIVEN)) if is_matrix else "anchor"
+        if text in taken:
+            return []
+        shape = GIVEN[text]
+        first, second = (ast.Identifier(dim.value) for dim in shape)
+        return [(ast.Parameter(ast.Identifier(text), None, (first, second)), Variable(text, shape, bound=3))]
 
     def extension(self, text: str, base: Made) -> Made:
         """An optimizer that replaces an equation, the result or a default of another."""

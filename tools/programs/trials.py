@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import calls_of
+from optforge.compiler.ir.dependencies import calls_of, given_by
 from optforge.compiler.ir.names import FunctionName, function_text
+from optforge.compiler.ir.types import FULL, Kind, Phase, Type
 from optforge.compiler.oracle import interpreter as interpret
 from tools.programs.differential import (
     SMALLEST_STEP,
@@ -215,18 +216,37 @@ class OptimizerTrial:
         if self.reading_depends_on_passes(name):
             self.set_gradients(step, every=True)
         drawn = self.trial.events.get(name, {})  # an event that changes nothing is left out, and so are its arguments
-        given = {p.name: drawn.get(p.name, 1.25) for p in self.calls[name] if p.name in drawn or p.default is None}
+        numbers = [p for p in self.calls[name] if not p.shape]
+        given = {p.name: drawn.get(p.name, 1.25) for p in numbers if p.name in drawn or p.default is None}
+        matrices = [self.matrices(each, name) for each in self.placed]
+        names = [p.name for p in self.calls[name] if p.shape]
         self.note_weights()
-        for optimizer in self.optimizers:
-            getattr(optimizer, name)(**given)
-        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in self.calls[name]}
+        for way, optimizer in enumerate(self.optimizers):
+            own = [(each.tensors[way], found) for each, found in zip(self.placed, matrices, strict=True)]
+            listed = {key: {p: torch.tensor(found[key]) for p, found in own if key in found} for key in names}
+            getattr(optimizer, name)(**given, **listed)
+        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in numbers}
         parameters, grads, hypers = self.for_oracle()
-        interpret.fire_event(parameters, name, grads, hypers, arguments)
+        interpret.fire_event(parameters, name, grads, hypers, arguments, matrices)
         if self.specials:
             parameters, grads, hypers = self.for_twin()
-            interpret.fire_event(parameters, name, grads, hypers, arguments)
+            interpret.fire_event(parameters, name, grads, hypers, arguments, matrices)
             self.require_determined()
         self.compare(f"event {name} before step {step}")
+
+    def matrices(self, each: Placed, name: str) -> dict[str, Array]:
+        """What the event is given for a parameter; of some it is nothing."""
+        wanted = [a for event in each.rule.events if event.name == name for a in given_by(event)]
+        if not wanted or self.random.random() < 0.2:
+            return {}
+        return {a.name: self.matrix(a, each) for a in wanted}
+
+    def matrix(self, argument: ir.Hyper, each: Placed) -> Array:
+        """Numbers in the shape of the parameter, or in the one that its rule sees."""
+        if argument.shape == FULL:
+            return self.data(each.oracle.shape)
+        inputs = each.oracle.inputs(None, each.hypers)
+        return self.data(inputs.size(Type(Kind.NUMBER, argument.shape, Phase.STREAM)))
 
     def reading_depends_on_passes(self, name: str) -> bool:
         """Whether only a branch that is never taken reads the gradient, so that ways differ in what they skip."""
@@ -350,12 +370,16 @@ class OptimizerTrial:
                 self.specials.spoil([grad])
             collectives = [each for stage in rule.stages for each in stage.collectives]
             t = float(self.random.integers(1, 7))
+            called = [p for event in rule.events for p in event.parameters]
+            arguments: dict[str, Any] = {p.name: 1.25 for p in called}
+            seen = interpret.as_given
+            arguments |= {p.name: seen(self.matrix(p, each), p, rule) for p in called if p.shape}
             inputs, twin = (
                 replace(
                     parameter.inputs(interpret.as_seen(given, rule), each.hypers),
                     t=t,
                     combined={each.name: np.full((1, 1), 0.37) for each in collectives},
-                    arguments={p.name: 1.25 for event in rule.events for p in event.parameters},
+                    arguments=arguments,
                 )
                 for parameter, given in ((each.oracle, grad), (each.twin, self.specials.shaken(grad)))
             )
