@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..contract.arguments import _kind_of
-from ..contract.interface import GIVEN_MARK, Event, Rule, State
+from ..contract.interface import Event, Rule, State, _form_of
+from ..placement.layouts import _is_dtensor, _local
 from ..placement.slots import LocalSlot
 from ..routing.places import Slot
 from .parameter_batch import ParameterBatch
@@ -46,18 +47,17 @@ class Given:
         Raises:
             TypeError: something given is no tensor.
             ValueError: it is not of the shape, dtype or device that the parameter asks for, or for no parameter.
-            NotImplementedError: the parameter lies in shards.
         """
         batches = list(batches)
         self._require_takers(batches, slots, name)
         for batch in batches:
             for state in self.events[batch.rule.name].given:
-                batch.forms[GIVEN_MARK + state.name] = state
-                value = self.tensors[state.name]
+                value, form = self.tensors[state.name], _form_of(state)
+                batch.forms[form.name] = form
                 for p in batch.params:
                     found = value[p] if isinstance(value, Mapping) else value
-                    made = _in_form(found, p, slots[p], state, f"{self.name}({state.name}) of {name(p)}")
-                    batch.given.setdefault(p, {})[GIVEN_MARK + state.name] = made.to(batch.compute_dtype)
+                    made = _in_form(found, p, slots[p], form, f"{self.name}({state.name}) of {name(p)}")
+                    batch.given.setdefault(p, {})[form.name] = made.to(batch.compute_dtype)
 
     def _require_takers(
         self, batches: Iterable[ParameterBatch], slots: Mapping[Tensor, Slot], name: Callable[[Tensor], str]
@@ -85,22 +85,36 @@ def _has(value: Any, p: Tensor) -> bool:
     return not isinstance(value, Mapping) or p in value
 
 
-def _in_form(x: object, p: Tensor, slot: Slot, state: State, what: str) -> Tensor:
-    """The tensor in the shape of a state; one matrix for all matrices of the parameter is repeated."""
+def _in_form(x: object, p: Tensor, slot: Slot, form: State, what: str) -> Tensor:
+    """What is here of the tensor, in the shape of a state; one matrix for all matrices of the parameter is repeated."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{what} is no tensor, but {_kind_of(x)}")
-    if isinstance(slot, LocalSlot) and slot.layout.is_cut:
-        raise NotImplementedError(f"{what} cannot be taken: the parameter lies in shards, and its rule needs all of it")
-    if x.layout is not torch.strided or not x.is_floating_point() or hasattr(x, "placements"):
+    if x.layout is not torch.strided or not x.is_floating_point():
         raise ValueError(f"{what} is {x.dtype} with layout {x.layout}, where dense real numbers are expected")
     if x.device != p.device:
         raise ValueError(f"{what} is on {x.device}, and the parameter on {p.device}")
-    shape = slot.state_shape(state)
-    if tuple(x.shape) == shape:
-        return x.detach()
-    places = slot.places(slot.rule.step.layout)
-    sizes = [place.batch(place.count, state) for place in places]
-    if not state.full and all(tuple(x.shape) == size[1:] for size in sizes):
-        return torch.cat([x.detach().expand(size).flatten() for size in sizes]).view(shape)
+    if _is_dtensor(x):
+        return _here_of(x, slot, form, what)
+    shape = slot.whole.state_shape(form)
+    found = x.detach() if tuple(x.shape) == shape else _repeated(x.detach(), slot.whole, form, what)
+    return slot.cut(form, found) if isinstance(slot, LocalSlot) else found
+
+
+def _here_of(x: Any, slot: Slot, form: State, what: str) -> Tensor:
+    """What this rank has of a DTensor that lies on ranks as a state of the parameter would."""
+    if isinstance(slot, LocalSlot) and tuple(x.shape) == slot.of.state_shape(form) and slot.holds(form, x):
+        return _local(x)
+    raise ValueError(
+        f"{what} is a DTensor of shape {tuple(x.shape)} with the placements {tuple(x.placements)}: a plain tensor of "
+        f"shape {slot.whole.state_shape(form)}, the same on all ranks, is expected, or one that lies as a state would"
+    )
+
+
+def _repeated(x: Tensor, slot: Slot, form: State, what: str) -> Tensor:
+    """One matrix, for each that the parameter is read as."""
+    shape = slot.state_shape(form)
+    sizes = [place.batch(place.count, form) for place in slot.places(slot.rule.step.layout)]
+    if not form.full and all(tuple(x.shape) == size[1:] for size in sizes):
+        return torch.cat([x.expand(size).flatten() for size in sizes]).view(shape)
     one = f" or {sizes[0][1:]}" if len({size[1:] for size in sizes}) == 1 and sizes[0][1:] != shape else ""
-    raise ValueError(f"{what} has shape {tuple(x.shape)}, where {shape}{'' if state.full else one} is expected")
+    raise ValueError(f"{what} has shape {tuple(x.shape)}, where {shape}{'' if form.full else one} is expected")

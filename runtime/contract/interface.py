@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -112,6 +112,11 @@ class State:
     def is_per_row(self) -> bool:
         """Whether there is one value per row."""
         return self.shape == ("rows", 1)
+
+
+def _form_of(given: State) -> State:
+    """What an event is given, by the name that kernels have for it: a state may be called as the argument is."""
+    return replace(given, name=GIVEN_MARK + given.name)
 
 
 @dataclass(frozen=True)

@@ -108,4 +108,5 @@ def _summed_by_owners(call: Call, over: Over, given: Mapping[str, Tensor], scala
 
 
 def _dims(call: Call) -> dict[str, Dims]:
-    return dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept, _ in call.batch.states}
+    forms = [*(kept for kept, _ in call.batch.states), *call.batch.forms.values()]
+    return dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept in forms}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.interface import Kernel, State
+from ..contract.interface import Kernel, State, _form_of
 from ..routing.places import Place, Slot, _places
 from .layouts import Layout, _is_dtensor
 
@@ -210,13 +210,16 @@ def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
 
 
 def _require_cut_states(slot: Slot, layout: Layout, dim: int, start: str) -> None:
-    """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into."""
+    """NotImplementedError for a state, or what an event is given, that ranks would not have as torch cuts its shape."""
     part = LocalSlot(
         slot.role, slot.rule, layout.shape, slot.dtype, slot.device, sizing=slot.sizing, layout=layout, of=slot
     )
-    for kept in slot.rule.states:
+    known = [(f"the state {kept.name!r}", kept) for kept in slot.rule.states]
+    for event in slot.rule.events:
+        known += [(f"{given.name!r} of the event {event.name!r}", _form_of(given)) for given in event.given]
+    for what, kept in known:
         if not (kept.full or kept.name in part.owned or part._is_cut_alike(kept, dim)):
             raise NotImplementedError(
-                f"{start}: the state {kept.name!r} of the rule {slot.rule.name!r}, of shape "
-                f"{slot.state_shape(kept)}, cannot be cut as the parameter is"
+                f"{start}: {what} of the rule {slot.rule.name!r}, of shape {slot.state_shape(kept)}, cannot be cut as "
+                "the parameter is"
             )
