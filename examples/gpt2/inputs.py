@@ -1,7 +1,7 @@
 """What optimizers ask for of the model's forward pass: inputs of layers, attention logits, the loss.
 
-In: the model, its optimizer, and a batch, which is the same on every process of a group, so that all of them hand over
-the same. Out: the optimizer's events, fired. Other optimizers are left alone.
+In: the model, its optimizer, and a batch. Out: the optimizer's events, fired with what all processes have seen. Other
+optimizers are left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def find_clip(model: GPT, optimizer: Optimizer) -> Callable[[Batch], None] | Non
     return lambda batch: Logits(projections, optimizer).watch(model, batch.inputs)
 
 
-def show_loss(optimizer: Optimizer, mean: Callable[[], float]) -> None:
-    """Hand over the loss of the step that is about to be taken to an optimizer that observes it."""
+def show_loss(optimizer: Optimizer, loss: float) -> None:
+    """Hand over this process's loss of the step that is about to be taken to an optimizer that observes the mean."""
     if hasattr(optimizer, "observe"):
-        observe(optimizer, mean())
+        observe(optimizer, loss)

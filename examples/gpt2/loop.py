@@ -148,7 +148,7 @@ def take_step(training: Training, step: int, started_s: float) -> tuple[StepReco
     _seed(config.seed, step, WHOLE_STEP)
     _update_curvature(training, step)
     _show_inputs(training, step)
-    show_loss(optimizer, lambda: processes.mean(loss))
+    show_loss(optimizer, loss)
     optimizer.step()
     _clip_logits(training, step)
     end = _now(processes)

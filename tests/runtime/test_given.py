@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import optforge
-from optforge.generated import MoMo, MuonClip, NewtonMuon, SophiaG
-from optforge.inputs import Activations, Logits, Projections, observe
 
 MODULE = optforge.compile_source(
     """
@@ -164,78 +162,3 @@ def test_a_mistake_is_told_by_name_and_changes_nothing(case: str):
     with pytest.raises(kind, match=message):
         optimizer.sides(*make(p, rest))
     assert optimizer.state[p]["sides_step"] == 0
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
-class Attention(nn.Module):
-    def __init__(self, heads: int = 2, key_heads: int = 1, size: int = 3) -> None:
-        super().__init__()
-        self.query, self.key = nn.Linear(6, heads * size, bias=False), nn.Linear(6, key_heads * size, bias=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.query(x), self.key(x)
-
-
-def matrix_groups(model: nn.Module) -> list[dict[str, Any]]:
-    return [{"params": list(model.parameters()), "rule": "matrix"}]
-
-
-def test_second_moments_are_those_of_all_rows():
-    model = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False))
-    optimizer = NewtonMuon(matrix_groups(model))
-    watcher = Activations(model, optimizer, every=2)
-    first, second = torch.randn(2, 7, 5), torch.randn(3, 7, 5)
-    for turn in range(3):
-        with watcher:
-            model(first)
-            model(second)
-        watcher.fire()
-        assert optimizer.state[model[0].weight]["activations_step"] == (1, 1, 2)[turn]
-    z = torch.cat([first, second]).flatten(0, 1)
-    assert torch.allclose(optimizer.state[model[0].weight]["s"], z.T @ z / len(z), rtol=1e-5)
-    assert not any(layer._forward_pre_hooks for layer in model)
-
-
-def test_logits_are_the_largest_of_each_head():
-    model, x = Attention(), torch.randn(2, 4, 6)
-    watcher = Logits([Projections(model.query, model.key, 2, 1)], MuonClip(matrix_groups(model)))
-    with watcher, torch.no_grad():
-        q, k = model(x)
-    logits = torch.stack([q[..., :3] @ k.mT, q[..., 3:] @ k.mT]) / 3**0.5
-    past = torch.ones(4, 4, dtype=torch.bool).tril()
-    largest = logits[..., past].max()
-    assert torch.allclose(watcher.rows[model.query.weight], largest.expand(6, 1))
-    assert torch.allclose(watcher.rows[model.key.weight], largest.expand(3, 1))
-
-
-def test_a_clip_brings_the_logits_to_tau():
-    model, x = nn.Linear(6, 18, bias=False), torch.randn(2, 4, 6)
-    optimizer = MuonClip(matrix_groups(model), tau=0.01)
-    watcher = Logits([Projections.fused(model, heads=2)], optimizer)
-    values = model.weight.detach()[12:].clone()
-    watcher.watch(model, x)
-    with watcher, torch.no_grad():
-        model(x)
-    rows = watcher.rows[model.weight].flatten()
-    assert torch.allclose(rows[:12], torch.full((12,), 0.01)) and not rows[12:].any()
-    assert torch.equal(model.weight.detach()[12:], values)
-
-
-def test_momo_takes_no_longer_step_than_its_model_of_the_loss():
-    """The first step is Polyak's: the loss over the squared norm of the gradient, times it."""
-    p = nn.Parameter(torch.tensor([2.0, -1.0], dtype=torch.float64))
-    optimizer = MoMo([p], lr=10.0)
-    loss = (p**2).sum()
-    loss.backward()
-    observe(optimizer, loss)
-    optimizer.step()
-    assert torch.allclose(p, torch.tensor([1.0, -0.5], dtype=torch.float64))
-
-
-def test_helpers_refuse_optimizers_without_their_event():
-    model = nn.Linear(3, 2)
-    for make in (lambda o: Activations(model, o), lambda o: Logits([], o), lambda o: observe(o, 1.0)):
-        with pytest.raises(TypeError, match=r"SophiaG has no event `\w+\(\w+\)`"):
-            make(SophiaG(model))

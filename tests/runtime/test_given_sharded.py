@@ -145,7 +145,7 @@ def dtensors(group: Any) -> None:
 
 
 def split_rows(group: Any) -> None:
-    """A split matrix whose parts lie on several ranks: rows are given theirs, and what each part has one of is refused."""
+    """A split matrix, its parts on several ranks: rows are given theirs, and what each part has one of is refused."""
     mesh = DeviceMesh.from_group(group, "cpu")
     x, level = samples(0, (9, 6), (9, 1))
     p = nn.Parameter(placed(x, mesh, [Shard(0)]))
