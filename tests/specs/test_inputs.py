@@ -145,7 +145,10 @@ def test_compiled_models_show_what_they_see(way: Callable[..., Any]):
     compiled = way(model, backend="eager")
     compiled(x)
     optimizer = NewtonMuon(matrix_groups(model))
-    Activations(compiled, optimizer).watch(compiled, x)
+    watcher = Activations(compiled, optimizer)
+    with watcher:
+        compiled(x)
+    watcher.fire()
     assert close(optimizer.state[model[0].weight]["s"], moments(x))
 
 

@@ -103,7 +103,7 @@ def test_everything_occurs() -> None:
     prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
                "clip_norm", "trust_ratio", "cautious", "lower", "upper", "diagonal", "identity", "prev"}  # fmt: skip
     confusing = {("hyper", "state"), ("argument", "hyper")}
-    wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall", "Dimension", "Wrapper"}
+    wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall", "Dimension", "Wrapper", "given"}
 
     for program in random_programs(4, 400):
         if wanted <= set(found):
@@ -118,6 +118,8 @@ def test_everything_occurs() -> None:
             found[type(node).__name__] += 1
             if isinstance(node, ast.Call):
                 found[node.function.name] += 1
+            if isinstance(node, ast.Parameter) and node.shape:
+                found["given"] += 1
             if isinstance(node, ast.Name) and node.name == "super":
                 found["super"] += 1
             if isinstance(node, ast.Rule) and node.orientation:
