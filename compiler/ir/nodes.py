@@ -16,7 +16,7 @@ from operator import is_
 from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.ir.collectives import Collective
-from optforge.compiler.ir.names import EquationName, FunctionName
+from optforge.compiler.ir.names import EquationName, FunctionName, read_given
 from optforge.compiler.ir.types import UNTYPED, Kind, Shape, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
@@ -59,13 +59,12 @@ GRAD: Key = (InputSource.STREAM, "grad")
 STEP: Key = (InputSource.STEP, "t")
 SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "rows"), (InputSource.DIMENSION, "cols"))
 OWN_SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "outputs"), (InputSource.DIMENSION, "inputs"))
-GIVEN_MARK = "given "  # before the names of what an event is given: no state has one like that
 
 
 def stored(name: str) -> Key:
     """The tensor of that name among those of a parameter: weight and gradient, what an event is given, else a state."""
-    if name.startswith(GIVEN_MARK):
-        return InputSource.GIVEN, name.removeprefix(GIVEN_MARK)
+    if given := read_given(name):
+        return InputSource.GIVEN, given
     return {"weight": WEIGHT, "grad": GRAD}.get(name, (InputSource.STATE, name))
 
 

@@ -29,7 +29,7 @@ ALLOWED = {
     "compiler/targets/torch/explain.py": ("optforge.dsl", "optforge.compiler", "optforge.runtime"),
     "runtime": (),
     "generated": ("optforge.runtime",),
-    "examples": ("optforge", "optforge.generated", "examples"),
+    "examples": ("optforge", "optforge.generated", "optforge.inputs", "examples"),
     "benchmarks": ("optforge", "optforge.generated", "benchmarks", "examples"),
     "tools": ("optforge.dsl", "optforge.compiler", "optforge.runtime", "tools"),
 }

@@ -77,14 +77,9 @@ def lower_rule(
         for event in rule.events:
             function = lower(event.update, f"{stem}_{event.name}", f"What the event {event.name} does.")
             functions.append(function)
-            lines += ["        Event(", f'            name="{event.name}",']
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
-            lines += kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
-            lines += renamed_lines(event, scalars)
-            given = [state_text(each.name, each.shape) for each in given_by(event)]
-            lines += assign_tuple("given", given, 12) if given else []
-            lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
-            lines.append("        ),")
+            kernel = kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
+            lines += event_lines(event, kernel, scalars)
         lines.append("    ),")
     return [*lines, "),"], functions
 
@@ -178,6 +173,15 @@ def kernel_lines(
 def is_named_alike(lowered: PyFunction) -> bool:
     """Whether the function calls its inputs what the state calls them, which may be no name in Python (`m.s`)."""
     return all(lowered.names.get(ir.stored(name), name) == name for name in lowered.inputs)
+
+
+def event_lines(event: ir.Event, kernel: list[str], scalars: ScalarNames) -> list[str]:
+    """The lines of ``Event(...)`` around those of its kernel."""
+    given = [state_text(each.name, each.shape) for each in given_by(event)]
+    lines = ["        Event(", f'            name="{event.name}",', *kernel, *renamed_lines(event, scalars)]
+    lines += assign_tuple("given", given, 12) if given else []
+    lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
+    return [*lines, "        ),"]
 
 
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:

@@ -14,7 +14,7 @@ from optforge.compiler.analysis.layouts import layout_of
 from optforge.compiler.analysis.scalar_facts import OPPOSITE
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.ir.names import EquationName, free_name_among
+from optforge.compiler.ir.names import EquationName, free_name_among, given_text
 from optforge.compiler.ir.operators import Level
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
@@ -86,7 +86,7 @@ class Lowering:
         scalars = self._name_scalars()
         self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
         read = {state: self._name_state(state) for state in self.states if ir.stored(state) in self.inputs}
-        given = {f"{ir.GIVEN_MARK}{name}": self._name_given(name) for name in self._given()}
+        given = {given_text(name): self._name_given(name) for name in self._given()}
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
         returns = tuple(self._returned(output) for output in self.function.outputs)
