@@ -207,10 +207,14 @@ Statement: TypeAlias = Binding | Update | Claim | Was | Dimension
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Node):
-    """A parameter of a function or an event; without a default it must be given."""
+    """A parameter of a function or an event; without a default it must be given.
+
+    One of an event that every parameter of the optimizer has its own value of has a ``shape``: `k: cols x cols`.
+    """
 
     name: Identifier
     default: Expression | None = None
+    shape: tuple[Identifier, Identifier] | None = None
 
 
 @dataclass(frozen=True, slots=True)

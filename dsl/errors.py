@@ -1689,6 +1689,38 @@ def no_direction(wrapper: str, words: Iterable[str], span: Span) -> Diagnostic:
     return diagnose(message, span, help=help_text)
 
 
+@entry("E079", "a shape that no argument of an event has")
+def bad_argument_shape(problem: str, span: Span, help: str | None = None) -> Diagnostic:
+    """An argument of an event is one number for all parameters, or, with a shape behind its name, a matrix that each
+    parameter has its own of: `k: cols x cols`. The sides are `rows` and `cols`, those of the matrix that the rule sees,
+    or 1. It has no default, it is no part of a `total`, and no first value is made of it. A rule for tensors of any
+    shape sees elements, and so takes `rows x cols` alone.
+
+    Wrong:
+
+        optimizer NewtonMuon:
+            hyper lr = 0.02 where lr >= 0
+            on activations(k: inputs x inputs):
+                s = ema(k, 0.95)
+            for matrix:
+                weight <- weight - lr * (grad @ inverse_root(s, 1, 0.2))
+            for rest:
+                weight <- weight - lr * grad
+
+    Right:
+
+        optimizer NewtonMuon:
+            hyper lr = 0.02 where lr >= 0
+            on activations(k: cols x cols):
+                s = ema(k, 0.95)
+            for matrix:
+                weight <- weight - lr * (grad @ inverse_root(s, 1, 0.2))
+            for rest:
+                weight <- weight - lr * grad
+    """
+    return diagnose(problem, span, help=help or "such as `k: cols x cols`, `level: rows x 1` or `g: rows x cols`")
+
+
 # Warnings
 
 

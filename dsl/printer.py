@@ -142,10 +142,7 @@ def join_names(names: Sequence[ast.Identifier]) -> str:
 
 def lay_out_head(start: str, parameters: Sequence[ast.Parameter], end: str, depth: int) -> list[str]:
     """``start(parameters) end``, with a line for each parameter where one line is too short."""
-    texts = [
-        parameter.name.name + ("" if parameter.default is None else f"={print_expression(parameter.default)}")
-        for parameter in parameters
-    ]
+    texts = [print_parameter(parameter) for parameter in parameters]
     pad = INDENT * depth
     flat = f"{pad}{start}({', '.join(texts)}){end}"
     if len(flat) <= WIDTH or not texts:
@@ -155,6 +152,12 @@ def lay_out_head(start: str, parameters: Sequence[ast.Parameter], end: str, dept
         *(f"{pad}{INDENT}{text}," for text in texts),
         f"{pad}){end}",
     ]
+
+
+def print_parameter(parameter: ast.Parameter) -> str:
+    shape = f": {parameter.shape[0].name} x {parameter.shape[1].name}" if parameter.shape else ""
+    default = "" if parameter.default is None else f"={print_expression(parameter.default)}"
+    return f"{parameter.name.name}{shape}{default}"
 
 
 def lay_out_function(function: ast.Function, depth: int) -> list[str]:

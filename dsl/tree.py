@@ -17,6 +17,7 @@ from optforge.dsl.grammar import end_of, start_of
 from optforge.dsl.source import NOWHERE, Source, Span
 
 MAX_DEPTH = 100
+SIDES = ("rows", "cols", "1")  # of the shapes that arguments of events have
 
 Arguments: TypeAlias = tuple[tuple[ast.Expression, ...], tuple[tuple[ast.Identifier, ast.Expression], ...]]
 
@@ -95,7 +96,7 @@ class TreeBuilder:
     def short_function(
         self, span: Span, name: Token, parameters: tuple[ast.Parameter, ...], result: ast.Expression
     ) -> ast.Function:
-        return ast.Function(self._identifier(name), parameters, (), result, span=span)
+        return ast.Function(self._identifier(name), self._require_shapeless(parameters), (), result, span=span)
 
     def block_function(
         self,
@@ -106,7 +107,8 @@ class TreeBuilder:
         *lines: Any,
     ) -> ast.Function:
         *body, result = lines
-        return ast.Function(self._identifier(name), parameters, tuple(body), result, doc, True, span=span)
+        taken = self._require_shapeless(parameters)
+        return ast.Function(self._identifier(name), taken, tuple(body), result, doc, True, span=span)
 
     def params(self, span: Span, *parameters: ast.Parameter) -> tuple[ast.Parameter, ...]:
         optional = False
@@ -116,8 +118,34 @@ class TreeBuilder:
             optional = optional or parameter.default is not None
         return parameters
 
-    def param(self, span: Span, name: Token, default: ast.Expression | None) -> ast.Parameter:
-        return ast.Parameter(self._identifier(name), default, span=span)
+    def shape(self, span: Span, first: Token, by: Token, second: Token) -> tuple[ast.Identifier, ast.Identifier]:
+        sides = self._identifier(first), self._identifier(second)
+        wrong = [side for side in sides if side.name not in SIDES]
+        if by.value != "x" or wrong:
+            where = wrong[0].span if wrong else self._span(by)
+            self.problems.append(errors.bad_argument_shape(f"`{where.text}` is no part of a shape", where))
+        return sides
+
+    def param(
+        self,
+        span: Span,
+        name: Token,
+        shape: tuple[ast.Identifier, ast.Identifier] | None,
+        default: ast.Expression | None,
+    ) -> ast.Parameter:
+        if shape and default is not None:
+            problem = "what each parameter has its own value of has no default"
+            self.problems.append(errors.bad_argument_shape(problem, default.span))
+        return ast.Parameter(self._identifier(name), default, shape, span=span)
+
+    def _require_shapeless(self, parameters: tuple[ast.Parameter, ...]) -> tuple[ast.Parameter, ...]:
+        """The parameters of a function, which take values of any shape."""
+        for parameter in parameters:
+            if parameter.shape:
+                first, second = parameter.shape
+                problem = "a function takes values of any shape"
+                self.problems.append(errors.bad_argument_shape(problem, first.span.to(second.span)))
+        return parameters
 
     def taken(self, span: Span, file: Token, *names: Token) -> ast.Taken:
         return ast.Taken(self._identifier(file), tuple(self._identifier(name) for name in names), span=span)

@@ -55,10 +55,12 @@ if TYPE_CHECKING:
     from .mano import Mano
     from .mars_adamw import MARSAdamW
     from .mars_m import MARSM
+    from .momo import MoMo
     from .moonlight import Moonlight
     from .mousse import Mousse
     from .muon import Muon
     from .muon_cans import MuonCANS
+    from .muon_clip import MuonClip
     from .muon_cubic import MuonCubic
     from .muon_deepseek import MuonDeepSeek
     from .muon_eq import MuonEq
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from .namo_d_official import NAMODOfficial
     from .namo_h import NAMOH
     from .namo_official import NAMOOfficial
+    from .newton_muon import NewtonMuon
     from .nora import Nora
     from .nora_official import NoraOfficial
     from .normuon import NorMuon
@@ -187,10 +190,12 @@ __all__ = [
     "Lion",
     "MARSAdamW",
     "Mano",
+    "MoMo",
     "Moonlight",
     "Mousse",
     "Muon",
     "MuonCANS",
+    "MuonClip",
     "MuonCubic",
     "MuonDeepSeek",
     "MuonEq",
@@ -208,6 +213,7 @@ __all__ = [
     "NAMODOfficial",
     "NAMOOfficial",
     "NAdam",
+    "NewtonMuon",
     "NorMuon",
     "NorMuonDion",
     "NorMuonFromMuon",
@@ -290,10 +296,12 @@ _HOMES = {
     "MARSAdamW": "mars_adamw",
     "MARSM": "mars_m",
     "Mano": "mano",
+    "MoMo": "momo",
     "Moonlight": "moonlight",
     "Mousse": "mousse",
     "Muon": "muon",
     "MuonCANS": "muon_cans",
+    "MuonClip": "muon_clip",
     "MuonCubic": "muon_cubic",
     "MuonDeepSeek": "muon_deepseek",
     "MuonEq": "muon_eq",
@@ -315,6 +323,7 @@ _HOMES = {
     "NAMOH": "namo_h",
     "NAMOOfficial": "namo_official",
     "NAdam": "nadam",
+    "NewtonMuon": "newton_muon",
     "NorMuon": "normuon",
     "NorMuonDion": "normuon_dion",
     "NorMuonFromMuon": "normuon_from_muon",

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from .batching.counters import Count, Counters
+from .batching.given import Given
 from .batching.parameter_batch import ParameterBatch
 from .batching.states import _has_begun
 from .contract.interface import Rule
@@ -56,15 +57,22 @@ class Firing:
     """An event that is about to be fired, and for which parameters it has something to do."""
 
     def __init__(
-        self, owner: str, rules: Sequence[Rule], event: str, counters: Counters, state: Mapping[Any, Any]
+        self,
+        owner: str,
+        rules: Sequence[Rule],
+        event: str,
+        counters: Counters,
+        state: Mapping[Any, Any],
+        arguments: Mapping[str, Any],
     ) -> None:
-        """ValueError if no rule has the event."""
+        """ValueError if no rule has the event; TypeError for arguments that cannot be what it is given."""
         self.events = {rule.name: found for rule in rules if (found := rule.event(event))}
         if not self.events:
             raise ValueError(f"{owner} has no event {event!r}")
         self.kernels = {name: found.kernel for name, found in self.events.items()}
         self.event, self.rules, self.counters, self.state = event, rules, counters, state
         self.blocked: dict[str, Rule] = {}
+        self.given = Given(event, self.events, arguments)
 
     @cached_property
     def counts(self) -> _Counts:
@@ -78,7 +86,9 @@ class Firing:
 
     def takes_part(self, rule: Rule, p: Tensor) -> bool:
         """Whether p has what the event needs, and what it does has not been done already."""
-        if rule.name not in self.events or (p.grad is None and self.reads_gradient(rule, p)):
+        if rule.name not in self.events or not self.given.is_for(rule, p):
+            return False
+        if p.grad is None and self.reads_gradient(rule, p):
             return False
         pairs = [pair for pair in _pairs_of(rule) if self.event in pair and len({*pair}) > 1]
         is_due = all(_shows(pair, p, self.counts) is (self.event == pair[1]) for pair in pairs)

@@ -240,17 +240,18 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
 
         RuntimeError if it puts in place what is there already, or takes away what is not.
         """
-        firing = Firing(type(self).__name__, self.RULES, event, self._counters, self.state)
-        _require_arguments(getattr(self, event, None), arguments)
+        firing = Firing(type(self).__name__, self.RULES, event, self._counters, self.state, arguments)
+        _require_arguments(getattr(self, event, None), arguments, firing.given.numbers)
         counter, kernels = f"{event}_step", firing.kernels
 
         def prepare() -> tuple[list[ParameterBatch], list[ParameterBatch], list[Runner], bool]:
             batches = self._collect(counter, firing.takes_part)
             firing.require_due(batches)
+            firing.given.take(batches, self._roster.slots, self._roster.name)
             stepped = self._collect(counter, _has_grad) if any(kernel.sums for kernel in kernels.values()) else []
             runners = [self._runner(kernels[batch.rule.name], batch, counter) for batch in batches]
             read = [batch for batch in batches if any(firing.reads_gradient(batch.rule, p) for p in batch.params)]
-            return batches, stepped, runners, not self.skip_nonfinite or _all_finite([*read, *stepped])
+            return batches, stepped, runners, not self.skip_nonfinite or _all_finite([*read, *stepped], batches)
 
         batches, stepped, runners, is_finite = self._prepare_together(counter, firing.takes_part, prepare)
         if self.skip_nonfinite and not self._together.everywhere(is_finite, self._sent):
@@ -259,13 +260,12 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             slots, state = self._roster.slots, self._roster.seen(self.state)
             for batch in batches:
                 self._arrangement.require_states(batch, slots, state, self._sent)
-            given = {name: found.scalars(arguments) for name, found in firing.events.items()}
+            given = {name: found.scalars(firing.given.numbers) for name, found in firing.events.items()}
             sums = _sums(kernels, stepped, given, self._arrangement, slots, state, self._sent)
             jobs = []
             for batch, runner in zip(batches, runners, strict=True):
                 rule, kernel = batch.rule, runner.kernel
-                layout = _wider(rule.step.layout, kernel.layout)
-                buckets = self._arrangement.buckets(batch, kernel, layout, slots)
+                buckets = self._arrangement.buckets(batch, kernel, _wider(rule.step.layout, kernel.layout), slots)
                 scalars = batch.scalars(kernel, sums[rule.name], given[rule.name])
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
             _run_jobs(jobs, partial(self._counters.advance, counter, self.state), interrupts.pause, self._sent)

@@ -25,6 +25,6 @@ def step_layout(rule: ir.Rule) -> str:
 def is_elementwise(node: ir.Expr) -> bool:
     if isinstance(node, ir.Apply) and not OPERATORS[node.operator].elementwise and not node.type.is_scalar_phase:
         return False
-    if isinstance(node, ir.Input) and node.source is ir.InputSource.STATE:
+    if isinstance(node, ir.Input) and node.source in (ir.InputSource.STATE, ir.InputSource.GIVEN):
         return node.type.shape == FULL
     return True

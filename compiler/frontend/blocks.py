@@ -13,7 +13,7 @@ from optforge.compiler.frontend.reserved_names import require_usable_name
 from optforge.compiler.frontend.rules.collecting import Block, Definition, FlatEvent
 from optforge.compiler.frontend.scopes import Scope
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.builders import number
+from optforge.compiler.ir.builders import number, read_argument
 from optforge.compiler.ir.names import EquationName, FunctionName
 from optforge.compiler.ir.types import Universe
 from optforge.dsl import ast, errors
@@ -41,7 +41,7 @@ class Machine:
         hypers: Mapping[str, ir.Expr],
         report: Report,
         rule: Block | None = None,
-        arguments: Mapping[str, Span] | None = None,
+        arguments: Mapping[str, ir.Hyper] | None = None,
         what: str = "a rule",
         streams: bool = True,
         hint: str | None = None,
@@ -151,8 +151,9 @@ class Machine:
         if text == NEXT.word and "weight" in self.block.updates:
             return self.next_value()
         if text in self.arguments:
-            references.record(name.span, "argument", self.arguments[text])
-            return ir.Input(text, ir.InputSource.ARGUMENT)
+            argument = self.arguments[text]
+            references.record(name.span, "argument", argument.span)
+            return read_argument(argument)
         if text in self.block.bindings:
             references.record(name.span, "equation", self.block.bindings[text].name.span)
             return ir.Ref(EquationName.of(text))

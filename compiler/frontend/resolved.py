@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.types import Universe
+from optforge.compiler.ir.types import FULL, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import Span
 
@@ -20,6 +20,11 @@ class RawEvent:
     function: ir.Function
     doc: str
     span: Span
+
+    def unseen_by(self, universe: Universe) -> tuple[ir.Hyper, ...]:
+        """The arguments that rules for tensors of any shape cannot take: what has not a value for each element."""
+        is_matrix = universe is Universe.MATRIX
+        return () if is_matrix else tuple(each for each in self.parameters if each.shape not in (None, FULL))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Nodes made of other things: literals of numbers, and the values of arguments that are not given."""
+"""Nodes made of other things: literals of numbers, what reads arguments, and the values of those that are left out."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def default_of(parameter: Formal, span: Span) -> ir.Expr:
             return literal((), spelling, Kind.TRIPLES, span)
         case _:
             return number(spelling, span)
+
+
+def read_argument(argument: ir.Hyper) -> ir.Input:
+    """What reads an argument of an event: a number, or the matrix that a parameter is given."""
+    if argument.shape is None:
+        return ir.Input(argument.name, ir.InputSource.ARGUMENT)
+    return ir.Input(argument.name, ir.InputSource.GIVEN, type=Type(Kind.NUMBER, argument.shape, Phase.STREAM))
 
 
 def literal(value: ir.Value, spelling: str, kind: Kind, span: Span) -> ir.Literal:

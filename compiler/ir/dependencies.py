@@ -93,6 +93,11 @@ def spreads_over_rank(node: ir.Expr) -> bool:
     return isinstance(node, ir.Apply) and node.operator == "fill" and Dim.RANK in (node.type.shape or ())
 
 
+def given_by(event: ir.Event) -> tuple[ir.Hyper, ...]:
+    """The arguments that every parameter has its own matrix of."""
+    return tuple(each for each in event.parameters if each.shape)
+
+
 def calls_of(rules: Iterable[ir.Rule]) -> dict[str, tuple[ir.Hyper, ...]]:
     """What a call of each event takes: the arguments of all rules that have it, which are fired together."""
     calls: dict[str, dict[str, ir.Hyper]] = {}

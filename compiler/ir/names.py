@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+GIVEN_MARK = "given "
+
 
 class Segment(NamedTuple):
     """One word of a path, and which one of several it is."""
@@ -140,6 +142,16 @@ def read_function_name(text: str) -> FunctionName:
     if match is None:
         raise ValueError(f"this is no name of a function: {text}")
     return FunctionName(match[1], Task(match[2] or "update"), int(match[3] or 1))
+
+
+def given_text(name: str) -> str:
+    """What an event is given, among the names of states: none of these has a space."""
+    return f"{GIVEN_MARK}{name}"
+
+
+def read_given(text: str) -> str | None:
+    """The reverse of `given_text`; None for another name."""
+    return text.removeprefix(GIVEN_MARK) if text.startswith(GIVEN_MARK) else None
 
 
 def one_word(name: EquationName | str) -> str:

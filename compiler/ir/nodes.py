@@ -16,8 +16,8 @@ from operator import is_
 from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.ir.collectives import Collective
-from optforge.compiler.ir.names import EquationName, FunctionName
-from optforge.compiler.ir.types import UNTYPED, Kind, Type, Universe
+from optforge.compiler.ir.names import EquationName, FunctionName, read_given
+from optforge.compiler.ir.types import UNTYPED, Kind, Shape, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
 
@@ -48,7 +48,8 @@ class InputSource(Enum):
     HYPER = "hyper"  # the parameter group
     STEP = "step"  # t
     DIMENSION = "dimension"  # rows and cols; of an oriented rule also outputs and inputs, those of the parameter
-    ARGUMENT = "argument"  # of the event's call
+    ARGUMENT = "argument"  # of the event's call: a number
+    GIVEN = "given"  # of the event's call: a tensor for each parameter
     COMBINED = "combined"  # what a collective of an earlier stage has made
 
 
@@ -62,7 +63,10 @@ OWN_SIZES: tuple[Key, ...] = ((InputSource.DIMENSION, "outputs"), (InputSource.D
 
 
 def stored(name: str) -> Key:
-    """The tensor of that name among those that a kernel is given: weight, gradient and noise, else a state."""
+    """The tensor of that name among those that a kernel is given: weight, gradient and noise, what an event is given,
+    else a state."""
+    if given := read_given(name):
+        return InputSource.GIVEN, given
     return {"weight": WEIGHT, "grad": GRAD, "(noise)": NOISE}.get(name, (InputSource.STATE, name))
 
 
@@ -192,6 +196,7 @@ class Hyper:
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     choices: tuple[str, ...] = ()
+    shape: Shape | None = None  # of an argument that every parameter has its own value of
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,7 @@ def literal_type(value: ir.Value, is_axis: bool) -> Type:
 
 
 HEAD = re.compile(r"function (\S+) for (\w+)(?: with (\w+))?")
-INPUT = re.compile(r"(stream|state|hyper|step|dimension|argument|combined) (\S+): (.*)")
+INPUT = re.compile(r"(stream|state|hyper|step|dimension|argument|given|combined) (\S+): (.*)")
 EQUATION = re.compile(r"(\S+): ([a-z]+(?: [a-z]+)?(?: \(\w+, \w+\))?) (:?=) (.*)")
 RETURN = re.compile(r"return (\S+) = (.*)")
 AXES = ("row", "col", "all")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.collectives import Combination, Over
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName, function_text, name_text
@@ -172,7 +173,7 @@ def readers_in_rule(rule: ir.Rule, hypers: Set[ir.Key]) -> Iterator[tuple[ir.Fun
     known = {*first, ir.STEP, *(ir.stored(state.name) for state in rule.states)}
     machines = [(rule.step, known)]
     for event in rule.events:
-        arguments = {(ir.InputSource.ARGUMENT, argument.name) for argument in event.parameters}
+        arguments = {read_argument(argument).key for argument in event.parameters}
         machines.append((event.step, known | arguments))
     for stages, readable in machines:
         given = set(readable)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.collectives import Over
-from optforge.compiler.ir.dependencies import inputs_of
+from optforge.compiler.ir.dependencies import given_by, inputs_of
 from optforge.compiler.ir.meanings.draws import FIRST, noise
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.operators import OPERATORS, SETTINGS
@@ -56,7 +56,7 @@ class Inputs:
                 return self.hypers[node.name]
             case ir.InputSource.STATE:
                 return self.states[node.name]
-            case ir.InputSource.ARGUMENT:
+            case ir.InputSource.ARGUMENT | ir.InputSource.GIVEN:
                 return self.arguments[node.name]
             case ir.InputSource.COMBINED:
                 return self.combined[node.name]
@@ -294,22 +294,36 @@ def fire_event(
     grads: Sequence[Array | None],
     hypers: Sequence[Values],
     arguments: Values,
+    given: Sequence[Values] = (),
 ) -> None:
-    """The event for every parameter whose rule has it; collectives range over all parameters with a gradient."""
+    """The event for every parameter whose rule has it; collectives range over all parameters with a gradient.
+
+    Arguments that are arrays are those of all parameters; ``given`` are those of each. Without one that its event takes
+    a parameter is left out.
+    """
     events = {p.rule.name: event for p in parameters for event in p.rule.events if event.name == name}
     combined = {
         rule: combine_before(rule, event.step, parameters, name, grads, hypers, arguments) if event.step[1:] else {}
         for rule, event in events.items()
     }
-    for parameter, grad, values in zip(parameters, grads, hypers, strict=True):
+    called = [{**arguments, **own} for own in given] if given else [arguments] * len(parameters)
+    for parameter, grad, values, own in zip(parameters, grads, hypers, called, strict=True):
         for event in parameter.rule.events:
             if event.name == name and (grad is not None or not needs_grad(parameter, event)):
+                if any(each.name not in own for each in given_by(event)):
+                    continue
+                own = {**own, **{each.name: as_given(own[each.name], each, parameter.rule) for each in given_by(event)}}
                 matrix = None if grad is None else as_seen(grad, parameter.rule)
                 parameter.start(matrix, values, parameters)
                 parameter.fired[name] = parameter.fired.get(name, 0) + 1
-                inputs = event_inputs(parameter, name, matrix, values, arguments, parameter.fired[name])
-                given = replace(inputs, combined=combined[parameter.rule.name])
-                apply_outputs(parameter, Evaluation(event.update, given))
+                inputs = event_inputs(parameter, name, matrix, values, own, parameter.fired[name])
+                inputs = replace(inputs, combined=combined[parameter.rule.name])
+                apply_outputs(parameter, Evaluation(event.update, inputs))
+
+
+def as_given(array: Array, argument: ir.Hyper, rule: ir.Rule) -> Array:
+    """What an event is given for a parameter, as its rule sees it."""
+    return as_seen(array, rule) if argument.shape == FULL else np.asarray(array, dtype=np.float64)
 
 
 def event_inputs(

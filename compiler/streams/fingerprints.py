@@ -290,7 +290,7 @@ class Machines:
         named = [f"{name} {self.colors[name]}" for name in sorted(self.names)]
         keys = [key for key in self.values if isinstance(key, Purpose) and key.what is What.RESULT]
         results = [f"result {key.owner} {key.name} {self.known[key]}" for key in keys]
-        arguments = [f"{event.name} {each.name}" for event in self.rule.events for each in event.parameters]
+        arguments = [f"{event.name} {argument_text(each)}" for event in self.rule.events for each in event.parameters]
         return digest("rule", self.rule.name, *self.rule.roles, *named, *results, *arguments)
 
     def _equation(self, name: str) -> str:
@@ -314,6 +314,11 @@ def told(operator: str, arguments: Sequence[ir.Expr]) -> list[ir.Expr]:
 def is_default(parameter: Formal, argument: ir.Expr) -> bool:
     default = default_of(parameter, argument.span)
     return isinstance(argument, ir.Literal) and isinstance(default, ir.Literal) and argument.value == default.value
+
+
+def argument_text(argument: ir.Hyper) -> str:
+    """The name of an event's argument, with its shape if it has one."""
+    return " ".join((argument.name, *(dim.value for dim in argument.shape or ())))
 
 
 def plain(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> ir.Expr:

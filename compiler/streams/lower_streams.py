@@ -266,6 +266,7 @@ class RuleStreams:
                 name = f"{'' if owner == 'step' else f'{owner}_'}total_{len(sums) + 1}"
                 output = ir.Output(name, fit_type(summand, NUMBER_STREAM))
                 function = slice_function(replace(step, equations=tuple(done)), (output,))
+                self._require_nothing_given(function, node)
                 if self.is_one_of_several and not is_own:
                     self._require_common(function, node)
                 reads = {read.key for read in inputs_of(function)}
@@ -278,6 +279,13 @@ class RuleStreams:
             done.append(replace(equation, value=ir.transform(name_sum, equation.value)))
         outputs = tuple(replace(o, value=ir.transform(name_sum, o.value)) for o in step.outputs)
         return SummedMachine(replace(step, equations=tuple(done), outputs=outputs), tuple(sums.values()))
+
+    def _require_nothing_given(self, function: ir.Function, node: ir.Apply) -> None:
+        """A sum ranges over parameters that an event may be given nothing for."""
+        for each in inputs_of(function):
+            if each.source is ir.InputSource.GIVEN:
+                problem = f"`total` adds up over all parameters, of which only some may be given `{each.name}`"
+                self.report(errors.bad_argument_shape(problem, node.span, "add it up before the event is called"))
 
     def _require_common(self, function: ir.Function, node: ir.Apply) -> None:
         """A sum ranges over every parameter, so beside other rules it may read only what all have."""
@@ -362,7 +370,7 @@ class RuleStreams:
 
     def _require_startable(self, initial: ir.Function) -> ir.Function:
         for node in ir.nodes(initial):
-            if isinstance(node, ir.Input) and node.source is ir.InputSource.ARGUMENT:
+            if isinstance(node, ir.Input) and node.source in (ir.InputSource.ARGUMENT, ir.InputSource.GIVEN):
                 self.report(errors.not_available(node.name, "an initial value", node.span))
             if isinstance(node, ir.Apply) and node.operator == "total":
                 self.report(errors.not_available("total", "an initial value", node.span))

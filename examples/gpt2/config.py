@@ -101,7 +101,8 @@ class LoopConfig:
     """The training itself. ``batch`` counts the sequences of one step over all processes and accumulated parts.
 
     ``clip`` bounds the norm of the whole gradient (infinity: no clipping). ``telemetry_every`` 0 measures nothing.
-    Optimizers that want the curvature are shown it every ``curvature_every`` steps on ``curvature_batch`` sequences.
+    Optimizers that want the curvature, or the inputs of layers, are shown it every ``curvature_every`` steps on
+    ``curvature_batch`` sequences; those that limit attention logits see those of these sequences after every step.
     ``dtype`` is that of the forward pass: ``float32``, or ``bfloat16`` under autocast.
     """
 

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from examples.gpt2.config import LoopConfig
 from examples.gpt2.curvature import find_estimator
 from examples.gpt2.data import Batch, Corpus, draw_batch, share_batch, spread_batches
+from examples.gpt2.inputs import find_activations, find_clip, show_loss
 from examples.gpt2.logs import CommunicationRecord, StepRecord, TelemetryRecord, ValidationRecord
 from examples.gpt2.model import GPT
 from examples.gpt2.processes import Processes
@@ -146,7 +147,10 @@ def take_step(training: Training, step: int, started_s: float) -> tuple[StepReco
     before_optimizer = _now(processes) if probe else middle
     _seed(config.seed, step, WHOLE_STEP)
     _update_curvature(training, step)
+    _show_inputs(training, step)
+    show_loss(optimizer, loss)
     optimizer.step()
+    _clip_logits(training, step)
     end = _now(processes)
     telemetry = probe.measure(step) if probe else None
     training.schedule.step()
@@ -189,10 +193,31 @@ def _update_curvature(training: Training, step: int) -> None:
     estimate = find_estimator(training.model, training.optimizer)
     if estimate is None or (step - 1) % config.curvature_every:
         return
-    batch = _draw(training, step, slice(0, min(config.curvature_batch, config.batch)))
+    batch = _shown(training, step)
     generator = torch.Generator(training.processes.device).manual_seed(_mix(config.seed, step, WHOLE_STEP))
     with _autocast(config, training.processes):
         estimate(batch, generator)
+
+
+def _show_inputs(training: Training, step: int) -> None:
+    """Let an optimizer that wants them see the inputs of layers, in the rhythm of the curvature."""
+    show = find_activations(training.model, training.optimizer)
+    if show is not None and (step - 1) % training.config.curvature_every == 0:
+        with _autocast(training.config, training.processes):
+            show(_shown(training, step))
+
+
+def _clip_logits(training: Training, step: int) -> None:
+    """Let an optimizer that limits attention logits see those after its step."""
+    show = find_clip(training.model, training.optimizer)
+    if show is not None:
+        with _autocast(training.config, training.processes):
+            show(_shown(training, step))
+
+
+def _shown(training: Training, step: int) -> Batch:
+    """The first sequences of the global batch, the same on every process."""
+    return _draw(training, step, slice(0, min(training.config.curvature_batch, training.config.batch)))
 
 
 @torch.no_grad()

@@ -55,6 +55,8 @@ class ParameterBatch:
     params: list[Tensor] = field(default_factory=list)
     noise: Noise | None = None  # of this count, for who reads any
     parts: dict[Tensor, Part] = field(default_factory=dict)  # of those that are DTensors
+    forms: dict[str, State] = field(default_factory=dict)  # of what an event is given, by the kernel's names
+    given: dict[Tensor, dict[str, Tensor]] = field(default_factory=dict)  # in these forms, by parameter
 
     def takes(self, rule: Rule, dtype: torch.dtype, device: torch.device, count: int) -> bool:
         """Whether parameters like that in a group of these hypers belong here."""

@@ -66,14 +66,16 @@ def _describe_value(value: object) -> str:
     return _kind_of(value)
 
 
-def _require_arguments(method: Callable[..., object] | None, arguments: Mapping[str, object]) -> None:
-    """TypeError unless these are the arguments of the method, if there is one; ValueError unless they are numbers."""
+def _require_arguments(
+    method: Callable[..., object] | None, arguments: Mapping[str, object], numbers: Mapping[str, object]
+) -> None:
+    """TypeError unless these are the arguments of the method, if there is one; ValueError unless numbers are."""
     try:
         if method is not None:
             inspect.signature(method).bind(**arguments)
     except TypeError as problem:
         raise TypeError(f"{getattr(method, '__qualname__', method)}: {problem}") from None
-    for name, value in arguments.items():
+    for name, value in numbers.items():
         if isinstance(value, Tensor):
             _require_scalar(name, value)
         else:

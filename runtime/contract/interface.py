@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ DIMENSIONS = ("rows", "cols")
 OWN_DIMENSIONS = ("outputs", "inputs")  # of the parameter itself, where a rule with an orientation sees its transpose
 PARAMETER = ("weight", "grad")  # what kernels call the parameter
 NOISE = "(noise)"  # an int32 for each element, of which kernels draw, under a name that no state can have
+GIVEN_MARK = "given "  # in front of the inputs of kernels that come with the call of an event
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
@@ -25,10 +26,10 @@ Shards = Callable[..., Generator[Any, Any, tuple[Any, ...]]]
 class Kernel:
     """One pure function over a batch of units: `function(*inputs, **scalars)` returns the tuple of `outputs`.
 
-    `inputs` are "weight", "grad", names of states and "(noise)"; `outputs` are "weight" and names of states. What is
-    not given is what the signature says: the positional parameters, the keywords, and of the inputs all but gradient
-    and noise, which is what a step returns. The function may overwrite a weight or state that it also returns, and
-    nothing else.
+    `inputs` are "weight", "grad", names of states, "(noise)", and "given NAME" for what an event is given; `outputs`
+    are "weight" and names of states. What is not there is what the signature says: the positional parameters, the
+    keywords, and of the inputs all but gradient and noise, which is what a step returns. The function may overwrite a
+    weight or state that it also returns, and nothing else.
     `layout` says which elements of a parameter interact, and so what the function is given:
 
     - "elementwise": none; any contiguous piece of parameters, 1-D.
@@ -121,18 +122,25 @@ class State:
         return self.shape == ("rows", 1)
 
 
+def _form_of(given: State) -> State:
+    """What an event is given, by the name that kernels have for it: a state may be called as the argument is."""
+    return replace(given, name=GIVEN_MARK + given.name)
+
+
 @dataclass(frozen=True)
 class Event:
     """What `SpecOptimizer.fire(name)` runs.
 
-    `renamed` says what the kernels call an argument that a hyper shares its name with. An event that `undoes` another
-    puts back the weights that the other has replaced; between the two nothing may step.
+    `renamed` says what the kernels call an argument that a hyper shares its name with. What is `given` are arguments
+    that each parameter has its own tensor of, in the form of a state: the kernel's inputs "given NAME". An event that
+    `undoes` another puts back the weights that the other has replaced; between the two nothing may step.
     """
 
     name: str
     kernel: Kernel
     renamed: Mapping[str, str] = field(default_factory=dict)
     undoes: str | None = None
+    given: tuple[State, ...] = ()
 
     def scalars(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by the names that the kernels have for them."""

@@ -38,7 +38,8 @@ class Call:
         self.bucket, self.batch, self.state = bucket, batch, state
         self.computation = Computation(kernel, batch.precision, batch.dtype)
         states = {kept.name: kept for kept, _ in batch.states}
-        stored = [name for name in self.computation.names if name in states or name in (*PARAMETER, NOISE)]
+        others = (*PARAMETER, NOISE, *batch.forms)
+        stored = [name for name in self.computation.names if name in states or name in others]
         self.sources = {name: self._source(name, states) for name in stored}
 
     def _source(self, name: str, states: Mapping[str, State]) -> Source:
@@ -50,6 +51,9 @@ class Call:
             return Source(self.batch.noise.numbers(bucket), True, [], None)
         if name == "grad":
             return Source(bucket.gather(self.batch.gradients(bucket.params)), False, [], None)
+        if name in self.batch.forms:
+            given = [self.batch.given[p][name] for p in bucket.params]
+            return Source(bucket.gather(given, self.batch.forms[name]), False, [], None)
         kept = states.get(name)
         tensors = [self.state[p][name] for p in bucket.params] if kept else self.batch.weights(bucket.params)
         batch = bucket.gather(tensors, kept)
@@ -128,7 +132,9 @@ def _sum_in_order(values: list[Tensor]) -> Tensor:
     return torch.cat([value.detach().to(device, wide).flatten() for value in values]).sort().values.sum()
 
 
-def _all_finite(batches: Iterable[ParameterBatch]) -> bool:
-    """Whether no gradient has a NaN or infinity; waits for the device once."""
-    grads = [grad for batch in batches for grad in batch.gradients(batch.params) if grad is not None and grad.numel()]
-    return not grads or bool(get_total_norm(grads, math.inf).isfinite())
+def _all_finite(batches: Iterable[ParameterBatch], given: Iterable[ParameterBatch] = ()) -> bool:
+    """Whether no gradient, and nothing that others are `given`, has a NaN or infinity; waits for the device once."""
+    grads = [grad for batch in batches for grad in batch.gradients(batch.params) if grad is not None]
+    found = [*grads, *(x for batch in given for own in batch.given.values() for x in own.values())]
+    found = [x for x in found if x.numel()]
+    return not found or bool(get_total_norm(found, math.inf).isfinite())

@@ -117,4 +117,5 @@ def _noise_of_owned(call: Call) -> Tensor:
 
 
 def _dims(call: Call) -> dict[str, Dims]:
-    return dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept, _ in call.batch.states}
+    forms = [*(kept for kept, _ in call.batch.states), *call.batch.forms.values()]
+    return dict.fromkeys(PARAMETER, FULL) | {kept.name: kept.shape for kept in forms}

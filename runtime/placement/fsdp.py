@@ -23,7 +23,7 @@ def _require_resharded(params: Iterable[Tensor], name: Callable[[Tensor], str]) 
         if id(p) in passing:
             raise RuntimeError(
                 f"{name(p)} is what FSDP has put in the place of a sharded parameter until the backward pass: call "
-                "model.reshard() before the optimizer is made"
+                "model.reshard() first"
             )
 
 

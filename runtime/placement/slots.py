@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.interface import Kernel, State
+from ..contract.interface import Kernel, State, _form_of
 from ..routing.places import Place, Slot, _places
 from .layouts import Layout, _is_dtensor
 
@@ -210,22 +210,24 @@ def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:
 
 
 def _require_cut_states(slot: Slot, layout: Layout, dim: int, ranks: int, start: str) -> None:
-    """NotImplementedError for a state of which the ranks would not have the parts that torch cuts its shape into, or
-    not each a copy of what is shared."""
+    """NotImplementedError for a state, or what an event is given, that ranks would not have as torch cuts its shape, or
+    for what is shared where not each has a copy."""
     part = LocalSlot(
         slot.role, slot.rule, layout.shape, slot.dtype, slot.device, sizing=slot.sizing, layout=layout, of=slot
     )
     side = _side(slot, dim, slot.rule.step.layout)
-    for kept in slot.rule.states:
-        if kept.shared is not None and (
-            (side == "rows" and slot.view.split is not None) or (side == "batch" and slot.shape[dim] < ranks)
-        ):
+    lacks_copies = (side == "rows" and slot.view.split is not None) or (side == "batch" and slot.shape[dim] < ranks)
+    known = [(f"the state {kept.name!r}", kept) for kept in slot.rule.states]
+    for event in slot.rule.events:
+        known += [(f"{given.name!r} of the event {event.name!r}", _form_of(given)) for given in event.given]
+    for what, kept in known:
+        if kept.shared is not None and lacks_copies:
             raise NotImplementedError(
                 f"{start}: some ranks would have no copy of {kept.name!r}, which the parameters of the rule "
                 f"{slot.rule.name!r} share"
             )
         if not (kept.full or kept.name in part.owned or part._is_cut_alike(kept, dim)):
             raise NotImplementedError(
-                f"{start}: the state {kept.name!r} of the rule {slot.rule.name!r}, of shape "
-                f"{slot.state_shape(kept)}, cannot be cut as the parameter is"
+                f"{start}: {what} of the rule {slot.rule.name!r}, of shape {slot.state_shape(kept)}, cannot be cut as "
+                "the parameter is"
             )

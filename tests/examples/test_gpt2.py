@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -355,6 +356,36 @@ def test_sophia_is_shown_the_curvature(corpus: Corpus, name: str) -> None:
     training, _, is_fine = run_tiny(corpus, OptimizerConfig(name, lr=1e-3), loop)
     weight = training.model.blocks[0].mlp.up.weight
     assert is_fine and training.optimizer.state[weight]["h"].abs().max() > 0
+
+
+def test_newton_muon_is_shown_the_inputs_of_layers(corpus: Corpus) -> None:
+    loop = LoopConfig(steps=3, batch=4, curvature_every=2, validation_batches=1)
+    training, _, is_fine = run_tiny(corpus, OptimizerConfig("NewtonMuon", lr=1e-3), loop)
+    state = training.optimizer.state[training.model.blocks[0].mlp.down.weight]
+    assert is_fine and state["activations_step"] == 2 and state["s"].diagonal().min() > 0
+
+
+def test_muon_clip_limits_attention_logits(corpus: Corpus) -> None:
+    """Biases are zero at first, and a step moves them by lr alone: what is left is the limit."""
+    loop = LoopConfig(steps=1, batch=4, validation_batches=1)
+    limited = OptimizerConfig("MuonClip", lr=1e-6, options={"tau": 1e-4})
+    training, _, is_fine = run_tiny(corpus, limited, loop)
+    layer, seen = training.model.blocks[0].attention, []
+    handle = layer.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    tokens = torch.from_numpy(np.asarray(corpus.train[:40]).astype("int64"))[None]
+    training.model(tokens[:, : TINY.context])
+    handle.remove()
+    width = TINY.width // TINY.heads
+    q, k, _ = seen[0].unflatten(-1, (3, TINY.heads, width)).unbind(2)
+    assert is_fine and 0 < torch.einsum("bthd,bshd->bhts", q, k).max() / width**0.5 < 1e-3
+
+
+def test_momo_observes_the_loss(corpus: Corpus) -> None:
+    training, records, is_fine = run_tiny(
+        corpus, OptimizerConfig("MoMo", lr=0.1), LoopConfig(steps=2, batch=4, validation_batches=1)
+    )
+    state = training.optimizer.state[training.model.blocks[0].mlp.up.weight]
+    assert is_fine and float(state["f"].flatten()[0]) == pytest.approx(records.steps[-1].loss)
 
 
 def test_autocast_computes_in_bfloat16(corpus: Corpus) -> None:

@@ -20,7 +20,8 @@ class PerParameter(torch.optim.Optimizer):
 
     # For each hyper a second value, with what else must change for it to matter or to be allowed.
     SECOND: ClassVar[Mapping[str, Mapping[str, Any]]]
-    # The arguments of each event; the tests call the method of that name before every third step.
+    # The arguments of each event, or functions of network and step that make them; the tests call the method of that
+    # name before every third step.
     EVENTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     # How much a step can magnify the roundings within it, for float32.
     SENSITIVITY: ClassVar[float] = 4.0

@@ -72,8 +72,18 @@ SCHEDULERS = (
 
 # Why a class is left out of a test, by the test's name.
 MANIFOLD = "each step puts matrices back on a manifold, whatever the gradient and the lr"
+UNSEEN = "it goes by the loss, which nobody shows it, and so stays where it is"
+MOVING = (
+    "test_forloop_goes_right_direction",
+    "test_forloop_goes_right_direction_with_lrsched",
+    "test_param_group_with_lrscheduler_goes_right_direction",
+    "test_fused_does_not_step_if_foundinf",
+    "test_can_load_from_to_named_state_dict",
+    "test_can_load_older_state_dict",
+)
 EXEMPT = {
-    "test_param_groups_lr": {"SPEL": MANIFOLD, "MuonSphere": MANIFOLD},
+    **{name: {"MoMo": UNSEEN} for name in MOVING},
+    "test_param_groups_lr": {"SPEL": MANIFOLD, "MuonSphere": MANIFOLD, "MoMo": UNSEEN},
     "test_step_is_noop_for_zero_grads": {
         "SPEL": MANIFOLD,
         "MuonSphere": MANIFOLD,

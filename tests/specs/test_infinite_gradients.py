@@ -76,7 +76,7 @@ def run(cls: type[Any], make: Callable[[Groups], Any], first: dict[int, float]) 
     moments = [[Moment(p.detach().clone(), {}) for p in params]]
     for step in range(STEPS):
         for event, arguments in getattr(REFERENCES.get(cls.__name__), "EVENTS", {}).items():
-            if step % 3 < 2:
+            if step % 3 < 2 and not any(map(callable, arguments.values())):  # matrices have tests of their own
                 set_gradients(params, step, first.get(step))
                 getattr(optimizer, event)(**arguments)
         set_gradients(params, step, first.get(step))

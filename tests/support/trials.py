@@ -104,7 +104,8 @@ def run(
             group["lr"] = lr * (1 + 0.5 * math.sin(step))
         for event, arguments in events.items() if step % 3 == 0 else ():
             set_gradients(model, step, seed=2)
-            getattr(optimizer, event)(**arguments)
+            given = {name: value(model, step) if callable(value) else value for name, value in arguments.items()}
+            getattr(optimizer, event)(**given)
         set_gradients(model, step)
         for p in model.parameters():
             p.grad = p.grad if is_determined(p.shape) else None
@@ -176,7 +177,13 @@ class Interpreted:
 
     def fire(self, event: str, **arguments: Any) -> None:
         parameters, grads, hypers = self._columns()
-        fire_event(parameters, event, grads, hypers, arguments)
+        numbers = {name: value for name, value in arguments.items() if not isinstance(value, dict)}
+        given = [
+            {name: value[p].numpy() for name, value in arguments.items() if isinstance(value, dict) and p in value}
+            for group in self.param_groups
+            for p in group["params"]
+        ]
+        fire_event(parameters, event, grads, hypers, numbers, given)
         self._write()
 
     def _columns(self) -> tuple[list[OracleParameter], list[Any], list[Mapping[str, Any]]]:

@@ -103,8 +103,8 @@ def test_everything_occurs() -> None:
     prelude = {"ema", "debias", "momentum", "heavy_ball", "rownorm", "colnorm", "project", "rms", "match_norm",
                "clip_norm", "trust_ratio", "cautious", "lower", "upper", "diagonal", "identity", "prev"}  # fmt: skip
     confusing = {("hyper", "state"), ("argument", "hyper")}
-    wanted = set(OPERATORS) | surface | prelude | confusing
-    wanted |= {"wide", "tall", "shared", "Dimension", "Wrapper", "Repetition", "direction", "given", "eval"}
+    wanted = set(OPERATORS) | surface | prelude | confusing | {"wide", "tall", "shared", "Dimension", "Wrapper"}
+    wanted |= {"Repetition", "direction", "given", "eval", "shaped"}
 
     for program in random_programs(4, 400):
         if wanted <= set(found):
@@ -122,6 +122,8 @@ def test_everything_occurs() -> None:
                 found["given"] += node.function.name == "step" and bool(node.keywords)
             if isinstance(node, ast.Identifier) and node.name in ("direction", "eval"):
                 found[node.name] += 1
+            if isinstance(node, ast.Parameter) and node.shape:
+                found["shaped"] += 1
             if isinstance(node, ast.Name) and node.name == "super":
                 found["super"] += 1
             if isinstance(node, ast.Binding) and node.shared:

@@ -91,6 +91,12 @@ class Scope:
         fixed = tuple(v for v in self.variables if v.phase is not Phase.STREAM)
         return replace(self.without_state(), variables=fixed, data=())
 
+    def summed(self, is_alone: bool) -> Scope:
+        """What a sum over all parameters may read: beside other rules only what all of them have."""
+        inner = replace(self.without_state(), aside=None)
+        fixed = tuple(v for v in inner.variables if v.phase is Phase.CONSTANT)
+        return inner if is_alone else replace(inner, universe=Universe.TENSOR, variables=fixed)
+
 
 def data_variables(*names: str) -> tuple[Variable, ...]:
     bounds = {"grad": DATA_BOUND, "weight": WEIGHT_BOUND}

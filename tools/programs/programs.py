@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from optforge.compiler.ir.types import FULL, SCALAR, Dim, Phase, Universe
@@ -11,7 +11,6 @@ from optforge.dsl import ast
 from optforge.dsl.printer import print_file
 from tools.programs.blocks import (
     NAMES,
-    exchange,
     foreign,
     grow_bindings,
     grow_function,
@@ -19,9 +18,9 @@ from tools.programs.blocks import (
     grow_turns,
     grow_update,
     grower_of,
-    may_exchange,
     plan_variables,
 )
+from tools.programs.events import grow_event
 from tools.programs.grower import Aside, FunctionPlan, Grower, Scope, data_variables
 from tools.programs.hypers import DOCS, SETTINGS, HyperPlan, HyperSet, Setting, grow_hypers
 from tools.programs.matrices import grow_sketch
@@ -126,7 +125,8 @@ class FileGrower:
         seen = plan_variables(base, 1 + self.dice.below(2), ("h", "curvature", "y"))
         planned = plan_variables(base, count, NAMES)
         is_alone = form in ("matrix", "tensor")
-        event, arguments = self.event(scope, seen, planned, is_alone)
+        event, arguments = grow_event(self.dice, scope, seen, planned, is_alone)
+        event = replace(event, doc=self.doc())
         inside = replace(scope, variables=(*foreign(seen), *scope.variables))
         block, _ = self.block(inside, words[0], count, is_alone, planned)
         members: list[ast.OptimizerMember] = [rule_of(words, block, orientation), event]
@@ -141,8 +141,8 @@ class FileGrower:
         aside = Aside(["ramp", "share", "length"])
         scope = replace(scope, aside=aside)
         if self.dice.chance(30):
-            own = (word, self.total_scope(scope, True))
-            scope = replace(scope, total_scope=self.total_scope(scope, is_alone), own_total=own)
+            own = (word, scope.summed(True))
+            scope = replace(scope, total_scope=scope.summed(is_alone), own_total=own)
         remembered = [variable for variable in planned if not variable.is_boolean]
         bindings = grow_bindings(grower_of(self.dice, scope), planned, remembered)
         if self.dice.chance(15):
@@ -176,68 +176,6 @@ class FileGrower:
             ast.Comparison(value, ((">=", ast.Number("0")),)),
         )
         return [ast.Claim(self.dice.pick(promises))]
-
-    def total_scope(self, scope: Scope, is_alone: bool) -> Scope:
-        """What a sum over all parameters may read: beside other rules only what all of them have."""
-        inner = replace(scope.without_state(), aside=None)
-        return inner if is_alone else replace(inner, universe=Universe.TENSOR, variables=tuple(
-            v for v in inner.variables if v.phase is Phase.CONSTANT
-        ))  # fmt: skip
-
-    def event(
-        self, scope: Scope, seen: list[Variable], planned: Sequence[Variable], is_alone: bool
-    ) -> tuple[ast.Event, dict[str, Setting]]:
-        """An event that reads, and is read by, the rule with the planned streams."""
-        text = self.dice.pick(("probe", "refresh"))
-        parameters, arguments, variables = self.event_parameters({v.name for v in (*seen, *planned)} | scope.taken)
-        data = scope.data if self.dice.chance(70) else data_variables("weight")
-        aside = Aside(["age", "span"])
-        inside = replace(scope, variables=(*variables, *foreign(planned), *scope.variables), data=data, aside=aside)
-        if data is scope.data and self.dice.chance(25):
-            inside = replace(inside, total_scope=self.total_scope(inside, is_alone))
-        remembered = [variable for variable in seen if not variable.is_boolean]
-        bindings = grow_bindings(grower_of(self.dice, inside), seen, remembered)
-        statements: list[ast.Statement] = [*bindings[:-1], self.scaled(bindings[-1], seen[-1], variables, scope)]
-        if self.dice.chance(10) and may_exchange(data):
-            statements += exchange()
-        elif self.dice.chance(35):
-            read = replace(inside, variables=(*seen[::-1], *inside.variables), remembered=tuple(remembered))
-            grower = grower_of(self.dice, read)
-            moved = grower.small(grower.exact(FULL, 2))
-            step = ast.Binary("*", ast.Number("0.05"), moved.node)
-            statements.append(ast.Update(ast.Identifier("weight"), ast.Binary("+", ast.Name("weight"), step)))
-        statements += aside.bindings
-        return ast.Event(ast.Identifier(text), parameters, tuple(self.dice.shuffled(statements)), self.doc()), arguments
-
-    def scaled(
-        self, binding: ast.Binding, variable: Variable, arguments: Sequence[Variable], scope: Scope
-    ) -> ast.Binding:
-        """The equation, often times a factor of arguments and hypers, which else are rarely read together."""
-        hypers = [v for v in scope.variables if v.phase is Phase.CONSTANT and not v.is_boolean]
-        if variable.is_boolean or not arguments or not hypers or not self.dice.chance(60):
-            return binding
-        factor = ast.Binary("*", ast.Number("0.1"), self.dice.pick(arguments).term().node)
-        for hyper in hypers[:2]:
-            factor = ast.Binary("*", factor, hyper.term().node)
-        variable.is_pure = False
-        return replace(binding, value=ast.Binary("*", binding.value, ast.Binary("+", ast.Number("1"), factor)))
-
-    def event_parameters(self, taken: Set[str]) -> tuple[tuple[ast.Parameter, ...], dict[str, Setting], list[Variable]]:
-        """Arguments that are called like hypers and streams of others. The name decides on the default, for events of
-        one name have to agree on it."""
-        parameters: list[ast.Parameter] = []
-        arguments: dict[str, Setting] = {}
-        variables: list[Variable] = []
-        for names, default in ((("size", "m", "k", "lr_2"), None), (("gain", "s", "v"), ast.Number("0.5"))):
-            free = [text for text in names if text not in taken]
-            if not free or not self.dice.chance(75):
-                continue
-            text = self.dice.pick(free)
-            parameters.append(ast.Parameter(ast.Identifier(text), default))
-            variables.append(Variable(text, SCALAR, Phase.CONSTANT, 2))
-            if default is None or self.dice.chance(50):
-                arguments[text] = 1.25
-        return tuple(parameters), arguments, variables
 
     def extension(self, text: str, base: Made) -> Made:
         """An optimizer that replaces an equation, the result or a default of another."""

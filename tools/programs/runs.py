@@ -9,6 +9,7 @@ import torch
 
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.oracle import interpreter as interpret
+from tools.programs.choices import graphs_of
 from tools.programs.differential import (
     Compiled,
     Shares,
@@ -18,7 +19,7 @@ from tools.programs.differential import (
     size,
 )
 from tools.programs.programs import Trial
-from tools.programs.trials import OptimizerTrial, graphs_of
+from tools.programs.trials import OptimizerTrial
 
 
 def run_trial(compiled: Compiled, trial: Trial, seed: int, shares: Shares) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count as numbered
 from types import ModuleType
@@ -15,15 +13,16 @@ import numpy as np
 import torch
 
 from optforge.compiler.ir import nodes as ir
-from optforge.compiler.ir.dependencies import calls_of
+from optforge.compiler.ir.dependencies import calls_of, given_by
 from optforge.compiler.ir.names import FunctionName, function_text
+from optforge.compiler.ir.types import FULL, Kind, Phase, Type
 from optforge.compiler.oracle import interpreter as interpret
+from tools.programs.choices import chosen_shapes
 from tools.programs.differential import (
     SMALLEST_STEP,
     Array,
     Compiled,
     Difference,
-    Shares,
     hyper_values,
     is_close,
     is_determined,
@@ -32,49 +31,9 @@ from tools.programs.differential import (
     size,
 )
 from tools.programs.programs import Trial
-from tools.programs.rewriting import compile_by_rewriting
 from tools.programs.specials import Specials, has_average, is_finite, multiplies_matrices
 
 FEWEST_STEPS = 2  # every second program takes one more
-RECORDED: dict[str, Any] = {"backend": "eager", "capturable": True}
-COMPILED: dict[str, Any] = {"backend": "compile"}
-MATRIX_SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
-    ((4, 4), (6, 3), (3, 5), (3, 5)),
-    ((1, 4), (5, 1), (4, 4), (2, 3, 2)),
-    ((3, 5), (3, 5), (1, 4), (6, 3)),
-)
-SPECIAL_SHAPES: tuple[tuple[str, tuple[int, ...]], ...] = (
-    ("conv", (3, 2, 2, 1)),
-    ("embedding", (5, 3)),
-    ("head", (3, 5)),
-)
-
-
-def chosen_shapes(seed: int) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """The shapes of the parameters of each role: each seed has some, and a few seeds have all."""
-    role, shape = SPECIAL_SHAPES[seed % len(SPECIAL_SHAPES)]
-    matrices = MATRIX_SHAPES[seed // len(SPECIAL_SHAPES) % len(MATRIX_SHAPES)]
-    return {"conv": (), "embedding": (), "head": (), role: (shape,), "matrix": matrices, "vector": ((5,), ())}
-
-
-@contextmanager
-def graphs_of(shares: Shares, seed: int) -> Iterator[list[dict[str, Any]]]:
-    """How a program of this seed runs as graphs; within, its graphs are compiled so, and none may be refused."""
-    strategies = [RECORDED] if is_chosen(shares.recorded, seed) else []
-    is_rewritten = is_chosen(shares.rewritten, seed)
-    compiler = compile_by_rewriting() if is_rewritten else nullcontext()
-    strategies += [COMPILED] if is_rewritten or is_chosen(shares.compiled, seed) else []
-    with compiler, warnings.catch_warnings():
-        warnings.filterwarnings("error", message=r"\w+ runs eagerly")
-        try:
-            yield strategies
-        except UserWarning as refused:
-            raise Difference("graph", str(refused)) from None
-
-
-def is_chosen(share: int, seed: int) -> bool:
-    """Whether the seed is one in so many; not 0, which is drawn more often."""
-    return share > 0 and seed % share == 7 % share
 
 
 class Undetermined(Exception):
@@ -223,18 +182,37 @@ class OptimizerTrial:
         if self.reading_depends_on_passes(name):
             self.set_gradients(step, every=True)
         drawn = self.trial.events.get(name, {})  # an event that changes nothing is left out, and so are its arguments
-        given = {p.name: drawn.get(p.name, 1.25) for p in self.calls[name] if p.name in drawn or p.default is None}
+        numbers = [p for p in self.calls[name] if not p.shape]
+        given = {p.name: drawn.get(p.name, 1.25) for p in numbers if p.name in drawn or p.default is None}
+        matrices = [self.matrices(each, name) for each in self.placed]
+        names = [p.name for p in self.calls[name] if p.shape]
         self.note_weights()
-        for optimizer in self.optimizers:
-            getattr(optimizer, name)(**given)
-        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in self.calls[name]}
+        for way, optimizer in enumerate(self.optimizers):
+            own = [(each.tensors[way], found) for each, found in zip(self.placed, matrices, strict=True)]
+            listed = {key: {p: torch.tensor(found[key]) for p, found in own if key in found} for key in names}
+            getattr(optimizer, name)(**given, **listed)
+        arguments = {p.name: given.get(p.name, p.default and p.default.value) for p in numbers}
         parameters, grads, hypers = self.for_oracle()
-        interpret.fire_event(parameters, name, grads, hypers, arguments)
+        interpret.fire_event(parameters, name, grads, hypers, arguments, matrices)
         if self.specials:
             parameters, grads, hypers = self.for_twin()
-            interpret.fire_event(parameters, name, grads, hypers, arguments)
+            interpret.fire_event(parameters, name, grads, hypers, arguments, matrices)
             self.require_determined()
         self.compare(f"event {name} before step {step}")
+
+    def matrices(self, each: Placed, name: str) -> dict[str, Array]:
+        """What the event is given for a parameter; of some it is nothing."""
+        wanted = [a for event in each.rule.events if event.name == name for a in given_by(event)]
+        if not wanted or self.random.random() < 0.2:
+            return {}
+        return {a.name: self.matrix(a, each) for a in wanted}
+
+    def matrix(self, argument: ir.Hyper, each: Placed) -> Array:
+        """Numbers in the shape of the parameter, or in the one that its rule sees."""
+        if argument.shape == FULL:
+            return self.data(each.oracle.shape)
+        inputs = each.oracle.inputs(None, each.hypers)
+        return self.data(inputs.size(Type(Kind.NUMBER, argument.shape, Phase.STREAM)))
 
     def reading_depends_on_passes(self, name: str) -> bool:
         """Whether only a branch that is never taken reads the gradient, so that ways differ in what they skip."""
@@ -359,13 +337,17 @@ class OptimizerTrial:
                 self.specials.spoil([grad])
             collectives = [each for stage in rule.stages for each in stage.collectives]
             t = float(self.random.integers(1, 7))
+            called = [p for event in rule.events for p in event.parameters]
+            arguments: dict[str, Any] = {p.name: 1.25 for p in called}
+            seen = interpret.as_given
+            arguments |= {p.name: seen(self.matrix(p, each), p, rule) for p in called if p.shape}
             inputs, twin = (
                 replace(
                     parameter.inputs(interpret.as_seen(given, rule), each.hypers),
                     t=t,
                     noise=parameter.noise("step", int(t)),
                     combined={each.name: np.full((1, 1), 0.37) for each in collectives},
-                    arguments={p.name: 1.25 for event in rule.events for p in event.parameters},
+                    arguments=arguments,
                 )
                 for parameter, given in ((each.oracle, grad), (each.twin, self.specials.shaken(grad)))
             )

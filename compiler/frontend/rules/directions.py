@@ -14,6 +14,7 @@ from optforge.compiler.frontend.resolved import RawRule
 from optforge.compiler.frontend.types.inference import Inference, silent
 from optforge.compiler.frontend.types.recursive import Part, settle_types
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.dependencies import reachable, references
 from optforge.compiler.ir.names import EquationName
 from optforge.compiler.ir.types import SCALAR, Kind
@@ -196,7 +197,7 @@ def types_of(rule: RawRule, kinds: dict[ir.Key, Kind]) -> Inference:
     step = replace(rule.step, equations=(*rule.step.equations, *holes))
     parts = [Part("step", step, kinds)]
     for event in rule.events:
-        arguments = {(ir.InputSource.ARGUMENT, each.name): each.kind for each in event.parameters}
+        arguments = {read_argument(each).key: each.kind for each in event.parameters}
         parts.append(Part(event.name, event.function, kinds | arguments))
     known = settle_types(rule.universe, parts).types
     return Inference("step", rule.universe, "", known, kinds, {}, silent, is_settled=False)

@@ -18,7 +18,7 @@ from optforge.compiler.frontend.resolved import RawEvent, RawRule
 from optforge.compiler.frontend.rules.collecting import ROLES, TENSOR_WORDS, FlatEvent, FlatRule
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import reachable
-from optforge.compiler.ir.types import Universe
+from optforge.compiler.ir.types import Dim, Shape, Universe
 from optforge.dsl import ast, errors
 from optforge.dsl.source import Source
 
@@ -125,8 +125,11 @@ def with_concerning_events(rules: list[RawRule]) -> list[RawRule]:
 
 
 def events_needed(rule: RawRule) -> set[str]:
-    """The machines that the rule reads, be it through events, and the events that change its weights."""
-    changing = {event.name for event in rule.events if event.function.outputs}
+    """The machines that the rule reads, be it through events, and the events that change its weights.
+
+    An event that is given matrices changes the weights of rules for matrices alone.
+    """
+    changing = {event.name for event in rule.events if event.function.outputs and not event.unseen_by(rule.universe)}
     return reachable(
         {event.name: owners_read(event.function) for event in rule.events}, owners_read(rule.step) | changing
     )
@@ -148,9 +151,18 @@ def require_one_signature(rules: Iterable[RawRule], source: Source, report: Repo
             first = seen.setdefault((event.name, argument.name), event)
             other = next(each for each in first.parameters if each.name == argument.name)
             one, two = (each.default.value if each.default else None for each in (other, argument))
-            if (other.kind, one) != (argument.kind, two):
+            if (other.kind, other.shape, one) != (argument.kind, argument.shape, two):
                 here, there = sorted((event.span, first.span), key=lambda span: span.source is not source)
                 report(errors.two_signatures(event.name, argument.name, here, there))
+
+
+def shape_of(parameter: ast.Parameter) -> Shape | None:
+    """The shape of what each parameter of the optimizer is given; None for a number that is given once."""
+    if parameter.shape is None:
+        return None
+    sides = {dim.value: dim for dim in Dim}
+    first, second = (sides.get(side.name, Dim.ONE) for side in parameter.shape)
+    return first, second
 
 
 def resolve_event(
@@ -171,8 +183,8 @@ def resolve_event(
             report(errors.duplicate("argument", parameter.name.name, parameter.span, taken[parameter.name.name]))
         taken.setdefault(parameter.name.name, parameter.name.span)
         node = ast.Hyper(parameter.name, parameter.default, span=parameter.span)
-        parameters.append(resolve_hyper(parameter.name.name, node, report))
-    arguments = {parameter.name: parameter.span for parameter in parameters}
+        parameters.append(replace(resolve_hyper(parameter.name.name, node, report), shape=shape_of(parameter)))
+    arguments = {parameter.name: parameter for parameter in parameters}
     hint = f"neither this event nor the rule `for {', '.join(rule.words)}` defines it"
     machine = Machine(
         event.block, events, name.name, hypers.values, report, rule.block, arguments, hint=hint, words=rule.words,

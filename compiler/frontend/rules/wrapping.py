@@ -299,7 +299,7 @@ class Composition:
         known = {each.name: each for each in inner.parameters}
         for argument in outer.parameters:
             other = known.setdefault(argument.name, argument)
-            if (other.kind, other.default) != (argument.kind, argument.default):
+            if (other.kind, other.shape, other.default) != (argument.kind, argument.shape, argument.default):
                 self.report(errors.two_signatures(inner.name, argument.name, self.layer.span, inner.span))
         equations = (*inner.function.equations, *function.equations)
         outputs = inner.function.outputs or function.outputs

@@ -127,6 +127,8 @@ class Inference:
         match node.source:
             case ir.InputSource.STREAM:
                 return Type(Kind.NUMBER, FULL, Phase.STREAM)
+            case ir.InputSource.GIVEN:
+                return Type(Kind.NUMBER, FULL, Phase.STREAM) if self.universe is Universe.TENSOR else node.type
             case ir.InputSource.STATE:
                 return replace(self.known.get(node.key, BOTTOM), phase=Phase.STREAM)
             case ir.InputSource.STEP:

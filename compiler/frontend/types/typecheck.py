@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from optforge.compiler.frontend.reporting import Report
-from optforge.compiler.frontend.resolved import RawDeclaration, RawProgram, RawRule
+from optforge.compiler.frontend.resolved import RawDeclaration, RawEvent, RawProgram, RawRule
 from optforge.compiler.frontend.types.inference import Inference, Reporter
 from optforge.compiler.frontend.types.places import place_indices
 from optforge.compiler.frontend.types.recursive import Part, Settled, in_reading_order, settle_types
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.evaluate import evaluate_constant
 from optforge.compiler.ir.types import FULL, SCALAR, Dim, Kind, Phase, Universe, broadcast, describe
 from optforge.dsl import errors
@@ -95,7 +96,8 @@ def check_rule(
 ) -> RawRule:
     parts = [Part("step", rule.step, kinds)]
     for event in rule.events:
-        arguments = kinds_of(event.parameters, ir.InputSource.ARGUMENT)
+        arguments = {read_argument(each).key: each.kind for each in event.parameters}
+        require_seen(event, rule, report)
         parts.append(Part(event.name, event.function, kinds | arguments))
     rank = rule.step.rank
     settled = settle_types(rule.universe, parts)
@@ -115,6 +117,13 @@ def check_rule(
         events=tuple(replace(event, function=function) for event, function in zip(rule.events, events, strict=True)),
         claims=tuple(check_claim(claim, inference) for claim in rule.claims),
     )
+
+
+def require_seen(event: RawEvent, rule: RawRule, report: Report) -> None:
+    """What a rule for tensors of any shape is given has a value for each element."""
+    for each in event.unseen_by(rule.universe):
+        problem = f"a rule `for {', '.join(rule.words)}` sees elements, and `{each.name}` has other sides"
+        report(errors.bad_argument_shape(problem, each.span, "`rows x cols`, or a rule `for matrix`"))
 
 
 def check_rank(rank: ir.Function, inference: Inference) -> ir.Function:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName, one_word
 from optforge.compiler.ir.operators import OPERATORS
@@ -50,7 +51,9 @@ def scalar_names(node: ir.Declaration) -> ScalarNames:
         for output in rule.rank.outputs if rule.rank else ():
             names.setdefault((ir.InputSource.DIMENSION, output.name), free_name(output.name, taken))
     events = [event for rule in rules for event in rule.events]
-    for key in dict.fromkeys((ir.InputSource.ARGUMENT, each.name) for event in events for each in event.parameters):
+    for key in dict.fromkeys(
+        read_argument(each).key for event in events for each in event.parameters if not each.shape
+    ):
         names[key] = free_name(key[1], taken)
     taken |= {state.name for rule in rules for state in rule.states}
     stages = [stage for rule in rules for stage in rule.stages]

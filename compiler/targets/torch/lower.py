@@ -257,6 +257,7 @@ CONSTRUCTION: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 def declare_hyper(hyper: ir.Hyper) -> str:
     """A hyper as it stands in a signature."""
     kind = "float | Tensor" if hyper.name == "lr" and hyper.kind is Kind.NUMBER else KIND_NAMES[hyper.kind]
+    kind = "Tensor | dict[Tensor, Tensor]" if hyper.shape else kind
     default = f" = {default_text(hyper.default)}" if hyper.default else ""
     return f"{hyper.name}: {kind}{default}"
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 from optforge.compiler.analysis.layouts import layout_of, step_layout
 from optforge.compiler.analysis.sharding.placement import SPLIT, along
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.collectives import Over
-from optforge.compiler.ir.types import FULL, Dim, Universe
+from optforge.compiler.ir.dependencies import given_by
+from optforge.compiler.ir.types import FULL, Dim, Shape, Universe
 from optforge.compiler.targets.torch.documents import describe_tensors, docstring, wrap_text
 from optforge.compiler.targets.torch.expressions import quote
 from optforge.compiler.targets.torch.functions import PyFunction
@@ -75,12 +77,9 @@ def lower_rule(
         for event in rule.events:
             function = lower(event.update, f"{stem}_{event.name}", f"What the event {event.name} does.")
             functions.append(function)
-            lines += ["        Event(", f'            name="{event.name}",']
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
-            lines += kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
-            lines += renamed_lines(event, scalars)
-            lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
-            lines.append("        ),")
+            kernel = kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
+            lines += event_lines(event, kernel, scalars)
         lines.append("    ),")
     return [*lines, "),"], functions
 
@@ -127,14 +126,16 @@ def shard_arguments(
 
 
 def state_lines(rule: ir.Rule) -> list[str]:
-    shown = []
-    for state in rule.states:
-        assert state.type.shape is not None
-        dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in state.type.shape)
-        more = "" if state.type.shape == FULL else f", ({dims})"
-        more += f", shared={tuple_text(state.reads)}" if state.shared else ""
-        shown.append(f"State({quote(state.name)}{more})")
-    return assign_tuple("states", shown, 4)
+    return assign_tuple("states", [state_text(each.name, each.type.shape, each) for each in rule.states], 4)
+
+
+def state_text(name: str, shape: Shape | None, state: ir.State | None = None) -> str:
+    """``State("m")``, or what is given in that form."""
+    assert shape is not None
+    dims = ", ".join("1" if dim is Dim.ONE else f'"{dim.value}"' for dim in shape)
+    more = "" if shape == FULL else f", ({dims})"
+    more += f", shared={tuple_text(state.reads)}" if state is not None and state.shared else ""
+    return f"State({quote(name)}{more})"
 
 
 def kernel_lines(
@@ -173,9 +174,18 @@ def is_named_alike(lowered: PyFunction) -> bool:
     return all(lowered.names.get(ir.stored(name), name) == name for name in lowered.inputs)
 
 
+def event_lines(event: ir.Event, kernel: list[str], scalars: ScalarNames) -> list[str]:
+    """The lines of ``Event(...)`` around those of its kernel."""
+    given = [state_text(each.name, each.shape) for each in given_by(event)]
+    lines = ["        Event(", f'            name="{event.name}",', *kernel, *renamed_lines(event, scalars)]
+    lines += assign_tuple("given", given, 12) if given else []
+    lines += [f"            undoes={quote(event.undoes)},"] if event.undoes else []
+    return [*lines, "        ),"]
+
+
 def renamed_lines(event: ir.Event, scalars: ScalarNames) -> list[str]:
     """``renamed={"k": "k_2"},`` for the arguments whose own names are hypers."""
-    names = {argument.name: scalars[ir.InputSource.ARGUMENT, argument.name] for argument in event.parameters}
+    names = {each.name: scalars[read_argument(each).key] for each in event.parameters if not each.shape}
     shown = [f"{quote(name)}: {quote(text)}" for name, text in names.items() if text != name]
     flat = f"            renamed={{{', '.join(shown)}}},"
     if len(flat) + 8 <= WIDTH:

@@ -14,7 +14,7 @@ from optforge.compiler.analysis.layouts import layout_of
 from optforge.compiler.analysis.scalar_facts import OPPOSITE
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
-from optforge.compiler.ir.names import EquationName, free_name_among
+from optforge.compiler.ir.names import EquationName, free_name_among, given_text
 from optforge.compiler.ir.operators import Level
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.targets.torch.expressions import Writer, is_runtime_call
@@ -87,20 +87,21 @@ class Lowering:
         scalars = self._name_scalars()
         self.names[ir.WEIGHT], self.names[ir.GRAD] = "weight", "grad"
         read = {name: self._name_stored(name) for name in (*self.states, NOISE) if ir.stored(name) in self.inputs}
+        given = {given_text(name): self._name_given(name) for name in self._given()}
         for index, equation in enumerate(self.function.equations):
             self._equation(index, equation)
         returns = tuple(self._returned(output) for output in self.function.outputs)
         reads_weight = ir.WEIGHT in self.inputs or any(WEIGHT.search(line) for line in (*self.lines, *returns))
         tensors = ["weight"] if reads_weight else []
         tensors += ["grad"] if ir.GRAD in self.inputs else []
-        positional = [*tensors, *read.values()]
+        positional = [*tensors, *read.values(), *given.values()]
         return PyFunction(
             name,
             signature_lines(name, positional, scalars),
             doc,
             tuple(self.lines),
             return_lines(returns),
-            (*tensors, *read),
+            (*tensors, *read, *given),
             tuple(scalars),
             tuple(output.name for output in self.function.outputs),
             frozenset(self.writer.used),
@@ -122,6 +123,14 @@ class Lowering:
         """The parameter of a state, or of the noise, which comes last."""
         found = self.names[ir.stored(name)] = self.free(python_name("noise" if name == NOISE else name))
         return found
+
+    def _given(self) -> list[str]:
+        """The arguments of the event that are tensors."""
+        return [name for source, name in self.inputs if source is ir.InputSource.GIVEN]
+
+    def _name_given(self, name: str) -> str:
+        text = self.names[ir.InputSource.GIVEN, name] = self.free(python_name(name))
+        return text
 
     def free(self, wanted: str) -> str:
         return free_name(wanted, {*self.names.values()} | self.taken | TAKEN)

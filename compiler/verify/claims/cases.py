@@ -58,7 +58,9 @@ def case_values(subject: Subject, case: Case, step: int) -> list[tuple[str, str]
     return [*shown, ("step", str(step))]
 
 
-def value_text(value: ir.Value) -> str:
+def value_text(value: ir.Value | Array) -> str:
+    if isinstance(value, np.ndarray):
+        return array_text(value)
     if isinstance(value, bool):
         return str(value).lower()
     return number_text(value) if isinstance(value, float) else str(value)

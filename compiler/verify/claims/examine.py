@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.dependencies import given_by
+from optforge.compiler.ir.types import FULL, Dim
 from optforge.compiler.oracle.interpreter import as_array, is_turned
 from optforge.compiler.verify.claims.margins import Margins, comparisons
 from optforge.compiler.verify.claims.questions import COMPARISON, Question
@@ -197,7 +199,18 @@ def examine_permutation(question: Question, case: Case) -> Outcome:
     def permute(array: Array) -> Array:
         return np.take(array, order, axis=axis)
 
-    return compared(question, case, case.changed(permute, permute), STEP_TOLERANCE, permute)
+    side = Dim.ROWS if isinstance(promise, ir.Input) and promise.name == "rows" else Dim.COLS
+    shapes = {(e.name, each.name): each.shape for e in question.subject.watched.events for each in given_by(e)}
+
+    def permute_given(event: str, name: str, array: Array) -> Array:
+        shape = shapes[event, name]
+        if shape is None or shape == FULL:
+            return permute(array)
+        for at in (at for at, dim in enumerate(shape) if dim is side):
+            array = np.take(array, order, axis=at)
+        return array
+
+    return compared(question, case, case.changed(permute, permute, permute_given), STEP_TOLERANCE, permute)
 
 
 def times(factor: float) -> Callable[[Array], Array]:

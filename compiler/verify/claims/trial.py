@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from optforge.compiler.ir import nodes as ir
+from optforge.compiler.ir.types import FULL, GRAMS, Dim
 from optforge.compiler.oracle.interpreter import Evaluation, OracleParameter, fire_event, run_step
 from optforge.compiler.verify.claims.questions import Subject
 from optforge.compiler.verify.shared.gradients import Array, Random, Stream
@@ -34,6 +35,14 @@ class Firing:
     arguments: Values
     grad: Array
 
+    def changed(self, change: Callable[[Array], Array], given: Callable[[str, str, Array], Array]) -> Firing:
+        """The same with its gradient, and what parameters are given, changed."""
+        arguments = {
+            name: given(self.name, name, value) if isinstance(value, np.ndarray) else value
+            for name, value in self.arguments.items()
+        }
+        return replace(self, grad=change(self.grad), arguments=arguments)
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -45,9 +54,14 @@ class Case:
     stream: str
     firings: tuple[Firing, ...] = ()
 
-    def changed(self, change: Callable[[Array], Array], weight: Callable[[Array], Array]) -> Case:
-        """The case with every gradient, those of events too, and the weight changed."""
-        firings = tuple(replace(firing, grad=change(firing.grad)) for firing in self.firings)
+    def changed(
+        self,
+        change: Callable[[Array], Array],
+        weight: Callable[[Array], Array],
+        given: Callable[[str, str, Array], Array] = lambda event, name, array: array,
+    ) -> Case:
+        """The case with every gradient, those of events too, and the weight changed, and what events are given."""
+        firings = tuple(firing.changed(change, given) for firing in self.firings)
         return replace(
             self, weight=weight(self.weight), grads=tuple(change(grad) for grad in self.grads), firings=firings
         )
@@ -60,7 +74,7 @@ class Case:
             moved: Array = array * (1 + ROUNDING * random.uniform(-4, 4, array.shape))
             return moved
 
-        return self.changed(change, change)
+        return self.changed(change, change, lambda event, name, array: change(array))
 
 
 @dataclass(eq=False)
@@ -93,8 +107,20 @@ def draw_firings(rule: ir.Rule, random: Random, stream: Stream, shape: Any, step
     for event in rule.events:
         for step, grad in enumerate(stream(random, shape, steps), start=1):
             if random.random() < (0.8 if step == 1 else 0.3):
-                arguments: Values = {each.name: float(random.choice(EVENT_ARGUMENTS)) for each in event.parameters}
+                arguments: Values = {each.name: draw_argument(each, random, shape) for each in event.parameters}
                 yield Firing(step, event.name, arguments, grad)
+
+
+def draw_argument(argument: ir.Hyper, random: Random, shape: tuple[int, ...]) -> Any:
+    """A number, or what a parameter of this shape is given; squares are second moments."""
+    if argument.shape is None:
+        return float(random.choice(EVENT_ARGUMENTS))
+    rows, cols = shape[0], int(np.prod(shape[1:]))
+    first, second = ({Dim.ROWS: rows, Dim.COLS: cols}.get(dim, 1) for dim in argument.shape)
+    if argument.shape in GRAMS:
+        seen = random.standard_normal((first + 1, first))
+        return seen.T @ seen / len(seen)
+    return random.standard_normal(shape if argument.shape == FULL else (first, second))
 
 
 def run_case(rule: ir.Rule, case: Case) -> Iterator[Moment]:

@@ -122,6 +122,6 @@ def roles_of(declaration: ir.Optimizer, rest: bool, told: bool) -> tuple[str, ..
 
 
 def events_of(declaration: ir.Optimizer, factory: Callable[..., Any]) -> dict[str, tuple[ir.Hyper, ...]]:
-    """The events that the other has a method for, with their arguments."""
-    calls = calls_of(declaration.rules)
+    """The events that the other has a method for, with their arguments; none that are given more than numbers."""
+    calls = {name: each for name, each in calls_of(declaration.rules).items() if not any(a.shape for a in each)}
     return {name: calls[name] for name in calls if inspect.isroutine(getattr(factory, name, None))}

@@ -15,10 +15,12 @@ import numpy as np
 from optforge.compiler.driver import Snapshot
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import calls_of, inputs_of
+from optforge.compiler.ir.types import FULL
 from optforge.compiler.load import module_for
+from optforge.compiler.oracle.interpreter import is_turned
 from optforge.compiler.verify.claims.cases import value_text
 from optforge.compiler.verify.claims.report import Finding
-from optforge.compiler.verify.claims.trial import EVENT_ARGUMENTS
+from optforge.compiler.verify.claims.trial import EVENT_ARGUMENTS, draw_argument
 from optforge.compiler.verify.shared.budget import Budget
 from optforge.compiler.verify.shared.hyper_values import HyperValues, NoValues, Values
 from optforge.compiler.verify.shared.verdicts import Refuted, Tested, Unknown, Verdict
@@ -63,14 +65,36 @@ class ClassTrial:
                 tensors[index].grad = None
                 set_gradient(tensors[index], torch.tensor(self.grads[step][index]))
             for event, arguments in calls_of(self.declaration.rules).items() if step == 0 else ():
-                getattr(optimizer, event)(**{each.name: EVENT_ARGUMENTS[3] for each in arguments})
+                getattr(optimizer, event)(**{each.name: self.argument(event, each, tensors) for each in arguments})
             optimizer.step()
             history.append([tensors[index].detach().clone() for index in sorted(order)])
         return history
 
+    def argument(self, event: str, argument: ir.Hyper, tensors: Mapping[int, Any]) -> Any:
+        """A number, or a dictionary from the parameters whose rule takes it to what each is given."""
+        import torch
+
+        if argument.shape is None:
+            return EVENT_ARGUMENTS[3]
+        found = {}
+        for index, tensor in tensors.items():
+            rule = next(each for each in self.declaration.rules if self.roles[index] in each.roles)
+            if any(each.name == event and argument.name in [a.name for a in each.parameters] for each in rule.events):
+                random = np.random.default_rng(index)
+                value = draw_argument(argument, random, seen_shape(tuple(tensor.shape), rule))
+                is_full = argument.shape == FULL
+                found[tensor] = torch.tensor(value).reshape(tensor.shape) if is_full else torch.tensor(value)
+        return found
+
     @property
     def everyone(self) -> tuple[int, ...]:
         return tuple(range(len(self.roles)))
+
+
+def seen_shape(shape: tuple[int, ...], rule: ir.Rule) -> tuple[int, ...]:
+    """The rows and columns that a rule sees of a parameter."""
+    sizes = shape[0], int(np.prod(shape[1:]))
+    return sizes[::-1] if is_turned(shape, rule) else sizes
 
 
 def set_whole(p: Any, grad: Any) -> None:
