@@ -8,7 +8,6 @@ programs do exactly what eager ones do. Where a derivative is needed it is the p
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..contract.arguments import _kind_of, _require_kind
 from .matrices import _at_least_float32, _call_shielded, _polar_factor
+from .opaque import _define_operator
 from .polynomials import Triples, _Divisor, _divisor, _triples
 from .symmetric import _explain_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
 
@@ -349,24 +349,10 @@ def _call_traced(x: Tensor, numbers: Sequence[float], margin: float, eps: float,
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _define_operator(namespace: str) -> tuple[torch.library.Library, torch._ops.OpOverload]:
-    """A new operator, and the library whose life it shares.
-
-    Several copies of this module may be loaded, under different names, or under one name after another: each gets an
-    operator of its own, numbered where the name is taken, so that programs compiled with an earlier one stay valid.
-    """
-    library = torch.library.Library("optforge_" + re.sub(r"\W", "_", namespace), "FRAGMENT")  # type: ignore[no-untyped-call]
-    taken = getattr(torch.ops, library.ns)
-    name, number = "orthogonalize", 1
-    while hasattr(taken, name):
-        number += 1
-        name = f"orthogonalize_{number}"
-    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-    signature = f"{name}(Tensor x, float[] numbers, float margin, float eps, bool schatten4) -> Tensor"
-    library.define(signature, tags=tags)  # type: ignore[no-untyped-call]
-    library.impl(name, _run_operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"{library.ns}::{name}", _call_traced, lib=library)
-    return library, getattr(taken, name).default
-
-
-_library, _operator = _define_operator(__name__)
+_library, _operator = _define_operator(
+    __name__,
+    "orthogonalize",
+    "(Tensor x, float[] numbers, float margin, float eps, bool schatten4) -> Tensor",
+    _run_operator,
+    _call_traced,
+)

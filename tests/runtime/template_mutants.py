@@ -825,8 +825,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "steps of what travels not counted",
         "bias corrections of sharded matrices stay at the first step",
         f"{RUNTIME}/steps/jobs.py",
-        "yield _begin_call(call, job.scalars, partial(advance, bucket.completed, runner.batch.count))",
-        "yield _begin_call(call, job.scalars)",
+        "yield runner.begin(bucket, job.scalars, partial(advance, bucket.completed, runner.batch.count))",
+        "yield runner.begin(bucket, job.scalars, lambda: None)",
     ),
     Mutant(
         "states stay with former owners",
