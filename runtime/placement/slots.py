@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..contract.interface import Kernel, State
@@ -179,12 +180,26 @@ def _local_slot(slot: Slot, layout: Layout, name: str, adds_up: bool = False) ->
     found = LocalSlot(
         slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, slot.sizing, layout=layout, of=slot
     )
-    if len(layout.cuts) > 1 and (adds_up or any(_interacts(found, kernel) for kernel in slot.rule.kernels)):
+    asks = layout.is_cut and (adds_up or any(_interacts(found, kernel) for kernel in slot.rule.kernels))
+    if asks and not all(_has_collectives(layout.mesh.get_group(mesh_dim), slot.device) for mesh_dim, _ in layout.cuts):
+        raise NotImplementedError(
+            f"{name} is a DTensor that is kept on {slot.device.type}, and the rule {slot.rule.name!r} needs what other "
+            f"ranks have of it: its processes have collectives for {layout.mesh.device_type} alone"
+        )
+    if asks and len(layout.cuts) > 1:
         raise NotImplementedError(
             f"{name} is a DTensor sharded over {len(layout.cuts)} dimensions of its mesh, and the rule "
             f"{slot.rule.name!r} needs what other ranks have of it: that is exchanged over one dimension alone yet"
         )
     return found
+
+
+def _has_collectives(group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Whether processes can send each other tensors of such a device, which may not be that of their mesh.
+
+    What is yet to be given a device, none is asked for.
+    """
+    return device.type == "meta" or any(each.type == device.type for each in group._device_types)
 
 
 def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:

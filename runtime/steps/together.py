@@ -16,7 +16,7 @@ from ..contract.interface import Rule
 from ..exchange.agreement import Known, Reach, _is_so_everywhere, _require_same
 from ..exchange.communication import Communication
 from ..exchange.sharding import Ranks
-from ..placement.slots import LocalSlot, _crosses
+from ..placement.slots import LocalSlot, _crosses, _has_collectives
 from .homes import _bring_home
 
 
@@ -28,7 +28,10 @@ class Together:
         slots = [slot for slot in roster.slots.values() if isinstance(slot, LocalSlot)]
         meshes = {slot.layout.mesh: None for slot in slots}
         groups = [Ranks.of(mesh.get_group(i)) for mesh in meshes for i in range(mesh.ndim) if mesh.size(i) > 1]
-        self.reach = Reach(tuple(groups), slots[0].device if slots else torch.device("cpu"))
+        device = slots[0].device if slots else torch.device("cpu")
+        if not all(_has_collectives(ranks.group, device) for ranks in groups if ranks.group is not None):
+            device = torch.device(slots[0].layout.mesh.device_type)  # that of the process; what is asked is small
+        self.reach = Reach(tuple(groups), device)
         is_cut = any(_ranks_of(slot).size > 1 for slot in slots)
         rules = {slot.rule.name: slot.rule for slot in roster.slots.values()}
         sums = {name: {each.over for kernel in rule.kernels for each in kernel.sums} for name, rule in rules.items()}
@@ -101,7 +104,7 @@ class Together:
 
     def anywhere(self, flags: Sequence[Tensor], ranks: Ranks, sent: Communication) -> list[list[bool]]:
         """The flags as they are where any of these ranks has set one; all of them must give as many."""
-        found = torch.cat([*flags]).int()
+        found = torch.cat([*flags]).to(self.reach.device, torch.int32)
         if ranks.size > 1:
             Reach((ranks,), found.device).reduce(found, dist.ReduceOp.MAX, sent)
         return [each.bool().tolist() for each in torch.split(found, [len(each) for each in flags])]
