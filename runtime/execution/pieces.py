@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ..batching.parameter_batch import Scalars
+from ..contract.precision import _compute_dtype
 from ..exchange.drive import Forms, Run, Step, _answer_alone
 from ..exchange.over import Over
 from ..exchange.packing import Message, Partial, _arriving, _tensors_of, _with_tensors
 from ..exchange.sharding import Ranks
+from ..linalg.orthogonal import _dtypes_of_iteration
 from .calls import Call
 from .computations import Computation
 from .crossing import Crossing, _as_it_is, _over
@@ -141,7 +143,11 @@ def _pieces_for(
     """
     ranks = crossing.sharding.ranks
     own = replace(crossing, sharding=replace(crossing.sharding, ranks=Ranks(None, ranks.rank, ranks.size)))
-    key = (own, computation)
+    key = (
+        own,
+        _dtypes_of_iteration(_compute_dtype(computation.dtype), next(iter(stored.values())).device),
+        computation,
+    )
     return _known_graph(lambda: Pieces(computation, own, stored, scalars), key, stored, scalars, True, options)
 
 

@@ -16,6 +16,7 @@ from ..contract.interface import Rule
 from ..exchange.agreement import Known, Reach, _is_so_everywhere, _require_same
 from ..exchange.communication import Communication
 from ..exchange.sharding import Ranks
+from ..linalg.orthogonal import _dtypes_of_iteration
 from ..placement.slots import LocalSlot, _crosses, _has_collectives
 from .homes import _bring_home
 
@@ -75,6 +76,7 @@ class Together:
             for name, p, slot in zip(listing.names(), listing.params, listing.slots, strict=True)
             if p in self.shared
         ]
+        spec = f"{spec}, iterated in {_dtypes_of_iteration(torch.float32, self.reach.device)}"  # and so it is sent
         facts = (spec, *((each.name, each.has_gradient, each.hypers) for each in known))
         if asks_always or self._waits_for_nothing or facts != self._agreed:
             _require_same(known, spec, self.reach, sent)

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from optforge import generated
-from optforge.runtime import communication, explain_schedule
+from optforge.runtime import communication, explain_schedule, iterate_in
 from optforge.runtime.batching.buckets import Bucket
 from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.placement import slots
@@ -431,3 +431,23 @@ def test_rules_that_ask_others_need_collectives_where_parameters_lie(ranks: Pool
         for said in ranks.run(2, offloaded, name):
             assert bool(said) == bool(expected)
             assert not said or said.startswith(f"a is a DTensor that is kept on cpu, and the rule {expected!r} needs")
+
+
+def narrow_steps(group: dist.ProcessGroup, case: Case) -> tuple[dict[str, float], dict[str, int]]:
+    """The errors of steps that iterate in bfloat16, and what this rank sends in the last one."""
+    with iterate_in(torch.bfloat16):
+        twins = Twins(group, case)
+        for t in (1, 2, 3):
+            twins.step(t)
+    return twins.errors(), communication(twins.other).bytes
+
+
+def test_matrices_travel_in_the_dtype_of_the_iteration(ranks: Pool) -> None:
+    """Each of two ranks owns one matrix, and sends half of another down and half of its own up."""
+    shapes = {"a": (8, 16), "b": (8, 16)}
+    for name in ("Muon", "NAMO"):
+        for errors, sent in ranks.run(
+            2, narrow_steps, Case(name, shapes=shapes, plain=(), without=(), dtype=torch.float32)
+        ):
+            assert sent["all_to_all"] == 2 * 64 * 2
+            assert max(errors.values()) < (1e-5 if name == "NAMO" else 1e-300)
