@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg.narrow import Narrow, _narrow
 from ..linalg.norms import norm
-from ..linalg.orthogonal import Narrow, _narrow, orthogonalize
+from ..linalg.orthogonal import orthogonalize
 from .packing import Message, Partial, _from_owners, _to_owners
 from .sharding import FULL, Dims, Sharding
 
@@ -106,7 +107,8 @@ class Over:
         """
         dims = dims or (FULL,) * len(values)
         sharding = self.sharding
-        if function is orthogonalize and sharding.is_cut and sharding.parts == 1:
+        is_plain = (*dims,) == (*gives,) == (FULL,) and sharding.is_cut and sharding.parts == 1
+        if function is orthogonalize and is_plain:
             narrow = _narrow(values[0], sharding.sizes(FULL), **scalars)
             if narrow is not None:
                 return (yield from self._narrowed(values[0], narrow))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..batching.parameter_batch import Scalars
+from ..contract.interface import NOISE
 from ..contract.precision import _compute_dtype
 from ..exchange.drive import Forms, Run, Step, _answer_alone
 from ..exchange.over import Over
