@@ -656,15 +656,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "guards of graphs ignored",
         "the first step's branch is taken for ever",
         f"{RUNTIME}/execution/graphs.py",
-        "graph = next((each for each in graphs if each.holds(*scalars.numbers.values())), None)",
-        "graph = next(iter(graphs), None)",
+        "graph: Any = next((each for each in graphs if each.holds(*scalars.numbers.values())), None)",
+        "graph: Any = next(iter(graphs), None)",
     ),
     Mutant(
         "old values taken for new ones",
         "what compiled steps store of another's old value is its new one",
         f"{RUNTIME}/execution/graphs.py",
-        "_compile_when_run(_fence(self.module), self.is_elementwise, options)",
-        "_compile_when_run(self.module, self.is_elementwise, options)",
+        "_compile_when_run(_fence(module), self.is_elementwise, options)",
+        "_compile_when_run(module, self.is_elementwise, options)",
     ),
     Mutant(
         "wrong graphs run",
@@ -712,8 +712,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "stages run before all are compiled",
         "the momentum moves twice in the step that falls back to running eagerly",
         f"{RUNTIME}/execution/graphs.py",
-        "        then = prepare(last)\n",
-        "        then = lambda *tensors: prepare(last)(*tensors)\n",
+        "    then = prepare(last)\n",
+        "    then = lambda *tensors: prepare(last)(*tensors)\n",
     ),
     # several ranks: which part of a parameter is where, what is exchanged, what is agreed on
     Mutant(
