@@ -430,7 +430,7 @@ def test_rules_that_ask_others_need_collectives_where_parameters_lie(ranks: Pool
     for name, expected in {"Muon": "matrix", "AdamW": ""}.items():
         for said in ranks.run(2, offloaded, name):
             assert bool(said) == bool(expected)
-            assert not said or said.startswith(f"a is a DTensor that is kept on cpu, and the rule {expected!r} needs")
+            assert not said or f"is a DTensor that is kept on cpu, and the rule {expected!r} needs" in said
 
 
 def narrow_steps(group: dist.ProcessGroup, case: Case) -> tuple[dict[str, float], dict[str, int]]:
@@ -445,9 +445,9 @@ def narrow_steps(group: dist.ProcessGroup, case: Case) -> tuple[dict[str, float]
 def test_matrices_travel_in_the_dtype_of_the_iteration(ranks: Pool) -> None:
     """Each of two ranks owns one matrix, and sends half of another down and half of its own up."""
     shapes = {"a": (8, 16), "b": (8, 16)}
-    for name in ("Muon", "NAMO"):
+    for name in ("Muon", "NorMuon"):
         for errors, sent in ranks.run(
             2, narrow_steps, Case(name, shapes=shapes, plain=(), without=(), dtype=torch.float32)
         ):
             assert sent["all_to_all"] == 2 * 64 * 2
-            assert max(errors.values()) < (1e-5 if name == "NAMO" else 1e-300)
+            assert max(errors.values()) < (1e-5 if name == "NorMuon" else 1e-300)
