@@ -22,11 +22,11 @@ from ..batching.counters import _is_capturing
 from ..batching.parameter_batch import Scalars
 from ..contract.interface import NOISE
 from ..contract.precision import _compute_dtype
+from ..recording.fences import _fence
+from ..recording.stages import _is_single, _stages
+from ..recording.tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 from .computations import Computation
-from .fences import _fence
 from .probes import Probe, _enliven
-from .stages import _is_single, _stages
-from .tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
 

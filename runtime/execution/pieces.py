@@ -21,12 +21,12 @@ from ..exchange.over import Over
 from ..exchange.packing import Message, Partial, _arriving, _tensors_of, _with_tensors
 from ..exchange.sharding import Ranks
 from ..linalg.orthogonal import _dtypes_of_iteration
+from ..recording.cuts import Piece, Segment, _cut, _exchange_operator
+from ..recording.tracing import _with_numbers
 from .calls import Call
 from .computations import Computation
 from .crossing import Crossing, _as_it_is, _over
-from .cuts import Piece, Segment, _cut, _exchange_operator
 from .graphs import Graph, WrongGraph, _known_graph
-from .tracing import _with_numbers
 
 _RunPiece = Callable[..., Sequence[Tensor]]
 
