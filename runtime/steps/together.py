@@ -9,11 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..batching.counters import _is_capturing
 from ..batching.crossing import _ranks_of
 from ..batching.parameter_batch import ParameterBatch
 from ..batching.roster import Roster
 from ..contract.interface import Rule
-from ..exchange.agreement import Known, Reach, _is_so_everywhere, _require_same
+from ..exchange.agreement import Asked, Known, Reach, _is_so_everywhere, _require_same
 from ..exchange.communication import Communication
 from ..exchange.sharding import Ranks
 from ..linalg.orthogonal import _dtypes_of_iteration
@@ -43,7 +44,7 @@ class Together:
             for place, (p, slot) in enumerate(roster.slots.items())
             if _exchanges(slot) or (is_cut and (adds_all_up or sums[slot.rule.name]))
         }
-        self._agreed: tuple[Any, ...] | None = None
+        self._agreed: dict[str, tuple[Any, ...]] = {}  # by method, what all ranks knew when they last asked
         self._is_home = False
 
     @property
@@ -57,18 +58,22 @@ class Together:
     def require_agreement(
         self,
         spec: str,
+        asked: Asked,
         counts: Mapping[Tensor, Any],
         takes_part: Callable[[Rule, Tensor], bool],
         values: Iterable[Any],
         asks_always: bool,
         sent: Communication,
     ) -> None:
-        """RuntimeError on every rank unless all are about to step the same parameters, alike.
+        """RuntimeError on every rank unless all are about to do the same with the same parameters.
 
-        Parameters that nothing is sent for need not be the same. `values` are the hypers of each group. On devices that
-        would have to be waited for it is asked only when anything else than counts has changed, unless it is `always`.
+        Parameters that nothing is sent for need not be the same, but what the method is given is, whatever the rule.
+        `values` are the hypers of each group. On devices that would have to be waited for it is asked only when
+        anything else than counts has changed, unless it is `always`.
         """
         if not self.exchanges:
+            if self._asks(asked, asks_always):
+                _require_same((), spec, asked, self.reach, sent)
             return
         known = [
             Known(name, takes_part(slot.rule, p), counts[p].number if p in counts else 0, hypers)
@@ -78,9 +83,9 @@ class Together:
         ]
         spec = f"{spec}, iterated in {_dtypes_of_iteration(torch.float32, self.reach.device)}"  # and so it is sent
         facts = (spec, *((each.name, each.has_gradient, each.hypers) for each in known))
-        if asks_always or self._waits_for_nothing or facts != self._agreed:
-            _require_same(known, spec, self.reach, sent)
-            self._agreed = facts
+        if self._asks(asked, asks_always) or facts != self._agreed.get(asked.method):
+            _require_same(known, spec, asked, self.reach, sent)
+            self._agreed[asked.method] = facts
 
     def bring_home(self, state: MutableMapping[Any, Any], sent: Communication) -> Together:
         """Lets owners have the states that are theirs, once for a roster: others may have had them before."""
@@ -89,16 +94,23 @@ class Together:
             self._is_home = True
         return self
 
-    def fail(self, problem: BaseException, asks_always: bool, sent: Communication) -> NoReturn:
+    def fail(self, problem: BaseException, asked: Asked, asks_always: bool, sent: Communication) -> NoReturn:
         """Raises the problem, for which this rank cannot step, and lets other ranks do so if they wait for this one.
 
         On devices that are not waited for they do not before they are in the midst of a step.
         """
-        if self.exchanges and (asks_always or self._waits_for_nothing or self._agreed is None):
-            _require_same((), "", self.reach, sent, problem)
+        if self._asks(asked, asks_always) or (self.exchanges and asked.method not in self._agreed):
+            _require_same((), "", asked, self.reach, sent, problem)
         elif asks_always and self.reach.groups:
             _is_so_everywhere(False, self.reach, sent, problem)
         raise problem
+
+    def _asks(self, asked: Asked, asks_always: bool) -> bool:
+        """Whether ranks ask each other before this whatever has changed."""
+        is_given = bool(asked.arguments) and not _is_capturing()
+        if self.exchanges:
+            return asks_always or self._waits_for_nothing or is_given
+        return is_given and bool(self.reach.groups)
 
     def everywhere(self, is_so: bool, sent: Communication) -> bool:
         """Whether it is so on all ranks, where parameters lie on several."""

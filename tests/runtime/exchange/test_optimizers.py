@@ -284,6 +284,36 @@ def test_a_problem_of_one_rank_is_raised_on_all(
         assert said.startswith(start) and message in said, said
 
 
+def given(group: dist.ProcessGroup, sizes: Sequence[Any]) -> tuple[str, bool, Communication]:
+    """What an event of which nothing else is sent says to the number of each rank, and whether states are as before."""
+    twins = Twins(group, Case("SophiaG", shapes={"a": (10, 6), "bias": (9,)}, without=()))
+    twins.step(1)
+    before, said = twins.other.state[twins.sharded["a"]]["h"].to_local().clone(), ""
+    try:
+        twins.other.fire("curvature", batch_size=sizes[dist.get_rank(group)])
+    except (RuntimeError, ValueError) as problem:
+        said = f"{type(problem).__name__}: {problem}"
+    return said, before.equal(twins.other.state[twins.sharded["a"]]["h"].to_local()), communication(twins.other)
+
+
+def test_numbers_of_events_are_the_same_on_all_ranks(ranks: Pool) -> None:
+    for said, is_left, sent in ranks.run(2, given, (4, torch.tensor(4.0))):
+        assert (said, is_left, sent.calls) == ("", False, {"all_reduce": 1})
+    for rank, (said, is_left, _) in enumerate(ranks.run(2, given, (4, 6))):
+        assert (
+            f"ranks give curvature() different numbers, and nothing has changed; this one batch_size={4 + 2 * rank}.0"
+            in said
+        )
+        assert is_left
+    for wrong, message in (
+        ("six", "ValueError: invalid batch_size='six'"),
+        (torch.ones(2), "ValueError: invalid batch_size"),
+    ):
+        (told, *_), (said, *_) = found = ranks.run(2, given, (4, wrong))
+        assert f"rank 1 cannot take part, and nothing has been stepped on any: {message}" in told
+        assert said.startswith(message) and all(is_left for _, is_left, _ in found)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_parameters_that_nothing_is_sent_for_need_not_be_the_same(ranks: Pool, rank: int) -> None:
     """A plain parameter without a gradient on one rank, which leaves the order of what is sent as it is."""
