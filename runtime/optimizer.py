@@ -207,7 +207,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             return tuple([v if self.capturable and isinstance(v, Tensor) else _plain(k, v) for k, v in given.items()])
         values = tuple(map(_plain, given, given.values()))
         checked = (*values, *(_plain(k, v) for k, v in _held(group, ("seed", "precision")).items()))
-        if checked != (known := self._checked.get(id(group))):
+        known = self._checked.get(id(group))
+        if checked != known:
             _check_hypers(type(self), given)
             _require_rounding(group)
             if known and known[-1] != group["precision"]:
@@ -281,8 +282,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             jobs = []
             for batch, runner in zip(batches, runners, strict=True):
                 rule, kernel = batch.rule, runner.kernel
-                layout = _wider(rule.step.layout, kernel.layout)
-                buckets = self._arrangement.buckets(batch, kernel, layout, slots)
+                buckets = self._arrangement.buckets(batch, kernel, _wider(rule.step.layout, kernel.layout), slots)
                 scalars = batch.scalars(kernel, sums[rule.name], given[rule.name])
                 jobs.append(Job(runner, scalars, [(bucket, None) for bucket in buckets]))
             _run_jobs(jobs, partial(self._counters.advance, counter, self.state), interrupts.pause, self._sent)

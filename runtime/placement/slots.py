@@ -117,12 +117,20 @@ class LocalSlot(Slot):
     def _placements(self, kept: State) -> tuple[Any, ...]:
         from torch.distributed.tensor import Replicate, Shard
 
-        if kept.full and kept.name not in self.owned:
+        if kept.name in self.owned:
+            return self.shown
+        if kept.full:
             return self.layout.placements
         cuts = {mesh_dim: Shard(at) for mesh_dim, _, at in self._cuts_of(kept)}
-        if kept.name in self.owned:
-            cuts = {mesh_dim: Shard(0) for mesh_dim, _ in self.layout.cuts}
         return tuple(cuts.get(i, Replicate()) for i in range(self.layout.mesh.ndim))
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """The placements of what an owner has, in checkpoints."""
+        from torch.distributed.tensor import Replicate, Shard
+
+        cut = {mesh_dim for mesh_dim, _ in self.layout.cuts}
+        return tuple(Shard(0) if i in cut else Replicate() for i in range(self.layout.mesh.ndim))
 
     def _cuts_of(self, kept: State) -> list[tuple[int, int, int]]:
         """Where a state is cut as the parameter is: the mesh's dimension, the parameter's, and that of the state."""

@@ -154,8 +154,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "events count as steps",
         "refreshing the curvature moves the bias correction",
         f"{RUNTIME}/optimizer.py",
-        'counter, kernels = f"{event}_step", firing.kernels',
-        'counter, kernels = "step", firing.kernels',
+        'counter, asked, kernels = f"{event}_step"',
+        'counter, asked, kernels = "step"',
     ),
     Mutant(
         "closure without gradients",
@@ -818,8 +818,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "ranks that are not asked",
         "ranks with other gradients or hypers step until one waits for ever",
         f"{RUNTIME}/steps/together.py",
-        "        if not self.exchanges:\n            return\n        known",
-        "        if self.exchanges:\n            return\n        known",
+        "        if not self.exchanges:\n            if self._asks",
+        "        if self.exchanges:\n            if self._asks",
     ),
     Mutant(
         "steps of what travels not counted",
