@@ -29,7 +29,7 @@ from .placement.layouts import _is_dtensor, _local
 from .placement.local_states import _wrap_entry
 from .placement.slots import LocalSlot
 from .routing.places import VIEW_KEYS, Slot
-from .steps.homes import _send_home
+from .steps.homes import _send_home, _send_past_home
 
 _Entry = Mapping[str, Any]
 
@@ -153,12 +153,15 @@ class _Reader:
         Warns of what was converted, left out or kept, once all has been found to fit.
         """
         owners = {key: (p, each) for each in groups for key, p in zip(each.keys, each.group["params"], strict=True)}
-        taken = _send_home(slots, {owners[key][0]: entry for key, entry in saved.items() if key in owners})
+        known = {owners[key][0]: entry for key, entry in saved.items() if key in owners}
+        origins = {p: each.origin for p, each in owners.values()}
+        past = _send_past_home(slots, known, {p: self._past_of(slots[p], origins[p], True) for p in known})
+        taken = _send_home(slots, known)
         state: defaultdict[Any, Any] = defaultdict(dict)
         for key, entry in saved.items():
             if key in owners:
                 p, found = owners[key]
-                if read := self._entry(p, slots[p], found.group, taken[p], found.origin):
+                if read := self._entry(p, slots[p], found.group, taken[p], found.origin, past.get(p, {})):
                     own = _counters_of(slots[p].rule)
                     state[p] = {}
                     _wrap_entry(state[p], slots[p]).update(read)
@@ -170,10 +173,21 @@ class _Reader:
             warnings.warn(f"{self.name}: {notice}", UserWarning, stacklevel=3)
         return state
 
-    def _entry(self, p: Tensor, slot: Slot, group: _Entry, entry: object, origin: _Origin | None) -> dict[str, Any]:
+    def _past_of(self, slot: Slot, origin: _Origin | None, is_owned: bool) -> tuple[str, ...]:
+        """The older states that those are made of which owners have, or those that each rank has its part of."""
+        if self.spec is None or origin is None or origin.hash == self.spec.hash:
+            return ()
+        owned = slot.owned if isinstance(slot, LocalSlot) else ()
+        told = [was for was in self.spec.was if was.rule == slot.rule.name and (was.target in owned) is is_owned]
+        return tuple(dict.fromkeys(name for was in told for name in was.states))
+
+    def _entry(
+        self, p: Tensor, slot: Slot, group: _Entry, entry: object, origin: _Origin | None, past: _Entry
+    ) -> dict[str, Any]:
         """A copy of one parameter's state on its device, converted where the spec has changed; counts as numbers.
 
-        Nothing is to be read in a state in which nothing has been counted and all is zero.
+        `past` are older states in the form of those that owners have. Nothing is to be read in a state in which nothing
+        has been counted and all is zero.
 
         Raises:
             ValueError: it does not have the states of the parameter's rule, or they mean something else.
@@ -181,12 +195,13 @@ class _Reader:
         if not isinstance(entry, Mapping):
             raise ValueError(f"loaded state of a {slot.rule.name} parameter is no mapping, but {entry!r}")
         counts = {name: _read_count(name, value) for name, value in entry.items() if _is_counter(name)}
-        entry = {name: _part_here(value, name, slot) for name, value in entry.items()}
+        for_owners = past.keys() - {kept.name for kept in slot.rule.states} - {*self._past_of(slot, origin, False)}
+        entry = {n: past[n] if n in for_owners else _part_here(value, n, slot) for n, value in entry.items()}
         if _says_nothing(entry, counts):
             return {}
         rule, states = slot.rule, [] if slot.is_empty else _states_of(slot.rule, group["precision"], p.dtype)
         if self.spec is not None and (origin is None or origin.hash != self.spec.hash):
-            entry = self._converted({**entry, **counts}, p, slot, group, origin)
+            entry = self._converted({**entry, **counts}, p, slot, group, origin, past)
         expected, counters = {kept.name for kept, _ in states}, _counters_of(rule)
         if lacking := sorted({*expected, "step"} - entry.keys()):
             raise ValueError(f"loaded state of a {rule.name} parameter lacks {', '.join(lacking)}")
@@ -199,7 +214,9 @@ class _Reader:
         read = {m.name: entry[m.name].detach().to(p.device, dtype, copy=True).contiguous() for m, dtype in states}
         return read | counts
 
-    def _converted(self, entry: _Entry, p: Tensor, slot: Slot, group: _Entry, origin: _Origin | None) -> dict[str, Any]:
+    def _converted(
+        self, entry: _Entry, p: Tensor, slot: Slot, group: _Entry, origin: _Origin | None, past: _Entry
+    ) -> dict[str, Any]:
         """The entry with the states of this spec in place of those of the origin."""
         rule = slot.rule
         if origin is None:
@@ -219,7 +236,8 @@ class _Reader:
             if isinstance(source, str):
                 converted |= {source: entry[source]} if source in entry else {}
             elif entry.keys() >= {*source.states}:
-                converted[kept.name] = _apply_past(source, entry, group, p, slot.state_shape(kept))
+                read = {**entry, **past} if isinstance(slot, LocalSlot) and kept.name in slot.owned else entry
+                converted[kept.name] = _apply_past(source, read, group, p, slot.state_shape(kept))
                 origins = _commas(source.states) or "a constant"
                 self.notices[f"{kept.name} of the rule {rule.name!r} was made of the checkpoint's {origins}"] = None
         return converted

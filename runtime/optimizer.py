@@ -22,6 +22,7 @@ from .contract.arguments import _require_arguments, _require_callable, _require_
 from .contract.generated import Generated
 from .contract.hypers import _check_hypers, _distinguish
 from .contract.interface import Kernel, Rule
+from .exchange.agreement import Asked
 from .exchange.communication import Communication
 from .execution.arrangement import Arrangement
 from .execution.autocast import _without_autocast
@@ -218,7 +219,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             runners = [self._runner(batch.rule.step, batch, "step") for batch in batches]
             return batches, runners, not self.skip_nonfinite or _all_finite(batches)
 
-        batches, runners, is_finite = self._prepare_together("step", _has_grad, prepare)
+        batches, runners, is_finite = self._prepare_together("step", Asked("step"), _has_grad, prepare)
         if self.skip_nonfinite and not self._together.everywhere(is_finite, self._sent):
             return loss
         _warn_of_fixed_points(batches, self._roster, type(self).__name__, self._together, self._sent)
@@ -241,10 +242,11 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
         RuntimeError if it puts in place what is there already, or takes away what is not.
         """
         firing = Firing(type(self).__name__, self.RULES, event, self._counters, self.state, arguments)
-        _require_arguments(getattr(self, event, None), arguments, firing.given.numbers)
-        counter, kernels = f"{event}_step", firing.kernels
+        counter, asked, kernels = f"{event}_step", Asked(event, firing.given.numbers), firing.kernels
 
         def prepare() -> tuple[list[ParameterBatch], list[ParameterBatch], list[Runner], bool]:
+            _require_arguments(getattr(self, event, None), arguments, firing.given.numbers)
+            firing.given.require_kinds()
             batches = self._collect(counter, firing.takes_part)
             firing.require_due(batches)
             firing.given.take(batches, self._roster.slots, self._roster.name)
@@ -253,7 +255,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             read = [batch for batch in batches if any(firing.reads_gradient(batch.rule, p) for p in batch.params)]
             return batches, stepped, runners, not self.skip_nonfinite or _all_finite([*read, *stepped], batches)
 
-        batches, stepped, runners, is_finite = self._prepare_together(counter, firing.takes_part, prepare)
+        batches, stepped, runners, is_finite = self._prepare_together(counter, asked, firing.takes_part, prepare)
         if self.skip_nonfinite and not self._together.everywhere(is_finite, self._sent):
             return
         with _DeferredInterrupts() as interrupts, _without_autocast(batch.device for batch in batches):
@@ -271,7 +273,7 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             _run_jobs(jobs, partial(self._counters.advance, counter, self.state), interrupts.pause, self._sent)
 
     def _prepare_together(
-        self, counter: str, takes_part: Callable[[Rule, Tensor], bool], prepare: Callable[[], _Found]
+        self, counter: str, asked: Asked, takes_part: Callable[[Rule, Tensor], bool], prepare: Callable[[], _Found]
     ) -> _Found:
         """What `prepare` finds here, if all ranks that share parameters with this one can go on, and do the same."""
         self._sent = Communication()
@@ -281,8 +283,8 @@ class SpecOptimizer(Generated, torch.optim.Optimizer):
             values = [(*self._values.of(group, state), group["precision"], group["seed"]) for group in groups]
             counts, spec = self._counters.known(counter, self.state), self.SPEC.hash if self.SPEC else ""
         except BaseException as problem:
-            self._together.fail(problem, self.skip_nonfinite, self._sent)
-        self._together.require_agreement(spec, counts, takes_part, values, self.skip_nonfinite, self._sent)
+            self._together.fail(problem, asked, self.skip_nonfinite, self._sent)
+        self._together.require_agreement(spec, asked, counts, takes_part, values, self.skip_nonfinite, self._sent)
         self._together.bring_home(self.state, self._sent)
         return found
 

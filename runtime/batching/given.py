@@ -24,15 +24,17 @@ class Given:
     """The arguments of one call of an event, by the rules that have the event."""
 
     def __init__(self, name: str, events: Mapping[str, Event], arguments: Mapping[str, Any]) -> None:
-        """TypeError for an argument that is no tensor and no dictionary from parameters to tensors."""
         self.name, self.events = name, events
         wanted = {state.name for event in events.values() for state in event.given}
         self.tensors = {key: value for key, value in arguments.items() if key in wanted}
         self.numbers = {key: value for key, value in arguments.items() if key not in wanted}
+
+    def require_kinds(self) -> None:
+        """TypeError for an argument that is no tensor and no dictionary from parameters to tensors."""
         for key, value in self.tensors.items():
             if not isinstance(value, (Tensor, Mapping)):
                 expected = "a tensor, or a dictionary from parameters to tensors"
-                raise TypeError(f"{name}({key}) takes {expected}, not {_kind_of(value)}")
+                raise TypeError(f"{self.name}({key}) takes {expected}, not {_kind_of(value)}")
 
     def is_for(self, rule: Rule, p: Tensor) -> bool:
         """Whether the call has something for the parameter: it does unless dictionaries leave it out."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -80,3 +81,12 @@ def _require_arguments(
             _require_scalar(name, value)
         else:
             _plain_hyper(name, value, "float")
+
+
+def _number_in(value: object) -> float | None:
+    """The number that an argument is, or has in a tensor of one; None for what is none, which is an error elsewhere."""
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+        return float(plain) if isinstance(plain, Real) else None
+    except (RuntimeError, ValueError, OverflowError):  # of several numbers, or of too large ones
+        return None

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..contract.arguments import _number_in
 from .communication import Communication
 from .sharding import Ranks
 
@@ -30,6 +32,19 @@ class Known:
     has_gradient: bool
     count: int
     hypers: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The method that a rank has been asked to run, and what it was given: numbers, or tensors of one."""
+
+    method: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def numbers(self) -> tuple[tuple[str, float | None], ...]:
+        """Waits for devices that have any."""
+        return tuple((name, _number_in(value)) for name, value in self.arguments.items())
 
 
 @dataclass(frozen=True)
@@ -48,14 +63,21 @@ class Reach:
 
 
 def _require_same(
-    known: Sequence[Known], spec: str, reach: Reach, sent: Communication, problem: BaseException | None = None
+    known: Sequence[Known],
+    spec: str,
+    asked: Asked,
+    reach: Reach,
+    sent: Communication,
+    problem: BaseException | None = None,
 ) -> None:
     """RuntimeError on every rank, which says what differs, unless all know the same; nothing has changed.
 
     Whether anything differs is one reduction of a few words; only then ranks exchange what they know. A rank with a
     `problem`, for which it cannot step, raises that, and others what it is.
     """
-    largest, differ = _compare([_number_of(problem), _word((spec, *known)), _word(spec), len(known)], reach, sent)
+    largest, differ = _compare(
+        [_number_of(problem), _word((spec, asked.method, asked.numbers, *known)), _word(spec), len(known)], reach, sent
+    )
     if largest[0]:
         _raise_everywhere(problem, largest[0], reach, sent)
     if not any(differ):
@@ -65,7 +87,12 @@ def _require_same(
     if differ[3]:
         raise RuntimeError(f"ranks step different numbers of parameters; this one steps {len(known)}")
     rows = [[_word(each.name), int(each.has_gradient), each.count, _word(each.hypers)] for each in known]
-    found = _compare([word for row in rows for word in row], reach, sent)[1]
+    words = [_word(asked.method), _word(asked.numbers), *(word for row in rows for word in row)]
+    other_method, other_numbers, *found = _compare(words, reach, sent)[1]
+    if other_method:
+        raise RuntimeError(f"ranks call different methods, and nothing has changed; this one calls {asked.method}()")
+    if other_numbers:
+        _raise_for_numbers(asked, reach, sent)
     problems = (
         "they are called otherwise on some ranks",
         "some ranks have a gradient and others have none",
@@ -77,6 +104,16 @@ def _require_same(
         named = [each.name for each, differs in zip(known, found[column::4], strict=True) if differs]
         lines.extend([f"{what}: {', '.join(named)}"] if named else [])
     raise RuntimeError("\n".join(lines))
+
+
+def _raise_for_numbers(asked: Asked, reach: Reach, sent: Communication) -> NoReturn:
+    """RuntimeError that names the numbers that ranks have given otherwise; all of them must call the same method."""
+    differ = _compare([_word(value) for _, value in asked.numbers], reach, sent)[1]
+    here = [f"{name}={value}" for (name, value), is_other in zip(asked.numbers, differ, strict=True) if is_other]
+    raise RuntimeError(
+        f"ranks give {asked.method}() different numbers, and nothing has changed; this one {', '.join(here)}. A value "
+        "that each rank has of its own part of a batch is averaged over all of them before"
+    )
 
 
 def _word(facts: object) -> int:

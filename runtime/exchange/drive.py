@@ -1,9 +1,9 @@
 """The drive: the functions of several batches, so that what one of them waits for travels while others compute.
 
 The order in which calls are made depends on the numbers of rounds alone, which are the same on all ranks. What can be
-done beside it is handed in as `meanwhile`, and runs once the first sends are under way. An error after which a rank
-could still serve the others is kept until everything is done: one of `meanwhile`, one of a function of whole matrices,
-and one of `finish`. Any other is raised at once, and what the others still wait for never comes.
+done beside it is handed in as `meanwhile`, and runs once the first sends are under way. An error of what a rank
+computes is kept until everything is done, and the others get NaN for what it cannot send. One of a call itself, or of
+what is gathered before the first round, is raised at once, and what the others still wait for never comes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch import Tensor
 from .collectives import _deliver
 from .communication import Communication
 from .over import Over, Request
-from .packing import Message
+from .packing import Message, _arriving, _of_nan
 
 WINDOW = 3  # batches that are under way at a time: more would hold more copies, and overlap no better
 
 Step = Generator[Any, Any, Any]  # the function of a rule for shards
+Forms = Sequence[Sequence[Message]]  # the messages of each round, whose tensors have no values
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Run:
     over: Over
     finish: Callable[[Any], None]
     record: Communication
+    forms: Callable[[], Forms] | None = None  # what it sends in all rounds, for who could not compute it
+    failure: Exception | None = None
 
 
 def _drive(runs: Iterable[Run], sent: Communication, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -54,7 +57,8 @@ def _drive(runs: Iterable[Run], sent: Communication, meanwhile: Callable[[], Non
             under_way.append((run, rounds))
         except StopIteration as done:
             sent.add(run.record)
-            _keep(failures, partial(run.finish, done.value))
+            if run.failure is None:
+                _keep(failures, partial(run.finish, done.value))
             failures.extend([run.over.failure] if run.over.failure else [])
 
     def fill() -> None:
@@ -82,18 +86,72 @@ def _keep(failures: list[BaseException], do: Callable[[], None]) -> None:
 
 
 def _rounds(run: Run) -> Generator[None, None, Any]:
-    """Yields while something is under way, and returns what the function of the rule does."""
+    """Yields while something is under way, and returns what the function of the rule does; None if that fails.
+
+    Then the other ranks get NaN in its place, until they have what they wait for.
+    """
+    local, arrived, done = _messages(run.step), None, 0
+    while run.failure is None:
+        try:
+            messages = next(local) if arrived is None else local.send(arrived)
+        except StopIteration as ended:
+            return ended.value
+        except Exception as problem:
+            if run.forms is None:
+                raise
+            run.over.failure = run.failure = problem
+        else:
+            arrived = yield from _deliver(messages, run.over.sharding.ranks, run.record)
+            done += 1
+    for messages in _left_out(run, done):
+        yield from _deliver(messages, run.over.sharding.ranks, run.record)
+    return None
+
+
+def _left_out(run: Run, done: int) -> list[list[Message]]:
+    """What the function would have sent after so many rounds, of NaN; its error where nobody knows."""
+    assert run.forms is not None and run.failure is not None
     try:
-        asked = next(run.step)
+        return [[*map(_of_nan, messages)] for messages in run.forms()[done:]]
+    except Exception:
+        raise run.failure from None
+
+
+def _answer_alone(step: Step, answer: Callable[[list[Message]], Sequence[Tensor]]) -> Any:
+    """What the function of the rule returns where `answer` says what the messages of each round become."""
+    local, arrived = _messages(step), None
+    try:
+        while True:
+            arrived = answer(next(local) if arrived is None else local.send(arrived))
+    except StopIteration as ended:
+        return ended.value
+
+
+def _list_forms(step: Step) -> Forms:
+    """The messages of all rounds of a function of tensors that have no values."""
+    listed: list[list[Message]] = []
+
+    def answer(messages: list[Message]) -> list[Tensor]:
+        listed.append(messages)
+        return [*map(_arriving, messages)]
+
+    _answer_alone(step, answer)
+    return listed
+
+
+def _messages(step: Step) -> Generator[list[Message], Sequence[Tensor], Any]:
+    """The messages of each round of the function; it is sent what they have become, and returns what that does."""
+    try:
+        asked = next(step)
         while True:
             requests = asked if isinstance(asked, tuple) else (asked,)
-            answers = yield from _answers(requests, run)
-            asked = run.step.send(tuple(answers) if isinstance(asked, tuple) else answers[0])
-    except StopIteration as done:
-        return done.value
+            answers = yield from _answers(requests)
+            asked = step.send(tuple(answers) if isinstance(asked, tuple) else answers[0])
+    except StopIteration as ended:
+        return ended.value
 
 
-def _answers(requests: Sequence[Request], run: Run) -> Generator[None, None, list[Any]]:
+def _answers(requests: Sequence[Request]) -> Generator[list[Message], Sequence[Tensor], list[Any]]:
     """The answers to requests that were made together: the messages of each of their rounds share its calls."""
     answers: list[Any] = [None] * len(requests)
     pending: dict[int, Sequence[Tensor] | None] = dict.fromkeys(range(len(requests)))
@@ -102,9 +160,9 @@ def _answers(requests: Sequence[Request], run: Run) -> Generator[None, None, lis
         for index, arrived in pending.items():
             try:
                 messages[index] = next(requests[index]) if arrived is None else requests[index].send(arrived)
-            except StopIteration as done:
-                answers[index] = done.value
+            except StopIteration as ended:
+                answers[index] = ended.value
         listed = [message for each in messages.values() for message in each]
-        results = iter((yield from _deliver(listed, run.over.sharding.ranks, run.record)) if listed else ())
+        results = iter((yield listed) if listed else ())
         pending = {index: [next(results) for _ in each] for index, each in messages.items()}
     return answers

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg.narrow import Narrow, _narrow
 from ..linalg.norms import norm
+from ..linalg.orthogonal import orthogonalize
 from .packing import Message, Partial, _from_owners, _to_owners
 from .sharding import FULL, Dims, Sharding
 
@@ -105,6 +107,11 @@ class Over:
         """
         dims = dims or (FULL,) * len(values)
         sharding = self.sharding
+        is_plain = (*dims,) == (*gives,) == (FULL,) and sharding.is_cut and sharding.parts == 1
+        if function is orthogonalize and is_plain:
+            narrow = _narrow(values[0], sharding.sizes(FULL), **scalars)
+            if narrow is not None:
+                return (yield from self._narrowed(values[0], narrow))
         travelling = [sharding.cuts(each) for each in dims]
         sent = [_to_owners(x, d, sharding) for x, d, travels in zip(values, dims, travelling, strict=True) if travels]
         arrived = iter((yield sent) if sent else ())
@@ -118,6 +125,12 @@ class Over:
         if sharding.is_cut and spread:
             return (*(yield [_from_owners(x, each, sharding) for x, each in spread]), *kept)
         return (*(x for x, _ in spread), *kept)
+
+    def _narrowed(self, x: Tensor, narrow: Narrow) -> Request:
+        """The same in a dtype of fewer bits, in which matrices travel: norms are added up before."""
+        (squares,) = yield [Partial(narrow.squares(x), "sum")]
+        (found,) = yield from self.whole(narrow.iterated, narrow.divided(x, squares))
+        return (found.to(x.dtype),)
 
     def _is_partial(self, axes: tuple[int, ...], dims: Dims) -> bool:
         """Whether what a rank can add up of a value of these dimensions is not all of it."""

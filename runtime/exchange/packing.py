@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,33 @@ class Shuffle:
 
 
 Message = Partial | Shuffle
+
+
+def _tensors_of(message: Message) -> list[Tensor]:
+    """What is sent of a message."""
+    return [message.value] if isinstance(message, Partial) else [*message.outgoing]
+
+
+def _with_tensors(message: Message, tensors: Sequence[Tensor]) -> Message:
+    """The message with others of the same shapes in their place."""
+    if isinstance(message, Partial):
+        return replace(message, value=tensors[0])
+    return replace(message, outgoing=tensors)
+
+
+def _arriving(message: Message) -> Tensor:
+    """A tensor of the form that the message becomes, without values."""
+    if isinstance(message, Partial):
+        return torch.empty_like(message.value)
+    shape = [*message.incoming[0]]
+    shape[message.axis] = sum(each[message.axis] for each in message.incoming)
+    return message.outgoing[0].new_empty(shape)
+
+
+def _of_nan(message: Message) -> Message:
+    """The message with NaN in the place of all values, of which it needs to have none."""
+    filled = [torch.full([*x.shape], math.nan, dtype=x.dtype, device=x.device) for x in _tensors_of(message)]
+    return _with_tensors(message, filled)
 
 
 def _to_owners(x: Tensor, dims: Dims, sharding: Sharding) -> Shuffle:

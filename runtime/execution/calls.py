@@ -68,11 +68,11 @@ class Call:
 
     def execute(self, scalars: Scalars) -> None:
         """Runs the kernel and writes its outputs to the weights and states."""
-        function, known = self.computation.kernel.function, self._sized(scalars).all
+        function, known = self.computation.kernel.function, self.sized(scalars).all
         for cut in self.bucket.cuts:
             stored = {n: s.batch if cut is None else s.batch[cut] for n, s in self.sources.items()}
             self._keep(self.computation.results(stored, function, known), stored, replace=cut is None)
-        self._write_back()
+        self.write_back()
 
     def begin(self) -> dict[str, Tensor]:
         """What the kernel sees of the whole bucket, for who runs it elsewhere and then calls `complete`."""
@@ -82,22 +82,22 @@ class Call:
         """Writes what the kernel has returned for what it was given."""
         stored = {name: source.batch for name, source in self.sources.items()}
         self._keep(self.computation.kept(stored, given, values), stored, replace=True)
-        self._write_back()
+        self.write_back()
 
     def execute_graph(self, scalars: Scalars, compiled: bool = False, options: Mapping[str, Any] | None = None) -> None:
         """As `execute`, by the kernel's graph, compiled or as it was recorded."""
         stored = {name: source.batch for name, source in self.sources.items()}
         if not stored:
             return
-        graph = _graph_for(self.computation, stored, self._sized(scalars), compiled, options)
+        graph = _graph_for(self.computation, stored, self.sized(scalars), compiled, options)
         graph(stored, scalars)
-        self._write_back()
+        self.write_back()
 
     def known(self, scalars: Scalars) -> dict[str, Any]:
         """The keyword arguments of the kernel."""
-        return self._sized(scalars).all
+        return self.sized(scalars).all
 
-    def _sized(self, scalars: Scalars) -> Scalars:
+    def sized(self, scalars: Scalars) -> Scalars:
         rank = self.batch.rule.rank
         own = {rank.name: self.bucket.rank} if rank else {}
         return scalars.sized(self.computation.kernel, {**self.bucket.sizes, **own})
@@ -117,7 +117,7 @@ class Call:
         else:
             target.fill_(value)
 
-    def _write_back(self) -> None:
+    def write_back(self) -> None:
         """Copies what was written to a copy to where it belongs."""
         written = self.computation.written
         for name, source in self.sources.items():

@@ -11,7 +11,7 @@ import math
 import threading
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,17 +22,19 @@ from ..batching.counters import _is_capturing
 from ..batching.parameter_batch import Scalars
 from ..contract.interface import NOISE
 from ..contract.precision import _compute_dtype
+from ..recording.fences import _fence
+from ..recording.stages import _is_single, _stages
+from ..recording.tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 from .computations import Computation
-from .fences import _fence
 from .probes import Probe, _enliven
-from .stages import _is_single, _stages
-from .tracing import NUMBERS_LIMIT, Number, Recorder, TooManyNumbers, _condition, _evaluator, _with_numbers
 
 GRAPHS_LIMIT = 512  # shapes that come and go would make graphs without end
 
 # Elements of the probe of an elementwise graph: what is compiled when it runs first is compiled for about that many,
 # which are enough for some hundred threads.
 FEW_ELEMENTS, MANY_ELEMENTS = 1 << 12, 1 << 18
+
+_Made = TypeVar("_Made", bound="Graph")
 
 _graphs: dict[tuple[Any, ...], list[Graph]] = {}
 _lock = threading.RLock()
@@ -65,7 +67,6 @@ class Graph:
     def _record(self, stored: Mapping[str, Tensor], scalars: Scalars) -> Recorder:
         """Records `self.module`, a function of the vector of numbers, of tensor scalars and of stored tensors."""
         recorders: list[Recorder] = []
-        function = _with_numbers(self.computation.kernel.function)
         plain = {name: x.item() if isinstance(x, Tensor) else x for name, x in scalars.numbers.items()}
 
         def body(vector: Tensor, *tensors: Tensor) -> tuple[()]:
@@ -76,7 +77,7 @@ class Graph:
             inputs = dict(zip(stored, tensors[len(scalars.tensors) :], strict=True))
             if NOISE in inputs:  # hashed in place, which compiled code is not to store
                 inputs[NOISE] = inputs[NOISE].clone()
-            self._write(self.computation.results(inputs, function, seen), inputs)
+            self._write(self._results(inputs, seen), inputs)
             return ()
 
         vector = torch.ones(self.size, dtype=self.dtype, device=self.device)
@@ -84,6 +85,14 @@ class Graph:
         trace = make_fx(body, tracing_mode="symbolic" if self.is_elementwise else "fake", _allow_non_fake_inputs=True)
         self.module = trace(vector, *scalars.tensors.values(), *stored.values())
         return recorders[-1]
+
+    def _results(self, stored: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> dict[str, Any]:
+        """The new value of each stored tensor, for scalars that are recorded."""
+        return self.computation.results(stored, _with_numbers(self.computation.kernel.function), scalars)
+
+    def _expected(self, stored: Mapping[str, Tensor], scalars: Scalars) -> dict[str, Any]:
+        """The same, as the kernel itself gives it."""
+        return self.computation.results(stored, self.computation.kernel.function, scalars.all)
 
     def _write(self, results: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
         """Writes the results within the graph."""
@@ -95,36 +104,28 @@ class Graph:
                 stored[name].copy_(value)
 
     def compile(self, options: Mapping[str, Any]) -> None:
-        """From now on runs compiled; raises CompileError, or torch.compile's error in the first run.
+        """From now on runs compiled; raises CompileError, or torch.compile's error in the first run."""
+        self.run = self._compiled(self.module, options)
 
-        On a CPU inductor takes graphs of fixed shapes directly: all that torch.compile would add is what finds the
+    def _compiled(self, module: GraphModule, options: Mapping[str, Any]) -> Callable[..., Any]:
+        """On a CPU inductor takes graphs of fixed shapes directly: all that torch.compile would add is what finds the
         graph for a call, as `_graph_for` has done, in tens of microseconds for each call.
         """
         options = {**_safe_options(self.computation.precision), **options}
         if self.device.type == "cpu" and not self.is_elementwise:
-            self.stage(lambda module: _compile(_fence(module), options))
-        else:
-            self.run = _compile_when_run(_fence(self.module), self.is_elementwise, options)
+            return _staged(module, lambda each: _compile(_fence(each), options))
+        return _compile_when_run(_fence(module), self.is_elementwise, options)
 
     def stage(self, prepare: Callable[[GraphModule], Callable[..., object]]) -> None:
-        """From now on runs in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
-        *early, last = _stages(self.module)
-        first = [each.forward if _is_single(each) else prepare(each) for each in early]
-        then = prepare(last)
-
-        def run(*tensors: Tensor) -> None:
-            for each in first:
-                each(*tensors)
-            then(*tensors)
-
-        self.run = run
+        """From now on runs in stages."""
+        self.run = _staged(self.module, prepare)
 
     def probe(self, stored: Mapping[str, Tensor], scalars: Scalars) -> None:
         """Compares a step with the kernel's, on other data than the `stored`; notes in `problem` how they differ."""
         numbers = _enliven(scalars.numbers, self._admits)
         tensors = {name: torch.full_like(x, 0.75) for name, x in scalars.tensors.items()}
         elements = FEW_ELEMENTS if self.run is self.module else MANY_ELEMENTS
-        probe = Probe(self.computation, stored, Scalars(numbers, tensors, scalars.flags), elements)
+        probe = Probe(self.computation, self._expected, stored, Scalars(numbers, tensors, scalars.flags), elements)
         self.problem = probe.problem(self)
 
     def _admits(self, numbers: Mapping[str, Any]) -> bool:
@@ -160,6 +161,20 @@ class Graph:
             else:
                 vector[i].fill_(value)
         return vector
+
+
+def _staged(module: GraphModule, prepare: Callable[[GraphModule], Callable[..., Any]]) -> Callable[..., Any]:
+    """The graph in stages, each as `prepare` makes it runnable; a single operation runs as it is."""
+    *early, last = _stages(module)
+    first = [each.forward if _is_single(each) else prepare(each) for each in early]
+    then = prepare(last)
+
+    def run(*tensors: Tensor) -> Any:
+        for each in first:
+            each(*tensors)
+        return then(*tensors)
+
+    return run
 
 
 class CompileError(RuntimeError):
@@ -218,26 +233,41 @@ def _graph_for(
         WrongGraph: its steps differ from those of the kernel. A graph that is recorded during the capture of a CUDA
             graph, which would hold the probe as well, is not probed.
     """
-    flat = computation.kernel.layout == "elementwise"
+    return _known_graph(
+        lambda: Graph(computation, stored, scalars), (computation,), stored, scalars, compiled, options or {}
+    )
+
+
+def _known_graph(
+    make: Callable[[], _Made],
+    what: tuple[Any, ...],
+    stored: Mapping[str, Tensor],
+    scalars: Scalars,
+    compiled: bool,
+    options: Mapping[str, Any],
+) -> _Made:
+    """What was made of `what` for tensors like these and holds for these scalars, or is now."""
+    flat = what[-1].kernel.layout == "elementwise"
     forms = tuple((x.dtype, x.device, x.ndim if flat else x.shape) for x in stored.values())
     kinds = tuple((name, x.shape) for name, x in scalars.tensors.items())
-    settings = (torch.get_num_threads(), _hashable(options or {})) if compiled else ()
-    key = (computation, forms, kinds, tuple(scalars.numbers), tuple(scalars.flags.items()), settings)
+    settings = (torch.get_num_threads(), _hashable(options)) if compiled else ()
+    key = (what, forms, kinds, tuple(scalars.numbers), tuple(scalars.flags.items()), settings)
     with _lock:
         if len(_graphs) > GRAPHS_LIMIT:
             _graphs.clear()
         graphs = _graphs.setdefault(key, [])
-        graph = next((each for each in graphs if each.holds(*scalars.numbers.values())), None)
+        graph: Any = next((each for each in graphs if each.holds(*scalars.numbers.values())), None)
         if graph is None:
-            graph = Graph(computation, stored, scalars)
+            graph = make()
             if compiled:
-                graph.compile(options or {})
+                graph.compile(options)
             if not _is_capturing():
                 graph.probe(stored, scalars)
             graphs.append(graph)
     if graph.problem is not None:
         raise WrongGraph(graph.problem)
-    return graph
+    found: _Made = graph
+    return found
 
 
 def _hashable(option: Any) -> Any:

@@ -39,6 +39,7 @@ class Probe:
     """
 
     computation: Computation
+    results: Callable[[Mapping[str, Tensor], Scalars], dict[str, Any]]  # the kernel's
     stored: Mapping[str, Tensor]
     scalars: Scalars
     elements: int
@@ -77,7 +78,7 @@ class Probe:
         fill(tensors, seed)
         before = {name: _copy_elements(x) for name, x in tensors.items() if name != NOISE}
         expected = before | self._eager(tensors)
-        if fill is _fill_with_probe and not all(x.isfinite().any() for x in expected.values()):
+        if fill is _fill_with_probe and not all(x.isfinite().any() for x in expected.values() if len(x)):
             raise _NothingToSee
         fill(tensors, seed)
         run(tensors, self.scalars)
@@ -96,7 +97,7 @@ class Probe:
     def _eager(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the kernel makes of the tensors that are written."""
         try:
-            results = self.computation.results(tensors, self.computation.kernel.function, self.scalars.all)
+            results = self.results(tensors, self.scalars)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ArithmeticError, ValueError) as problem:
@@ -127,7 +128,8 @@ class Probe:
     def _as_stored(self, tensors: Mapping[str, Tensor], seed: int) -> None:
         for name, x in tensors.items():
             flat, given = x.view(-1), self.stored[name].reshape(-1)
-            flat.copy_(given.repeat(-(-flat.numel() // given.numel()))[: flat.numel()])
+            if given.numel():
+                flat.copy_(given.repeat(-(-flat.numel() // given.numel()))[: flat.numel()])
 
     def _nudge(self, tensors: Mapping[str, Tensor], seed: int) -> None:
         """Moves the tensors of the dtype of computation by about a rounding."""

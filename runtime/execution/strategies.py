@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -23,13 +23,15 @@ from ..contract.arguments import _require_kind
 from ..contract.hypers import _suggest
 from ..contract.interface import Kernel
 from ..exchange.communication import Communication
+from ..exchange.drive import Run
 from ..exchange.sharding import Sharding
 from ..routing.routes import _columns
 from .calls import Call
 from .computations import Computation
-from .crossing import _shards_for
+from .crossing import _begin_call, _shards_for
 from .fused import _are_like, _are_tame, _forms, _fused_fits
 from .graphs import CompileError, WrongGraph
+from .pieces import _begin_pieces
 
 BACKENDS = ("auto", "compile", "eager")
 
@@ -125,6 +127,21 @@ class Runner:
         if name not in ("graph", "compile") or not self._run_graph(call, scalars):
             call.execute(scalars)
 
+    def begin(self, bucket: Bucket, scalars: Scalars, completed: Callable[[], None]) -> Run:
+        """The kernel begun on a bucket whose matrices lie on several ranks; it is compiled for who asks for that alone.
+
+        Whether it is need not be the same on all ranks.
+        """
+        call = Call(self.kernel, bucket, self.batch, self.state)
+        if _compiles_pieces(self.strategy) and ("compile", call.computation) not in self.refused:
+            try:
+                return _begin_pieces(call, scalars, self.options, completed)
+            except WrongGraph as problem:
+                self._refuse(call, "compiled, it takes other steps", problem)
+            except Exception as problem:  # to raise it would leave others waiting, and as it is written it may run
+                self._refuse(call, "it could not be compiled", problem)
+        return _begin_call(call, scalars, completed)
+
     def _run_fused(self, bucket: Bucket, scalars: Scalars, stored: Stored) -> bool:
         """Whether torch's fused kernel could take the tensors of the bucket, and has."""
         kernel, weights = self.kernel, self.batch.weights(bucket.params)
@@ -178,6 +195,11 @@ class Runner:
         warnings.warn(f"{self.kernel.function.__name__} runs eagerly: {reason}: {problem}", stacklevel=2)
 
 
+def _compiles_pieces(strategy: Strategy) -> bool:
+    """Whether kernels whose ranks exchange values are compiled."""
+    return strategy == Strategy("compile", FORCED)
+
+
 def _can_compile(device: torch.device) -> bool:
     """Whether what torch.compile needs for a device is installed: a C++ compiler, or Triton."""
     if device.type == "cpu":
@@ -201,7 +223,9 @@ def explain_schedule(optimizer: Any) -> str:
         for (shape, sharding), found in shapes.items():
             tensors, dtype = sum(len(bucket.params) for bucket in found), str(batch.dtype).removeprefix("torch.")
             row = (batch.rule.name, str(len(found)), shape, str(tensors), dtype, str(batch.device))
-            runs = _explain_exchange(kernel, sharding, found) if sharding else (strategy.name, strategy.reason)
+            runs = (strategy.name, strategy.reason)
+            if sharding:
+                runs = _explain_exchange(kernel, strategy, optimizer.backend, sharding, found)
             table.append((*row, *runs))
     return _columns(table)
 
@@ -224,10 +248,16 @@ def _require_optimizer(function: str, optimizer: object) -> None:
         raise TypeError(f"`{function}` takes an optimizer of a generated class, constructed, not {kind}")
 
 
-def _explain_exchange(kernel: Kernel, sharding: Sharding, buckets: Sequence[Bucket]) -> tuple[str, str]:
+def _explain_exchange(
+    kernel: Kernel, strategy: Strategy, backend: str, sharding: Sharding, buckets: Sequence[Bucket]
+) -> tuple[str, str]:
     """How buckets run whose matrices lie on several ranks, and what this rank has sent for them in their last step."""
     shards = _shards_for(kernel, sharding)
     way = f"by {shards.__name__}" if shards else "whole matrices at their owners"
+    if _compiles_pieces(strategy):
+        way += ", in compiled pieces"
+    elif backend == "compile":
+        way += f", not compiled: {strategy.reason}"
     rounds = max(bucket.record.rounds for bucket in buckets)
     sent = sum(sum(bucket.record.bytes.values()) for bucket in buckets)
     last = f"; last step: {rounds} round{'s' if rounds > 1 else ''}, {sent:,} bytes sent" if rounds else ""

@@ -8,7 +8,6 @@ programs do exactly what eager ones do. Where a derivative is needed it is the p
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..contract.arguments import _kind_of, _require_kind
 from .matrices import _at_least_float32, _call_shielded, _polar_factor
+from .opaque import _define_operator
 from .polynomials import Triples, _Divisor, _divisor, _triples
 from .symmetric import _explain_products, _multiplies_float32_exactly, _plain_product, _symmetric_product
 
@@ -254,9 +254,12 @@ def _orthogonalize(x: Tensor, triples: Triples, divisor: _Divisor) -> Tensor:
     kind = x.device.type
     cast_here = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if cast_here else nullcontext():
-        start = _divide_by_norms(x, divisor)
-        pieces = _pieces(start.shape, start.dtype, start.device, triples)
-        return _iterate_pieces(start, pieces).reshape(x.shape).to(x.dtype)
+        return _iterate_in_form(_divide_by_norms(x, divisor), triples).reshape(x.shape).to(x.dtype)
+
+
+def _iterate_in_form(x: Tensor, triples: Triples) -> Tensor:
+    """What has been divided by its norms (batch, rows, cols) after the steps, in the form that is best for it."""
+    return _iterate_pieces(x, _pieces(x.shape, x.dtype, x.device, triples))
 
 
 def _divide_by_norms(x: Tensor, divisor: _Divisor) -> Tensor:
@@ -270,8 +273,12 @@ def _divide_by_norms(x: Tensor, divisor: _Divisor) -> Tensor:
     ):  # that of the Gram matrix is its square; of unit matrices, which are in the range of any dtype
         unit = (wide / norm.clamp_min(1e-30)).to(inside).reshape(shape)
         norm = norm * _frobenius_norm(_gram(unit), wide.dtype).clamp_min(1e-30).sqrt().reshape(norm.shape)
+    return _divide_by(wide, norm, divisor, inside).reshape(shape)
+
+
+def _divide_by(wide: Tensor, norm: Tensor, divisor: _Divisor, dtype: torch.dtype) -> Tensor:
     norm = norm * divisor.margin + divisor.eps if divisor.eps else norm * divisor.margin
-    return (wide / norm.clamp_min(1e-30)).to(inside).reshape(shape)
+    return (wide / norm.clamp_min(1e-30)).to(dtype)
 
 
 def _frobenius_norm(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -340,8 +347,11 @@ def _iterate_gram(x: Tensor, triples: Triples) -> Tensor:
 
 def _run_operator(x: Tensor, numbers: Sequence[float], margin: float, eps: float, schatten4: bool) -> Tensor:
     """The operator's own form of `_orthogonalize`: the triples follow one another in `numbers`."""
-    triples = [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
-    return _orthogonalize(x, triples, _Divisor(margin, eps, schatten4))
+    return _orthogonalize(x, _by_three(numbers), _Divisor(margin, eps, schatten4))
+
+
+def _by_three(numbers: Sequence[float]) -> Triples:
+    return [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
 
 
 def _call_traced(x: Tensor, numbers: Sequence[float], margin: float, eps: float, schatten4: bool) -> Tensor:
@@ -349,24 +359,10 @@ def _call_traced(x: Tensor, numbers: Sequence[float], margin: float, eps: float,
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _define_operator(namespace: str) -> tuple[torch.library.Library, torch._ops.OpOverload]:
-    """A new operator, and the library whose life it shares.
-
-    Several copies of this module may be loaded, under different names, or under one name after another: each gets an
-    operator of its own, numbered where the name is taken, so that programs compiled with an earlier one stay valid.
-    """
-    library = torch.library.Library("optforge_" + re.sub(r"\W", "_", namespace), "FRAGMENT")  # type: ignore[no-untyped-call]
-    taken = getattr(torch.ops, library.ns)
-    name, number = "orthogonalize", 1
-    while hasattr(taken, name):
-        number += 1
-        name = f"orthogonalize_{number}"
-    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-    signature = f"{name}(Tensor x, float[] numbers, float margin, float eps, bool schatten4) -> Tensor"
-    library.define(signature, tags=tags)  # type: ignore[no-untyped-call]
-    library.impl(name, _run_operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"{library.ns}::{name}", _call_traced, lib=library)
-    return library, getattr(taken, name).default
-
-
-_library, _operator = _define_operator(__name__)
+_library, _operator = _define_operator(
+    __name__,
+    "orthogonalize",
+    "(Tensor x, float[] numbers, float margin, float eps, bool schatten4) -> Tensor",
+    _run_operator,
+    _call_traced,
+)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..contract.interface import Kernel, State, _form_of
@@ -116,12 +117,20 @@ class LocalSlot(Slot):
     def _placements(self, kept: State) -> tuple[Any, ...]:
         from torch.distributed.tensor import Replicate, Shard
 
-        if kept.full and kept.name not in self.owned:
+        if kept.name in self.owned:
+            return self.shown
+        if kept.full:
             return self.layout.placements
         cuts = {mesh_dim: Shard(at) for mesh_dim, _, at in self._cuts_of(kept)}
-        if kept.name in self.owned:
-            cuts = {mesh_dim: Shard(0) for mesh_dim, _ in self.layout.cuts}
         return tuple(cuts.get(i, Replicate()) for i in range(self.layout.mesh.ndim))
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """The placements of what an owner has, in checkpoints."""
+        from torch.distributed.tensor import Replicate, Shard
+
+        cut = {mesh_dim for mesh_dim, _ in self.layout.cuts}
+        return tuple(Shard(0) if i in cut else Replicate() for i in range(self.layout.mesh.ndim))
 
     def _cuts_of(self, kept: State) -> list[tuple[int, int, int]]:
         """Where a state is cut as the parameter is: the mesh's dimension, the parameter's, and that of the state."""
@@ -179,12 +188,26 @@ def _local_slot(slot: Slot, layout: Layout, name: str, adds_up: bool = False) ->
     found = LocalSlot(
         slot.role, slot.rule, layout.shape, slot.dtype, slot.device, view, slot.sizing, layout=layout, of=slot
     )
-    if len(layout.cuts) > 1 and (adds_up or any(_interacts(found, kernel) for kernel in slot.rule.kernels)):
+    asks = layout.is_cut and (adds_up or any(_interacts(found, kernel) for kernel in slot.rule.kernels))
+    if asks and not all(_has_collectives(layout.mesh.get_group(mesh_dim), slot.device) for mesh_dim, _ in layout.cuts):
+        raise NotImplementedError(
+            f"{name} is a DTensor that is kept on {slot.device.type}, and the rule {slot.rule.name!r} needs what other "
+            f"ranks have of it: its processes have collectives for {layout.mesh.device_type} alone"
+        )
+    if asks and len(layout.cuts) > 1:
         raise NotImplementedError(
             f"{name} is a DTensor sharded over {len(layout.cuts)} dimensions of its mesh, and the rule "
             f"{slot.rule.name!r} needs what other ranks have of it: that is exchanged over one dimension alone yet"
         )
     return found
+
+
+def _has_collectives(group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Whether processes can send each other tensors of such a device, which may not be that of their mesh.
+
+    What is yet to be given a device, none is asked for.
+    """
+    return device.type == "meta" or any(each.type == device.type for each in group._device_types)
 
 
 def _require_local(slot: Slot, layout: Layout, dim: int, name: str) -> None:

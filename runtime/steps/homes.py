@@ -7,7 +7,7 @@ where parameters come or go; then states follow. All ranks must call these funct
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,8 +119,8 @@ def _send_home(slots: Mapping[Any, Slot], state: Mapping[Any, Any]) -> dict[Any,
     taken = {p: {**entry} if isinstance(entry, Mapping) else entry for p, entry in state.items()}
     for ranks, owned in _list_owned(slots).items():
         there = [each for each in owned if _is_shown(taken.get(each[0]), each)]
-        wholes = _exchange(ranks, [_gather_at_owner(ranks, each, taken) for each in there], Communication())
-        for (p, _, kept), x in zip(there, wholes, strict=True):
+        messages = [_gather_at_owner(ranks, slot, taken[p][kept.name]) for p, slot, kept in there]
+        for (p, _, kept), x in zip(there, _exchange(ranks, messages, Communication()), strict=True):
             taken[p][kept.name] = x
     return taken
 
@@ -131,9 +131,33 @@ def _is_shown(entry: Any, owned: _OwnedState) -> bool:
     return _is_dtensor(x) and tuple(x.shape) == slot.of.state_shape(kept) and slot.holds(kept, x)
 
 
-def _gather_at_owner(ranks: Ranks, owned: _OwnedState, state: Mapping[Any, Any]) -> Shuffle:
-    p, slot, kept = owned
-    shape, part = slot.of.state_shape(kept), state[p][kept.name].to_local()
+def _send_past_home(
+    slots: Mapping[Any, Slot], state: Mapping[Any, Any], names: Mapping[Any, Collection[str]]
+) -> dict[Any, dict[str, Tensor]]:
+    """Loaded states of these names, of which are made what owners have, in the form of that: all here, or no rows.
+
+    What is on another mesh is left out.
+    """
+    found: dict[Any, dict[str, Tensor]] = {}
+    travelling: dict[Ranks, list[tuple[Any, str, Any]]] = {}
+    for p, listed in names.items():
+        slot, entry = slots[p], state[p] if isinstance(state[p], Mapping) else {}
+        if not isinstance(slot, LocalSlot):
+            continue
+        for name, x in ((name, entry[name]) for name in listed if name in entry):
+            if _is_dtensor(x) and x.device_mesh == slot.layout.mesh:
+                travelling.setdefault(_ranks_of(slot), []).append((p, name, x.redistribute(placements=slot.shown)))
+            elif isinstance(x, Tensor) and not _is_dtensor(x) and x.ndim:
+                found.setdefault(p, {})[name] = x if slot.is_owner else x[:0]
+    for ranks, each in travelling.items():
+        messages = [_gather_at_owner(ranks, slots[p], x) for p, _, x in each]
+        for (p, name, _), x in zip(each, _exchange(ranks, messages, Communication()), strict=True):
+            found.setdefault(p, {})[name] = x
+    return found
+
+
+def _gather_at_owner(ranks: Ranks, slot: Any, x: Any) -> Shuffle:
+    shape, part = tuple(x.shape), x.to_local()
     outgoing = [part[:0]] * ranks.size
     outgoing[slot.owner or 0] = part
     lengths = [length if slot.is_owner else 0 for _, length in slot.layout.parts(shape[0])]

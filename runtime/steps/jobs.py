@@ -15,8 +15,6 @@ from ..batching.buckets import Bucket, Stored
 from ..batching.parameter_batch import Scalars
 from ..exchange.communication import Communication
 from ..exchange.drive import Run, _drive
-from ..execution.calls import Call
-from ..execution.crossing import _begin_call
 from ..execution.strategies import Runner
 
 _Advance = Callable[[Sequence[Tensor], int], None]
@@ -50,5 +48,4 @@ def _crossing(jobs: Sequence[Job], advance: _Advance) -> Iterator[Run]:
         runner = job.runner
         for bucket, _ in job.buckets:
             if bucket.sharding is not None:
-                call = Call(runner.kernel, bucket, runner.batch, runner.state)
-                yield _begin_call(call, job.scalars, partial(advance, bucket.completed, runner.batch.count))
+                yield runner.begin(bucket, job.scalars, partial(advance, bucket.completed, runner.batch.count))

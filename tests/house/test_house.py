@@ -112,7 +112,7 @@ def fits(name: str, module: str, allowed: tuple[str, ...]) -> bool:
 
 
 # The rooms of the runtime from the ground up, and on top of them what needs several.
-ROOMS = ("contract", "linalg", "exchange", "routing", "placement", "batching", "execution", "steps", "")
+ROOMS = ("contract", "linalg", "recording", "exchange", "routing", "placement", "batching", "execution", "steps", "")
 
 
 def test_imports_in_the_runtime_go_down_its_rooms() -> None:

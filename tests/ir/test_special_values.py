@@ -30,7 +30,7 @@ from optforge.compiler.load import compile_source
 from optforge.compiler.passes.careful import with_care
 from optforge.compiler.passes.fold import simplify
 from optforge.compiler.targets.torch.expressions import Writer
-from optforge.runtime.execution import tracing
+from optforge.runtime.recording import tracing
 
 NUMBERS = (0.0, -0.0, 0.5, 1.0, -1.0, 2.0, -3.0, 7.25, 1e308, -1e308, 1e-320, -1e-320, math.inf, -math.inf, math.nan)
 NAMES = {(ir.InputSource.ARGUMENT, f"x{index}"): f"x{index}" for index in range(3)}

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from optforge.runtime.exchange.agreement import (
+    Asked,
     Known,
     Reach,
     _is_so_everywhere,
@@ -30,14 +31,21 @@ def reach_of(group: dist.ProcessGroup, mesh: Sequence[int] = ()) -> Reach:
     return Reach(tuple(groups or [Ranks.of(group)]), CPU)
 
 
+STEP = Asked("step")
+
+
 def complaint(
-    group: dist.ProcessGroup, known: Sequence[Sequence[Known]], specs: Sequence[str], mesh: Sequence[int]
+    group: dist.ProcessGroup,
+    known: Sequence[Sequence[Known]],
+    specs: Sequence[str],
+    mesh: Sequence[int],
+    asked: Sequence[Asked] = (STEP,) * 4,
 ) -> str:
     """What a rank says to this, over the group or over all dimensions of a mesh."""
     rank = dist.get_rank(group)
     reach = reach_of(group, mesh)
     try:
-        _require_same(known[rank], specs[rank], reach, Communication())
+        _require_same(known[rank], specs[rank], asked[rank], reach, Communication())
     except RuntimeError as problem:
         return str(problem)
     return ""
@@ -73,6 +81,21 @@ def test_other_specs_and_numbers_of_parameters(ranks: Pool) -> None:
     assert all("numbers of parameters" in x for x in ranks.run(2, complaint, [KNOWN, KNOWN[:2]], ["x", "x"], ()))
 
 
+def test_methods_and_the_numbers_that_they_are_given(ranks: Pool) -> None:
+    """Even if no parameter is sent for; a rank says what it has been given itself."""
+    here = [Asked("observe", {"loss": 0.5, "size": size}) for size in (4.0, torch.tensor(6.0))]
+    for known in (KNOWN, []):
+        assert ranks.run(2, complaint, [known] * 2, [""] * 2, (), here[:1] * 2) == [""] * 2
+        for rank, said in enumerate(ranks.run(2, complaint, [known] * 2, [""] * 2, (), here)):
+            assert (
+                f"ranks give observe() different numbers, and nothing has changed; this one size={4 + 2 * rank}.0"
+                in said
+            )
+            assert "loss" not in said
+        for rank, said in enumerate(ranks.run(2, complaint, [known] * 2, [""] * 2, (), [STEP, here[0]])):
+            assert f"this one calls {('step', 'observe')[rank]}()" in said
+
+
 def failing(group: dist.ProcessGroup, who: Sequence[int], mesh: Sequence[int], is_flag: bool) -> str:
     """What a rank hears of those that have a problem."""
     rank = dist.get_rank(group)
@@ -82,7 +105,7 @@ def failing(group: dist.ProcessGroup, who: Sequence[int], mesh: Sequence[int], i
         if is_flag:
             _is_so_everywhere(True, reach, sent, problem)
         else:
-            _require_same(KNOWN, "x", reach, sent, problem)
+            _require_same(KNOWN, "x", STEP, reach, sent, problem)
     except (RuntimeError, ValueError) as raised:
         return f"{type(raised).__name__}: {raised}"
     return ""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from optforge import generated
-from optforge.runtime import communication, explain_schedule
+from optforge.runtime import communication, explain_schedule, iterate_in
 from optforge.runtime.batching.buckets import Bucket
 from optforge.runtime.exchange.communication import Communication
+from optforge.runtime.placement import slots
 from tests.runtime.exchange.optimizers import Case, Twins, shipped, step_twins, worst
+from tests.runtime.exchange.rules import RULES
 from tests.support.ranks import Pool
 
 PLACES = [(0, 3, ()), (1, 2, ()), (0, 4, (2, 2))]  # dimension, world and mesh
@@ -280,6 +284,36 @@ def test_a_problem_of_one_rank_is_raised_on_all(
         assert said.startswith(start) and message in said, said
 
 
+def given(group: dist.ProcessGroup, sizes: Sequence[Any]) -> tuple[str, bool, Communication]:
+    """What an event of which nothing else is sent says to the number of each rank, and whether states are as before."""
+    twins = Twins(group, Case("SophiaG", shapes={"a": (10, 6), "bias": (9,)}, without=()))
+    twins.step(1)
+    before, said = twins.other.state[twins.sharded["a"]]["h"].to_local().clone(), ""
+    try:
+        twins.other.fire("curvature", batch_size=sizes[dist.get_rank(group)])
+    except (RuntimeError, ValueError) as problem:
+        said = f"{type(problem).__name__}: {problem}"
+    return said, before.equal(twins.other.state[twins.sharded["a"]]["h"].to_local()), communication(twins.other)
+
+
+def test_numbers_of_events_are_the_same_on_all_ranks(ranks: Pool) -> None:
+    for said, is_left, sent in ranks.run(2, given, (4, torch.tensor(4.0))):
+        assert (said, is_left, sent.calls) == ("", False, {"all_reduce": 1})
+    for rank, (said, is_left, _) in enumerate(ranks.run(2, given, (4, 6))):
+        assert (
+            f"ranks give curvature() different numbers, and nothing has changed; this one batch_size={4 + 2 * rank}.0"
+            in said
+        )
+        assert is_left
+    for wrong, message in (
+        ("six", "ValueError: invalid batch_size='six'"),
+        (torch.ones(2), "ValueError: invalid batch_size"),
+    ):
+        (told, *_), (said, *_) = found = ranks.run(2, given, (4, wrong))
+        assert f"rank 1 cannot take part, and nothing has been stepped on any: {message}" in told
+        assert said.startswith(message) and all(is_left for _, is_left, _ in found)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_parameters_that_nothing_is_sent_for_need_not_be_the_same(ranks: Pool, rank: int) -> None:
     """A plain parameter without a gradient on one rank, which leaves the order of what is sent as it is."""
@@ -370,3 +404,80 @@ def test_a_weight_of_zeros_that_stays_so_is_named_on_all_ranks(ranks: Pool) -> N
     half = {"a": everything[:5]}
     assert ranks.run(3, words_about_zeros, half, 2, 0) == [["1: MuonH: one of the matrices in a of shape (10, 6)"]] * 3
     assert ranks.run(3, words_about_zeros, {"a": everything[1:6]}, 2, 0) == [[]] * 3
+
+
+def left_alone(group: dist.ProcessGroup) -> tuple[str, list[bool], bool]:
+    """What a step raises in which one rank has no memory left after the first round, and whose weights are finite."""
+    shards = RULES["normuon"].shards
+
+    def failing(*given: Any, over: Any, **scalars: Any) -> Any:
+        step = shards(*given, over=over, **scalars)
+        answer = yield next(step)
+        if dist.get_rank(group) == 1 and not isinstance(given[0], FakeTensor):
+            raise MemoryError("no memory left")
+        try:
+            while True:
+                answer = yield step.send(answer)
+        except StopIteration as ended:
+            return ended.value
+
+    twins = Twins(group, Case("normuon", shapes={"a": (8, 6), "b": (6, 6), "c": (4, 6)}, plain=(), without=()))
+    (matrix, rest) = twins.other.RULES
+    type(twins.other).RULES = (replace(matrix, step=replace(matrix.step, shards=failing)), rest)
+    twins.other = type(twins.other)(twins.groups(twins.sharded))
+    twins.grads(1)
+    said = ""
+    try:
+        twins.other.step()
+    except MemoryError as problem:
+        said = str(problem)
+    dist.barrier(group)
+    parts = [
+        (twins.sharded[name].detach().to_local(), twins.placed(name, twins.start[name]).to_local()) for name in "abc"
+    ]
+    return said, [bool(x.isfinite().all()) for x, _ in parts], all(x.equal(start) for x, start in parts)
+
+
+def test_a_failure_of_one_rank_within_a_step_leaves_none_waiting(ranks: Pool) -> None:
+    (none, finite, moved), (said, own, same) = ranks.run(2, left_alone)
+    assert (none, said) == ("", "no memory left")
+    assert not all(finite) and not moved  # the other has gone on without what it could not get
+    assert all(own) and same
+
+
+def offloaded(group: dist.ProcessGroup, name: str) -> str:
+    """What is said of parameters that lie where their processes have no collectives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "_has_collectives", lambda group, device: False)
+        try:
+            Twins(group, Case(name, shapes={"a": (8, 6)}, plain=(), without=()))
+        except NotImplementedError as problem:
+            return str(problem)
+    return ""
+
+
+def test_rules_that_ask_others_need_collectives_where_parameters_lie(ranks: Pool) -> None:
+    for name, expected in {"Muon": "matrix", "AdamW": ""}.items():
+        for said in ranks.run(2, offloaded, name):
+            assert bool(said) == bool(expected)
+            assert not said or f"is a DTensor that is kept on cpu, and the rule {expected!r} needs" in said
+
+
+def narrow_steps(group: dist.ProcessGroup, case: Case) -> tuple[dict[str, float], dict[str, int]]:
+    """The errors of steps that iterate in bfloat16, and what this rank sends in the last one."""
+    with iterate_in(torch.bfloat16):
+        twins = Twins(group, case)
+        for t in (1, 2, 3):
+            twins.step(t)
+    return twins.errors(), communication(twins.other).bytes
+
+
+def test_matrices_travel_in_the_dtype_of_the_iteration(ranks: Pool) -> None:
+    """Each of two ranks owns one matrix, and sends half of another down and half of its own up."""
+    shapes = {"a": (8, 16), "b": (8, 16)}
+    for name in ("Muon", "NorMuon"):
+        for errors, sent in ranks.run(
+            2, narrow_steps, Case(name, shapes=shapes, plain=(), without=(), dtype=torch.float32)
+        ):
+            assert sent["all_to_all"] == 2 * 64 * 2
+            assert max(errors.values()) < (1e-5 if name == "NorMuon" else 1e-300)

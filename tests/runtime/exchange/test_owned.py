@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
 
+from optforge.compiler.load import compile_source
 from optforge.runtime import communication, explain_schedule
 from tests.runtime.exchange.optimizers import Case, Twins, full, worst
 from tests.runtime.test_sharded import Counted
@@ -181,3 +183,59 @@ def test_steps_go_on_as_those_of_one_process(ranks: Pool, name: str, split: int,
     assert error < 1e-9, where
     if CHANGES[change] is appended:
         assert any(has_moved for _, has_moved in answers), "the owner is the same, and nothing has been tried"
+
+
+# -- checkpoints of older specs ----------------------------------------------------------------------------------------
+
+# Owners have all of `l` and `m`, which are `gram` and `u` then; each rank has its part of the others.
+OLDER = """
+optimizer Whitened:
+    hyper lr = 0.01 where lr >= 0
+    for matrix:
+        l = prev(l) + grad @ grad'
+        m = 0.5 * prev(m) + grad
+        s = ema(grad, 0.9)
+        weight <- weight - lr * (inverse_root(l, 4, 1e-4) @ m + s)
+"""
+NEWER = """
+optimizer Whitened:
+    hyper lr = 0.01 where lr >= 0
+    for matrix:
+        gram = prev(gram) + 2 * grad @ grad'
+        u    = 0.5 * prev(u) + 3 * grad
+        s    = ema(grad, 0.9)
+        n    = ema(grad, 0.9)
+        weight <- weight - lr * (inverse_root(gram / 2, 4, 1e-4) @ u + s + n)
+
+        gram was 2 * l
+        u was 3 * m
+        n was s
+"""
+
+
+def migrated(group: dist.ProcessGroup, dim: int, form: str) -> tuple[dict[str, float], list[str]]:
+    """The errors after two steps of an older spec and two of a newer one, and the states that this rank has whole."""
+    twins = Twins(group, case_of("SOAP", dim=dim, shapes={"a": (10, 6), "b": (3, 8), "c": (7, 5)}))
+    older, newer = (compile_source(text).Whitened for text in (OLDER, NEWER))
+    params = [list(each.items()) for each in (twins.whole, twins.sharded)]
+    twins.one, twins.other = (older([{"params": each}]) for each in params)
+    for t in (2, 3):
+        twins.step(t)
+    whole, sharded = twins.one.state_dict(), twins.other.state_dict()
+    twins.one, twins.other = (newer([{"params": each}]) for each in params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twins.one.load_state_dict(whole)
+        twins.other.load_state_dict(sharded if form == "sharded" else whole)
+    for t in (4, 5):
+        twins.step(t)
+    return twins.errors(), [key for key in ("gram", "u", "n") if len(twins.other.state[twins.sharded["a"]][key])]
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("form", ["sharded", "whole"])
+def test_what_owners_have_is_made_of_states_of_an_older_spec(ranks: Pool, dim: int, form: str) -> None:
+    answers = ranks.run(3, migrated, dim, form)
+    error, where = worst([errors for errors, _ in answers])
+    assert error < 1e-9, where
+    assert sorted(kept for _, kept in answers) == [["gram", "u", "n"], ["n"], ["n"]]

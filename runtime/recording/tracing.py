@@ -186,15 +186,22 @@ _NAMES: dict[str, Any] = {
 
 
 def _with_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, for which `math`, `ieee`, `min`, `max` and `power` take instances of `Number` as well."""
+    """The same function, for which `math`, `ieee`, `min`, `max` and `power` take instances of `Number` as well.
+
+    They do for the functions of its module that it calls, or names to owners of whole matrices.
+    """
     assert isinstance(function, FunctionType)
-    found = FunctionType(
-        function.__code__,
-        {**function.__globals__, **_NAMES},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
+    known = {**function.__globals__, **_NAMES}
+    for name in function.__code__.co_names:
+        called = function.__globals__.get(name)
+        if isinstance(called, FunctionType) and called.__globals__ is function.__globals__:
+            known[name] = _in_scope(called, known)
+    return _in_scope(function, known)
+
+
+def _in_scope(function: FunctionType, known: dict[str, Any]) -> FunctionType:
+    """The same function, for which names mean what is `known`."""
+    found = FunctionType(function.__code__, known, function.__name__, function.__defaults__, function.__closure__)
     found.__kwdefaults__ = function.__kwdefaults__
     return found
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from optforge import compile_source
 from optforge.runtime import power
-from optforge.runtime.execution import tracing
+from optforge.runtime.recording import tracing
 
 
 def test_numbers_remember_their_expression():

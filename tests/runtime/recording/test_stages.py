@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from optforge.runtime.execution import graphs, stages
+from optforge.runtime.execution import graphs
+from optforge.runtime.recording import stages
 from tests.runtime.execution.test_graphs import no_graphs, trained  # noqa: F401
 from tests.support.classes import class_parameters, generated_classes
 

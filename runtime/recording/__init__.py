@@ -1,0 +1,1 @@
+"""Kernels as recorded graphs: how one is recorded, and cut into what runs apart."""

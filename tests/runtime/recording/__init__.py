@@ -1,0 +1,1 @@
+"""How kernels become graphs, and what these are cut into."""
