@@ -52,6 +52,8 @@ class InputSource(Enum):
     GIVEN = "given"  # of the event's call: a tensor for each parameter
     COMBINED = "combined"  # what a collective of an earlier stage has made
 
+    __hash__ = object.__hash__
+
 
 Key: TypeAlias = tuple[InputSource, str]
 WEIGHT: Key = (InputSource.STREAM, "weight")

@@ -18,6 +18,8 @@ class Dim(Enum):
     COLS = "cols"
     RANK = "rank"
 
+    __hash__ = object.__hash__  # as fast as members are compared: tables of shapes and inputs are read all the time
+
 
 Shape: TypeAlias = tuple[Dim, Dim]
 

@@ -32,11 +32,15 @@ class Side(Enum):
     LOCAL = "local"
     OWNER = "owner"
 
+    __hash__ = object.__hash__
+
 
 class Weight(Enum):
     """The new weight, as a reader of what it is made of."""
 
     NEW = "weight"
+
+    __hash__ = object.__hash__
 
 
 Node: TypeAlias = "int | str | Weight"  # a value by its number, a state by its name
@@ -110,15 +114,20 @@ def place_as_run(function: ir.Function, cut: Cut) -> Placement:
     return Placing(function, cut, None).placement(Placing(function, EITHER, None).sides())
 
 
-def along(function: ir.Function, step: ir.Function) -> tuple[Dim, ...]:
-    """The dimensions along which elements of one matrix interact in a function of the rule that has this step."""
-    return tuple(dim for dim in (Dim.ROWS, Dim.COLS) if not place_beside(function, step, Cut(dim)).is_local)
+class Interactions:
+    """Along which dimensions elements of one matrix interact in the functions of the rule that has this step."""
 
+    def __init__(self, step: ir.Function) -> None:
+        self.step = step
+        self.placements = [place(step, Cut(dim)) for dim in (Dim.ROWS, Dim.COLS)]
 
-def place_beside(function: ir.Function, step: ir.Function, cut: Cut) -> Placement:
-    """The placement of a function of a rule: states are where the step has them."""
-    placed = place(step, cut)
-    return placed if function is step else place(function, cut, placed.owned)
+    def along(self, function: ir.Function) -> tuple[Dim, ...]:
+        """In a function of the rule, for which states are where the step has them."""
+        if function is self.step:
+            placed = self.placements
+        else:
+            placed = [place(function, each.cut, each.owned) for each in self.placements]
+        return tuple(each.cut.dim for each in placed if not each.is_local)
 
 
 class Placing:

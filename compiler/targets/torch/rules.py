@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optforge.compiler.analysis.layouts import layout_of, step_layout
-from optforge.compiler.analysis.sharding.placement import SPLIT, along
+from optforge.compiler.analysis.sharding.placement import SPLIT, Interactions
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import read_argument
 from optforge.compiler.ir.collectives import Over
@@ -30,7 +30,7 @@ def lower_rule(
 ) -> tuple[list[str], list[PyFunction]]:
     """The text of a ``Rule(...)`` and the functions it names; ``requirements`` are those of its optimizer."""
     states = tuple(state.name for state in rule.states)
-    stem = f"{prefix}{rule.name}"
+    stem, interactions = f"{prefix}{rule.name}", Interactions(rule.update)
 
     def lower(function: ir.Function, name: str, sentence: str) -> PyFunction:
         doc = docstring(wrap_text(sentence, WIDTH - 10))
@@ -44,7 +44,7 @@ def lower_rule(
             function = lower(stage.function, name, f"What each parameter adds to {join_quoted(sums, 'and')}.")
             functions.append(replace(function, outputs=sums))
             own = {"over": quote("rule")} if stage.collectives[0].over is Over.OF_RULE else NO_FUNCTIONS
-            found += kernel_lines("", stage.function, functions[-1], rule, indent + 4, own)
+            found += kernel_lines("", stage.function, functions[-1], rule, interactions, indent + 4, own)
         space = " " * indent
         if len(found) == 1:  # a tuple of one thing that fits in a line is written in one, a few characters longer
             return [f"{space}sums=({found[0].strip()}),"]
@@ -59,11 +59,11 @@ def lower_rule(
     if fused:
         taken.add(fused.name)
         functions.append(fused)
-    on_shards, shards = shard_arguments(rule, functions[0], stem, taken, scalars)
+    on_shards, shards = shard_arguments(rule, interactions, functions[0], stem, taken, scalars)
     functions = [call_owners(functions[0], shards), *functions[1:], *shards]
     others = {**({"fused": fused.name} if fused else {}), **on_shards}
     sums = sum_lines(rule.step, f"{stem}_sums", 8)
-    lines += kernel_lines("step", rule.update, functions[0], rule, 4, others, sums)
+    lines += kernel_lines("step", rule.update, functions[0], rule, interactions, 4, others, sums)
     functions += lowered_rank(rule, f"{stem}_rank", taken, scalars)
     lines += fact_lines(rule, functions[-1], scalars)
     if rule.initial:
@@ -71,14 +71,14 @@ def lower_rule(
             rule.initial, f"{stem}_init", f"First values of {', '.join(o.name for o in rule.initial.outputs)}."
         )
         functions.append(initial)
-        lines += kernel_lines("init", rule.initial, initial, rule, 4)
+        lines += kernel_lines("init", rule.initial, initial, rule, interactions, 4)
     if rule.events:
         lines.append("    events=(")
         for event in rule.events:
             function = lower(event.update, f"{stem}_{event.name}", f"What the event {event.name} does.")
             functions.append(function)
             sums = sum_lines(event.step, f"{stem}_{event.name}_sums", 16)
-            kernel = kernel_lines("kernel", event.update, function, rule, 12, sums=sums)
+            kernel = kernel_lines("kernel", event.update, function, rule, interactions, 12, sums=sums)
             lines += event_lines(event, kernel, scalars)
         lines.append("    ),")
     return [*lines, "),"], functions
@@ -102,16 +102,18 @@ def fact_lines(rule: ir.Rule, last: PyFunction, scalars: ScalarNames) -> list[st
 
 
 def shard_arguments(
-    rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames
+    rule: ir.Rule, interactions: Interactions, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames
 ) -> tuple[dict[str, str | tuple[str, ...]], list[PyFunction]]:
     """What a kernel says of its step on shards, of matrices and of parameters that are several, and the functions.
 
     Both may be the same functions.
     """
-    before = set(taken)
+    along, before = interactions.along(rule.update), set(taken)
+    if not along:
+        return {}, []
     shards = lower_shards(rule, step, stem, taken, scalars)
     found, split = {"": shards}, None
-    if rule.universe is Universe.MATRIX and Dim.ROWS in along(rule.update, rule.update):
+    if rule.universe is Universe.MATRIX and Dim.ROWS in along:
         split = lower_shards(rule, step, stem, before, scalars, SPLIT)
         if split != shards:
             split = lower_shards(rule, step, f"{stem}_split", taken, scalars, SPLIT)
@@ -143,6 +145,7 @@ def kernel_lines(
     function: ir.Function,
     lowered: PyFunction,
     rule: ir.Rule,
+    interactions: Interactions,
     indent: int,
     others: Mapping[str, str | tuple[str, ...]] = NO_FUNCTIONS,
     sums: Sequence[str] = (),
@@ -150,7 +153,7 @@ def kernel_lines(
     """The lines of ``Kernel(...)`` with what the signature of its function does not say."""
     space, head = " " * indent, f"{argument}=Kernel(" if argument else "Kernel("
     layout = step_layout(rule) if function is rule.update else layout_of(function)
-    dims = tuple(dim.value for dim in along(function, rule.update))
+    dims = tuple(dim.value for dim in interactions.along(function))
     usual = () if layout == "elementwise" else tuple(key[1] for key in ir.SIZES)
     sides = [] if dims == usual else [f"along={tuple_text(dims)}"]
     is_step_like = lowered.outputs == tuple(name for name in lowered.inputs if name not in ("grad", NOISE))

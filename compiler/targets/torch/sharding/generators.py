@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from optforge.compiler.analysis.sharding.placement import EITHER, Cut, along
+from optforge.compiler.analysis.sharding.placement import EITHER, Cut
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.dependencies import inputs_of
 from optforge.compiler.ir.names import EquationName, name_text, read_name
@@ -42,12 +42,12 @@ class ShardFunctions:
 def lower_shards(
     rule: ir.Rule, step: PyFunction, stem: str, taken: set[str], scalars: ScalarNames, cut: Cut = EITHER
 ) -> ShardFunctions | None:
-    """The rule's step where its matrices are cut; None where the runtime does as well without.
+    """The step where matrices are cut whose elements interact; None where the runtime does as well without.
 
-    That is where no elements interact, and where owners would need what is not sent to them; rules with a dimension of
-    their own are stepped by owners alone.
+    That is where owners would need what is not sent to them; rules with a dimension of their own are stepped by owners
+    alone.
     """
-    if rule.rank or not along(rule.update, rule.update) or KEYWORDS & set(step.scalars) or step.outputs == ("loss",):
+    if rule.rank or KEYWORDS & set(step.scalars) or step.outputs == ("loss",):
         return None
     stages = shard_stages(rule.update, cut)
     requests = [request for stage in stages for request in stage.requests]
