@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optforge.compiler.analysis.facts import with_facts
-from optforge.compiler.frontend.files import Answer, Files, Lookup
+from optforge.compiler.frontend.files import Answer, Files, Lookup, real_path
 from optforge.compiler.frontend.references import References
 from optforge.compiler.frontend.reporting import Report, ReservedNames
 from optforge.compiler.frontend.resolve import resolve_file
@@ -143,9 +143,9 @@ class Workspace:
 
     def edit(self, path: Path, text: str | None) -> None:
         """Let a text count in place of a file; None gives the file back."""
-        self.overlays.pop(path.resolve(), None)
+        self.overlays.pop(real_path(path), None)
         if text is not None:
-            self.overlays[path.resolve()] = text
+            self.overlays[real_path(path)] = text
         self.refresh()
 
     def snapshot(self, path: Path) -> Snapshot:
@@ -153,11 +153,11 @@ class Workspace:
         source, problems = self.files.read(path)
         if source is None:
             return Snapshot(Source(path.as_posix(), ""), path, diagnostics=problems)
-        return self.snapshot_of(source, path.resolve().parent, path)
+        return self.snapshot_of(source, real_path(path).parent, path)
 
     def snapshot_of(self, source: Source, folder: Path | None = None, path: Path | None = None) -> Snapshot:
         """What is known of a text whose neighbours stand in ``folder``."""
-        key = source.path, source.text, folder and folder.resolve(), path or Path(source.path)
+        key = source.path, source.text, folder and real_path(folder), path or Path(source.path)
         versions = self._known.get(key, [])
         for version in versions:
             if self.files.confirms(version.asked):

@@ -10,7 +10,7 @@ from types import ModuleType
 from weakref import WeakKeyDictionary
 
 from optforge.compiler.driver import FUNCTIONS_ONLY, Snapshot, Workspace, composition_source, is_composition, run_passes
-from optforge.compiler.frontend.files import SPECS, Files, shown_path
+from optforge.compiler.frontend.files import SPECS, Files, real_path, shown_path
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.modules import module_of
 from optforge.compiler.targets.base import Origin
@@ -36,7 +36,7 @@ def compile_source(text: str, name: str = "<string>", folder: Path | None = None
         LookupError: the spec defines functions and wrappers only.
     """
     WORKSPACE.refresh()
-    return module_for(WORKSPACE.snapshot_of(Source(name, text), folder and folder.resolve()))
+    return module_for(WORKSPACE.snapshot_of(Source(name, text), folder and real_path(folder)))
 
 
 def module_for(snapshot: Snapshot) -> ModuleType:
@@ -97,7 +97,7 @@ def source_of(path_or_name: str | Path, files: Files | None = None) -> tuple[Sou
     source, problems = files.read(path)
     if source is None:
         raise SpecError(problems)
-    return Source(shown_path(path), source.text), path.resolve().parent
+    return Source(shown_path(path), source.text), real_path(path).parent
 
 
 def class_in(module: ModuleType, path: Path, wanted: str | None, called: str) -> type:

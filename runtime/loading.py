@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +28,7 @@ from .matching import _match
 from .placement.layouts import _is_dtensor, _local
 from .placement.local_states import _wrap_entry
 from .placement.slots import LocalSlot
+from .routing.groups import _require_groups
 from .routing.places import VIEW_KEYS, Slot
 from .steps.homes import _send_home, _send_past_home
 
@@ -54,7 +55,26 @@ def _require_form(state_dict: object) -> None:
     _require_kind(f"{what}: 'param_groups'", parts["param_groups"], (list, tuple), "a list of dictionaries")
     for group in parts["param_groups"]:
         _require_kind(f"{what}: 'param_groups'", group, Mapping, "a list of dictionaries")
-        _require_kind(f"{what}: 'params' of a group", group.get("params"), (list, tuple), "a list of keys of the state")
+        _require_listed(f"{what}: 'params' of a group", group.get("params"), Hashable, "a list of keys of the state")
+        _require_listed(f"{what}: 'param_names' of a group", group.get("param_names", ()), str, "a list of names")
+
+
+def _require_listed(what: str, given: object, kind: type, expected: str) -> None:
+    """TypeError unless this is a list of things of this kind."""
+    _require_kind(what, given, (list, tuple), expected)
+    for each in cast(Sequence[object], given):
+        _require_kind(what, each, kind, expected)
+
+
+def _copied(group: _Entry) -> dict[str, Any]:
+    """A copy of what a group has; TypeError that names what cannot be copied."""
+    copies = {}
+    for key, value in group.items():
+        try:
+            copies[key] = deepcopy(value)
+        except Exception as problem:
+            raise TypeError(f"{key!r} of a group in the loaded state dict cannot be copied: {problem}") from problem
+    return copies
 
 
 def _run_pre_hooks(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +105,9 @@ class _Reader:
         Raises:
             ValueError: they do not correspond, or their hypers are not those of this spec. That values are valid is
                 for the caller to check.
+            TypeError: the own groups are none, or something of a saved one cannot be copied.
         """
+        _require_groups(own)
         found = []
         for mine, (other, keys) in zip(own, _match(own, saved), strict=True):
             group = {k: v for k, v in other.items() if k not in ("params", SPEC_KEY)}
@@ -99,7 +121,7 @@ class _Reader:
             self._require_finite(group, mine)
             # Torch's checkpoint helpers give names in the order of the checkpoint, whatever that of the parameters.
             kept = {key: mine[key] for key in ("param_names", SPEC_KEY) if key in mine}
-            found.append(_SavedGroup({**deepcopy(group), **kept, "params": mine["params"]}, keys, origin))
+            found.append(_SavedGroup({**_copied(group), **kept, "params": mine["params"]}, keys, origin))
         return found
 
     def _require_finite(self, group: _Entry, mine: _Entry) -> None:

@@ -41,7 +41,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    from optforge.compiler.commands.generated_files import BuildProblem, Form, generated_files, stale_files, sync_files
+    from optforge.compiler.commands.generated_files import (
+        BuildProblem,
+        Form,
+        generated_files,
+        stale_files,
+        sync_files,
+        write_files,
+    )
 
     snapshots = check_snapshots(options.files or default_specs())
     if not all(snapshot.program for snapshot in snapshots):
@@ -57,13 +64,13 @@ def run_build(options: argparse.Namespace) -> int:
     try:
         files = generated_files(snapshots, options.out, form, whole)
         stale = stale_files(files, options.out, whole)
-        different = sync_files(files, options.check)
+        different = sync_files(files, check=True) if options.check else write_files(files, options.out, whole)
     except BuildProblem as problem:
         raise CommandProblem(str(problem)) from None
     if options.check:
         return report_differences([*different, *stale], options)
     for path in stale:
-        path.unlink()
+        path.unlink(missing_ok=True)
     for path in different:
         say(f"wrote {path}")
     say(f"{len(files)} files, {len(different)} written, {len(stale)} removed")

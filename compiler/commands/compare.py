@@ -40,8 +40,11 @@ def run_compare(options: argparse.Namespace) -> int:
     from optforge.compiler.verify.comparison.trials import SHAPES, make_trials
 
     render = render_json if options.json else render_table
+    states = dict(options.same)
+    if len(states) < len(options.same):
+        raise CommandProblem("--same is given twice for the same state of a class")
     try:
-        targets = [parse_target(text, dict(options.same)) for text in (options.first, *options.others)]
+        targets = [parse_target(text, states) for text in (options.first, *options.others)]
         trials = make_trials(options.shape or SHAPES, options.steps, options.seed)
         print(render(compare(targets, trials)))
     except TargetProblem as problem:

@@ -105,11 +105,11 @@ def amount(text: str) -> float:
 
 
 def spec_paths(given: Sequence[Path]) -> list[Path]:
-    """The files themselves, and the specs of the folders."""
+    """The files themselves, and the specs of the folders: pipes and folders in these are none, links to nothing are."""
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(path.glob("*.opt"))
+            inside = sorted(each for each in path.glob("*.opt") if each.is_file() or not each.exists())
             if not inside:
                 raise CommandProblem(f"there are no .opt files in {path}")
             paths += inside

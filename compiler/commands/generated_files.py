@@ -84,18 +84,23 @@ def generated_files(snapshots: Iterable[Snapshot], out: Path, form: Form, whole:
         origins[target] = snapshot.path
         files[target] = TEXT_IN[form](render_snapshot(snapshot))
     if form is not Form.STANDALONE:
-        package = out / "__init__.py"
-        if not package.exists() or is_generated(package):
-            homes = exported_names(files, [] if whole else generated_modules(out))
-            files[package] = render_package(homes, MARK)
+        files |= package_file(files, out, whole)
     if form is Form.VENDORED:
         files |= {out / "_runtime" / path: f"{RUNTIME_HEAD}{text}" for path, text in render_runtime().items()}
     return files
 
 
+def package_file(files: dict[Path, str], out: Path, whole: bool) -> dict[Path, str]:
+    """The ``__init__`` of ``out``: of these files and what is there, unless they are ``whole``; a foreign one stays."""
+    package = out / "__init__.py"
+    if package.exists() and not is_generated(package):
+        return {}
+    return {package: render_package(exported_names(files, [] if whole else generated_modules(out)), MARK)}
+
+
 def exported_names(files: dict[Path, str], others: Iterable[Path]) -> dict[str, str]:
     """The module of each class, in the files of this build and in others that stay."""
-    texts = {path: path.read_text(encoding="utf-8") for path in others} | files
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in others} | files
     homes: dict[str, str] = {}
     for path in sorted(texts):
         found = EXPORTS.search(texts[path])
@@ -115,7 +120,7 @@ def generated_modules(out: Path) -> list[Path]:
 
 def is_generated(path: Path, mark: str = MARK) -> bool:
     """Whether a file says that it was generated, so that another build may write or remove it."""
-    return mark.encode() in path.read_bytes()
+    return path.is_file() and mark.encode() in path.read_bytes()
 
 
 def stale_files(files: Mapping[Path, str], out: Path, whole: bool) -> list[Path]:
@@ -146,6 +151,21 @@ def sync_files(files: dict[Path, str], check: bool, mark: str = MARK) -> list[Pa
         for path in different:
             write_whole(path, files[path])
     return different
+
+
+def write_files(files: dict[Path, str], out: Path, whole: bool) -> list[Path]:
+    """Write each file whose text differs; gives their paths. BuildProblem as `sync_files`.
+
+    Builds of other specs may write into ``out`` at the same time. What each knew of the others may be old when it
+    writes the package, so each looks at what is there until it finds the package that follows from it.
+    """
+    written = sync_files(files, check=False)
+    while not whole and out / "__init__.py" in files:
+        late = sync_files(package_file({}, out, whole), check=False)
+        if not late:
+            break
+        written += late
+    return list(dict.fromkeys(written))
 
 
 def holds(path: Path, text: str) -> bool:

@@ -8,6 +8,7 @@ what a definition means.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from optforge.dsl.parser import parse_source, read_source
 from optforge.dsl.source import Source
 
 PACKAGE = Path(__file__).parent.parent.parent
-SPECS = (PACKAGE / "specs").resolve()
+SPECS = Path(os.path.realpath(PACKAGE / "specs"))
 HEAD = re.compile(r"^(def|optimizer|wrapper|schedule|penalty)[ \t]+(\w+)", re.MULTILINE)
 
 
@@ -52,7 +53,7 @@ class Files:
 
     def read(self, path: Path) -> tuple[Source | None, tuple[Diagnostic, ...]]:
         """The text of a file, under the path by which it was asked for; or why there is none."""
-        place = path.resolve()
+        place = real_path(path)
         if place not in self._sources:
             overlay = self.overlays.get(place)
             self._sources[place] = read_source(path) if overlay is None else (Source(path.as_posix(), overlay), ())
@@ -100,13 +101,13 @@ class Files:
 
         A file that has several names by way of links is one file, under its own name if that is in the folder.
         """
-        opened = {path for path in self.overlays if path.parent == folder.resolve() and path.suffix == ".opt"}
+        opened = {path for path in self.overlays if path.parent == real_path(folder) and path.suffix == ".opt"}
         try:
             found = {path for path in folder.glob("*.opt") if path.is_file()}
         except OSError:
             found = set()
         named = sorted(found | {folder / path.name for path in opened}, key=lambda path: (not path.is_symlink(), path))
-        return sorted({path.resolve(): path for path in named}.values())
+        return sorted({real_path(path): path for path in named}.values())
 
     def parse(self, path: Path) -> ast.File:
         """The tree of a file that an answer named; one that does not parse raises :class:`SpecError`."""
@@ -122,9 +123,14 @@ def parse_text(shown: str, text: str) -> ast.File:
     return file
 
 
+def real_path(path: Path) -> Path:
+    """The path without links; one that leads in a circle stays as it is, so that the system refuses to open it."""
+    return Path(os.path.realpath(path))
+
+
 def shown_path(path: Path) -> str:
     """A spec's path as messages and generated files name it: never absolute."""
-    resolved = path.resolve()
+    resolved = real_path(path)
     for base, prefix in ((Path.cwd(), ""), (SPECS, "specs/")):
         if resolved.is_relative_to(base):
             return prefix + resolved.relative_to(base).as_posix()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..routing.parameters import _require_dense
+from ..routing.parameters import _require_gradient
 from ..routing.places import Slot
 from .layouts import _is_dtensor, _local
 from .slots import LocalSlot
@@ -24,7 +24,7 @@ def _part_of(p: Tensor, slot: Slot, name: Callable[[Tensor], str]) -> Part | Non
     """The part of a DTensor, None of another parameter; RuntimeError for a gradient that rules cannot read."""
     if not isinstance(slot, LocalSlot):
         if p.grad is not None:
-            _require_dense(p.grad)
+            _require_gradient(p.grad, slot.shape, slot.device)
         return None
     grad = p.grad
     if grad is not None:
@@ -36,5 +36,5 @@ def _part_of(p: Tensor, slot: Slot, name: Callable[[Tensor], str]) -> Part | Non
                 f"placements {tuple(grad.placements)}: redistribute the gradient before a step"
             )
         grad = _local(grad)
-        _require_dense(grad)
+        _require_gradient(grad, _local(p).shape, slot.device)
     return Part(_local(p), grad)

@@ -51,8 +51,8 @@ def _has_grad(rule: Rule, p: Tensor) -> bool:
     return p.grad is not None
 
 
-def _require_dense(grad: Tensor) -> None:
-    """An error unless a gradient is dense, real and local."""
+def _require_gradient(grad: Tensor, shape: torch.Size, device: torch.device) -> None:
+    """An error unless a gradient is dense, real, local, and like a parameter of this shape and device."""
     if type(grad) is not Tensor and hasattr(grad, "placements"):
         raise NotImplementedError(
             f"a gradient of shape {tuple(grad.shape)} is a DTensor with placements {grad.placements}, "
@@ -61,4 +61,9 @@ def _require_dense(grad: Tensor) -> None:
     if grad.layout is not torch.strided or not grad.is_floating_point():
         raise RuntimeError(
             f"a gradient of shape {tuple(grad.shape)} is {grad.dtype}, {grad.layout}; it must be dense and real"
+        )
+    if grad.shape != shape or grad.device != device:  # torch compares them only when it is assigned
+        raise RuntimeError(
+            f"a gradient of shape {tuple(grad.shape)} on {grad.device} is from before its parameter got the shape "
+            f"{tuple(shape)} on {device}; set it to None, and compute it again"
         )

@@ -74,6 +74,20 @@ def test_places_of_another_kind(line: str, code: int, sentence: str, capsys: pyt
     assert Path("a_file").read_text() == "kept"
 
 
+def test_a_folder_may_hold_more_than_files(capsys: pytest.CaptureFixture[str]) -> None:
+    """Links to nothing are named, as what cannot be read; pipes and folders are no specs, whatever they are called."""
+    assert main(["check", "."]) == 0
+    os.mkfifo("pipe.opt")
+    assert main(["check", "."]) == 0 and not capsys.readouterr().err
+    Path("circle.opt").symlink_to("circle.opt")
+    Path("nothing.opt").symlink_to("nowhere")
+    for line in ("check .", "build . --out made", "verify .", "fmt --check ."):
+        assert main(line.split()) == 1
+        said = capsys.readouterr().err
+        assert "cannot read `circle.opt`: too many levels" in said and "cannot read `nothing.opt`: no such file" in said
+        assert said.count("error[E001]") == 2, said
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
 @pytest.mark.parametrize("line", ["ops", "check --json a.opt", "check a.opt --dump-after fold"])
 def test_output_that_cannot_be_written(line: str) -> None:

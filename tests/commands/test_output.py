@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -96,6 +96,63 @@ def test_links_and_permissions_stay(tmp_path: Path) -> None:
     write_whole(tmp_path / "written.opt", "text")
     plain.write_text("text", encoding="utf-8")
     assert (tmp_path / "written.opt").stat().st_mode == plain.stat().st_mode
+
+
+# Builds beside each other, and builds that are killed
+
+PLAIN = "optimizer {name}:\n    for tensor:\n        weight <- weight - 0.1 * grad\n"
+PACKAGE = "__init__.py"
+
+
+def specs_in(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / f"{name.lower()}.opt").write_text(PLAIN.format(name=name), encoding="utf-8")
+
+
+def before_writing(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    def write(path: Path, text: str) -> None:
+        act(path)
+        write_whole(path, text)
+
+    monkeypatch.setattr("optforge.compiler.commands.generated_files.write_whole", write)
+
+
+def test_builds_of_other_specs_at_the_same_time_lose_nothing_of_each_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one build knew of the folder may be old when it writes the package, and it may be the last to write it."""
+    specs_in(folder, "First", "Second", "Third", "Fourth")
+    others = iter(("second", "third", "fourth"))
+
+    def build_another(path: Path) -> None:
+        if path.name == PACKAGE and (other := next(others, None)):
+            assert main(["build", f"{other}.opt", "--out", "out"]) == 0
+
+    before_writing(monkeypatch, build_another)
+    assert main(["build", "first.opt", "--out", "out"]) == 0
+    for name in ("First", "Second", "Third", "Fourth"):
+        assert main(["build", f"{name.lower()}.opt", "--out", "out", "--check"]) == 0
+        assert f"import {name}\n" in (folder / "out" / PACKAGE).read_text(encoding="utf-8")
+
+
+def test_after_a_build_that_was_killed_another_one_completes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs_in(folder, "First", "Second")
+    line = ["build", "first.opt", "second.opt", "--out"]
+    assert main([*line, "whole"]) == 0
+    for count in range(3):
+        left = iter(range(count))
+
+        def stop(path: Path, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            before_writing(patch, stop)
+            assert main([*line, f"killed{count}"]) == 130
+        found = everything_in(folder / f"killed{count}") if count else {}
+        assert len(found) == count and found.items() <= everything_in(folder / "whole").items()
+        assert main([*line, f"killed{count}"]) == 0
+        assert everything_in(folder / f"killed{count}") == everything_in(folder / "whole")
 
 
 # What somebody else wrote

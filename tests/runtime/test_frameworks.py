@@ -166,6 +166,21 @@ def test_weights_resized_in_place_begin_anew_or_are_named(cls):
     assert torch.equal(first, fresh)
 
 
+@few_classes
+@pytest.mark.parametrize("shape", [(3, 10), (7, 6), (30,)])
+def test_gradients_from_before_a_resize_are_refused(cls, shape):
+    """Torch compares shapes when a gradient is assigned, and never again: a step of equal sizes would mix elements."""
+    first, other = parameter(5, 6), parameter(4, 6, seed=1)
+    optimizer = build(cls, [{"params": [first, other], "rule": "vector"}])
+    set_gradients([first, other], 0)
+    first.data = torch.ones(shape)
+    before = weights([first, other])
+    with pytest.raises(RuntimeError, match=re.escape("a gradient of shape (5, 6) on cpu is from before")):
+        optimizer.step()
+    assert same(weights([first, other]), before)
+    run(optimizer, [first, other], range(1))
+
+
 def test_an_unpickled_optimizer_sees_that_a_state_is_of_another_size():
     optimizer = AdamW([p := parameter(5, 6)])
     run(optimizer, [p], range(1))

@@ -84,6 +84,13 @@ def saved(change: Callable[[Any], object]) -> None:
     optimizer.state_dict()
 
 
+def saved_and_loaded(change: Callable[[Any], object]) -> None:
+    optimizer = ready()
+    change(optimizer)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
 def entered(context: Any) -> None:
     with context:
         runtime.orthogonalize(torch.eye(4))
@@ -101,6 +108,13 @@ def loaded_state(name: str, x: Any) -> None:
     saved = ready().state_dict()
     saved["state"][1][name] = x
     loaded(saved)
+
+
+def loaded_group(key: str, x: Any) -> None:
+    """What a group of three parameters says of itself, replaced in a checkpoint."""
+    saved = NAMO(list(model().named_parameters())).state_dict()
+    saved["param_groups"][0][key] = x
+    NAMO(list(model().named_parameters())).load_state_dict(saved)
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
@@ -184,6 +198,16 @@ CALLS |= {
 CALLS |= {
     f"Hutchinson, {name}": lambda x, name=name: optforge.Hutchinson(ready(SophiaH), **{name: x})
     for name in ("every", "generator")
+}
+CALLS |= {
+    f"{name} of a saved group": lambda x, name=name: loaded_group(name, x)
+    for name in ("params", "param_names", "lr", "rule", "split", "transposed", "batch", "precision", "seed", "spec")
+}
+CALLS |= {
+    "one key of a saved group": lambda x: loaded_group("params", [0, 1, x, 3]),
+    "one name of a saved group": lambda x: loaded_group("param_names", ["0.weight", "1.weight", x, "2.weight"]),
+    "names put into a group": lambda x: saved_and_loaded(lambda o: o.param_groups[0].update(param_names=x)),
+    "one name put into a group": lambda x: saved_and_loaded(lambda o: o.param_groups[0].update(param_names=[x])),
 }
 # What these are called with is a function of the user's, whose own errors are for the user to see.
 THEIRS = {("a closure", "a module"), ("Hutchinson, a loss", "a module")}

@@ -141,6 +141,33 @@ def test_states_are_compared_under_the_names_given() -> None:
     assert found == [(1, "state `m`")] * 3
 
 
+@pytest.mark.parametrize(
+    ("others", "same", "sentence"),
+    [
+        (
+            ["torch.optim:AdamW"],
+            ["m=exp_avgs"],
+            "no class keeps a state `exp_avgs`; there are exp_avg, exp_avg_sq, step",
+        ),
+        (
+            ["torch.optim:AdamW"],
+            ["n=exp_avg"],
+            "no target keeps a state `n`; there are exp_avg, exp_avg_sq, m, step, v",
+        ),
+        (["Lion"], ["m=m"], "no class keeps a state `m`; there is none"),
+        (["torch.optim:AdamW"], ["m=exp_avg", "v=exp_avg"], "--same is given twice for the same state of a class"),
+    ],
+)
+def test_names_of_states_that_nothing_keeps_are_refused(
+    others: list[str], same: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would be compared with nothing, and the targets found to agree."""
+    named = [part for each in same for part in ("--same", each)]
+    assert main(["compare", "AdamW", *others, *named, "--shape", "2x2", "--steps", "1"]) == 2
+    out, said = capsys.readouterr()
+    assert not out and sentence in said and said.count("\n") == 1
+
+
 def test_the_first_equation_that_differs_is_named() -> None:
     assert divergences("NAMO", "longer.opt") == [(1, "equation `alpha`")] * 3
     assert divergences("NAMO", "NAMOD?lr=0.01") == [(1, "state `v`")] * 3

@@ -9,7 +9,7 @@ from optforge.compiler.verify.comparison.divergence import Divergence, first_div
 from optforge.compiler.verify.comparison.measures import Measures, measure
 from optforge.compiler.verify.comparison.runs import Run, run_target
 from optforge.compiler.verify.comparison.streams import Values, streams_of_run, streams_of_spec
-from optforge.compiler.verify.comparison.targets import ComparedTarget
+from optforge.compiler.verify.comparison.targets import ComparedTarget, TargetProblem
 from optforge.compiler.verify.comparison.trials import Trial
 
 
@@ -26,11 +26,31 @@ class Row:
 
 
 def compare(targets: Sequence[ComparedTarget], trials: Iterable[Trial]) -> Iterator[Row]:
-    """The rows of all trials, in each the targets as given; the first target is what all are compared with."""
+    """The rows of all trials, in each the targets as given; the first target is what all are compared with.
+
+    Raises:
+        TargetProblem: a target cannot be run, or names of states were given for one that nothing keeps.
+    """
     for trial in trials:
         runs = [run_target(target, trial) for target in targets]
+        require_states(targets, runs)
         for target, run in zip(targets, runs, strict=True):
             yield compare_runs(trial, targets[0], runs[0], target, run)
+
+
+def require_states(targets: Sequence[ComparedTarget], runs: Sequence[Run]) -> None:
+    """Refuse names for states that are nobody's: nothing would be compared by them, without a word."""
+    kept = [
+        (target.spec is None, {name for states in run.states for name in states})
+        for target, run in zip(targets, runs, strict=True)
+    ]
+    of_classes = {name for is_class, names in kept if is_class for name in names}
+    of_all = {name for _, names in kept for name in names}
+    for theirs, ours in (each for target in targets for each in target.states.items()):
+        for name, known, who in ((theirs, of_classes, "class"), (ours, of_all, "target")):
+            if name not in known:
+                found = f"there are {', '.join(sorted(known))}" if known else "there is none"
+                raise TargetProblem(f"--same {ours}={theirs}: no {who} keeps a state `{name}`; {found}")
 
 
 def compare_runs(trial: Trial, first: ComparedTarget, first_run: Run, target: ComparedTarget, run: Run) -> Row:

@@ -34,7 +34,7 @@ class TargetProblem(Exception):
 class ComparedTarget:
     """``make`` gives an optimizer of one parameter; ``spec`` is the checked optimizer, where there is one.
 
-    ``states`` are the names that specs have for what a class keeps under names of its own.
+    ``states`` are the names that specs have for what classes keep under names of their own.
     """
 
     label: str
@@ -52,13 +52,13 @@ class ComparedTarget:
 
 
 def parse_target(text: str, states: Mapping[str, str] = NO_NAMES) -> ComparedTarget:
-    """The target that a text names, with its options; ``states`` are of a class."""
+    """The target that a text names, with its options; ``states`` are of classes."""
     place, _, options = text.partition("?")
     given = parse_options(options, text)
     before, colon, after = place.rpartition(":")
     if colon and not before.endswith(".opt"):
         return class_target(text, before, after, given, states)
-    return spec_target(text, before or place, after if before else None, given)
+    return spec_target(text, before or place, after if before else None, given, states)
 
 
 def parse_options(text: str, target: str) -> dict[str, Any]:
@@ -87,7 +87,9 @@ def parse_value(text: str) -> Any:
 # Specs
 
 
-def spec_target(label: str, place: str, name: str | None, options: Mapping[str, Any]) -> ComparedTarget:
+def spec_target(
+    label: str, place: str, name: str | None, options: Mapping[str, Any], states: Mapping[str, str]
+) -> ComparedTarget:
     """The optimizer of a spec file, or of a shipped spec by the name of the class or of the file."""
     shipped = SPECS / f"{place}.opt"
     try:
@@ -100,7 +102,7 @@ def spec_target(label: str, place: str, name: str | None, options: Mapping[str, 
     (declared,) = (each for each in program.declarations if each.name == cls.__name__)
     if not isinstance(declared, ir.Optimizer):
         raise TargetProblem(f"{label}: {declared.name} is a {type(declared).__name__.lower()}, not an optimizer")
-    return ComparedTarget(label, declared.name, partial(make_generated, cls, dict(options)), declared)
+    return ComparedTarget(label, declared.name, partial(make_generated, cls, dict(options)), declared, states)
 
 
 def make_generated(cls: Callable[..., Optimizer], options: Mapping[str, Any], parameter: Parameter) -> Optimizer:
