@@ -81,9 +81,6 @@ class MoMo(SpecOptimizer, runtime=6):
         size = total(norm(m)^2)
         weight <- weight - min(lr, max(h - least, 0) / max(size, 1e-30)) * m
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
-    parameters exactly as they are.
-
     Args:
         params: a module, tensors, (name, tensor) pairs, or parameter groups.
         lr: largest learning rate; `lr >= 0`.
@@ -135,6 +132,8 @@ class MoMo(SpecOptimizer, runtime=6):
             ),
         ),
     )
+
+    MOMENTUM = ("beta",)
 
     def __init__(
         self,

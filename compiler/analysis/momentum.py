@@ -62,11 +62,21 @@ def is_of_wrapper(state: ir.Expr) -> bool:
 
 
 def decay_of(term: ir.Expr, states: Container[str]) -> str | None:
-    """The hyper of a term `h * prev(m)`, where m is one of the states."""
+    """The hyper of a term `h * prev(m)`, where m is one of the states, be it from some step on only."""
     if not isinstance(term, ir.Apply) or term.operator != "mul":
         return None
-    sources = {each.source: each.name for each in term.arguments if isinstance(each, ir.Input)}
+    factors = [part for each in term.arguments for part in branches(each)]
+    sources = {each.source: each.name for each in factors if isinstance(each, ir.Input)}
     return sources.get(ir.InputSource.HYPER) if sources.get(ir.InputSource.STATE) in states else None
+
+
+def branches(expr: ir.Expr) -> Iterator[ir.Expr]:
+    """What the expression is one of."""
+    if isinstance(expr, ir.Select):
+        yield from branches(expr.then)
+        yield from branches(expr.otherwise)
+    else:
+        yield expr
 
 
 def is_direction(expr: ir.Expr, values: Mapping[EquationName, ir.Expr]) -> bool:

@@ -19,7 +19,8 @@ OF_FIRST = {
 }
 OF_ANY = {"mul", "matmul", "dot"}
 OF_ALL = {"add", "sub", "min", "max"}
-OF_POSITIVE = {"add", "mul", "div", "sqrt", "pow", "min"}  # positive where all arguments are
+OF_POSITIVE = {"add", "mul", "div", "sqrt", "pow", "min"}  # positive where all arguments are, and so not negative
+NEVER_NEGATIVE = {"square", "abs", "norm", "sqrt", "exp"}
 POSITIVE = (ir.InputSource.STEP, ir.InputSource.DIMENSION)
 
 
@@ -81,7 +82,7 @@ class Values:
             case ir.Apply(operator=name, arguments=(left, right, *_)) if name in OF_ANY:
                 return self.is_zero(left) or self.is_zero(right)
             case ir.Apply(operator="min", arguments=arguments) if any(map(self.is_zero, arguments)):
-                return all(self.is_zero(each) or self.is_positive(each) for each in arguments)
+                return all(map(self.is_never_negative, arguments))
             case ir.Apply(operator=name, arguments=arguments) if name in OF_ALL:
                 return all(map(self.is_zero, arguments))
             case _:
@@ -100,6 +101,24 @@ class Values:
                 return all(map(self.is_positive, arguments))
             case ir.Apply(operator="max", arguments=arguments):
                 return any(map(self.is_positive, arguments))
+            case _:
+                return False
+
+    def is_never_negative(self, expr: ir.Expr) -> bool:
+        """Whether it is 0 or above, as far as its form shows."""
+        if self.is_zero(expr) or self.is_positive(expr):
+            return True
+        match expr:
+            case ir.Ref():
+                return self.defined(self.is_never_negative, expr.name)
+            case ir.Select():
+                return self.is_never_negative(expr.then) and self.is_never_negative(expr.otherwise)
+            case ir.Apply(operator=name) if name in NEVER_NEGATIVE:
+                return True
+            case ir.Apply(operator="max", arguments=arguments) if any(map(self.is_never_negative, arguments)):
+                return True
+            case ir.Apply(operator=name, arguments=arguments) if name in OF_POSITIVE:
+                return all(map(self.is_never_negative, arguments))
             case _:
                 return False
 

@@ -574,8 +574,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "infinity is finite",
         "skip_nonfinite lets overflows through",
         f"{RUNTIME}/execution/calls.py",
-        "bool(get_total_norm(grads, math.inf).isfinite())",
-        "not bool(get_total_norm(grads, math.inf).isnan())",
+        "bool(get_total_norm(found, math.inf).isfinite())",
+        "not bool(get_total_norm(found, math.inf).isnan())",
     ),
     # batches and layouts
     Mutant(

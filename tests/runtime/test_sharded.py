@@ -434,7 +434,7 @@ def optimizers_at_the_wrong_time(group: Any) -> None:
     with torch.no_grad():
         model(torch.zeros(1, 3, dtype=torch.int64))
     for given in (model, [*model.named_parameters()]):
-        with pytest.raises(RuntimeError, match=r"^tokens.weight of shape .*model.reshard\(\) before"):
+        with pytest.raises(RuntimeError, match=r"^tokens.weight of shape .*model.reshard\(\) first"):
             generated.AdamW(given)
     model.reshard()
     generated.AdamW(model)

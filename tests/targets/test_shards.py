@@ -181,9 +181,10 @@ def test_shards_step_as_their_rules_do(ranks: Pool, world: int, dim: str, parts:
 
 
 def test_all_rules_that_need_others_have_a_generator() -> None:
-    """But those with a dimension of their own, which go to owners as a whole."""
+    """But those with a dimension of their own, which go to owners as a whole, and those that read numbers that stay."""
     rules = [rule for cls in generated_classes() for rule in cls.RULES if rule.step.along and rule.rank is None]
-    assert all(rule.step.shards for rule in rules)
+    numbers = {"seen"}  # of Newton-Muon's: one for each matrix, of which an event has made it
+    assert all(rule.step.shards or numbers & set(rule.step.inputs) for rule in rules)
     assert all(rule.step.split_shards for rule in rules if rule.step.layout == "matrix" and "rows" in rule.step.along)
     assert len(cases(SEEDS[1])) > 10 and len(having(SEEDS[1], 2)) > 5
 

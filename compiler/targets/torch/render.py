@@ -103,6 +103,7 @@ def split_module(text: str) -> tuple[str, str, str]:
     return match["head"], match["doc"], text[match.end() :]
 
 
+LINE_WIDTH = 120  # of imports that are put together, as the formatter has it
 EXPORTS = re.compile(r"^__all__ = \[[^\]]*\]\n", re.MULTILINE)
 CONSTANT = re.compile(r"\w+(?:, \w+)*(?:: [^=\n]*)? = ")
 SIBLING = re.compile(r"^from (\.+)([\w.]+) import ", re.MULTILINE)
@@ -131,13 +132,20 @@ def merge_imports(lines: list[str]) -> str:
             continue
         module, listed = re.sub(r"[()\n]", " ", line.removeprefix("from ")).split(" import ")
         names.setdefault(module.strip(), set()).update(name.strip() for name in listed.split(",") if name.strip())
-    froms = {module: f"from {module} import {', '.join(sorted(found, key=by_case))}" for module, found in names.items()}
+    froms = {module: import_text(module, sorted(found, key=by_case)) for module, found in names.items()}
     blocks = []
     for is_torch in (False, True):
         modules = sorted(line for line in plain if ("torch" in line) is is_torch)
         merged = modules + [text for module, text in sorted(froms.items()) if module.startswith("torch") is is_torch]
         blocks.append("\n".join(merged))
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def import_text(module: str, names: list[str]) -> str:
+    flat = f"from {module} import {', '.join(names)}"
+    return (
+        flat if len(flat) <= LINE_WIDTH else f"from {module} import (\n" + "".join(f"    {n},\n" for n in names) + ")"
+    )
 
 
 def by_case(name: str) -> tuple[bool, bool, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from optforge.compiler.analysis.sharding.placement import EITHER, Cut
 from optforge.compiler.ir import nodes as ir
@@ -159,6 +160,16 @@ def kept_name(state: str) -> str:
     return name_text(replace(read_name(state), scope="kept"))
 
 
+class Listed(NamedTuple):
+    """A keyword argument that is a tuple."""
+
+    key: str
+    items: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.key}={tuple_of(self.items)}"
+
+
 @dataclass
 class ShardLowering(Lowering):
     """A generator on its way to Python: answers come from `over`, and keywords are those of the step."""
@@ -211,7 +222,7 @@ class ShardLowering(Lowering):
             targets += texts if is_alone else [tuple_of(texts)]
         self.lines += yield_lines(targets, calls, self.width)
 
-    def _call(self, request: Request) -> tuple[str, list[str]]:
+    def _call(self, request: Request) -> tuple[str, Sequence[str | Listed]]:
         """The method of `over` and its arguments."""
         if isinstance(request, Reduced):
             value = self.values[read_name(request.name)]
@@ -225,14 +236,14 @@ class ShardLowering(Lowering):
         sent = dict(zip(request.sent, value.arguments, strict=False))
         shapes = [sent[name].type.shape for name in owner.values]
         gives = [output.value.type.shape for output in request.returned]
-        arguments = [owner.name, *(self._operand(sent[name], name) for name in owner.values)]
-        arguments += [] if all(shape == FULL for shape in shapes) else [f"dims={all_dims(shapes)}"]
-        arguments += [] if gives == [FULL] else [f"gives={all_dims(gives)}"]
+        arguments: list[str | Listed] = [owner.name, *(self._operand(sent[name], name) for name in owner.values)]
+        arguments += [] if all(shape == FULL for shape in shapes) else [Listed("dims", list(map(dims_text, shapes)))]
+        arguments += [] if gives == [FULL] else [Listed("gives", list(map(dims_text, gives)))]
         there = [self.names[read_name(left_name(name))] for name in request.carried]
         there += [self.names[ir.stored(name)] for name in request.reads]
         owned = [self.names[ir.stored(name)] for name in request.kept]
-        arguments += [f"there={tuple_of(there)}"] if there else []
-        arguments += [f"owned={tuple_of(owned)}"] if owned else []
+        arguments += [Listed("there", there)] if there else []
+        arguments += [Listed("owned", owned)] if owned else []
         arguments += [f"leaves={len(request.left)}"] if request.left else []
         self.writer.used |= {owner.name} if owner.function is None else set()
         return "over.whole", [*arguments, *owner.keywords]
@@ -253,14 +264,14 @@ def names_of(request: Request) -> list[EquationName]:
     return list(map(read_name, results_of(request)))
 
 
-def yield_lines(targets: Sequence[str], calls: Sequence[tuple[str, list[str]]], width: int) -> list[str]:
+def yield_lines(targets: Sequence[str], calls: Sequence[tuple[str, Sequence[str | Listed]]], width: int) -> list[str]:
     """``targets = yield ...`` on one line where it fits, and else with one thing on each."""
     flat = f"{', '.join(targets)} = yield {', '.join(call_text(*call) for call in calls)}"
     if fits(flat, width):
         return [flat]
     if len(calls) == 1:
         ((name, arguments),) = calls
-        start, asked = f"yield {name}(", [f"    {each}," for each in arguments]
+        start, asked = f"yield {name}(", argument_lines(arguments, width)
     else:
         start, asked = "yield (", [f"    {line}" for call in calls for line in request_lines(*call, width)]
     head = f"{', '.join(targets)} = {start}"
@@ -269,17 +280,24 @@ def yield_lines(targets: Sequence[str], calls: Sequence[tuple[str, list[str]]], 
     return ["(", *(f"    {each}," for each in targets), f") = {start}", *asked, ")"]
 
 
-def call_text(name: str, arguments: list[str]) -> str:
-    return f"{name}({', '.join(arguments)})"
+def call_text(name: str, arguments: Sequence[str | Listed]) -> str:
+    return f"{name}({', '.join(map(str, arguments))})"
 
 
-def request_lines(name: str, arguments: list[str], width: int) -> list[str]:
+def request_lines(name: str, arguments: Sequence[str | Listed], width: int) -> list[str]:
     flat = f"{call_text(name, arguments)},"
-    return [flat] if fits(flat, width - 4) else [f"{name}(", *(f"    {each}," for each in arguments), "),"]
+    return [flat] if fits(flat, width - 4) else [f"{name}(", *argument_lines(arguments, width - 4), "),"]
 
 
-def all_dims(shapes: Sequence[Shape | None]) -> str:
-    return tuple_of(list(map(dims_text, shapes)))
+def argument_lines(arguments: Sequence[str | Listed], width: int) -> list[str]:
+    """Each on a line, or one that is a tuple with each of its items on a line."""
+    lines: list[str] = []
+    for each in arguments:
+        if isinstance(each, str) or fits(f"{each},", width - 4):
+            lines.append(f"    {each},")
+        else:
+            lines += [f"    {each.key}=(", *(f"        {item}," for item in each.items), "    ),"]
+    return lines
 
 
 def tuple_of(texts: Sequence[str]) -> str:
