@@ -18,11 +18,11 @@ from optforge.compiler.analysis.sharding.placement import (
     ROUND,
     STATE,
     Cut,
+    Interactions,
     Placement,
     Placing,
     Side,
     Weight,
-    along,
     place,
     place_as_run,
     size,
@@ -80,7 +80,7 @@ def test_placements_of_shipped_specs(shipped: dict[str, ir.Rule]) -> None:
 
 def test_most_rules_send_nothing(shipped: dict[str, ir.Rule]) -> None:
     kinds = Counter(report_of(place(rule.update, Cut(Dim.ROWS))).kind for rule in shipped.values())
-    assert kinds == {"local": 105, "sums": 17, "whole": 57}
+    assert kinds == {"local": 108, "sums": 17, "whole": 59}
 
 
 def test_momenta_go_down_and_updates_up(shipped: dict[str, ir.Rule]) -> None:
@@ -95,7 +95,7 @@ def test_momenta_go_down_and_updates_up(shipped: dict[str, ir.Rule]) -> None:
 def test_elements_interact_along(shipped: dict[str, ir.Rule]) -> None:
     wanted = {"AdamW.tensor": (), "Nora.matrix": (Dim.COLS,), "RMNP.matrix": (Dim.COLS,)}
     wanted |= {"Muon.matrix": (Dim.ROWS, Dim.COLS), "LAMB.tensor": (Dim.ROWS, Dim.COLS)}
-    found = {name: along(shipped[name].update, shipped[name].update) for name in wanted}
+    found = {name: Interactions(shipped[name].update).along(shipped[name].update) for name in wanted}
     assert found == wanted
 
 
@@ -180,4 +180,4 @@ optimizer Numbered:
 def test_a_rank_cannot_number_the_rows_of_a_whole_matrix(per: str) -> None:
     """Its first row is not the first one, so the owner computes what depends on that."""
     update = rule_of(NUMBERED % per).update
-    assert along(update, update) == (Dim.ROWS, Dim.COLS)
+    assert Interactions(update).along(update) == (Dim.ROWS, Dim.COLS)
