@@ -23,8 +23,9 @@ from .batching.states import _counters_of, _require_state
 from .checkpoints import SPEC_KEY, Spec, Was, _Origin, _origin_told_by
 from .contract.arguments import _require_kind
 from .contract.interface import State
-from .contract.precision import _compute_dtype, _states_of
+from .contract.precision import _states_of
 from .matching import _match
+from .past import _apply_past, _commas, _hyper_of, _require_data
 from .placement.layouts import _is_dtensor, _local
 from .placement.local_states import _wrap_entry
 from .placement.slots import LocalSlot
@@ -325,13 +326,6 @@ def _says_nothing(entry: _Entry, counts: Mapping[str, int]) -> bool:
     return not any(counts.values()) and are_tensors and not any(x.is_meta or bool(x.any()) for x in states)
 
 
-def _require_data(x: object, what: str, shape: tuple[int, ...], p: Tensor) -> None:
-    """ValueError unless x can be copied into a state of p of this shape."""
-    _require_state(x, what, shape)
-    if getattr(x, "is_meta", False) and not p.is_meta:
-        raise ValueError(f"{what} is on the device meta, and has no data")
-
-
 def _part_here(value: Any, name: str, slot: Slot) -> Any:
     """What this rank needs of a loaded value: of a state of all of a sharded parameter, the part that is here.
 
@@ -375,41 +369,3 @@ def _explain_lack(name: str, held: Sequence[str]) -> str:
         f"or an older {name} wrote it. If they are those of this spec, give its groups what "
         f'`state_dict()["param_groups"]` of a new {name} has under {SPEC_KEY!r}, and load it again'
     )
-
-
-def _commas(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _hyper_of(was: Was, old: Mapping[str, Any]) -> Any:
-    """A hyper made of older ones."""
-    try:
-        return was.function(**old)
-    except (ArithmeticError, ValueError, TypeError) as error:
-        given = _commas(f"{name}={value!r}" for name, value in old.items())
-        raise ValueError(
-            f"the hyperparameter {was.target} cannot be made of the checkpoint's {given}: {error}"
-        ) from error
-
-
-def _apply_past(was: Was, entry: _Entry, group: _Entry, p: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A state made of older ones, in their dtype and on their device.
-
-    Raises:
-        ValueError: they cannot be what the spec says it was made of, or that is not finite.
-    """
-    known = {"t": entry.get("step", 0), **group}
-    scalars = {name: known[name].item() if isinstance(known[name], Tensor) else known[name] for name in was.scalars}
-    for name in was.states:
-        _require_data(entry[name], f"loaded state {name}", tuple(getattr(entry[name], "shape", ())), p)
-    given = [entry[name].detach().clone() for name in was.states]
-    read = _commas((*was.states, *(f"{name}={value!r}" for name, value in scalars.items()))) or "a constant"
-    try:
-        value = was.function(*given, **scalars)
-        like = given[0] if given else torch.empty(0, dtype=_compute_dtype(p.dtype), device=p.device)
-        made = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(given[0].shape if given else shape)
-    except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"the state {was.target} cannot be made of the checkpoint's {read}: {error}") from error
-    if not made.is_meta and not made.isfinite().all() and all(bool(x.isfinite().all()) for x in given):
-        raise ValueError(f"the state {was.target}, made of the checkpoint's {read}, is not finite")
-    return made

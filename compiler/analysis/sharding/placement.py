@@ -107,11 +107,17 @@ def place(function: ir.Function, cut: Cut, owned: Set[str] | None = None) -> Pla
 
 
 def place_as_run(function: ir.Function, cut: Cut) -> Placement:
-    """What a step does where its matrices are cut, as one text serves rows and columns."""
+    """What a step does where its matrices are cut, as one text serves rows and columns.
+
+    A step with a dimension of its own has no text for shards: owners compute all of it.
+    """
     placed = place(function, cut)
-    if placed.is_local or cut.split:
+    if placed.is_local:
         return placed
-    return Placing(function, cut, None).placement(Placing(function, EITHER, None).sides())
+    if function.rank:
+        placing = Placing(function, cut, None)
+        return placing.placement(placing.sides_of_owners())
+    return placed if cut.split else Placing(function, cut, None).placement(Placing(function, EITHER, None).sides())
 
 
 class Interactions:
@@ -255,6 +261,14 @@ class Placing:
         sides = {node: Side.LOCAL if node in local else Side.OWNER for node in (*range(len(self.values)), *self.states)}
         sides[Weight.NEW] = Side.LOCAL
         return sides
+
+    def sides_of_owners(self) -> dict[Node, Side]:
+        """Those of a step that owners compute: what it reads and leaves is with the ranks, noise with who needs it."""
+        sides: dict[Node, Side] = dict.fromkeys(range(len(self.values)), Side.OWNER)
+        for number, value in enumerate(self.values):
+            if isinstance(value.expr, ir.Input) and value.expr.key != ir.NOISE:
+                sides[number] = Side.LOCAL
+        return {**sides, **dict.fromkeys(self.states, Side.LOCAL), Weight.NEW: Side.LOCAL}
 
     def placement(self, sides: dict[Node, Side] | None = None) -> Placement:
         """The cheapest, or what follows where these sides are given."""

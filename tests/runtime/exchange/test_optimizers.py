@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from optforge import generated
+from optforge.compiler.analysis.sharding.explain import sharded_rules
+from optforge.compiler.load import program_for, snapshot_for
 from optforge.runtime import communication, explain_schedule, iterate_in
 from optforge.runtime.batching.buckets import Bucket
 from optforge.runtime.exchange.communication import Communication
@@ -179,6 +181,32 @@ def test_what_specs_claim_is_what_ranks_send(ranks: Pool, name: str) -> None:
     added = sum(record.bytes.get("all_reduce", 0) for record in records)
     asked = 4 * 2 * 3 * 2 * 4 * 8 // 4 if shards else 0  # whether all agree
     assert added == 8 * sums * 2 * 3 * 8 + asked
+
+
+# Rules with a dimension of their own, whose states of that size lie on ranks as the sides of matrices do.
+RANKED = {"Dion": "q", "GaLore": "p", "APOLLO": "p"}
+
+
+@pytest.mark.parametrize(("name", "place"), zip(RANKED, PLACES, strict=True))
+def test_rules_with_a_dimension_of_their_own_step_as_one_process(ranks: Pool, name: str, place: Any) -> None:
+    dim, world, mesh = place
+    shapes = {"a": (10, 6), "b": (3, 8), "d": (10, 6), "bias": (9,)}
+    require_agreement(ranks, world, Case(name, dim, mesh, shapes=shapes))
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_what_is_explained_of_them_is_what_ranks_send(ranks: Pool, name: str) -> None:
+    """Of eight matrices on four ranks, each of which owns two."""
+    explained = {
+        each.cut: each.report for each in sharded_rules(program_for(snapshot_for(name))) if each.rule == "matrix"
+    }
+    p = torch.ones(8, 16)
+    optimizer = getattr(generated, name)([{"params": [("p", p.requires_grad_())], "rule": "matrix"}])
+    sizes = {"rows": 8, "cols": 16, "rank": optimizer.state_dict()["state"][0][RANKED[name]].shape[-1], "e": 8, "W": 4}
+    case = Case(name, shapes=dict.fromkeys("abcdefgh", (8, 16)), plain=(), without=())
+    for sent in ranks.run(4, second_step_by, case):
+        assert sent.bytes["all_to_all"] == 8 * eval(explained["between rows"].bytes.replace("^", "**"), sizes)
+        assert sent.rounds == 1 + explained["between rows"].rounds  # the first asks whether all agree
 
 
 def test_owners_stay_when_gradients_come_and_go(ranks: Pool) -> None:
