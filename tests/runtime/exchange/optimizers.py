@@ -122,7 +122,7 @@ class Twins:
         placements = [Replicate()] * (self.mesh.ndim - 1) + [cut]
         if name in self.case.across:
             placements.reverse()
-        return distribute_tensor(x, self.mesh, placements, src_data_rank=None)
+        return distribute_tensor(x.clone(), self.mesh, placements, src_data_rank=None)  # torch 2.9 gives a view of x
 
     def grads(self, t: int) -> None:
         for name, x in self.data(t):

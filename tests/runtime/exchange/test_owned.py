@@ -142,7 +142,7 @@ def appended(twins: Twins) -> None:
     for index, (name, shape) in enumerate(added.items()):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(index), dtype=torch.float64)
         twins.whole[name], twins.sharded[name] = nn.Parameter(x), nn.Parameter(twins.placed(name, x))
-        twins.start[name] = x
+        twins.start[name] = x.clone()
         pairs = [(twins.one, twins.whole[name]), (twins.other, twins.sharded[name])]
         for optimizer, p in pairs:
             if name == "large":
