@@ -20,6 +20,7 @@ from optforge.compiler.targets.document.pages import (
     printed_program,
 )
 
+FLOAT = 20  # an algorithm with more lines than this may begin on one page and end on another, which no float can
 HEAD = r"""\documentclass[10pt]{article}
 \usepackage[margin=1in]{geometry}
 \usepackage{amsmath,amssymb,array}
@@ -78,8 +79,13 @@ def hyper_table(rows: Sequence[HyperRow]) -> Iterator[str]:
 
 
 def algorithm_lines(page: PrintedAlgorithm) -> Iterator[str]:
-    yield r"\begin{algorithm}[H]"
-    yield rf"\caption{{{prose(page.caption)}}}"
+    is_long = sum(len(block.lines) for block in page.blocks) > FLOAT
+    if is_long:
+        yield r"\par\medskip\hrule height 0.8pt \smallskip\refstepcounter{algorithm}"
+        yield rf"\textbf{{Algorithm \thealgorithm}} {prose(page.caption)}\par\smallskip\hrule"
+    else:
+        yield r"\begin{algorithm}[H]"
+        yield rf"\caption{{{prose(page.caption)}}}"
     yield r"\begin{algorithmic}[1]"
     if page.first:
         values = ", ".join(f"${line.left.text} = {line.right.text}$" for line in page.first)
@@ -87,7 +93,7 @@ def algorithm_lines(page: PrintedAlgorithm) -> Iterator[str]:
     for block in page.blocks:
         yield from block_lines(block)
     yield r"\end{algorithmic}"
-    yield r"\end{algorithm}"
+    yield r"\hrule\medskip" if is_long else r"\end{algorithm}"
     for note in page.notes:
         yield rf"{{\small\raggedright {prose(note)}\par}}"
 

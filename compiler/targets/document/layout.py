@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optforge.compiler.targets.document.formulas import Formula, Piece, Tightness, width_of
 
-PAGE = 42.0  # the room for an equation inside of a loop, in em
+PAGE = 40.0  # the room for an equation inside of a loop, in em
 INDENT = 1.0  # what a continued line is moved to the right by
 
 
