@@ -203,7 +203,8 @@ ARRANGE: tuple[NamedPass, ...] = (
 
 def passes_of(rewrites: Rewrites) -> tuple[NamedPass, ...]:
     """All passes in their order: a target recognizes what it has in one before parts of it are shared."""
-    return (*SIMPLIFY, *rewrites.recognize, *ARRANGE, *rewrites.finish)
+    arranging = ARRANGE if rewrites.is_arranged else ()
+    return (*rewrites.outline, *SIMPLIFY, *rewrites.recognize, *arranging, *rewrites.finish)
 
 
 def compile_program(
@@ -223,6 +224,23 @@ def run_passes(program: ir.Program, rewrites: Rewrites, until: str | None = None
         if name == until:
             break
     return program
+
+
+def documented_program(program: ir.Program, rewrites: Rewrites) -> ir.Program:
+    """The program for people: its wrappers are changed as its declarations are, and nothing is said to checkpoints."""
+    count = len(program.declarations)
+    whole = fold_requirements(replace(program, declarations=(*program.declarations, *program.wrappers)))
+    for _, rewrite in passes_of(rewrites):
+        whole = map_functions(rewrite, whole)
+    wrappers = tuple(each for each in whole.declarations[count:] if isinstance(each, ir.Optimizer))
+    return replace(whole, declarations=whole.declarations[:count], wrappers=wrappers)
+
+
+def simplified(function: ir.Function) -> ir.Function:
+    """The function after the passes that every target begins with."""
+    for _, rewrite in SIMPLIFY:
+        function = rewrite(function)
+    return function
 
 
 def arrange(function: ir.Function, rewrites: Rewrites) -> ir.Function:

@@ -31,6 +31,7 @@ ROOMS = (
     "compiler/targets/base",
     "compiler/driver",
     "compiler/targets/torch",
+    "compiler/targets/document",
     "compiler/modules",
     "compiler/load",
     "compiler/verify",

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from optforge.compiler.commands import build, check, compare, explain, fmt, fuzz, new, ops, verify
+from optforge.compiler.commands import build, check, compare, doc, explain, fmt, fuzz, new, ops, verify
 from optforge.compiler.commands.console import (
     CANNOT_GO_ON,
     COMMAND_IS_WRONG,
@@ -27,7 +27,7 @@ from optforge.compiler.commands.console import (
 )
 from optforge.dsl.diagnostics import SpecError
 
-COMMANDS = (check, build, fmt, verify, compare, fuzz, explain, ops, new)
+COMMANDS = (check, build, fmt, verify, compare, fuzz, explain, doc, ops, new)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from optforge.compiler.frontend.scopes import Scope, overrides_prelude, prelude,
 from optforge.compiler.frontend.types.literal_checks import require_choosable, require_representable
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.builders import constant_value, default_of, joined, literal, number
-from optforge.compiler.ir.names import EquationName
+from optforge.compiler.ir.names import CallMark, EquationName, ParameterMark
 from optforge.compiler.ir.operators import BINARY, CALLABLE, OWN_RULE, STREAMS, UNARY, Formal, Operator, Want
 from optforge.compiler.ir.types import Kind
 from optforge.dsl import ast, errors
@@ -99,8 +99,7 @@ class Place:
             case ast.Pipe(repetition=ast.Repetition() as repetition):
                 return unrolled(node, repetition, self)
             case ast.Pipe():
-                arguments = (node.value, *node.call.arguments)
-                return self._call(replace(node.call, arguments=arguments, span=node.span))
+                return self._call(replace(node.call, arguments=(node.value, *node.call.arguments), span=node.span))
             case ast.Call():
                 return self._call(node)
             case _:
@@ -214,8 +213,7 @@ class Place:
         nests = operator.name in ("min", "max")
         if nests and not self._is_short(node.arguments, node.span):
             return number("0", node.span)
-        called = nested(node) if nests else node
-        given = self._match_arguments(called, operator.parameters, operator.signature)
+        given = self._match_arguments(nested(node) if nests else node, operator.parameters, operator.signature)
         if given is None:
             return number("0", node.span)
         arguments = []
@@ -358,7 +356,8 @@ class Place:
             name = parameter.name.name
             asked = given.get(name)
             value = self.expression(asked) if asked else local.expression(parameter.default or ast.Number("0"))
-            names[name] = self.named(value, self.name_of(asked, name), span)
+            known = self.named(value, self.name_of(asked, name), span)
+            names[name] = replace(known, mark=ParameterMark(name, given, known.mark)) if asked else known
         targets = {}
         for statement in few(function.body, EQUATION_LIMIT, "equations"):
             name = statement.target.name
@@ -370,7 +369,8 @@ class Place:
             if name in targets:
                 value = replace(local, path=targets[name]).expression(statement.value)
                 self.equations.define(targets[name], value, statement.target.span)
-        return local.expression(function.result)
+        result = local.expression(function.result)
+        return replace(result, mark=CallMark(function, given, result.mark))
 
     def name_of(self, asked: ast.Expression | None, parameter: str) -> EquationName:
         """What a value is called that a parameter stands for: as the function that made it, if one did."""

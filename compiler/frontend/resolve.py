@@ -211,7 +211,8 @@ def resolve_wrapper(node: ast.Wrapper, scope: Scope, report: Report) -> RawDecla
     flat = flatten_optimizer(plain, scope, report)
     assert flat is not None
     flat = add_layer(flat, Use(node.name), (node, scope), scope, report)
-    return resolve_optimizer(replace(flat, name=node.name.name, span=node.name.span), report)
+    doc = node.doc.value if node.doc else ""
+    return resolve_optimizer(replace(flat, name=node.name.name, doc=doc, span=node.name.span), report)
 
 
 # Delegates

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+from optforge.dsl import ast
+
 GIVEN_MARK = "given "
 
 
@@ -101,6 +103,32 @@ def free_name_among(taken: Container[object], wanted: EquationName) -> EquationN
         number += 1
         name = wanted.numbered(number)
     return name
+
+
+# Marks: what a node was in the spec, where functions have been written out. They change no meaning, and nothing is lost
+# where a pass drops them: who prints a program for people finds the calls again that they mark.
+
+
+class Mark:
+    """What a node was in the spec."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterMark(Mark):
+    """The node stands for a parameter in one call of a function, and was marked with ``before`` outside of it."""
+
+    name: str
+    call: object
+    before: Mark | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CallMark(Mark):
+    """The node is what one call of a function came to, and was marked with ``before`` inside of it."""
+
+    function: ast.Function
+    call: object
+    before: Mark | None
 
 
 # As text

@@ -16,7 +16,7 @@ from operator import is_
 from typing import NamedTuple, TypeAlias, assert_never
 
 from optforge.compiler.ir.collectives import Collective
-from optforge.compiler.ir.names import EquationName, FunctionName, read_given
+from optforge.compiler.ir.names import EquationName, FunctionName, Mark, read_given
 from optforge.compiler.ir.types import UNTYPED, Kind, Shape, Type, Universe
 from optforge.dsl import ast
 from optforge.dsl.source import NOWHERE, Span
@@ -26,10 +26,11 @@ Value: TypeAlias = "float | bool | str | tuple[tuple[float, ...], ...]"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Anything that stands in an expression: its type, and the place in the spec it comes from."""
+    """Anything that stands in an expression: its type, the place in the spec it comes from, and what it was there."""
 
     type: Type = field(default=UNTYPED, kw_only=True)
     span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+    mark: Mark | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,10 +335,11 @@ Declaration: TypeAlias = Optimizer | Schedule | Penalty
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """All declarations of one spec file, in source order."""
+    """All declarations of one spec file, in source order; ``wrappers`` are around gradient descent."""
 
     doc: str
     declarations: tuple[Declaration, ...]
+    wrappers: tuple[Optimizer, ...] = ()
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:

@@ -36,10 +36,10 @@ NUMBER_STREAM = Type(Kind.NUMBER, SCALAR, Phase.STREAM)
 
 def check_streams(program: RawProgram, report: Report) -> ir.Program:
     """The whole program as pure functions; unused values and hypers give warnings."""
-    for wrapper in program.wrappers:
-        check_declaration(wrapper, report)
+    wrappers = [check_declaration(wrapper, report) for wrapper in program.wrappers]
     declarations = [check_declaration(declaration, report) for declaration in program.declarations]
-    return ir.Program(program.doc, tuple(declarations))
+    around = tuple(each for each in wrappers if isinstance(each, ir.Optimizer))
+    return ir.Program(program.doc, tuple(declarations), around)
 
 
 def check_declaration(raw: RawDeclaration, report: Report) -> ir.Declaration:

@@ -20,9 +20,14 @@ NamedPass = tuple[str, Pass]
 
 @dataclass(frozen=True, slots=True)
 class Rewrites:
-    """The passes of a target: where it recognizes what it has in one, and what it does at the end."""
+    """The passes of a target: where it recognizes what it has in one, and what it does at the beginning and the end.
 
+    What is read and not run is not ``is_arranged`` for that: its equations stay those of the spec, in the spec's order.
+    """
+
+    outline: tuple[NamedPass, ...] = ()  # before all others, while everything is as the spec was written out
     recognize: tuple[NamedPass, ...] = ()  # before common subexpressions get names, which would hide the parts
+    is_arranged: bool = True  # common subexpressions get names, and equations an order in which they can be computed
     finish: tuple[NamedPass, ...] = ()  # after the common passes: on the final order and the final names
 
 
@@ -58,3 +63,8 @@ class Target:
     rewrites: Rewrites
     reserved: ReservedNames
     render: Callable[[ir.Program, Origin], str]
+
+
+def roles_text(rule: ir.Rule) -> str:
+    """The roles of a rule's parameters in words: "matrix and conv"."""
+    return ", ".join(rule.roles[:-1]) + " and " + rule.roles[-1] if len(rule.roles) > 1 else "".join(rule.roles)

@@ -86,7 +86,7 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
     assert done.stderr and "Traceback" not in done.stderr and not done.stdout
 
 
-@pytest.mark.parametrize("name", ["check", "build", "fmt", "explain", "ops", "new"])
+@pytest.mark.parametrize("name", ["check", "build", "fmt", "explain", "doc", "ops", "new"])
 def test_each_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])

@@ -331,6 +331,7 @@ def test_the_package_is_made_of_relative_links() -> None:
     [
         (["check", "specs/namo.opt"], {"torch", "numpy"}),
         (["fmt", "--check", "specs"], {"torch", "numpy"}),
+        (["doc", "NAMO", "--latex"], {"torch", "numpy"}),
         (["ops"], {"torch", "numpy", "lark"}),
         (["explain", "E012"], {"torch", "numpy", "lark"}),
     ],

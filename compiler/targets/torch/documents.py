@@ -9,6 +9,7 @@ from optforge.compiler.analysis.layouts import step_layout
 from optforge.compiler.ir import nodes as ir
 from optforge.compiler.ir.printer import expression_text
 from optforge.compiler.ir.types import FULL, Universe
+from optforge.compiler.targets.base import roles_text
 from optforge.compiler.targets.torch.statements import WIDTH
 from optforge.dsl import ast
 from optforge.dsl.printer import print_expression
@@ -148,10 +149,6 @@ def seen_text(rule: ir.Rule) -> str:
     """How a rule sees matrices, if not as they are."""
     sides = {"wide": ", seen as wide (rows <= cols)", "tall": ", seen as tall (rows >= cols)"}
     return sides.get(rule.orientation, "")
-
-
-def roles_text(rule: ir.Rule) -> str:
-    return ", ".join(rule.roles[:-1]) + " and " + rule.roles[-1] if len(rule.roles) > 1 else "".join(rule.roles)
 
 
 def shape_text(state: ir.State) -> str:
