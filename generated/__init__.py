@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adabelief import AdaBelief
+    from .adabound import AdaBound
     from .adadelta import Adadelta
     from .adafactor import Adafactor
+    from .adago import AdaGO
     from .adagrad import Adagrad
+    from .adagrad_norm import AdaGradNorm
     from .adam import Adam
+    from .adam_atan2 import AdamAtan2
     from .adam_h import AdamH
+    from .adam_mini import AdamMini
     from .adamax import Adamax
+    from .adamc import AdamC
+    from .adamod import AdaMod
     from .adamp import AdamP
+    from .adams import AdamS
     from .adamuon import AdaMuon
     from .adamw import AdamW
     from .adamw_raw_eps import AdamWRawEps
@@ -24,11 +32,17 @@ if TYPE_CHECKING:
     from .ademamix import AdEMAMix
     from .adopt import ADOPT
     from .amsgrad import AMSGrad
+    from .ano import Ano
     from .apollo import APOLLO
+    from .aro import ARO
+    from .asam import ASAM
     from .asgd import ASGD
     from .asgo import ASGO
     from .aurora import Aurora
     from .aurora_h import AuroraH
+    from .bcos import BCOS
+    from .came import CAME
+    from .caspr import CASPR
     from .cautious_adamw import CautiousAdamW
     from .cautious_lion import CautiousLion
     from .cautious_mano import CautiousMano
@@ -41,23 +55,37 @@ if TYPE_CHECKING:
     from .contra_aurora import ContraAurora
     from .contra_muon import ContraMuon
     from .contra_muon_restored import ContraMuonRestored
+    from .contra_normuon import ContraNorMuon
+    from .contra_normuon_aurora import ContraNorMuonAurora
     from .cosine import Cosine
     from .dadapt_adam import DAdaptAdam
+    from .diffgrad import DiffGrad
     from .dion import Dion
+    from .dowg import DoWG
+    from .dynmuon import DynMuon
+    from .ef_sign_sgd import EFSignSGD
+    from .focus import FOCUS
+    from .freon import Freon
     from .galore import GaLore
     from .grams import Grams
     from .ht_muon import HTMuon
+    from .kourkoutas import Kourkoutas
     from .lamb import LAMB
     from .laprop import LaProp
     from .lars import LARS
     from .linear import Linear
     from .lion import Lion
+    from .madam import MAdam
     from .mano import Mano
     from .mars_adamw import MARSAdamW
+    from .mars_lion import MARSLion
     from .mars_m import MARSM
+    from .mimuon import MiMuon
     from .momo import MoMo
     from .moonlight import Moonlight
+    from .moso import MOSO
     from .mousse import Mousse
+    from .mud import MUD
     from .muon import Muon
     from .muon_cans import MuonCANS
     from .muon_clip import MuonClip
@@ -67,6 +95,7 @@ if TYPE_CHECKING:
     from .muon_exact import MuonExact
     from .muon_h import MuonH
     from .muon_heavy_ball import MuonHeavyBall
+    from .muon_nsr import MuonNSR
     from .muon_plus import MuonPlus
     from .muon_polar_express import MuonPolarExpress
     from .muon_sphere import MuonSphere
@@ -87,38 +116,62 @@ if TYPE_CHECKING:
     from .nora_official import NoraOfficial
     from .normuon import NorMuon
     from .normuon_dion import NorMuonDion
+    from .normuon_floor import NorMuonFloor
     from .normuon_from_muon import NorMuonFromMuon
     from .normuon_h import NorMuonH
     from .normuon_official import NorMuonOfficial
     from .novograd import NovoGrad
+    from .numuon import NuMuon
+    from .one_sided_shampoo import OneSidedShampoo
+    from .padam import Padam
+    from .pinned_muon import PinnedMuon
+    from .pinned_soap_muon import PinnedSOAPMuon
+    from .pmuon import PMuon
     from .polar_grad import PolarGrad
+    from .power_cool import PowerCool
+    from .powerstep import PowerStep
     from .prism import PRISM
     from .prodigy import Prodigy
+    from .qhadam import QHAdam
+    from .racs import RACS
     from .radam import RAdam
     from .radial_brake_muon import RadialBrakeMuon
+    from .record44 import Record44
+    from .record45 import Record45
+    from .record46 import Record46
+    from .reg import REG
     from .rmnp import RMNP
     from .rmnp_official import RMNPOfficial
     from .rmsprop import RMSprop
+    from .row_floor_soap_muon import RowFloorSOAPMuon
     from .rprop import Rprop
     from .sam import SAM
     from .schedule_free_adamw import ScheduleFreeAdamW
     from .schedule_free_sgd import ScheduleFreeSGD
     from .scion import Scion
     from .sgd import SGD
+    from .sgd_sai import SGDSaI
+    from .sgdp import SGDP
     from .sgld import SGLD
     from .shampoo import Shampoo
+    from .shampoo_quarter import ShampooQuarter
     from .signsgd import SignSGD
     from .signum import Signum
+    from .simplified_ademamix import SimplifiedAdEMAMix
     from .sinkgd import SinkGD
+    from .sm3 import SM3
     from .soap import SOAP
+    from .soap_muon import SOAPMuon
     from .soft_muon import SoftMuon
     from .sophia_g import SophiaG
     from .sophia_g_official import SophiaGOfficial
     from .sophia_h import SophiaH
+    from .spectral_descent import SpectralDescent
     from .spel import SPEL
     from .stable_adamw import StableAdamW
     from .swan import SWAN
     from .tiger import Tiger
+    from .trust_soap_muon import TrustSOAPMuon
     from .tscnc import TSCNC
     from .tscnc_official import TSCNCOfficial
     from .turbo_muon import TurboMuon
@@ -131,20 +184,32 @@ if TYPE_CHECKING:
 __all__ = [
     "ADOPT",
     "APOLLO",
+    "ARO",
+    "ASAM",
     "ASGD",
     "ASGO",
+    "BCOS",
+    "CAME",
+    "CASPR",
+    "FOCUS",
     "LAMB",
     "LARS",
     "MARSM",
+    "MOSO",
+    "MUD",
     "NAMO",
     "NAMOD",
     "NAMODH",
     "NAMOH",
     "PRISM",
+    "RACS",
+    "REG",
     "RMNP",
     "SAM",
     "SGD",
+    "SGDP",
     "SGLD",
+    "SM3",
     "SOAP",
     "SPEL",
     "SWAN",
@@ -154,17 +219,26 @@ __all__ = [
     "AMSGrad",
     "AdEMAMix",
     "AdaBelief",
+    "AdaBound",
+    "AdaGO",
+    "AdaGradNorm",
+    "AdaMod",
     "AdaMuon",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamAtan2",
+    "AdamC",
     "AdamH",
+    "AdamMini",
     "AdamP",
+    "AdamS",
     "AdamW",
     "AdamWRawEps",
     "Adamax",
     "Adan",
+    "Ano",
     "Aurora",
     "AuroraH",
     "CautiousAdamW",
@@ -179,17 +253,28 @@ __all__ = [
     "ContraAurora",
     "ContraMuon",
     "ContraMuonRestored",
+    "ContraNorMuon",
+    "ContraNorMuonAurora",
     "Cosine",
     "DAdaptAdam",
+    "DiffGrad",
     "Dion",
+    "DoWG",
+    "DynMuon",
+    "EFSignSGD",
+    "Freon",
     "GaLore",
     "Grams",
     "HTMuon",
+    "Kourkoutas",
     "LaProp",
     "Linear",
     "Lion",
     "MARSAdamW",
+    "MARSLion",
+    "MAdam",
     "Mano",
+    "MiMuon",
     "MoMo",
     "Moonlight",
     "Mousse",
@@ -202,6 +287,7 @@ __all__ = [
     "MuonExact",
     "MuonH",
     "MuonHeavyBall",
+    "MuonNSR",
     "MuonPlus",
     "MuonPolarExpress",
     "MuonSVD",
@@ -216,33 +302,53 @@ __all__ = [
     "NewtonMuon",
     "NorMuon",
     "NorMuonDion",
+    "NorMuonFloor",
     "NorMuonFromMuon",
     "NorMuonH",
     "NorMuonOfficial",
     "Nora",
     "NoraOfficial",
     "NovoGrad",
+    "NuMuon",
+    "OneSidedShampoo",
+    "PMuon",
+    "Padam",
+    "PinnedMuon",
+    "PinnedSOAPMuon",
     "PolarGrad",
+    "PowerCool",
+    "PowerStep",
     "Prodigy",
+    "QHAdam",
     "RAdam",
     "RMNPOfficial",
     "RMSprop",
     "RadialBrakeMuon",
+    "Record44",
+    "Record45",
+    "Record46",
+    "RowFloorSOAPMuon",
     "Rprop",
+    "SGDSaI",
+    "SOAPMuon",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Scion",
     "Shampoo",
+    "ShampooQuarter",
     "SignSGD",
     "Signum",
+    "SimplifiedAdEMAMix",
     "SinkGD",
     "SoftMuon",
     "SophiaG",
     "SophiaGOfficial",
     "SophiaH",
+    "SpectralDescent",
     "StableAdamW",
     "TSCNCOfficial",
     "Tiger",
+    "TrustSOAPMuon",
     "TurboMuon",
     "UWFloorMuon",
     "UnconstrainedScion",
@@ -253,23 +359,37 @@ _HOMES = {
     "ADOPT": "adopt",
     "AMSGrad": "amsgrad",
     "APOLLO": "apollo",
+    "ARO": "aro",
+    "ASAM": "asam",
     "ASGD": "asgd",
     "ASGO": "asgo",
     "AdEMAMix": "ademamix",
     "AdaBelief": "adabelief",
+    "AdaBound": "adabound",
+    "AdaGO": "adago",
+    "AdaGradNorm": "adagrad_norm",
+    "AdaMod": "adamod",
     "AdaMuon": "adamuon",
     "Adadelta": "adadelta",
     "Adafactor": "adafactor",
     "Adagrad": "adagrad",
     "Adam": "adam",
+    "AdamAtan2": "adam_atan2",
+    "AdamC": "adamc",
     "AdamH": "adam_h",
+    "AdamMini": "adam_mini",
     "AdamP": "adamp",
+    "AdamS": "adams",
     "AdamW": "adamw",
     "AdamWRawEps": "adamw_raw_eps",
     "Adamax": "adamax",
     "Adan": "adan",
+    "Ano": "ano",
     "Aurora": "aurora",
     "AuroraH": "aurora_h",
+    "BCOS": "bcos",
+    "CAME": "came",
+    "CASPR": "caspr",
     "CautiousAdamW": "cautious_adamw",
     "CautiousLion": "cautious_lion",
     "CautiousMano": "cautious_mano",
@@ -282,20 +402,34 @@ _HOMES = {
     "ContraAurora": "contra_aurora",
     "ContraMuon": "contra_muon",
     "ContraMuonRestored": "contra_muon_restored",
+    "ContraNorMuon": "contra_normuon",
+    "ContraNorMuonAurora": "contra_normuon_aurora",
     "Cosine": "cosine",
     "DAdaptAdam": "dadapt_adam",
+    "DiffGrad": "diffgrad",
     "Dion": "dion",
+    "DoWG": "dowg",
+    "DynMuon": "dynmuon",
+    "EFSignSGD": "ef_sign_sgd",
+    "FOCUS": "focus",
+    "Freon": "freon",
     "GaLore": "galore",
     "Grams": "grams",
     "HTMuon": "ht_muon",
+    "Kourkoutas": "kourkoutas",
     "LAMB": "lamb",
     "LARS": "lars",
     "LaProp": "laprop",
     "Linear": "linear",
     "Lion": "lion",
     "MARSAdamW": "mars_adamw",
+    "MARSLion": "mars_lion",
     "MARSM": "mars_m",
+    "MAdam": "madam",
+    "MOSO": "moso",
+    "MUD": "mud",
     "Mano": "mano",
+    "MiMuon": "mimuon",
     "MoMo": "momo",
     "Moonlight": "moonlight",
     "Mousse": "mousse",
@@ -308,6 +442,7 @@ _HOMES = {
     "MuonExact": "muon_exact",
     "MuonH": "muon_h",
     "MuonHeavyBall": "muon_heavy_ball",
+    "MuonNSR": "muon_nsr",
     "MuonPlus": "muon_plus",
     "MuonPolarExpress": "muon_polar_express",
     "MuonSVD": "muon_svd",
@@ -326,42 +461,66 @@ _HOMES = {
     "NewtonMuon": "newton_muon",
     "NorMuon": "normuon",
     "NorMuonDion": "normuon_dion",
+    "NorMuonFloor": "normuon_floor",
     "NorMuonFromMuon": "normuon_from_muon",
     "NorMuonH": "normuon_h",
     "NorMuonOfficial": "normuon_official",
     "Nora": "nora",
     "NoraOfficial": "nora_official",
     "NovoGrad": "novograd",
+    "NuMuon": "numuon",
+    "OneSidedShampoo": "one_sided_shampoo",
+    "PMuon": "pmuon",
     "PRISM": "prism",
+    "Padam": "padam",
+    "PinnedMuon": "pinned_muon",
+    "PinnedSOAPMuon": "pinned_soap_muon",
     "PolarGrad": "polar_grad",
+    "PowerCool": "power_cool",
+    "PowerStep": "powerstep",
     "Prodigy": "prodigy",
+    "QHAdam": "qhadam",
+    "RACS": "racs",
     "RAdam": "radam",
+    "REG": "reg",
     "RMNP": "rmnp",
     "RMNPOfficial": "rmnp_official",
     "RMSprop": "rmsprop",
     "RadialBrakeMuon": "radial_brake_muon",
+    "Record44": "record44",
+    "Record45": "record45",
+    "Record46": "record46",
+    "RowFloorSOAPMuon": "row_floor_soap_muon",
     "Rprop": "rprop",
     "SAM": "sam",
     "SGD": "sgd",
+    "SGDP": "sgdp",
+    "SGDSaI": "sgd_sai",
     "SGLD": "sgld",
+    "SM3": "sm3",
     "SOAP": "soap",
+    "SOAPMuon": "soap_muon",
     "SPEL": "spel",
     "SWAN": "swan",
     "ScheduleFreeAdamW": "schedule_free_adamw",
     "ScheduleFreeSGD": "schedule_free_sgd",
     "Scion": "scion",
     "Shampoo": "shampoo",
+    "ShampooQuarter": "shampoo_quarter",
     "SignSGD": "signsgd",
     "Signum": "signum",
+    "SimplifiedAdEMAMix": "simplified_ademamix",
     "SinkGD": "sinkgd",
     "SoftMuon": "soft_muon",
     "SophiaG": "sophia_g",
     "SophiaGOfficial": "sophia_g_official",
     "SophiaH": "sophia_h",
+    "SpectralDescent": "spectral_descent",
     "StableAdamW": "stable_adamw",
     "TSCNC": "tscnc",
     "TSCNCOfficial": "tscnc_official",
     "Tiger": "tiger",
+    "TrustSOAPMuon": "trust_soap_muon",
     "TurboMuon": "turbo_muon",
     "UBA": "uba",
     "UWFloorMuon": "uw_floor_muon",

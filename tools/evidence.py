@@ -30,7 +30,9 @@ def references(tests: Path) -> Iterator[str]:
     The function of a schedule or penalty is called as it is, in lower case: ``uba_factor``, ``tscnc_official``.
     """
     for node in _nodes((tests / "references").glob("*.py")):
-        if isinstance(node, ast.ClassDef) and any(_assigns(statement, "SECOND") for statement in node.body):
+        if isinstance(node, ast.ClassDef) and any(
+            _assigns(statement, name) for statement in node.body for name in ("SECOND", "HYPERS")
+        ):
             yield node.name
     for node in _nodes(tests.rglob("test_*.py")):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests.references."):

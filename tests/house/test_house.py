@@ -20,7 +20,28 @@ FOLDERS_OF_OURS = ("dsl", "compiler", "runtime", "generated", "specs")  # under 
 FUNCTION_LIMIT = 60
 FILE_LIMIT = 400
 
-LONG_FILES = {"compiler/ir/operators.py", "dsl/errors.py", "compiler/ir/nodes.py"}  # tables and definitions
+LONG_FILES = {
+    "compiler/ir/operators.py",
+    "dsl/errors.py",
+    "compiler/ir/nodes.py",
+    "generated/__init__.py",
+}  # tables, definitions
+
+# Generated modules of methods that are many equations.
+LONG_METHODS = {
+    f"generated/{name}.py"
+    for name in (
+        "came",
+        "contra_normuon_aurora",
+        "pinned_soap_muon",
+        "record44",
+        "record45",
+        "record46",
+        "row_floor_soap_muon",
+        "soap_muon",
+        "trust_soap_muon",
+    )
+}
 
 # What each part may import of ours; the longest matching path counts.
 ALLOWED = {
@@ -275,11 +296,11 @@ def test_modules_say_what_they_are_and_stay_small() -> None:
         tree = parsed(name)
         problems += [] if ast.get_docstring(tree) else [f"{name} has no docstring"]
         length = len((ROOT / name).read_text(encoding="utf-8").splitlines())
-        is_short = length <= FILE_LIMIT or name in LONG_FILES or name.startswith("tests/")
+        is_short = length <= FILE_LIMIT or name in LONG_FILES | LONG_METHODS or name.startswith("tests/")
         problems += [] if is_short else [f"{name} has {length} lines"]
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         long = [each.name for each in functions if (each.end_lineno or 0) - each.lineno >= FUNCTION_LIMIT]
-        problems += [f"{name}: {function} is too long" for function in long]
+        problems += [f"{name}: {function} is too long" for function in long if name not in LONG_METHODS]
     assert not problems
 
 

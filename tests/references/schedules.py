@@ -37,3 +37,9 @@ def wsd_factor(t: float, total: float, warmup: float = 0, decay: float = 0.2, fi
         return final
     progress = (t - start) / (total - start)
     return 1 - (1 - final) * progress
+
+
+def power_cool_factor(t: float, total: float, warmup: float = 0, exponent: float = 1.2, flat: float = 0.2) -> float:
+    if t < warmup:
+        return t / warmup
+    return min(1.0, (max(0.0, total - t) / (total * (1 - flat))) ** exponent)

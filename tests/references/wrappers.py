@@ -182,6 +182,103 @@ def averaged(inner: Step, decay: float = 0.999) -> Step:
     return step
 
 
+def mu_loco(inner: Step, outer_lr: float = 0.7, mu: float = 0.5, sync: int = 30) -> Step:
+    anchor, b = None, 0.0
+
+    def step(w, g, t, **hypers):
+        nonlocal anchor, b
+        anchor = w if anchor is None else anchor
+        fast = inner(w, g, t, **hypers)
+        if t % sync:
+            return fast
+        b = mu * b + outer_lr * (anchor - fast)
+        anchor = anchor - (mu * b + outer_lr * (anchor - fast))
+        return anchor
+
+    return step
+
+
+def tail_ema(inner: Step, horizon: float = 150, begin: int = 2400, blend: float = 0.6) -> Step:
+    late = None
+
+    def step(w, g, t, **hypers):
+        nonlocal late
+        moved = inner(w, g, t, **hypers)
+        late = moved if t <= begin else (1 - 1 / horizon) * late + moved / horizon
+        step.shown = (1 - blend) * moved + blend * late
+        return moved
+
+    return step
+
+
+def reference_readout(inner: Step, capture: int = 2375, gamma: float = -0.075) -> Step:
+    captured = None
+
+    def step(w, g, t, **hypers):
+        nonlocal captured
+        moved = inner(w, g, t, **hypers)
+        captured = moved if t <= capture else captured
+        step.shown = (1 + gamma) * moved - gamma * captured
+        return moved
+
+    return step
+
+
+def trail_delta(
+    inner: Step,
+    first: int,
+    interval: int,
+    last: int,
+    gamma_first: float = -0.04,
+    gamma_last: float = -0.12,
+    keep: float = 1,
+) -> Step:
+    anchor, trail = None, 0.0
+
+    def step(w, g, t, **hypers):
+        nonlocal anchor, trail
+        moved = inner(w, g, t, **hypers)
+        if first < t <= last and (t - first) % interval == 0:
+            trail = moved - anchor + keep * trail
+            moved = moved + (gamma_first if t == first + interval else gamma_last) * trail
+            anchor = moved
+        anchor = moved if t <= first else anchor
+        return moved
+
+    return step
+
+
+def gradient_centralization(inner: Step) -> Step:
+    return lambda w, g, t, **hypers: inner(w, g - g.mean(axis=1, keepdims=True), t, **hypers)
+
+
+def ada_gc(inner: Step, limit: float = 1.05, beta: float = 0.98, warmup: int = 100, clip: float = 1.0) -> Step:
+    """For the only parameter of an optimizer, whose norm is the global one."""
+    length = np.inf
+
+    def step(w, g, t, **hypers):
+        nonlocal length
+        n = np.linalg.norm(g)
+        used = min(n, clip) if t <= warmup else min(n, limit * length)
+        length = min(length, used) if t <= warmup else beta * length + (1 - beta) * used
+        return inner(w, g * used / n, t, **hypers)
+
+    return step
+
+
+def swa(inner: Step, begin: int = 1000, every: int = 10) -> Step:
+    counted: list[np.ndarray] = []
+
+    def step(w, g, t, **hypers):
+        moved = inner(w, g, t, **hypers)
+        if t >= begin and (t - begin) % every == 0:
+            counted.append(moved)
+        step.shown = np.mean(counted, axis=0) if counted else moved
+        return moved
+
+    return step
+
+
 # Those that change the direction of what they wrap
 
 
@@ -257,3 +354,10 @@ def mechanic(inner: Step, **hypers: float) -> Step:
     """For one parameter alone."""
     one = Mechanic([inner], **hypers)
     return lambda w, g, t: one.step([w], [g])[0]
+
+
+def mgup(share: float = 0.5) -> Step:
+    def turn(u, w, g):
+        return u * np.where(u * g > np.quantile(u * g, 1 - share), 1 / share, share)
+
+    return adamw(turn)

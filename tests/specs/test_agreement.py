@@ -7,6 +7,7 @@ the smallest steps, of a millionth of their size, leave no more than that.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -68,9 +69,10 @@ seeds_first = pytest.mark.parametrize(
 
 @cache
 def program(name: str) -> ir.Program:
-    """The checked program of a shipped optimizer or schedule, before any pass."""
+    """The checked program of a shipped optimizer or schedule, before any pass, without others of the same file."""
     path = find_spec(name)
-    return check_source(Source(path.name, path.read_text(encoding="utf-8")), path.parent).require()
+    whole = check_source(Source(path.name, path.read_text(encoding="utf-8")), path.parent).require()
+    return replace(whole, declarations=tuple(each for each in whole.declarations if each.name == name))
 
 
 @cache

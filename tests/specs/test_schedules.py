@@ -21,7 +21,7 @@ from optforge.compiler.ir import nodes as ir
 from optforge.compiler.load import find_spec
 from optforge.compiler.oracle.interpreter import schedule_factor
 from optforge.dsl.source import Source
-from tests.references.schedules import constant_factor, cosine_factor, linear_factor, wsd_factor
+from tests.references.schedules import constant_factor, cosine_factor, linear_factor, power_cool_factor, wsd_factor
 
 TOLERANCE = 4e-15
 
@@ -50,6 +50,10 @@ CASES = [
     *(Case("Cosine", cosine_factor, hypers) for hypers in (*ENDING, {"total": 9, "final": 1})),
     *(Case("WSD", wsd_factor, hypers) for hypers in WSDS if hypers != {"total": 1}),
     Case("WSD", wsd_factor, {"total": 1, "decay": 1}),
+    *(
+        Case("PowerCool", power_cool_factor, h)
+        for h in ({"total": 20}, {"total": 9, "exponent": 0.5, "warmup": 1, "flat": 0.3})
+    ),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.hypers}")
 

@@ -10,6 +10,7 @@ import optforge
 from optforge.dsl.diagnostics import SpecError
 from tests.references.wrappers import (
     Mechanic,
+    ada_gc,
     adamw,
     agc,
     averaged,
@@ -18,15 +19,22 @@ from tests.references.wrappers import (
     ema_nesterov,
     gpa,
     grad_power,
+    gradient_centralization,
     grokfast,
     hyperball,
     lookahead,
     mechanic,
+    mgup,
+    mu_loco,
     ortho_grad,
+    reference_readout,
     schedule_free,
     snoo,
     soda,
     spectra,
+    swa,
+    tail_ema,
+    trail_delta,
     z_clip,
 )
 
@@ -34,6 +42,7 @@ STEPS = 12
 TOLERANCE = 1e-9
 
 CASES = {
+    "AdaGC(warmup=4)": lambda: ada_gc(adamw(), warmup=4),
     "AGC(clip=0.4)": lambda: agc(adamw(), clip=0.4),
     "Averaged(decay=0.9)": lambda: averaged(adamw(), decay=0.9),
     "Cautious": cautious,
@@ -51,6 +60,13 @@ CASES = {
     "SPECTRA(cap=1)": lambda: spectra(cap=1.0),
     "ScheduleFree": lambda: schedule_free(adamw()),
     "ZClip(warmup=4, threshold=0.5)": lambda: z_clip(adamw(), warmup=4, threshold=0.5),
+    "GradientCentralization": lambda: gradient_centralization(adamw()),
+    "MGUP(share=0.3)": lambda: mgup(share=0.3),
+    "MuLoCo(sync=3)": lambda: mu_loco(adamw(), sync=3),
+    "ReferenceReadout(capture=5)": lambda: reference_readout(adamw(), capture=5),
+    "SWA(begin=4, every=3)": lambda: swa(adamw(), begin=4, every=3),
+    "TailEMA(begin=3, horizon=4)": lambda: tail_ema(adamw(), begin=3, horizon=4),
+    "TrailDelta(first=3, interval=2, last=10)": lambda: trail_delta(adamw(), 3, 2, 10),
     "Grokfast(alpha=0.8) |> Lookahead(every=2) |> Grokfast": lambda: grokfast(
         lookahead(grokfast(adamw(), alpha=0.8), every=2)
     ),

@@ -104,15 +104,20 @@ def run(
             group["lr"] = lr * (1 + 0.5 * math.sin(step))
         for event, arguments in events.items() if step % 3 == 0 else ():
             set_gradients(model, step, seed=2)
+            drop_gradients(model, is_determined)
             given = {name: value(model, step) if callable(value) else value for name, value in arguments.items()}
             getattr(optimizer, event)(**given)
         set_gradients(model, step)
-        for p in model.parameters():
-            p.grad = p.grad if is_determined(p.shape) else None
+        drop_gradients(model, is_determined)
         optimizer.step()
         history.append(weights(model))
     states = {name: states_of(optimizer.state[p]) for name, p in model.named_parameters()}
     return Run(history, states)
+
+
+def drop_gradients(model: nn.Module, is_determined: Callable[[torch.Size], bool]) -> None:
+    for p in model.parameters():
+        p.grad = p.grad if is_determined(p.shape) else None
 
 
 def states_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -196,7 +201,8 @@ class Interpreted:
     def _write(self) -> None:
         for p, inner in self.inner.items():
             p.copy_(torch.from_numpy(inner.value))
-            self.state[p] = {name: torch.from_numpy(value.copy()) for name, value in inner.kept.items()}
+            held = {name: torch.from_numpy(value.copy()) for name, value in inner.kept.items()}
+            self.state[p] = held if inner.steps else {}  # an event alone begins nothing
 
 
 def float_of(value: Any) -> Any:
