@@ -43,45 +43,24 @@ SHAPES = ((3, 7), (5,), (), (2, 3, 4), (33,))
 COUNTS = [math.prod(shape) for shape in SHAPES]
 
 # Which rules are recognized. Those that follow AdamW outside of their matrices, by `use` or from what they extend:
-WITH_ADAMW = (
-    *("ASGO", "AdaMuon", "AdamH", "AdamP", "Aurora", "AuroraH", "CautiousMano", "CautiousMuon", "CautiousNAMO"),
-    *("CautiousNora", "CautiousNorMuon", "Conda", "ContraAurora", "ContraMuon", "ContraMuonRestored", "Dion"),
-    *("APOLLO", "GaLore", "HTMuon"),
-    *(
-        "MARSAdamW",
-        "MARSM",
-        "Mano",
-        "Moonlight",
-        "Mousse",
-        "Muon",
-        "MuonCANS",
-        "MuonClip",
-        "MuonCubic",
-        "MuonDeepSeek",
-        "MuonEq",
-    ),
-    *("MuonExact", "MuonH", "MuonHeavyBall", "MuonPlus", "MuonPolarExpress", "MuonSVD", "MuonSphere", "MuonSquared"),
-    *(
-        "MuonTorch",
-        "MuonYouJiacheng",
-        "Muown",
-        "NAMO",
-        "NewtonMuon",
-        "NAMOD",
-        "NAMODH",
-        "NAMOH",
-        "NorMuon",
-        "NorMuonDion",
-    ),
-    *("NorMuonFromMuon", "NorMuonH", "NorMuonOfficial", "Nora", "PRISM", "PolarGrad", "RMNP", "RMNPOfficial"),
-    *("RadialBrakeMuon", "SOAP", "SPEL", "SWAN", "SinkGD", "SoftMuon", "TurboMuon", "UWFloorMuon"),
-)
+WITH_ADAMW = """
+    AdaGO AdamH AdamMini AdamP AdaMuon APOLLO ARO ASGO Aurora AuroraH CAME CASPR CautiousMano CautiousMuon
+    CautiousNAMO CautiousNora CautiousNorMuon Conda ContraAurora ContraMuon ContraMuonRestored ContraNorMuon
+    ContraNorMuonAurora Dion DynMuon Freon GaLore HTMuon Mano MARSAdamW MARSLion MARSM MiMuon Moonlight MOSO Mousse
+    MUD Muon MuonCANS MuonClip MuonCubic MuonDeepSeek MuonEq MuonExact MuonH MuonHeavyBall MuonNSR MuonPlus
+    MuonPolarExpress MuonSphere MuonSquared MuonSVD MuonTorch MuonYouJiacheng Muown NAMO NAMOD NAMODH NAMOH
+    NewtonMuon Nora NorMuon NorMuonDion NorMuonFloor NorMuonFromMuon NorMuonH NorMuonOfficial NuMuon OneSidedShampoo
+    PinnedMuon PinnedSOAPMuon PMuon PolarGrad PRISM RACS RadialBrakeMuon REG RMNP RMNPOfficial RowFloorSOAPMuon
+    SGDSaI ShampooQuarter SinkGD SOAP SOAPMuon SoftMuon SpectralDescent SPEL SWAN TrustSOAPMuon TurboMuon
+    UWFloorMuon
+""".split()
 RECOGNIZED = {
     ("AdamW", "tensor"): "fused_adamw",
     ("Adam", "tensor"): "fused_adam",
     ("SGD", "tensor"): "fused_sgd",
     ("Adagrad", "tensor"): "fused_adagrad",
     ("Shampoo", "rest"): "fused_adagrad",
+    ("SGDP", "rest"): "fused_sgd",
     **{(name, "rest"): "fused_adamw" for name in WITH_ADAMW},
 }
 # AdamW in spirit, but with eps beside the root as it is before its correction.

@@ -57,10 +57,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def numbers(state: str, rank: int = 0) -> float:
-    """How many numbers the text of a state amounts to, for the matrix of these tests."""
+def numbers(state: str, rank: int = 0, rows: int = ROWS, cols: int = COLS) -> float:
+    """How many numbers the text of a state amounts to, for the matrix of these tests as a rule sees it."""
     first = state.split(";")[0].replace("rows cols", "rows * cols")
-    sizes = {"rows": ROWS, "cols": COLS, "r": rank}
+    sizes = {"rows": rows, "cols": cols, "r": rank}
     per_weight = eval(re.sub(r"(\d) (rows|cols|r)\b", r"\1 * \2", first), sizes)
     return per_weight * ROWS * COLS
 
@@ -77,7 +77,9 @@ def test_states_are_as_large_as_the_table_says(name: str) -> None:
     hypers = {hyper.name: hyper.default.value for hyper in declaration.hypers if hyper.default is not None}
     given = Inputs(np.zeros((ROWS, COLS)), hypers=hypers)
     ranks = [size_of_rank(rule.rank, given) for rule in declaration.rules if rule.rank]
-    assert numbers(catalogue.state_of(declaration), *ranks) == pytest.approx(kept)
+    is_turned = any(rule.orientation == "tall" for rule in declaration.rules)
+    seen = {"rows": COLS, "cols": ROWS} if is_turned else {}
+    assert numbers(catalogue.state_of(declaration), *ranks, **seen) == pytest.approx(kept)
 
 
 def test_a_state_is_written_as_a_sum_over_shapes() -> None:
