@@ -482,8 +482,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "loaded groups shared",
         "two optimizers loaded from one checkpoint share an lr that is a tensor",
         f"{RUNTIME}/loading.py",
-        "{**deepcopy(group), **kept",
-        "{**group, **kept",
+        "copies[key] = deepcopy(value)",
+        "copies[key] = value",
     ),
     Mutant(
         "steps counted twice after a load",
@@ -574,8 +574,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "infinity is finite",
         "skip_nonfinite lets overflows through",
         f"{RUNTIME}/execution/calls.py",
-        "bool(get_total_norm(grads, math.inf).isfinite())",
-        "not bool(get_total_norm(grads, math.inf).isnan())",
+        "bool(get_total_norm(found, math.inf).isfinite())",
+        "not bool(get_total_norm(found, math.inf).isnan())",
     ),
     # batches and layouts
     Mutant(
