@@ -482,8 +482,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "loaded groups shared",
         "two optimizers loaded from one checkpoint share an lr that is a tensor",
         f"{RUNTIME}/loading.py",
-        "{**deepcopy(group), **kept",
-        "{**group, **kept",
+        "copies[key] = deepcopy(value)",
+        "copies[key] = value",
     ),
     Mutant(
         "steps counted twice after a load",
