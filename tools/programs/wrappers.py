@@ -30,11 +30,15 @@ class Around:
 
 
 def wrap(dice: Dice, scope: Scope, base: Made) -> Around:
-    """A wrapper around an optimizer of the program, once or twice."""
+    """A wrapper around an optimizer of the program, once or twice.
+
+    What is shared may sum up gradients beside other rules, for which they read nothing that is remembered.
+    """
     composition: ast.Expression = name(base.node.name.name)
     rules = [member for member in base.node.members if isinstance(member, ast.Rule)]
     seen = next((rule.orientation for rule in rules if rule.orientation is not None), None)
-    step = call_node("step", fed(dice, scope))
+    shares = any(isinstance(each, ast.Binding) and each.shared for rule in rules for each in rule.statements)
+    step = call_node("step", product(name("grad"), ast.Number("0.75")) if shares else fed(dice, scope))
     return around(dice, scope, composition, 2 if dice.chance(30) else 1, step=step, orientation=seen)
 
 
