@@ -185,7 +185,7 @@ OF_ONE_MATRIX = {"RACS", "SM3"}  # statistics of rows and columns beside each ot
 
 
 def test_all_rules_that_need_others_have_a_generator() -> None:
-    """But those with a dimension of their own, and those to which events give matrices: owners take these as a whole."""
+    """But those with a dimension of their own, and those that events give matrices: owners take these as a whole."""
     rules = [
         (cls.__name__, rule)
         for cls in generated_classes()
