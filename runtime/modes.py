@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from .batching.counters import Count, Counters
-from .batching.given import Given
+from .batching.given import GivenTensors
 from .batching.parameter_batch import ParameterBatch
 from .batching.states import _has_begun
 from .contract.interface import Rule
@@ -72,7 +72,7 @@ class Firing:
         self.kernels = {name: found.kernel for name, found in self.events.items()}
         self.event, self.rules, self.counters, self.state = event, rules, counters, state
         self.blocked: dict[str, Rule] = {}
-        self.given = Given(event, self.events, arguments)
+        self.given = GivenTensors(event, self.events, arguments)
 
     @cached_property
     def counts(self) -> _Counts:

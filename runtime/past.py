@@ -12,8 +12,6 @@ from .batching.states import _require_state
 from .checkpoints import Was
 from .contract.precision import _compute_dtype
 
-_Entry = Mapping[str, Any]
-
 
 def _hyper_of(was: Was, old: Mapping[str, Any]) -> Any:
     """A hyper made of older ones."""
@@ -26,7 +24,9 @@ def _hyper_of(was: Was, old: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _apply_past(was: Was, entry: _Entry, group: _Entry, p: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _apply_past(
+    was: Was, entry: Mapping[str, Any], group: Mapping[str, Any], p: Tensor, shape: tuple[int, ...]
+) -> Tensor:
     """A state made of older ones, in their dtype and on their device.
 
     Raises:

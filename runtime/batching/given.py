@@ -20,7 +20,7 @@ from ..routing.places import Slot
 from .parameter_batch import ParameterBatch
 
 
-class Given:
+class GivenTensors:
     """The arguments of one call of an event, by the rules that have the event."""
 
     def __init__(self, name: str, events: Mapping[str, Event], arguments: Mapping[str, Any]) -> None:

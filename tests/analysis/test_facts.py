@@ -22,7 +22,7 @@ WITHOUT_MOMENTUM = {
     *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Rprop", "SignSGD"),
     *("ScheduleFreeAdamW", "ScheduleFreeSGD"),  # a mean of the weights, whose share cannot be changed between steps
 }
-REST_ALONE = {"Dion", "SinkGD", "SWAN"}  # Dion keeps what its step leaves, which is no average
+REST_ALONE = {"Dion", "RACS", "SinkGD", "SWAN"}  # Dion keeps what its step leaves, which is no average
 USUAL = ("momentum", "beta1", "mu1", "beta")  # by these names, the first that a class has
 
 
@@ -32,6 +32,8 @@ def test_every_class_says_which_hyper_plays_the_momentum():
         own = next((name for name in USUAL if name in hypers), "rest_beta1")
         if cls.__name__ == "Muown":  # whose momentum is Muon's; beta1 is that of its rows' norms
             own = "beta"
+        if cls.__name__ in REST_ALONE:  # where RACS has a beta, of what its rows and columns are scaled by
+            own = "rest_beta1"
         expected = [name for name in (own, "rest_beta1") if name in hypers]
         assert (() if cls.__name__ in WITHOUT_MOMENTUM else tuple(dict.fromkeys(expected))) == cls.MOMENTUM, cls
         assert (cls.MOMENTUM == ("rest_beta1",)) == (cls.__name__ in REST_ALONE)
@@ -122,7 +124,8 @@ def test_every_pair_of_a_shipped_class_is_known_and_nothing_else():
     pairs = {
         (cls.__name__, e.undoes, e.name) for cls in generated_classes() for r in cls.RULES for e in r.events if e.undoes
     }
-    modes = {(name, "eval", "train") for name in ("SAM", "ScheduleFreeAdamW", "ScheduleFreeSGD")}
+    names = ("ASAM", "SAM", "Record45", "Record46", "ScheduleFreeAdamW", "ScheduleFreeSGD")
+    modes = {(name, "eval", "train") for name in names}
     assert pairs == {("ASGD", "show_average", "show_current"), *modes}
 
 

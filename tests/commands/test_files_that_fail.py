@@ -57,7 +57,7 @@ def test_whatever_a_command_uses_may_fail(kind: str) -> None:
         ("build a.opt --out a_file", 1, "a_file is a file, where a folder is needed"),
         ("build a.opt --out a_file/deeper/still", 1, "a_file is a file, where a folder is needed"),
         ("build a.opt --standalone --out a_file", 1, "a_file is a file, where a folder is needed"),
-        ("build a.opt --standalone --out taken", 1, "taken/a.py is a folder, where a file is needed"),
+        ("build a.opt --standalone --out taken", 2, "taken/a.py was not written by `optforge build`"),
         ("build a.opt --out circle", 1, "cannot use circle: file exists"),
         ("compare a.opt a.opt --shape 99999999x99999999", 1, "there is not enough memory"),
         ("fmt folder.opt", 2, "there are no .opt files in folder.opt"),
