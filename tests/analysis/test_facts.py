@@ -20,9 +20,13 @@ from tests.support.classes import SEEDS, build, generated_classes, groups, hyper
 
 WITHOUT_MOMENTUM = {
     *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Rprop", "SignSGD"),
+    "Ano",  # whose beta follows the step count if asked to
     *("ScheduleFreeAdamW", "ScheduleFreeSGD"),  # a mean of the weights, whose share cannot be changed between steps
 }
-REST_ALONE = {"Dion", "RACS", "SinkGD", "SWAN"}  # Dion keeps what its step leaves, which is no average
+REST_ALONE = {
+    *("Dion", "RACS", "SinkGD", "SWAN", "SpectralDescent"),  # Dion keeps what its step leaves, which is no average
+    *("PinnedSOAPMuon", "Record44", "Record45", "Record46", "RowFloorSOAPMuon"),  # whose beta follows the step count
+}
 USUAL = ("momentum", "beta1", "mu1", "beta")  # by these names, the first that a class has
 
 
@@ -32,7 +36,7 @@ def test_every_class_says_which_hyper_plays_the_momentum():
         own = next((name for name in USUAL if name in hypers), "rest_beta1")
         if cls.__name__ == "Muown":  # whose momentum is Muon's; beta1 is that of its rows' norms
             own = "beta"
-        if cls.__name__ in REST_ALONE:  # where RACS has a beta, of what its rows and columns are scaled by
+        if cls.__name__ in REST_ALONE:  # RACS has a beta of what its rows and columns are scaled by
             own = "rest_beta1"
         expected = [name for name in (own, "rest_beta1") if name in hypers]
         assert (() if cls.__name__ in WITHOUT_MOMENTUM else tuple(dict.fromkeys(expected))) == cls.MOMENTUM, cls

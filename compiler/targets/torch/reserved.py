@@ -60,9 +60,9 @@ MODULE_NAMES = {
     "CPU_CROSSING", "DEVICE_CROSSING", "Dims", "FULL", "Generator", "Job", "Known", "Message", "Over", "Owners",
     "Communication", "Firing", "NoReturn", "Partial", "Ranks", "Reach", "Request", "Run", "Sharding", "Shuffle", "Step",
     "TEXT_BYTES", "Together", "TypeVar", "WINDOW", "communication", "deque", "hashlib", "heapq",
-    "Asked", "Crossing", "FakeTensorMode", "GIVEN_MARK", "GivenTensors", "Forms", "Narrow", "Piece", "Pieces", "Segment",
+    "Asked", "Crossing", "FakeTensorMode", "GIVEN_MARK", "GivenTensors", "Forms", "Narrow", "Piece", "Pieces",
     "Hashable", "Lattice", "Mark", "NOISE", "NOTHING", "OWN_DIMENSIONS", "Rank", "Noise", "accumulate", "norm", "zlib",
-    "NormalDist", "corner", "normal", "sign_noise", "uniform",
+    "NormalDist", "Segment", "corner", "normal", "sign_noise", "uniform",
     "tl", "torch", "trace", "tree_map", "warnings", "wraps",
 }  # fmt: skip
 
