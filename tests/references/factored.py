@@ -72,7 +72,7 @@ class SGDSaI(Tabled):
 
     HYPERS: ClassVar = {
         "lr": (1e-2, 0.1),
-        "momentum": (0.9, 0.5),
+        "beta": (0.9, 0.5),
         "eps": (1e-8, 1e-1),
         "weight_decay": (1e-2, 0.3),
         **REST,
@@ -81,7 +81,7 @@ class SGDSaI(Tabled):
     def matrix(self, W: Tensor, G: Tensor, state: State, h: Hypers) -> Tensor:
         if "snr" not in state:
             state["snr"] = G.norm() / (G.std() + h.eps)
-        return (1 - h.lr * h.weight_decay) * W - h.lr * state["snr"] * ema(state, "m", G, h.momentum)
+        return (1 - h.lr * h.weight_decay) * W - h.lr * state["snr"] * ema(state, "m", G, h.beta)
 
     def rest(self, p: Tensor, g: Tensor, state: State, h: Hypers) -> Tensor:
         return self.matrix(p, g, state, h) if p.ndim == 2 else super().rest(p, g, state, h)

@@ -297,7 +297,8 @@ def test_param_groups_lr(info, kwargs):
     still = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((2,), (3, 2))]
     before = clones(still)
     kwargs.setdefault("lr", values_of(info.optim_cls).defaults["lr"])
-    least = {"least": 1e-28} if info.name == "Rprop" else {}  # whose lr is but the first step
+    # Rprop's lr is but the first step, and these have smallest steps of their own.
+    least = {"Rprop": {"least": 1e-28}, "AdaBound": {"final": 1e-28}, "AdaGO": {"eps": 0.0}}.get(info.name, {})
     states = [kept for rule in info.optim_cls.RULES for kept in rule.states]
     alike = {name: kwargs[name] for kept in states for name in kept.shared or () if name in kwargs}  # in all groups
     optimizer = info.optim_cls([{"params": problem.params, **kwargs}, {"params": still, **least}], lr=1e-28, **alike)
@@ -478,6 +479,7 @@ def test_step_is_noop_when_params_have_no_grad(info, kwargs):
 def test_step_is_noop_for_zero_grads(info, kwargs):
     """Where nothing decays, zero gradients leave all parameters bitwise where they are, and the state finite."""
     kwargs = {**kwargs, **{name: 0.0 for name in DECAYS if name in values_of(info.optim_cls).defaults}}
+    kwargs |= {"gamma": 0.0} if info.name == "FOCUS" else {}  # its pull to where the weights were
     generator = torch.Generator().manual_seed(3)
     params = [torch.randn(shape, generator=generator, requires_grad=True) for shape in ((5, 1), (5,), (3, 4), ())]
     before = clones(params)
