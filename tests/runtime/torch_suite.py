@@ -91,7 +91,8 @@ Written by `python -m tests.runtime.torch_suite`; do not edit. Torch keeps the t
 generated class: the defaults, each hyper at a second value that its spec allows, and tensors as lr.
 `tests/runtime/test_torch_suite.py` asks of each what torch's tests ask, and errors where torch has none are documented
 there. A case is one test of one class with one of its inputs; a class sits out where it has nothing to test (a class
-without weight decay, say), moves weights whatever the gradient, as four do, or goes by a loss, as MoMo does (`EXEMPT`).
+without weight decay, say), moves weights whatever the gradient, as five do, draws numbers by a parameter's place, as
+APOLLO and SGLD do, or goes by a loss, as MoMo does (`EXEMPT`).
 
 `maximize`, `foreach`, `fused` and `differentiable` are no hypers of any spec, and refused.
 """
