@@ -43,7 +43,7 @@ class AdaBound(SpecOptimizer, runtime=6):
             * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t)))
         weight <- (1 - lr * weight_decay) * weight - rate * m
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

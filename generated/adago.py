@@ -124,7 +124,7 @@ class AdaGO(SpecOptimizer, runtime=6):
         v = prev(v, v0) + n^2
         weight <- weight - max(eps, lr * n / sqrt(v)) * update
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 

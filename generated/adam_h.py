@@ -133,7 +133,7 @@ class AdamH(SpecOptimizer, runtime=6):
         radius = prev(radius, norm(weight))
         weight <- scale_to(weight - lr * scale_to(u, radius), radius)
 
-    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 need not
     leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:

@@ -43,7 +43,7 @@ class AdaMod(SpecOptimizer, runtime=6):
         weight <- (1 - lr * weight_decay) * weight - min(rate, limit) * debias(m,
             beta1)
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

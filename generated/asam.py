@@ -95,7 +95,7 @@ class ASAM(SpecOptimizer, runtime=6):
         back = climb if climbs > prev(seen) else 0
         weight <- super - back
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

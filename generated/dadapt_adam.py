@@ -96,7 +96,7 @@ class DAdaptAdam(SpecOptimizer, runtime=6):
         shared d = max(prev(d, d0), r / ((1 - kept) * size) if size > 0 else 0)
         weight <- weight - m / root - rate * weight_decay * weight
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

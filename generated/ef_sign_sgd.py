@@ -48,7 +48,7 @@ class EFSignSGD(SpecOptimizer, runtime=6):
         e = p - step
         weight <- weight - step
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

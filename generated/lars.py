@@ -66,7 +66,7 @@ class LARS(SpecOptimizer, runtime=6):
         m = heavy_ball(lr * ratio * (grad + weight_decay * weight), momentum)
         weight <- weight - m
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

@@ -149,7 +149,7 @@ class MuonH(SpecOptimizer, runtime=6):
         direction = scale_to(super, radius)
         weight <- scale_to(step(grad, weight_decay=0), radius)
 
-    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 need not
     leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:

@@ -126,7 +126,7 @@ class MuonSphere(SpecOptimizer, runtime=6):
         w = weight * radius / max(spectral_norm(weight), 1e-10)
         weight <- w - lr * radius * update
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 

@@ -162,7 +162,7 @@ class Muown(SpecOptimizer, runtime=6):
         u = debias(g_m, beta1) / (sqrt(debias(g_v, beta2)) + eps)
         weight <- (g - lr * u) * rownorm(d) - lr * weight_decay * weight
 
-    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 does not
+    Matrix and conv parameters that are all zeros stay so. A step with lr = 0 need not
     leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:

@@ -168,7 +168,7 @@ class PinnedMuon(SpecOptimizer, runtime=6):
         radius = max(before - lr * dot(u, weight) / before, 1e-8)
         weight <- scale_to(weight - lr * u, radius, 1e-8)
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 

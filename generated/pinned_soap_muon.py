@@ -398,7 +398,7 @@ class PinnedSOAPMuon(SpecOptimizer, runtime=6):
         raw = momentum(grad, beta, nesterov)
         weight <- scale_to(weight - lr * u, radius, 1e-8)
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 

@@ -466,7 +466,7 @@ class Record44(SpecOptimizer, runtime=6):
             ema_nesterov_decay)
         weight <- point + ahead
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 
@@ -479,7 +479,7 @@ class Record44(SpecOptimizer, runtime=6):
             ema_nesterov_decay)
         weight <- point + ahead
 
-    A step with lr = 0 does not leave embedding, head and vector parameters exactly as
+    A step with lr = 0 need not leave embedding, head and vector parameters exactly as
     they are.
 
     Args:

@@ -552,7 +552,7 @@ class Record46(SpecOptimizer, runtime=6):
             tail_ema_horizon
         weight <- moved
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 
@@ -572,7 +572,7 @@ class Record46(SpecOptimizer, runtime=6):
             tail_ema_horizon
         weight <- moved
 
-    A step with lr = 0 does not leave embedding, head and vector parameters exactly as
+    A step with lr = 0 need not leave embedding, head and vector parameters exactly as
     they are.
 
     Args:

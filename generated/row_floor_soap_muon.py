@@ -416,7 +416,7 @@ class RowFloorSOAPMuon(SpecOptimizer, runtime=6):
         raw = momentum(grad, beta, nesterov)
         weight <- super * (1 - lr * decay * (1 if u * weight > 0 else 0))
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 

@@ -48,7 +48,7 @@ class Rprop(SpecOptimizer, runtime=6):
         g = 0 if agreement < 0 else grad
         weight <- weight - sign(g) * size
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

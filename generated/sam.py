@@ -97,7 +97,7 @@ class SAM(SpecOptimizer, runtime=6):
         back = climb if climbs > prev(seen) else 0
         weight <- super - back
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

@@ -73,7 +73,7 @@ class ScheduleFreeAdamW(SpecOptimizer, runtime=6):
         v = ema(grad^2, beta2)
         weight <- beta1 * ((1 - c) * x + c * z) + (1 - beta1) * z
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

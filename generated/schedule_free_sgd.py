@@ -78,7 +78,7 @@ class ScheduleFreeSGD(SpecOptimizer, runtime=6):
         c = gamma^2 / squares if squares > 0 else 0
         weight <- beta1 * ((1 - c) * x + c * z) + (1 - beta1) * z
 
-    A step with lr = 0 does not leave matrix, conv, embedding, head and vector
+    A step with lr = 0 need not leave matrix, conv, embedding, head and vector
     parameters exactly as they are.
 
     Args:

@@ -94,7 +94,7 @@ class SPEL(SpecOptimizer, runtime=6):
         w = weight - lr * orthogonalize(m, steps, method)
         weight <- orthogonalize(w, steps, method)
 
-    A step with lr = 0 does not leave matrix and conv parameters exactly as they are.
+    A step with lr = 0 need not leave matrix and conv parameters exactly as they are.
 
     For embedding, head and vector parameters:
 

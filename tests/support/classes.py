@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optforge.runtime.contract.interface import NOISE
 from tests.support import handwritten
 
 SHAPES = {
@@ -40,6 +41,11 @@ def class_parameters() -> list[Any]:
         pytest.param(cls, id=cls.__name__, marks=() if cls.__name__ in SEEDS | own else pytest.mark.wide)
         for cls in optimizer_classes()
     ]
+
+
+def draws(cls: type[Any]) -> bool:
+    """Whether steps of the class have random numbers in them."""
+    return any(NOISE in rule.step.inputs for rule in getattr(cls, "RULES", ()))
 
 
 def generated_classes() -> list[type[Any]]:

@@ -14,15 +14,23 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 SIZE = 4
 PATIENCE = 60.0  # seconds
+
+
+@cache
+def mesh_of(shape: tuple[int, ...]) -> DeviceMesh:
+    """On each rank once: every new mesh has groups of processes of its own, with their threads."""
+    return init_device_mesh("cpu", shape)
 
 
 class RankError(Exception):

@@ -61,7 +61,7 @@ def fixed_point_lines(rule: ir.Rule) -> list[str]:
     roles = roles_text(rule)
     said = [f"{roles[0].upper()}{roles[1:]} parameters that are all zeros stay so."] if rule.keeps_zero else []
     if rule.moves_at_rest:
-        said.append(f"A step with lr = 0 does not leave {roles} parameters exactly as they are.")
+        said.append(f"A step with lr = 0 need not leave {roles} parameters exactly as they are.")
     return ["", *wrap_text(" ".join(said), WIDTH - 4)] if said else []
 
 

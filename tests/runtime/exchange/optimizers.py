@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import optforge
@@ -17,6 +17,7 @@ from optforge import generated
 from optforge.runtime import Kernel, Rule, SpecOptimizer, State
 from optforge.runtime.contract.interface import ROLES
 from tests.runtime.exchange.rules import RULES
+from tests.support.ranks import mesh_of
 from tests.support.streams import everywhere
 
 # Uneven shards, fewer rows than ranks, blocks of a convolution, a vector, and several matrices of one size.
@@ -98,7 +99,7 @@ class Twins:
 
     def __init__(self, group: dist.ProcessGroup, case: Case) -> None:
         self.case = case
-        self.mesh = init_device_mesh("cpu", case.mesh) if case.mesh else DeviceMesh.from_group(group, "cpu")
+        self.mesh = mesh_of(case.mesh) if case.mesh else DeviceMesh.from_group(group, "cpu")
         self.whole = {name: nn.Parameter(x) for name, x in self.data(0)}
         self.sharded = {name: nn.Parameter(self.placed(name, x)) for name, x in self.data(0)}
         self.start = dict(self.data(0))

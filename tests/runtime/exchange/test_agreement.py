@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from optforge.runtime.exchange.agreement import (
     Asked,
@@ -20,14 +19,14 @@ from optforge.runtime.exchange.agreement import (
 )
 from optforge.runtime.exchange.communication import Communication
 from optforge.runtime.exchange.sharding import Ranks
-from tests.support.ranks import Pool
+from tests.support.ranks import Pool, mesh_of
 
 CPU = torch.device("cpu")
 KNOWN = [Known(name, True, 3, (0.1, "plain")) for name in ("a", "b", "c")]
 
 
 def reach_of(group: dist.ProcessGroup, mesh: Sequence[int] = ()) -> Reach:
-    groups = [Ranks.of(each) for each in init_device_mesh("cpu", tuple(mesh)).get_all_groups()] if mesh else []
+    groups = [Ranks.of(each) for each in mesh_of(tuple(mesh)).get_all_groups()] if mesh else []
     return Reach(tuple(groups or [Ranks.of(group)]), CPU)
 
 
