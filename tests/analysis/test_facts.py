@@ -16,7 +16,16 @@ from optforge.compiler.driver import check_source
 from optforge.compiler.ir import nodes as ir
 from optforge.dsl.source import Source
 from optforge.generated import MuonH
-from tests.support.classes import SEEDS, build, generated_classes, groups, hyper_arguments, parameters, set_gradients
+from tests.support.classes import (
+    SEEDS,
+    build,
+    generated_classes,
+    groups,
+    hyper_arguments,
+    parameters,
+    set_gradients,
+    watching,
+)
 
 WITHOUT_MOMENTUM = {
     *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Rprop", "SignSGD"),
@@ -136,13 +145,6 @@ def test_every_pair_of_a_shipped_class_is_known_and_nothing_else():
 # -- weights that stand still, and weights that do not -----------------------------------------------------------------
 
 LR_ZERO, ALL_ZEROS = "lr = 0 need not leave", "that are all zeros stay so"
-
-
-def watching(optimizer: Any) -> Any:
-    """The optimizer, with a loss where it goes by one."""
-    if hasattr(optimizer, "observe"):
-        optimizer.observe(1e3)
-    return optimizer
 
 
 def stepped(cls: type[Any], made: list[dict[str, Any]], optimizer: Any, steps: range) -> None:

@@ -30,8 +30,10 @@ def optimizer_classes() -> list[type[Any]]:
 # are the same templates around other equations, have the marker "wide".
 SEEDS = {"AdamW", "SGD", "Muon", "NAMO", "NAMOD", "Nora", "NorMuon", "SophiaG", "ASGD"}
 
-# What has no one result on SHAPES: the eigenvectors of a statistic that has a null space are any basis of it.
-UNDETERMINED = {"SOAP"}
+# What has no one result on SHAPES: the eigenvectors of a statistic that has a null space are any basis of it, and its
+# roots are those of rounding. FOCUS takes the sign of what a weight is away from its average, at first nothing.
+SOAPS = {"SOAP", "SOAPMuon", "PinnedSOAPMuon", "RowFloorSOAPMuon", "TrustSOAPMuon", "Record44", "Record45", "Record46"}
+UNDETERMINED = {*SOAPS, "FOCUS", "ShampooQuarter"}
 
 
 def class_parameters() -> list[Any]:
@@ -72,6 +74,13 @@ def build(cls: type[Any], params: Any, **options: Any) -> Any:
     """An optimizer with its default hypers, and 1 where there is no default."""
     required = {name: 1.0 for name, a in hyper_arguments(cls).items() if a.default is a.empty}
     return cls(params, **{**required, **options})
+
+
+def watching(optimizer: Any) -> Any:
+    """The optimizer, with a loss where it goes by one."""
+    if hasattr(optimizer, "observe"):
+        optimizer.observe(1e3)
+    return optimizer
 
 
 def roles(cls: type[Any]) -> list[str]:

@@ -339,7 +339,7 @@ def moved(cls: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
         del group["params"][1:]
     params = parameters(made)
     optimizer = build(cls, made, **options)
-    fired = {event.name for rule in cls.RULES for event in rule.events}
+    fired = {event.name for rule in cls.RULES for event in rule.events if not event.given}
     pairs: list[tuple[Tensor, Tensor]] = []
     for t in range(4):
         set_gradients(params, t)
