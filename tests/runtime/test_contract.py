@@ -18,21 +18,15 @@ from tests.support.classes import (
     UNDETERMINED,
     build,
     class_parameters,
-    draws,
     groups,
     hyper_arguments,
     is_untouched,
     parameters,
     roles,
     set_gradients,
-    watching,
 )
 
 every_class = pytest.mark.parametrize("cls", class_parameters())
-# What draws random numbers draws others for each parameter and element, by their places.
-every_class_without_draws = pytest.mark.parametrize(
-    "cls", [each for each in class_parameters() if not draws(*each.values)]
-)
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
 
@@ -584,7 +578,7 @@ class Dtypes(TorchDispatchMode):
         return out
 
 
-@every_class_without_draws
+@every_class
 @pytest.mark.parametrize("backend", ["eager", "auto"])
 def test_float64_stays_float64(cls, backend):
     made = groups(cls, torch.float64)
@@ -605,7 +599,7 @@ def test_float32_is_close_to_float64(cls):
     with torch.no_grad():
         for p, q in zip(parameters(single), parameters(double), strict=True):
             q.copy_(p)
-    optimizer, other = watching(build(cls, single)), watching(build(cls, double))
+    optimizer, other = build(cls, single), build(cls, double)
     for t in range(3):
         set_gradients(parameters(single), t)
         for p, q in zip(parameters(single), parameters(double), strict=True):
@@ -691,7 +685,7 @@ def test_nonfinite_gradients_are_skipped_or_propagate(cls, bad):
 # -- 7: deterministic --------------------------------------------------------------------------------------------------
 
 
-@every_class_without_draws
+@every_class
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_order_of_parameters_does_not_matter(cls, dtype):
     made, reordered = groups(cls, dtype), groups(cls, dtype)
@@ -731,7 +725,7 @@ def test_totals_do_not_depend_on_the_order(cls):
         assert torch.equal(p, q) and same(dict(optimizer.state[p]), dict(other.state[q]))
 
 
-@every_class_without_draws
+@every_class
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_batch_computes_what_each_alone_computes(cls, dtype):
     if has_totals(cls):
@@ -752,7 +746,7 @@ def test_a_batch_computes_what_each_alone_computes(cls, dtype):
         assert same_state_alone(cls, dict(optimizer.state[p]), dict(single.state[q]))
 
 
-@every_class_without_draws
+@every_class
 def test_dtypes_of_a_group_are_never_mixed(cls):
     if has_totals(cls):
         pytest.skip("parameters depend on each other")
@@ -800,7 +794,7 @@ def matrix_layout(cls: type[Any]) -> bool:
     return roles(cls)[0] == "matrix" and rule.step.layout == "matrix"
 
 
-@every_class_without_draws
+@every_class
 @pytest.mark.parametrize("split", [2, (2, 4), (1, 1, 3, 1)])
 def test_a_split_parameter_steps_as_its_parts(cls, split):
     """Also after a checkpoint that brings the split to an optimizer which had none."""
@@ -828,7 +822,7 @@ def test_a_split_parameter_steps_as_its_parts(cls, split):
     assert torch.equal(p, loaded) and same(other.state_dict(), optimizer.state_dict())
 
 
-@every_class_without_draws
+@every_class
 def test_a_transposed_parameter_steps_as_its_transpose(cls):
     if not matrix_layout(cls):
         pytest.skip("has no matrices")
@@ -850,7 +844,7 @@ def test_a_transposed_parameter_steps_as_its_transpose(cls):
         assert same(dict(optimizer.state[p]), state)
 
 
-@every_class_without_draws
+@every_class
 @pytest.mark.parametrize("options", [{}, {"transposed": True}, {"split": (2, 4)}], ids=str)
 def test_a_batch_steps_as_its_matrices(cls, options):
     """Also after a checkpoint that brings the batch to an optimizer which had none."""
@@ -895,7 +889,7 @@ def test_an_lr_that_a_group_sets_is_that_of_its_rule(cls):
     assert torch.equal(steps[0], steps[1]) and not torch.equal(steps[0], steps[2])
 
 
-@every_class_without_draws
+@every_class
 def test_a_large_elementwise_parameter_steps_as_its_pieces(cls):
     """What is walked block by block because it does not fit in the cache."""
     rules = [rule for rule in cls.RULES if rule.step.layout == "elementwise" and "vector" in rule.roles]

@@ -23,7 +23,7 @@ SHAPES = {
 
 def optimizer_classes() -> list[type[Any]]:
     """The hand-written classes, and every optimizer that `optforge.generated` exports."""
-    return [*handwritten.OPTIMIZERS, *generated_classes()]
+    return [*handwritten.OPTIMIZERS, *(cls for cls in generated_classes() if follows_gradients(cls))]
 
 
 # What every run of the tests looks at: the methods the project began with, and one with two events. The others, which
@@ -45,9 +45,12 @@ def class_parameters() -> list[Any]:
     ]
 
 
-def draws(cls: type[Any]) -> bool:
-    """Whether steps of the class have random numbers in them."""
-    return any(NOISE in rule.step.inputs for rule in getattr(cls, "RULES", ()))
+def follows_gradients(cls: type[Any]) -> bool:
+    """Whether steps follow from weights and gradients alone: others draw random numbers, or go by a loss.
+
+    What these have of their own is asked by tests/language/test_streams.py and tests/specs/test_inputs.py.
+    """
+    return not hasattr(cls, "observe") and not any(NOISE in rule.step.inputs for rule in cls.RULES)
 
 
 def generated_classes() -> list[type[Any]]:

@@ -29,7 +29,7 @@ both_halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], 
 PRECISIONS = ("plain", "kahan", "stochastic", "master")
 
 # A linear loss has no bottom, so that an optimizer which estimates the distance to it from below has no last step.
-UNBOUNDED = {"DAdaptAdam", "Prodigy"}
+UNBOUNDED = {"DAdaptAdam", "DoWG", "Prodigy"}
 
 
 @pytest.fixture(autouse=True)
