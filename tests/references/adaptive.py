@@ -95,6 +95,7 @@ class FOCUS(Elementwise):
         "gamma": (0.1, 0.7),
         "weight_decay": (0, 0.3),
     }
+    SENSITIVITY = 2e6  # the sign of what a weight is away from its average, at first nothing
 
     def rest(self, p: Tensor, g: Tensor, state: State, h: Hypers) -> Tensor:
         m = ema(state, "m", g, h.beta1)

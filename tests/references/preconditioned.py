@@ -57,8 +57,8 @@ class Wide(Tabled):
 class CASPR(Tabled):
     """Twice the sum of both roots."""
 
-    HYPERS: ClassVar = {"lr": (1e-2, 0.1), "beta1": (0.9, 0.5), "beta2": (0.95, 0.7), "eps": (1e-6, 1e-1), **REST}
-    SENSITIVITY = 1e3
+    HYPERS: ClassVar = {"lr": (1e-2, 0.1), "beta1": (0.9, 0.85), "beta2": (0.95, 0.7), "eps": (1e-6, 1e-1), **REST}
+    SENSITIVITY = 5e4  # roots of eigenvalues that are rounding beside eps
 
     def matrix(self, W: Tensor, G: Tensor, state: State, h: Hypers) -> Tensor:
         L = power_of(ema(state, "l", G @ G.T, h.beta2), -1 / 4, h.eps)

@@ -162,6 +162,7 @@ class PMuon(MuonLike):
         "gamma": (0.3, 0.1),
         "eps": (1e-6, 1e-2),
     }
+    SENSITIVITY = 2e4  # powers of small singular values
 
     def direction(self, M: Tensor, W: Tensor, G: Tensor, state: State, h: Hypers) -> Tensor:
         state["l"] = h.beta2 * state.get("l", 0.0) + G @ G.T

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from optforge.runtime.contract.interface import OWN_DIMENSIONS
 from tests.support.classes import (
     UNDETERMINED,
     build,
@@ -244,7 +245,7 @@ def test_a_step_stores_what_the_kernel_returns(cls):
         set_gradients([p], t)
         held = {"weight": p.detach(), "grad": p.grad, **optimizer.state[p]}
         inputs = [held[name].clone().reshape(view or (1, *held[name].shape)) for name in rule.step.inputs]
-        sizes = dict(zip(("rows", "cols"), p.shape, strict=False))
+        sizes = dict(zip(("rows", "cols"), p.shape, strict=False)) | dict(zip(OWN_DIMENSIONS, p.shape, strict=False))
         scalars = {**optimizer.param_groups[0], "t": t, **sizes}
         if rule.rank is not None:
             scalars[rule.rank.name] = rule.rank.size(tuple(p.shape), scalars, False)
