@@ -388,8 +388,12 @@ def test_ways_that_once_differed(path: Path) -> None:
         examine(replace(program_of(path.read_text(encoding="utf-8")), seed=number), shares)
 
 
-# Its first bases are of gradients with null spaces, of which eigenvectors are any basis: no two ways need agree.
-UNDETERMINED = {"soap"}
+# Their first bases and roots are of gradients with null spaces, of which eigenvectors are any basis: no two ways need
+# agree.
+UNDETERMINED = {
+    *("soap", "soap_muon", "pinned_soap_muon", "row_floor_soap_muon", "trust_soap_muon", "shampoo_quarter"),
+    *("record44", "record45", "record46"),
+}
 # What runs always: the methods that the project began with. All others meet references in test_agreement.
 ALWAYS = {"adamw", "sgd", "muon", "namo", "namo_d", "nora", "normuon", "sophia_g", "asgd"}
 SHIPPED = [
