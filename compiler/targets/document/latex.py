@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +21,7 @@ from optforge.compiler.targets.document.pages import (
     printed_program,
 )
 
+LONG_NAME = re.compile(r"\\mathrm\{[^{}]*\\_[^{}]*\}")
 FLOAT = 20  # an algorithm with more lines than this may begin on one page and end on another, which no float can
 HEAD = r"""\documentclass[10pt]{article}
 \usepackage[margin=1in]{geometry}
@@ -64,13 +66,13 @@ def paragraphs(text: str) -> list[str]:
 
 def hyper_table(rows: Sequence[HyperRow]) -> Iterator[str]:
     yield r"\begin{center}\small"
-    yield r"\begin{tabular}{@{}lll>{\raggedright}p{0.25\linewidth}>{\raggedright\arraybackslash}p{0.29\linewidth}@{}}"
+    yield r"\begin{tabular}{@{}lll>{\raggedright}p{0.21\linewidth}>{\raggedright\arraybackslash}p{0.25\linewidth}@{}}"
     yield r"\hline"
     yield r" & name & default & condition & \\"
     yield r"\hline"
     for row in rows:
         default = f"${row.default.text}$" if row.default else "required"
-        conditions = ", ".join(f"${condition.text}$" for condition in row.conditions)
+        conditions = ", ".join(f"${breakable(condition.text)}$" for condition in row.conditions)
         cells = [f"${row.symbol.text}$" if row.symbol else "", code(row.name), default, conditions, escape(row.doc)]
         yield rf"{' & '.join(cells)} \\"
     yield r"\hline"
@@ -168,3 +170,8 @@ def plain(sign: str) -> str:
         return sign
     simple = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
     return simple or f"U+{ord(sign):04X}"
+
+
+def breakable(formula: str) -> str:
+    """The formula with long names that may go on in another line behind an underscore."""
+    return LONG_NAME.sub(lambda match: match[0].replace(r"\_", r"\_}\allowbreak\mathrm{"), formula)
