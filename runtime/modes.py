@@ -65,7 +65,7 @@ class Firing:
         state: Mapping[Any, Any],
         arguments: Mapping[str, Any],
     ) -> None:
-        """ValueError if no rule has the event; TypeError for arguments that cannot be what it is given."""
+        """ValueError if no rule has the event; of the arguments nothing is asked yet."""
         self.events = {rule.name: found for rule in rules if (found := rule.event(event))}
         if not self.events:
             raise ValueError(f"{owner} has no event {event!r}")

@@ -115,6 +115,8 @@ class Values:
                 return self.is_never_negative(expr.then) and self.is_never_negative(expr.otherwise)
             case ir.Apply(operator=name) if name in NEVER_NEGATIVE:
                 return True
+            case ir.Apply(operator="div", arguments=(left, right)):  # 0 / 0 is neither
+                return self.is_never_negative(left) and self.is_positive(right)
             case ir.Apply(operator="max", arguments=arguments) if any(map(self.is_never_negative, arguments)):
                 return True
             case ir.Apply(operator=name, arguments=arguments) if name in OF_POSITIVE:

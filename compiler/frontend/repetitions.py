@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_ROUNDS = 32
 GIVEN, START = "|>", "start"  # what a round is given, by a name that no spec has; what the first one is given
-ROUND = "what is done again and again"
+WHERE = "what is done again and again"
 PLAIN = (ast.Name, ast.Super, ast.Number, ast.Boolean, ast.Text, ast.Tuple)
 
 
@@ -117,4 +117,4 @@ def knowing(place: Place, names: Mapping[str, ir.Expr], counter: ast.Identifier 
     def visible() -> Iterable[str]:
         return (*place.visible(), *((counter.name,) if counter is not None else ()))
 
-    return replace(place, lookup=lookup, visible=visible, state=False, step=None, what=ROUND)
+    return replace(place, lookup=lookup, visible=visible, state=False, step=None, what=WHERE)

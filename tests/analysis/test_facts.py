@@ -65,6 +65,7 @@ def optimizer(*lines: str, hypers: str = "a b c") -> ir.Optimizer:
     [
         (("weight <- weight - lr * ema(grad, a)",), "a"),
         (("weight <- weight - lr * momentum(grad, a, nesterov=true)",), "a"),
+        (("m = a * (grad if t == 1 else prev(m)) + (1 - a) * grad", "weight <- weight - lr * m"), "a"),
         (("weight <- weight - lr * heavy_ball(-grad / b, a)",), "a"),
         (("v = ema(grad^2, a)", "m = ema(grad, b)", "weight <- weight - lr * m / sqrt(v)"), "b"),
         (("v = ema(abs(grad), a)", "weight <- weight - lr * grad / v"), None),
@@ -258,6 +259,9 @@ def test_nothing_is_said_of_weights_that_can_move():
         (("weight <- weight - lr * grad if t > 2 else weight",), False, False),
         (("weight <- weight - lr * grad if t > 2 else 0.5 * weight",), False, True),
         (("weight <- weight + min(lr, -a) * grad",), False, True),
+        (("weight <- weight - min(lr, abs(a) / max(norm(grad), 1e-30)) * grad",), False, False),
+        (("weight <- weight - min(lr, abs(a) / norm(grad)) * grad",), False, True),  # 0 / 0
+        (("weight <- weight - min(lr, max(a, 0)) * grad",), False, False),
         (("weight <- (weight - lr * grad) - a + a",), False, True),
     ],
 )

@@ -143,9 +143,9 @@ def merge_imports(lines: list[str]) -> str:
 
 def import_text(module: str, names: list[str]) -> str:
     flat = f"from {module} import {', '.join(names)}"
-    return (
-        flat if len(flat) <= LINE_WIDTH else f"from {module} import (\n" + "".join(f"    {n},\n" for n in names) + ")"
-    )
+    if len(flat) <= LINE_WIDTH:
+        return flat
+    return "\n".join([f"from {module} import (", *(f"    {name}," for name in names), ")"])
 
 
 def by_case(name: str) -> tuple[bool, bool, str]:
