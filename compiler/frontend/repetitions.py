@@ -31,6 +31,7 @@ def unrolled(node: ast.Pipe, repetition: ast.Repetition, place: Place) -> ir.Exp
     numbers = numbers_of(repetition, place)
     is_usable = repetition.counter is None or is_new(repetition.counter, place)
     if numbers is None or not is_usable:
+        place.expression(node.value)  # whose own mistakes are said as well
         return number("0", node.span)
     function = node.call.function.name
     value = place.named(place.expression(node.value), place.name_of(node.value, START), node.value.span)

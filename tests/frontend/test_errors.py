@@ -140,3 +140,8 @@ def test_suggested_expressions_are_right():
         equations = f"        b = {text}\n        weight <- weight - lr * norm(b if lr > 0 else b)\n"
         assert not check_files(f"optimizer Plain:\n    hyper lr = 0.1\n    for matrix:\n{equations}"), suggestion
     assert set(VALUES.values()) <= {*UNIVERSAL, "true", "false", "inf"}
+
+
+def test_what_is_repeated_too_often_is_looked_at_all_the_same():
+    text = "optimizer Counted:\n    for tensor:\n        weight <- weight - grd |> tanh times 40\n"
+    assert {diagnostic.code for diagnostic in check_files(text)} == {"E012", "E045"}
